@@ -1,0 +1,189 @@
+# hangupd. `make help` says what there is to make.
+
+CFLAGS  ?= -O2 -g
+PREFIX  ?= /usr/local
+DESTDIR ?=
+# The command line of `make run`.
+ARGS    ?= --listen 127.0.0.1:8080
+# Sanitizers, as in SAN=address,undefined.
+SAN     ?=
+# The suites that `make check` runs, as in SUITES=check_server.
+SUITES  ?= $(patsubst tests/%.c,%,$(wildcard tests/check_*.c))
+
+# The products lie at the top level; in BUILD, when that was chosen or sanitizers are on.
+comma := ,
+ifeq ($(origin BUILD),undefined)
+TOOLS := .build/tools
+BUILD := .build$(if $(SAN),/$(subst $(comma),-,$(SAN)))
+OUT   := $(if $(SAN),$(BUILD),.)
+else
+TOOLS := $(BUILD)/tools
+OUT   := $(BUILD)
+endif
+ifneq ($(filter $(patsubst %/,%,$(abspath $(BUILD)))/%,$(CURDIR)/),)
+$(error BUILD must be a directory of its own, not one that holds the sources)
+endif
+
+PRODUCTS := $(OUT)/hangupd $(OUT)/libhangupd.a
+HEADERS  := $(wildcard include/*.h)
+OBJECTS  := $(patsubst %,$(BUILD)/%.o,server handler cleanup)
+SUITE_BINARIES := $(patsubst tests/%.c,$(BUILD)/suites/%,$(wildcard tests/check_*.c))
+EXAMPLES := $(patsubst tests/%.c,$(BUILD)/examples/%,$(wildcard tests/example_*.c))
+HARNESS  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(wildcard tests/harness.c))
+
+# ---- Flags -------------------------------------------------------------------------------
+
+has_flag = $(shell $(CC) -Werror $(1) -E -x c /dev/null >/dev/null 2>&1 && echo $(1))
+# Fortified functions need the optimizer, and get in the way of the sanitizers' own checks.
+fortify  := $(if $(SAN),,$(if $(filter -O1 -O2 -O3 -Os,$(CFLAGS)),-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2))
+harden   := $(fortify) -fstack-protector-strong -fPIE $(call has_flag,-fcf-protection)
+sanitize := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+warnings := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wconversion $(if $(WERROR),-Werror)
+language := -std=gnu17 -D_GNU_SOURCE -DHANGUPD_INTERNAL -Iinclude
+COMPILE   = $(CC) $(language) $(warnings) $(harden) $(sanitize) $(CPPFLAGS) $(CFLAGS)
+LINK      = $(CC) -pie -Wl,-z,relro,-z,now -Wl,-z,noexecstack $(sanitize) $(CFLAGS) $(LDFLAGS)
+
+# Say in a word what is made, or show the command with V=1.
+say = $(if $(V),,@echo '  $(1) $(if $(2),$(2),$@)' && )
+
+# ---- Building ----------------------------------------------------------------------------
+
+all: $(PRODUCTS)
+
+# Everything that is compiled, the tests too.
+everything: all $(SUITE_BINARIES) $(EXAMPLES)
+
+$(OUT)/hangupd: $(OBJECTS)
+	$(call say,link   )$(LINK) -o $@ $(OBJECTS) $(LDLIBS)
+
+$(OUT)/libhangupd.a: $(OBJECTS)
+	@rm -f $@
+	$(call say,archive)$(AR) rcs $@ $(OBJECTS)
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	$(call say,compile,$<)$(COMPILE) -MMD -MP -c -o $@ $<
+
+$(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags | need-check
+	@mkdir -p $(@D)
+	$(call say,compile,$<)$(COMPILE) -Itests $$(pkg-config --cflags check) -MMD -MP -c -o $@ $<
+
+$(SUITE_BINARIES): $(BUILD)/suites/%: $(BUILD)/tests/%.o $(HARNESS) $(OUT)/libhangupd.a
+	@mkdir -p $(@D)
+	$(call say,link   )$(LINK) -o $@ $^ $$(pkg-config --libs check) $(LDLIBS)
+
+$(EXAMPLES): $(BUILD)/examples/%: $(BUILD)/tests/%.o $(OUT)/libhangupd.a
+	@mkdir -p $(@D)
+	$(call say,link   )$(LINK) -o $@ $^ $(LDLIBS)
+
+# Changes only when the flags do, so that other flags make other objects.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(BUILD)
+	@echo '$(COMPILE) $(LINK)' | cmp -s - $@ || echo '$(COMPILE) $(LINK)' >$@
+
+-include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d)
+
+run: all
+	exec $(OUT)/hangupd $(ARGS)
+
+# ---- Checking ----------------------------------------------------------------------------
+
+need-check:
+	@tests/need.sh pkg-config check curl procps
+	@tests/need.sh --unpack $(TOOLS) xinetd openbsd-inetd
+
+# A sanitizer's finding is a crash, which no test takes for an ordinary ending.
+SUITE_ENVIRONMENT = HANGUPD=$(abspath $(OUT)/hangupd) EXAMPLES=$(abspath $(BUILD)/examples) \
+	TESTS=$(abspath tests) SAN=$(SAN) CC='$(CC)' \
+	PATH="$$PATH:/usr/sbin:/sbin:$(abspath $(TOOLS))/usr/sbin" \
+	ASAN_OPTIONS=abort_on_error=1 UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1
+
+check: need-check everything
+	@failed=; for suite in $(SUITES); do \
+	    echo "== $$suite"; \
+	    $(SUITE_ENVIRONMENT) $(BUILD)/suites/$$suite </dev/null || failed="$$failed $$suite"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "make check: failed:$$failed"; exit 1; fi
+
+need-lint:
+	@tests/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check
+
+SOURCES    = $(wildcard *.c tests/*.c)
+FORMATTED  = $(SOURCES) $(HEADERS) $(wildcard tests/*.h)
+lint_make  = $(MAKE) --no-print-directory SAN= WERROR=1 CFLAGS='-O2 -g' TOOLS=$(TOOLS) BUILD=$(BUILD)/lint
+
+format: need-lint
+	clang-format -i $(FORMATTED)
+
+# Apart, so that `make -k lint` shows what each of them finds.
+lint: lint-format lint-tidy lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals
+
+lint-format: need-lint
+	clang-format --dry-run -Werror $(FORMATTED)
+
+lint-tidy: need-lint
+	printf '%s\n' $(SOURCES) | xargs -P "$$(nproc)" -I FILE \
+	    clang-tidy --quiet FILE -- $(language) -Itests $$(pkg-config --cflags check)
+
+lint-cppcheck: need-lint
+	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
+	    --suppress=missingIncludeSystem --error-exitcode=1 \
+	    $(filter -D% -I%,$(language)) -Itests $(SOURCES)
+
+lint-gcc lint-clang: lint-%: need-lint
+	$(lint_make)-$* CC=$* everything
+
+lint-analyzer: need-lint
+	$(lint_make)-analyzer CC=gcc CPPFLAGS=-fanalyzer all
+
+lint-signals: lint-gcc lint-clang
+	tests/lint_async_safe.sh $(patsubst $(BUILD)/%,$(BUILD)/lint-gcc/%,$(OBJECTS))
+	tests/lint_async_safe.sh $(patsubst $(BUILD)/%,$(BUILD)/lint-clang/%,$(OBJECTS))
+
+# ---- Installing --------------------------------------------------------------------------
+
+$(BUILD)/hangupd.8: $(OUT)/hangupd tests/manual.awk
+	$(OUT)/hangupd --help >$@.help
+	awk -f tests/manual.awk $@.help >$@
+	rm $@.help
+
+$(BUILD)/hangupd.pc: $(OUT)/hangupd FORCE
+	@printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' \
+	    'Name: hangupd' 'Description: an HTTP server that undoes a request when its caller hangs up' \
+	    "Version: $$($(OUT)/hangupd --version | sed 's/.* //')" \
+	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lhangupd' >$@
+
+install: all $(BUILD)/hangupd.8 $(BUILD)/hangupd.pc
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include/hangupd lib/pkgconfig share/man/man8)
+	install -m 755 $(OUT)/hangupd $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(OUT)/libhangupd.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 $(HEADERS) $(DESTDIR)$(PREFIX)/include/hangupd/
+	install -m 644 $(BUILD)/hangupd.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+	install -m 644 $(BUILD)/hangupd.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/hangupd lib/libhangupd.a lib/pkgconfig/hangupd.pc \
+	    share/man/man8/hangupd.8 $(patsubst include/%,include/hangupd/%,$(HEADERS)))
+	-rmdir $(DESTDIR)$(PREFIX)/include/hangupd
+
+clean:
+	rm -rf $(BUILD) $(PRODUCTS)
+
+help:
+	@echo 'make             build ./hangupd and ./libhangupd.a'
+	@echo 'make run         build, and serve the demonstration on 127.0.0.1:8080 (ARGS=... for other options)'
+	@echo 'make check       build and run all tests, installing what they need (SUITES=check_server for one suite)'
+	@echo 'make lint        format, static analysis, warnings of gcc and clang, signal safety'
+	@echo 'make format      lay the sources out as .clang-format says'
+	@echo 'make install     into PREFIX ($(PREFIX)), below DESTDIR if that is set; make uninstall'
+	@echo 'make clean       remove what was built'
+	@echo
+	@echo 'With any of them: BUILD=directory  CC=clang  CFLAGS=...  LDFLAGS=...  WERROR=1  V=1'
+	@echo '                  SAN=address,undefined (sanitizers, in a build directory of their own)'
+
+FORCE:
+
+.DELETE_ON_ERROR:
+.PHONY: all everything run need-check check need-lint format lint lint-format lint-tidy \
+	lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals install uninstall clean help FORCE
+# Made by `make check` and worth keeping for the next one.
+.SECONDARY:

@@ -1,0 +1,1737 @@
+/* cleanup.c: the ledger of what a request made, and how that is undone.
+ *
+ * It owns one file per request, STATE/SERVER/ID: text, append-only, one record a line.
+ *
+ *     # hangupd ledger 1 id=... pid=... start=... boot=... GET /report
+ *     unlink-if 8:1:10952780:1795412859.324394260 /srv/reports/q3.csv
+ *     run aws-terminate --client-token ID
+ *
+ * A ledger's life, and who may touch it then:
+ *
+ *     absent    nothing was recorded                        the request's child makes it
+ *     open      the request runs; records are appended      the child; its program through ID.p
+ *     sent      the answer is complete but for the client's acknowledgement
+ *     settling  read backwards, each record undone, then    the child, in its signal handler; else
+ *               struck out: its first byte becomes '#'      a janitor; else recovery; under flock
+ *     gone      undone or kept: unlinked
+ *
+ * The rule that makes it work: a record says what will be true, and is whole on disk before the
+ * thing is made. So a record may name what never came to be, and undoing that is success.
+ *
+ * Everything from "Reading" to "Settling" runs in a signal handler too: static buffers, system
+ * calls, no stdio, no memory. There is no HTTP in this file.
+ */
+#include "cleanup.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- Text, numbers, time ------------------------------------------------------------------ */
+
+ASYNC_SAFE void text_bytes(struct text *t, const void *bytes, size_t n)
+{
+    size_t left = t->room - 1 - t->length;
+    if (n > left)
+        n = left;
+    memcpy(t->at + t->length, bytes, n);
+    t->length += n;
+}
+
+ASYNC_SAFE void text_add(struct text *t, const char *s)
+{
+    text_bytes(t, s, strlen(s));
+}
+
+ASYNC_SAFE void text_char(struct text *t, char c)
+{
+    text_bytes(t, &c, 1);
+}
+
+ASYNC_SAFE void text_number(struct text *t, unsigned long long n, unsigned width)
+{
+    char digits[24];
+    size_t at = sizeof digits;
+    do {
+        digits[--at] = (char)('0' + n % 10);
+        n /= 10;
+    } while (n != 0);
+    while (sizeof digits - at < width && at > 0)
+        digits[--at] = '0';
+    text_bytes(t, digits + at, sizeof digits - at);
+}
+
+ASYNC_SAFE void text_signed(struct text *t, long long n)
+{
+    if (n < 0)
+        text_char(t, '-');
+    text_number(t, n < 0 ? 0ULL - (unsigned long long)n : (unsigned long long)n, 1);
+}
+
+ASYNC_SAFE const char *text_end(struct text *t)
+{
+    t->at[t->length] = '\0';
+    return t->at;
+}
+
+ASYNC_SAFE bool parse_number(const char **s, unsigned long long max, unsigned long long *n)
+{
+    const char *p = *s;
+    unsigned long long value = 0;
+    for (; *p >= '0' && *p <= '9'; p++) {
+        unsigned digit = (unsigned)(*p - '0');
+        if (value > (max - digit) / 10 || digit > max)
+            return false;
+        value = value * 10 + digit;
+    }
+    if (p == *s)
+        return false;
+    *s = p;
+    *n = value;
+    return true;
+}
+
+ASYNC_SAFE int64_t clock_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+ASYNC_SAFE void sleep_ms(int64_t ms)
+{
+    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1000000};
+    nanosleep(&t, NULL);
+}
+
+ASYNC_SAFE int write_all(int fd, const void *bytes, size_t n)
+{
+    const char *p = bytes;
+    while (n > 0) {
+        ssize_t done = write(fd, p, n);
+        if (done < 0 && errno != EINTR)
+            return -1;
+        if (done > 0) {
+            p += done;
+            n -= (size_t)done;
+        }
+    }
+    return 0;
+}
+
+ASYNC_SAFE static void close_keep_errno(int fd)
+{
+    int saved = errno;
+    close(fd);
+    errno = saved;
+}
+
+/* An unguessable name part: HEX_SIZE - 1 hex digits. -1 with errno when there is no randomness. */
+#define HEX_SIZE CLEANUP_TOKEN_SIZE
+static int random_hex(char hex[HEX_SIZE])
+{
+    unsigned char bytes[(HEX_SIZE - 1) / 2];
+    if (getrandom(bytes, sizeof bytes, 0) != (ssize_t)sizeof bytes)
+        return -1;
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        hex[2 * i] = "0123456789abcdef"[bytes[i] >> 4];
+        hex[2 * i + 1] = "0123456789abcdef"[bytes[i] & 15];
+    }
+    hex[HEX_SIZE - 1] = '\0';
+    return 0;
+}
+
+/* ---- Telling of failures ------------------------------------------------------------------ */
+
+ASYNC_SAFE static void report_on_stderr(const char *id, const char *what)
+{
+    char buffer[1024];
+    struct text line = TEXT(buffer);
+    text_add(&line, id);
+    text_char(&line, ' ');
+    text_add(&line, what);
+    text_char(&line, '\n');
+    if (write_all(STDERR_FILENO, buffer, line.length) < 0)
+        return; /* there is nobody left to tell */
+}
+
+cleanup_report_fn *cleanup_report = report_on_stderr;
+
+ASYNC_SAFE static void report(const char *id, const char *doing, const char *what, int error)
+{
+    char buffer[1024];
+    struct text t = TEXT(buffer);
+    text_add(&t, doing);
+    text_char(&t, ' ');
+    text_add(&t, what);
+    if (error != 0) {
+        text_add(&t, ": ");
+        const char *why = strerrordesc_np(error);
+        text_add(&t, why != NULL ? why : "unknown error");
+    }
+    cleanup_report(id, text_end(&t));
+}
+
+/* ---- Processes: what /proc says of one ----------------------------------------------------- */
+
+struct process {
+    char state;
+    pid_t parent, session;
+    unsigned long long start; /* clock ticks since boot */
+};
+
+/* Read /proc/PID/stat, see proc(5): the command's name is skipped, as it may hold anything. */
+ASYNC_SAFE static bool process_read(pid_t pid, struct process *p)
+{
+    char path[32], buffer[1024];
+    struct text t = TEXT(path);
+    text_add(&t, "/proc/");
+    text_signed(&t, pid);
+    text_add(&t, "/stat");
+    int fd = open(text_end(&t), O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t n = read(fd, buffer, sizeof buffer - 1);
+    close(fd);
+    if (n <= 0)
+        return false;
+    buffer[n] = '\0';
+    const char *s = strrchr(buffer, ')');
+    if (s == NULL || s[1] != ' ')
+        return false;
+    s += 2;
+    *p = (struct process){.state = *s++};
+    for (int field = 4; field <= 22; field++) {
+        while (*s == ' ' || *s == '-')
+            s++;
+        unsigned long long value;
+        if (!parse_number(&s, ULLONG_MAX, &value))
+            return false;
+        if (field == 4)
+            p->parent = (pid_t)value;
+        else if (field == 6)
+            p->session = (pid_t)value;
+        else if (field == 22)
+            p->start = value;
+    }
+    return true;
+}
+
+#define BOOT_ID_SIZE 37
+static char boot_id[BOOT_ID_SIZE]; /* of this boot; "unknown" where the kernel does not say */
+
+static void boot_id_read(void)
+{
+    if (boot_id[0] != '\0')
+        return;
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, boot_id, BOOT_ID_SIZE - 1);
+    if (fd >= 0)
+        close(fd);
+    if (n != BOOT_ID_SIZE - 1)
+        memcpy(boot_id, "unknown", sizeof "unknown");
+}
+
+/* ---- This process's ledger: making and appending ------------------------------------------- */
+
+static struct {
+    struct cleanup_owner who;
+    pid_t pid;                     /* of the owner; 0: nobody's */
+    int fd, program_fd;            /* O_APPEND; -1: not made yet */
+    volatile sig_atomic_t touched; /* set before the file can exist */
+    char scratch[PATH_MAX];
+} mine = {.fd = -1, .program_fd = -1};
+
+void cleanup_begin(const struct cleanup_owner *owner)
+{
+    boot_id_read();
+    mine.who = *owner;
+    mine.fd = mine.program_fd = -1;
+    mine.touched = 0;
+    mine.scratch[0] = '\0';
+    mine.pid = getpid();
+}
+
+ASYNC_SAFE bool cleanup_is_owner(void)
+{
+    return mine.pid != 0 && mine.pid == getpid();
+}
+
+ASYNC_SAFE bool cleanup_pending(void)
+{
+    return mine.touched != 0 && cleanup_is_owner();
+}
+
+int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
+{
+    char line[CLEANUP_RECORD_MAX];
+    size_t size = strlen(verb) + strlen(argument) + (*argument != '\0') + 1;
+    if (strchr(argument, '\n') != NULL) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (size >= sizeof line) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    struct text t = TEXT(line);
+    text_add(&t, verb);
+    if (*argument != '\0') {
+        text_char(&t, ' ');
+        text_add(&t, argument);
+    }
+    text_char(&t, '\n');
+    ssize_t n;
+    do
+        n = write(fd, line, t.length);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return -1;
+    if ((size_t)n < t.length) {
+        /* The disk is full. What was not written whole is taken back, unless somebody has
+         * appended behind it: without its newline it would spoil the next record. */
+        struct stat now;
+        off_t end = lseek(fd, 0, SEEK_CUR);
+        if (end < n || fstat(fd, &now) < 0 || now.st_size != end || ftruncate(fd, end - n) < 0)
+            (void)!write(fd, "\n", 1);
+        errno = ENOSPC;
+        return -1;
+    }
+    return sync ? fdatasync(fd) : 0;
+}
+
+static void header_write(struct text *t, const char *title)
+{
+    struct process self = {0};
+    process_read(getpid(), &self);
+    text_add(t, "# hangupd ledger 1 id=");
+    text_add(t, mine.who.id);
+    text_add(t, " pid=");
+    text_signed(t, getpid());
+    text_add(t, " start=");
+    text_number(t, self.start, 1);
+    text_add(t, " boot=");
+    text_add(t, boot_id);
+    text_char(t, ' ');
+    for (const char *s = title; *s != '\0' && t->length < t->room - 2; s++)
+        text_char(t, *s == '\n' ? ' ' : *s);
+    text_char(t, '\n');
+}
+
+/* Link the nameless file FD as NAME in DIR. Through /proc, as AT_EMPTY_PATH wants privileges. */
+static int link_nameless(int fd, int dir, const char *name)
+{
+    char path[32];
+    struct text t = TEXT(path);
+    text_add(&t, "/proc/self/fd/");
+    text_signed(&t, fd);
+    return linkat(AT_FDCWD, text_end(&t), dir, name, AT_SYMLINK_FOLLOW);
+}
+
+/* Make the file NAME in the server's directory, with its header, in one step. */
+static int ledger_make(const char *name, const char *title)
+{
+    char header[1024], partial[CLEANUP_ID_SIZE + 8];
+    struct text t = TEXT(header);
+    struct text p = TEXT(partial);
+    header_write(&t, title);
+    text_char(&p, '.');
+    text_add(&p, name);
+
+    const int flags = O_RDWR | O_APPEND | O_CLOEXEC;
+    int dir = mine.who.dir;
+    int fd = openat(dir, ".", O_TMPFILE | flags, 0600);
+    bool nameless = fd >= 0;
+    if (!nameless) /* a file system without O_TMPFILE; recovery sweeps dot files away */
+        fd = openat(dir, text_end(&p), O_CREAT | O_EXCL | O_NOFOLLOW | flags, 0600);
+    if (fd < 0)
+        return -1;
+    /* Room for the first records now, while a refusal costs nothing. Not everywhere to be had. */
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 4096) < 0 && errno == ENOSPC)
+        goto fail;
+    if (write_all(fd, header, t.length) < 0 || (mine.who.sync && fdatasync(fd) < 0))
+        goto fail;
+    if (nameless ? link_nameless(fd, dir, name) < 0 : renameat(dir, partial, dir, name) < 0)
+        goto fail;
+    if (mine.who.sync && fsync(dir) < 0)
+        goto fail;
+    return fd;
+fail:
+    if (!nameless)
+        unlinkat(dir, text_end(&p), 0);
+    close_keep_errno(fd);
+    return -1;
+}
+
+static int ledger_open(void)
+{
+    if (!cleanup_is_owner()) {
+        errno = EPERM;
+        return -1;
+    }
+    if (mine.fd < 0) {
+        mine.touched = 1;
+        mine.fd = ledger_make(mine.who.id, mine.who.title);
+    }
+    return mine.fd < 0 ? -1 : 0;
+}
+
+static int record(const char *verb, const char *argument)
+{
+    if (ledger_open() < 0)
+        return -1;
+    return cleanup_append(mine.fd, verb, argument, mine.who.sync);
+}
+
+static const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id);
+
+int cleanup_open_for_program(void)
+{
+    char name[CLEANUP_ID_SIZE + 4];
+    if (ledger_open() < 0)
+        return -1;
+    if (mine.program_fd < 0)
+        mine.program_fd = ledger_make(program_name(name, mine.who.id), "(its program's records)");
+    return mine.program_fd;
+}
+
+int cleanup_sent(uint64_t n)
+{
+    char digits[24];
+    struct text t = TEXT(digits);
+    text_number(&t, n, 1);
+    return record("sent", text_end(&t));
+}
+
+int cleanup_commit(void)
+{
+    return record("commit", "");
+}
+
+/* ---- Identity: which file is meant, whatever its name stands for later ---------------------- */
+
+/* Inode numbers are used again at once; an inode with its birth time is not. */
+struct identity {
+    unsigned major, minor;
+    unsigned long long inode;
+    bool has_birth;
+    long long birth_seconds;
+    unsigned birth_nanoseconds;
+};
+
+ASYNC_SAFE static int identify(int dir, const char *path, int flags, struct identity *id)
+{
+    struct statx x;
+    if (statx(dir, path, flags | AT_NO_AUTOMOUNT, STATX_INO | STATX_BTIME, &x) < 0)
+        return -1;
+    *id = (struct identity){.major = x.stx_dev_major,
+                            .minor = x.stx_dev_minor,
+                            .inode = x.stx_ino,
+                            .has_birth = (x.stx_mask & STATX_BTIME) != 0,
+                            .birth_seconds = x.stx_btime.tv_sec,
+                            .birth_nanoseconds = x.stx_btime.tv_nsec};
+    return 0;
+}
+
+static void identity_write(struct text *t, const struct identity *id)
+{
+    text_number(t, id->major, 1);
+    text_char(t, ':');
+    text_number(t, id->minor, 1);
+    text_char(t, ':');
+    text_number(t, id->inode, 1);
+    text_char(t, ':');
+    if (id->has_birth) {
+        text_signed(t, id->birth_seconds);
+        text_char(t, '.');
+        text_number(t, id->birth_nanoseconds, 9);
+    } else {
+        text_char(t, '-');
+    }
+}
+
+/* Parse "DEV:INO:BTIME " at *S and step over it. */
+ASYNC_SAFE static bool identity_parse(const char **s, struct identity *id)
+{
+    unsigned long long major, minor, seconds = 0, nanoseconds = 0;
+    *id = (struct identity){0};
+    if (!parse_number(s, UINT_MAX, &major) || *(*s)++ != ':' ||
+        !parse_number(s, UINT_MAX, &minor) || *(*s)++ != ':' ||
+        !parse_number(s, ULLONG_MAX, &id->inode) || *(*s)++ != ':')
+        return false;
+    bool negative = **s == '-' && (*s)[1] != ' ';
+    if (**s == '-')
+        ++*s;
+    id->has_birth = **s != ' ';
+    if (id->has_birth && (!parse_number(s, LLONG_MAX, &seconds) || *(*s)++ != '.' ||
+                          !parse_number(s, 999999999, &nanoseconds)))
+        return false;
+    id->major = (unsigned)major;
+    id->minor = (unsigned)minor;
+    id->birth_seconds = negative ? -(long long)seconds : (long long)seconds;
+    id->birth_nanoseconds = (unsigned)nanoseconds;
+    return *(*s)++ == ' ';
+}
+
+static int record_identity(const char *verb, const struct identity *id, const char *path)
+{
+    char argument[CLEANUP_RECORD_MAX];
+    struct text t = TEXT(argument);
+    identity_write(&t, id);
+    text_char(&t, ' ');
+    text_add(&t, path);
+    return record(verb, text_end(&t));
+}
+
+/* ---- Making things: record, then create ----------------------------------------------------- */
+
+/* PATH as an absolute one, and where its last component starts. */
+struct place {
+    char path[PATH_MAX];
+    char dir[PATH_MAX];
+    char private[PATH_MAX]; /* an unguessable name beside it, for the time before it has its own */
+};
+
+static int absolute(const char *path, char full[PATH_MAX])
+{
+    struct text t = {.at = full, .room = PATH_MAX};
+    if (path == NULL || *path == '\0' || strchr(path, '\n') != NULL) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (*path != '/') {
+        if (getcwd(full, PATH_MAX) == NULL)
+            return -1;
+        if (strchr(full, '\n') != NULL) {
+            errno = EINVAL;
+            return -1;
+        }
+        t.length = strlen(full);
+        text_char(&t, '/');
+    }
+    if (t.length + strlen(path) >= PATH_MAX) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    text_add(&t, path);
+    text_end(&t);
+    return 0;
+}
+
+static int place_find(const char *path, struct place *p)
+{
+    char hex[HEX_SIZE];
+    if (absolute(path, p->path) < 0 || random_hex(hex) < 0)
+        return -1;
+    size_t length = strlen(p->path);
+    while (length > 1 && p->path[length - 1] == '/') /* mkdir(2) takes "name/" too */
+        p->path[--length] = '\0';
+    size_t directory = (size_t)(strrchr(p->path, '/') - p->path) + 1;
+    struct text d = TEXT(p->dir);
+    struct text q = TEXT(p->private);
+    text_bytes(&d, p->path, directory);
+    text_end(&d);
+    text_bytes(&q, p->path, directory);
+    if (directory + sizeof ".hangupd-" + sizeof hex > PATH_MAX) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    text_add(&q, ".hangupd-");
+    text_add(&q, hex);
+    text_end(&q);
+    return 0;
+}
+
+/* rename(2) that never replaces, also where the file system has no RENAME_NOREPLACE. */
+static int rename_new(const char *from, const char *to, bool directory)
+{
+    struct stat there;
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
+        return 0;
+    if (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP)
+        return -1;
+    if (!directory)
+        return link(from, to) < 0 ? -1 : unlink(from);
+    /* The look and the rename are two steps; what can slip in between and be replaced is an
+     * empty directory. */
+    if (lstat(to, &there) == 0) {
+        errno = EEXIST;
+        return -1;
+    }
+    return rename(from, to);
+}
+
+/* The file FD, still nameless, gets its name. */
+static int publish_nameless(int fd, const struct place *p, bool overwrite)
+{
+    struct identity id;
+    if (identify(fd, "", AT_EMPTY_PATH, &id) < 0 || record_identity("unlink-if", &id, p->path) < 0)
+        return -1;
+    if (link_nameless(fd, AT_FDCWD, p->path) == 0)
+        return 0;
+    if (errno != EEXIST || !overwrite)
+        return -1;
+    /* linkat never replaces: take a private name first, then rename over what is there. */
+    if (record_identity("unlink-if", &id, p->private) < 0 ||
+        link_nameless(fd, AT_FDCWD, p->private) < 0)
+        return -1;
+    if (rename(p->private, p->path) == 0)
+        return 0;
+    int saved = errno;
+    unlink(p->private);
+    errno = saved;
+    return -1;
+}
+
+/* Without O_TMPFILE: under a private name first, recorded before it exists. */
+static int create_by_name(const struct place *p, bool overwrite, mode_t mode)
+{
+    struct identity id;
+    if (record("unlink", p->private) < 0)
+        return -1;
+    int fd = open(p->private, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, mode);
+    if (fd < 0)
+        return -1;
+    if (identify(fd, "", AT_EMPTY_PATH, &id) == 0 &&
+        record_identity("unlink-if", &id, p->path) == 0 &&
+        (overwrite ? rename(p->private, p->path) : rename_new(p->private, p->path, false)) == 0)
+        return fd;
+    int saved = errno;
+    unlink(p->private);
+    close(fd);
+    errno = saved;
+    return -1;
+}
+
+int cleanup_create(const char *path, int flags, mode_t mode)
+{
+    struct place p;
+    bool overwrite = (flags & CLEANUP_OVERWRITE) != 0;
+    if ((flags & ~CLEANUP_OVERWRITE) != 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (place_find(path, &p) < 0)
+        return -1;
+    int fd = open(p.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
+    if (fd < 0) /* EISDIR: a kernel or file system that does not know O_TMPFILE */
+        return errno == EOPNOTSUPP || errno == EISDIR ? create_by_name(&p, overwrite, mode) : -1;
+    if (publish_nameless(fd, &p, overwrite) == 0)
+        return fd;
+    close_keep_errno(fd);
+    return -1;
+}
+
+int cleanup_mkdir(const char *path, mode_t mode)
+{
+    struct place p;
+    struct identity id;
+    if (place_find(path, &p) < 0 || record("rmtree", p.private) < 0 || mkdir(p.private, mode) < 0)
+        return -1;
+    if (identify(AT_FDCWD, p.private, AT_SYMLINK_NOFOLLOW, &id) == 0 &&
+        record_identity("rmtree-if", &id, p.path) == 0 && rename_new(p.private, p.path, true) == 0)
+        return 0;
+    int saved = errno;
+    rmdir(p.private);
+    errno = saved;
+    return -1;
+}
+
+const char *cleanup_tempdir(void)
+{
+    char hex[HEX_SIZE], path[PATH_MAX];
+    if (mine.scratch[0] != '\0' && cleanup_is_owner())
+        return mine.scratch;
+    if (!cleanup_is_owner()) {
+        errno = EPERM;
+        return NULL;
+    }
+    if (random_hex(hex) < 0)
+        return NULL;
+    struct text t = TEXT(path);
+    text_add(&t, mine.who.tmpdir);
+    text_add(&t, "/hangupd-");
+    text_add(&t, mine.who.id);
+    text_char(&t, '-');
+    text_add(&t, hex);
+    if (t.length + 1 >= sizeof path) {
+        errno = ENAMETOOLONG;
+        return NULL;
+    }
+    text_end(&t);
+    if (record("scratch", path) < 0 || mkdir(path, 0700) < 0)
+        return NULL;
+    memcpy(mine.scratch, path, t.length + 1);
+    return mine.scratch;
+}
+
+static int record_path(const char *verb, const char *path)
+{
+    char full[PATH_MAX];
+    return absolute(path, full) < 0 ? -1 : record(verb, full);
+}
+
+int cleanup_unlink(const char *path)
+{
+    return record_path("unlink", path);
+}
+
+int cleanup_rmtree(const char *path)
+{
+    return record_path("rmtree", path);
+}
+
+int cleanup_run(const char *command)
+{
+    if (command == NULL || command[strspn(command, " \t")] == '\0') {
+        errno = EINVAL;
+        return -1;
+    }
+    return record("run", command);
+}
+
+/* ---- Reading: backwards, a line at a time ---------------------------------------------------- */
+
+/* One line of a ledger, without its newline. */
+struct line {
+    off_t start;
+    size_t length;
+    bool too_long; /* for a record: nobody's, and reported */
+    char text[CLEANUP_RECORD_MAX];
+};
+static struct line current;
+
+/* Where the last newline before END is, or -1; only looked for in the file's bytes. */
+ASYNC_SAFE static off_t newline_before(int fd, off_t end)
+{
+    while (end > 0) {
+        off_t from = end > (off_t)sizeof current.text ? end - (off_t)sizeof current.text : 0;
+        ssize_t n = pread(fd, current.text, (size_t)(end - from), from);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n != end - from)
+            return -1; /* an error, or somebody cuts the file: what cannot be read is not there */
+        for (off_t at = n; at > 0; at--)
+            if (current.text[at - 1] == '\n')
+                return from + at - 1;
+        end = from;
+    }
+    return -1;
+}
+
+/* Read the line that ends at END, just behind its newline, into `current`. */
+ASYNC_SAFE static bool line_read(int fd, off_t end)
+{
+    if (end <= 0)
+        return false;
+    current.start = newline_before(fd, end - 1) + 1;
+    off_t length = end - 1 - current.start;
+    current.too_long = length >= (off_t)sizeof current.text;
+    current.length = current.too_long ? sizeof current.text - 1 : (size_t)length;
+    ssize_t n;
+    do
+        n = pread(fd, current.text, current.length, current.start);
+    while (n < 0 && errno == EINTR);
+    if (n != (ssize_t)current.length)
+        return false;
+    current.text[current.length] = '\0';
+    return true;
+}
+
+/* If the line is VERB or begins with "VERB ", its argument; else NULL. */
+ASYNC_SAFE static const char *argument_of(const char *line, const char *verb)
+{
+    size_t n = strlen(verb);
+    if (strncmp(line, verb, n) != 0)
+        return NULL;
+    return line[n] == '\0' ? line + n : line[n] == ' ' ? line + n + 1 : NULL;
+}
+
+#define LEDGER_MAGIC "# hangupd ledger 1 "
+
+struct header {
+    bool valid, this_boot;
+    pid_t pid;
+    unsigned long long start;
+};
+
+/* The number behind KEY in the header line. */
+ASYNC_SAFE static unsigned long long header_number(const char *line, const char *key)
+{
+    unsigned long long n = 0;
+    const char *at = strstr(line, key);
+    if (at != NULL) {
+        at += strlen(key);
+        if (!parse_number(&at, ULLONG_MAX, &n))
+            n = 0;
+    }
+    return n;
+}
+
+ASYNC_SAFE static struct header header_read(int fd)
+{
+    struct header h = {0};
+    char line[512];
+    ssize_t n = pread(fd, line, sizeof line - 1, 0);
+    if (n <= 0)
+        return h;
+    line[n] = '\0';
+    h.valid = strncmp(line, LEDGER_MAGIC, sizeof LEDGER_MAGIC - 1) == 0;
+    if (!h.valid)
+        return h;
+    h.pid = (pid_t)header_number(line, " pid=");
+    h.start = header_number(line, " start=");
+    const char *boot = strstr(line, " boot=");
+    h.this_boot = boot != NULL && strcmp(boot_id, "unknown") != 0 &&
+                  strncmp(boot + 6, boot_id, BOOT_ID_SIZE - 1) == 0;
+    return h;
+}
+
+/* ---- Removing trees, without following links, memory or a limit of depth ----------------------
+ */
+
+/* Deeper than this, a directory is first moved up to the top of its tree. */
+#define TREE_DEPTH 48
+struct tree {
+    int top;
+    unsigned hoisted;
+    unsigned long long mount; /* never left: a mount point below is not the request's */
+};
+static union {
+    char bytes[2048];
+    struct dirent64 aligned;
+} tree_entries[TREE_DEPTH];
+
+ASYNC_SAFE static int mount_of(int fd, unsigned long long *mount)
+{
+    struct statx x;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &x) < 0)
+        return -1;
+    *mount = (x.stx_mask & STATX_MNT_ID) != 0
+                 ? x.stx_mnt_id
+                 : ((unsigned long long)x.stx_dev_major << 32 | x.stx_dev_minor);
+    return 0;
+}
+
+/* Open the directory NAME in DIR to be emptied, even if its maker took our rights to it away. */
+ASYNC_SAFE static int open_directory(int dir, const char *name)
+{
+    const int flags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    int fd = openat(dir, name, O_RDONLY | flags);
+    if (fd >= 0 || errno != EACCES)
+        return fd;
+    int handle = openat(dir, name, O_PATH | flags);
+    if (handle < 0)
+        return -1;
+    char path[32];
+    struct text t = TEXT(path);
+    text_add(&t, "/proc/self/fd/");
+    text_signed(&t, handle);
+    if (chmod(text_end(&t), 0700) == 0)
+        fd = openat(dir, name, O_RDONLY | flags);
+    close_keep_errno(handle);
+    return fd;
+}
+
+ASYNC_SAFE static int empty_directory(int dir, int depth, struct tree *tree);
+
+ASYNC_SAFE static int remove_directory(int dir, const char *name, int depth, struct tree *tree)
+{
+    if (unlinkat(dir, name, AT_REMOVEDIR) == 0)
+        return 0;
+    if (errno != ENOTEMPTY && errno != EEXIST)
+        return -1;
+    if (depth + 1 >= TREE_DEPTH) {
+        char up[48];
+        struct text t = TEXT(up);
+        text_add(&t, ".hangupd-deep-");
+        text_number(&t, tree->hoisted++, 1);
+        return renameat(dir, name, tree->top, text_end(&t));
+    }
+    int fd = open_directory(dir, name);
+    if (fd < 0)
+        return -1;
+    unsigned long long mount;
+    int done = mount_of(fd, &mount);
+    if (done == 0 && mount != tree->mount) {
+        errno = EXDEV;
+        done = -1;
+    }
+    if (done == 0)
+        done = empty_directory(fd, depth + 1, tree);
+    close_keep_errno(fd);
+    return done < 0 ? -1 : unlinkat(dir, name, AT_REMOVEDIR);
+}
+
+ASYNC_SAFE static int remove_entry(int dir, const struct dirent64 *e, int depth, struct tree *tree)
+{
+    if (e->d_type != DT_DIR && (unlinkat(dir, e->d_name, 0) == 0 || errno == ENOENT))
+        return 0;
+    if (e->d_type != DT_DIR && errno != EISDIR)
+        return -1;
+    return remove_directory(dir, e->d_name, depth, tree);
+}
+
+/* One pass over DIR. Returns how many entries it removed, or -1 when it could not be read; *LEFT
+ * is the errno of the first that would not go, or 0 when it was found empty. */
+ASYNC_SAFE static int empty_pass(int dir, int depth, struct tree *tree, int *left)
+{
+    int removed = 0;
+    *left = 0;
+    if (lseek(dir, 0, SEEK_SET) < 0)
+        return -1;
+    for (;;) {
+        char *buffer = tree_entries[depth].bytes;
+        long n = syscall(SYS_getdents64, dir, buffer, sizeof tree_entries[depth].bytes);
+        if (n <= 0)
+            return n < 0 ? -1 : removed;
+        for (long at = 0; at < n;) {
+            const struct dirent64 *e = (const void *)(buffer + at);
+            at += e->d_reclen;
+            if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+                continue;
+            if (remove_entry(dir, e, depth, tree) == 0)
+                removed++;
+            else if (*left == 0)
+                *left = errno;
+        }
+    }
+}
+
+ASYNC_SAFE static int empty_directory(int dir, int depth, struct tree *tree)
+{
+    bool mode_forced = false;
+    for (;;) {
+        int left;
+        int removed = empty_pass(dir, depth, tree, &left);
+        if (removed < 0)
+            return -1;
+        if (removed == 0 && left == 0)
+            return 0;
+        if (removed > 0)
+            continue; /* entries may have moved while some were removed: look again */
+        if (left != EACCES || mode_forced) {
+            errno = left;
+            return -1;
+        }
+        mode_forced = true;
+        if (fchmod(dir, 0700) < 0)
+            return -1;
+    }
+}
+
+/* Remove the open directory FD, whose name is PATH, and close it. */
+ASYNC_SAFE static int remove_open_tree(int fd, const char *path)
+{
+    struct tree tree = {.top = fd};
+    int done = mount_of(fd, &tree.mount);
+    if (done == 0)
+        done = empty_directory(fd, 0, &tree);
+    close_keep_errno(fd);
+    if (done < 0)
+        return -1;
+    return rmdir(path) == 0 || errno == ENOENT ? 0 : -1;
+}
+
+/* ---- Undoing one record -----------------------------------------------------------------------
+ */
+
+ASYNC_SAFE static bool is_not_there(int error)
+{
+    return error == ENOENT || error == ENOTDIR;
+}
+
+ASYNC_SAFE static int undo_unlink(const char *path)
+{
+    return unlink(path) == 0 || is_not_there(errno) ? 0 : -1;
+}
+
+ASYNC_SAFE static int undo_rmtree(const char *path)
+{
+    int fd = open_directory(AT_FDCWD, path);
+    if (fd >= 0)
+        return remove_open_tree(fd, path);
+    if (errno == ENOENT)
+        return 0;
+    return errno == ENOTDIR || errno == ELOOP ? undo_unlink(path) : -1;
+}
+
+/* What is known of the ledger at hand. */
+struct settlement {
+    const struct cleanup_settling *how;
+    int fd;
+    bool kept;      /* what is above is kept: only scratch directories go */
+    bool this_boot; /* device numbers mean what they meant */
+    bool failed, run_left;
+};
+
+/* Is what IS there the thing that WAS recorded? 1 yes, 0 no, -1 it cannot be told. */
+ASYNC_SAFE static int is_same(const struct settlement *s, const struct identity *was,
+                              const struct identity *is)
+{
+    if (was->inode != is->inode)
+        return 0;
+    if (s->this_boot && (was->major != is->major || was->minor != is->minor))
+        return 0;
+    if (!was->has_birth || !is->has_birth)
+        return s->how->after_crash ? -1 : 1;
+    return was->birth_seconds == is->birth_seconds &&
+           was->birth_nanoseconds == is->birth_nanoseconds;
+}
+
+ASYNC_SAFE static int undo_if(const struct settlement *s, const char *argument, bool directory)
+{
+    struct identity was, is;
+    if (!identity_parse(&argument, &was) || *argument != '/') {
+        errno = EINVAL;
+        return -1;
+    }
+    int fd = -1;
+    if (directory) {
+        fd = open_directory(AT_FDCWD, argument);
+        if (fd < 0)
+            return is_not_there(errno) || errno == ELOOP ? 0 : -1;
+    }
+    int known = directory ? identify(fd, "", AT_EMPTY_PATH, &is)
+                          : identify(AT_FDCWD, argument, AT_SYMLINK_NOFOLLOW, &is);
+    int same = known < 0 ? (is_not_there(errno) ? 0 : -1) : is_same(s, &was, &is);
+    if (known == 0 && same < 0)
+        errno = ESTALE;
+    if (same > 0)
+        return directory ? remove_open_tree(fd, argument) : undo_unlink(argument);
+    if (fd >= 0)
+        close_keep_errno(fd);
+    return same;
+}
+
+/* Undo the record in `current`: 1 done, 0 nothing to do with it, -1 failed (errno). */
+ASYNC_SAFE static int undo_record(struct settlement *s)
+{
+    const char *line = current.text, *arg;
+    if (line[0] == '#' || current.length == 0)
+        return 0;
+    if ((arg = argument_of(line, "scratch")) != NULL && *arg == '/')
+        return undo_rmtree(arg) < 0 ? -1 : 1;
+    if (s->kept)
+        return 0;
+    if (current.too_long) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    if (strcmp(line, "commit") == 0) {
+        s->kept = true;
+        return 0;
+    }
+    if (argument_of(line, "sent") != NULL)
+        return 0;
+    if ((arg = argument_of(line, "unlink-if")) != NULL)
+        return undo_if(s, arg, false) < 0 ? -1 : 1;
+    if ((arg = argument_of(line, "rmtree-if")) != NULL)
+        return undo_if(s, arg, true) < 0 ? -1 : 1;
+    if ((arg = argument_of(line, "unlink")) != NULL && *arg == '/')
+        return undo_unlink(arg) < 0 ? -1 : 1;
+    if ((arg = argument_of(line, "rmtree")) != NULL && *arg == '/')
+        return undo_rmtree(arg) < 0 ? -1 : 1;
+    if ((arg = argument_of(line, "run")) != NULL && *arg != '\0') {
+        if (s->how->run == NULL) {
+            s->run_left = true;
+            return 0;
+        }
+        return s->how->run(s->how->id, arg) < 0 ? -1 : 1;
+    }
+    errno = EBADMSG; /* no such verb, or a path that is not absolute */
+    return -1;
+}
+
+ASYNC_SAFE static bool strike(int fd, off_t at)
+{
+    ssize_t n;
+    do
+        n = pwrite(fd, "#", 1, at);
+    while (n < 0 && errno == EINTR);
+    return n == 1;
+}
+
+/* Undo the open ledger backwards, once; what is done becomes a comment. */
+ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
+{
+    off_t end = newline_before(s->fd, size) + 1;
+    s->failed = false;
+    while (!s->run_left && line_read(s->fd, end)) {
+        end = current.start;
+        int done = undo_record(s);
+        if (done < 0) {
+            s->failed = true;
+            if (errno != 0)
+                report(s->how->id, "could not undo:", current.text, errno);
+        } else if (done > 0 && !strike(s->fd, end)) {
+            s->failed = true;
+            report(s->how->id, "could not strike out:", current.text, errno);
+        }
+    }
+}
+
+/* ---- Settling a ledger ------------------------------------------------------------------------
+ */
+
+static ASYNC_SAFE const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id)
+{
+    struct text t = {.at = name, .room = CLEANUP_ID_SIZE + 4};
+    text_add(&t, id);
+    text_add(&t, ".p");
+    return text_end(&t);
+}
+
+/* Open and lock a ledger: whoever else settles it is waited for. -1 with ENOENT: none. */
+ASYNC_SAFE static int ledger_lock(int dir, const char *name)
+{
+    struct stat now;
+    int fd = openat(dir, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    while (flock(fd, LOCK_EX) < 0)
+        if (errno != EINTR) {
+            close_keep_errno(fd);
+            return -1;
+        }
+    if (fstat(fd, &now) == 0 && S_ISREG(now.st_mode) && now.st_nlink > 0)
+        return fd;
+    errno = S_ISREG(now.st_mode) ? ENOENT : EINVAL;
+    close_keep_errno(fd);
+    return -1;
+}
+
+/* Undo (or, KEPT, keep) one of the ledger's two files; it stays. */
+ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling *how,
+                                                  const char *name, bool kept)
+{
+    int fd = ledger_lock(how->dir, name);
+    if (fd < 0) {
+        if (errno == ENOENT)
+            return CLEANUP_DONE;
+        report(how->id, "could not open the ledger", name, errno);
+        return CLEANUP_FAILED;
+    }
+    struct header h = header_read(fd);
+    if (!h.valid)
+        report(how->id, "the ledger was overwritten and records may be lost:", name, 0);
+    struct settlement s = {.how = how, .fd = fd};
+    struct stat before, after;
+    do { /* until nothing new appears */
+        s.kept = kept;
+        s.this_boot = h.this_boot;
+        if (fstat(fd, &before) < 0)
+            break;
+        undo_pass(&s, before.st_size);
+    } while (!s.run_left && fstat(fd, &after) == 0 && after.st_size > before.st_size);
+    close(fd);
+    return s.run_left ? CLEANUP_RUN_LEFT : s.failed ? CLEANUP_FAILED : CLEANUP_DONE;
+}
+
+ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how, bool kept)
+{
+    char program[CLEANUP_ID_SIZE + 4];
+    program_name(program, how->id);
+    /* The program's records are newer than the server's own, which only prepared its start. */
+    enum cleanup_result first = settle_file(how, program, kept);
+    if (first == CLEANUP_RUN_LEFT)
+        return first;
+    enum cleanup_result second = settle_file(how, how->id, kept);
+    if (second != CLEANUP_DONE || first != CLEANUP_DONE)
+        return second == CLEANUP_DONE ? first : second;
+    if ((unlinkat(how->dir, program, 0) < 0 && errno != ENOENT) ||
+        (unlinkat(how->dir, how->id, 0) < 0 && errno != ENOENT)) {
+        report(how->id, "could not remove the ledger", how->id, errno);
+        return CLEANUP_FAILED;
+    }
+    return CLEANUP_DONE;
+}
+
+/* Find the `sent` mark that is not struck out. */
+ASYNC_SAFE static bool sent_find(int fd, uint64_t *n, off_t *at)
+{
+    struct stat now;
+    if (fstat(fd, &now) < 0)
+        return false;
+    for (off_t end = newline_before(fd, now.st_size) + 1; line_read(fd, end); end = current.start) {
+        const char *arg = argument_of(current.text, "sent");
+        unsigned long long value;
+        if (arg != NULL && parse_number(&arg, UINT64_MAX, &value)) {
+            *n = value;
+            *at = current.start;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool cleanup_was_sent(int dir, const char *id, uint64_t *n)
+{
+    off_t at;
+    int fd = openat(dir, id, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    bool sent = sent_find(fd, n, &at);
+    close(fd);
+    return sent;
+}
+
+ASYNC_SAFE static int sent_strike(int dir, const char *id)
+{
+    uint64_t n;
+    off_t at;
+    int fd = openat(dir, id, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -1;
+    int done = !sent_find(fd, &n, &at) || strike(fd, at) ? 0 : -1;
+    close_keep_errno(fd);
+    return done;
+}
+
+ASYNC_SAFE int cleanup_unsent(void)
+{
+    return cleanup_pending() ? sent_strike(mine.who.dir, mine.who.id) : 0;
+}
+
+ASYNC_SAFE static enum cleanup_result settle_mine(bool kept)
+{
+    if (!cleanup_pending())
+        return CLEANUP_DONE;
+    struct cleanup_settling how = {.dir = mine.who.dir, .id = mine.who.id};
+    enum cleanup_result result = settle(&how, kept);
+    if (result == CLEANUP_DONE)
+        mine.touched = 0;
+    return result;
+}
+
+ASYNC_SAFE enum cleanup_result cleanup_undo(void)
+{
+    return settle_mine(false);
+}
+
+ASYNC_SAFE enum cleanup_result cleanup_keep(void)
+{
+    return settle_mine(true);
+}
+
+ASYNC_SAFE enum cleanup_result cleanup_settle(const struct cleanup_settling *how)
+{
+    return settle(how, false);
+}
+
+enum cleanup_result cleanup_settle_kept(const struct cleanup_settling *how)
+{
+    return settle(how, true);
+}
+
+enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how)
+{
+    /* Struck out first: whoever goes on after a crash must go on with the undo. */
+    if (sent_strike(how->dir, how->id) < 0) {
+        report(how->id, "could not strike out the sent mark of", how->id, errno);
+        return CLEANUP_FAILED;
+    }
+    return settle(how, false);
+}
+
+bool cleanup_exists(int dir, const char *id)
+{
+    char program[CLEANUP_ID_SIZE + 4];
+    return faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+           faccessat(dir, program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* ---- Processes: ending what is left of a request ------------------------------------------------
+ */
+
+/* The mark: this process's first environment bytes, which /proc/PID/environ shows and which a
+ * fork inherits; and the variable itself, which what it executes inherits. */
+static struct {
+    char *at;
+    size_t room;
+} mark;
+static char mark_variable[sizeof "REQUEST_ID=" + CLEANUP_ID_SIZE] = "REQUEST_ID=";
+
+void cleanup_mark_prepare(int argc, char **argv)
+{
+    (void)argc;
+    (void)argv;
+    size_t count = 0;
+    while (environ[count] != NULL)
+        count++;
+    char **copy = calloc(count + 2, sizeof *copy);
+    if (copy == NULL)
+        return;
+    size_t kept = 0;
+    copy[kept++] = mark_variable;
+    char *end = count > 0 ? environ[0] : NULL;
+    for (size_t i = 0; i < count; i++) {
+        if (environ[i] == end) /* still the kernel's block, without a gap */
+            end += strlen(end) + 1;
+        if (strncmp(environ[i], "REQUEST_ID=", sizeof "REQUEST_ID=" - 1) == 0)
+            continue; /* a server started by a request is not that request */
+        copy[kept] = strdup(environ[i]);
+        if (copy[kept] != NULL)
+            kept++;
+    }
+    if (count > 0) {
+        mark.at = environ[0];
+        mark.room = (size_t)(end - environ[0]);
+    }
+    environ = copy;
+}
+
+void cleanup_mark_process(const char *id)
+{
+    size_t name = sizeof "REQUEST_ID=" - 1, length = strlen(id);
+    if (length >= CLEANUP_ID_SIZE)
+        length = CLEANUP_ID_SIZE - 1;
+    memcpy(mark_variable + name, id, length);
+    mark_variable[name + length] = '\0';
+    size_t size = name + length + 1;
+    if (size > mark.room)
+        return; /* too small an environment: the session must do */
+    memcpy(mark.at, mark_variable, size);
+    for (size_t at = size; at < mark.room && mark.at[at] != '\0'; at++)
+        mark.at[at] = '\0'; /* the rest of the variable that was cut in two */
+}
+
+/* What to look for in /proc, and what a look has found. */
+struct hunt {
+    const char *marked;    /* "REQUEST_ID=" and an id, or the beginning of one */
+    bool prefix;           /* MARKED is only a beginning */
+    const pid_t *sessions; /* sessions to end, and how many */
+    size_t session_count;
+    pid_t parent;         /* all children of this process... */
+    pid_t spared_session; /* ...but those of this session, */
+    bool (*known)(pid_t); /* and those that this vouches for */
+};
+
+/* Call EACH for every process there is. */
+typedef void process_fn(pid_t pid, const struct process *p, void *data);
+ASYNC_SAFE static void each_process(process_fn *each, void *data)
+{
+    static union {
+        char bytes[4096];
+        struct dirent64 aligned;
+    } entries;
+    int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (proc < 0)
+        return;
+    long n;
+    while ((n = syscall(SYS_getdents64, proc, entries.bytes, sizeof entries.bytes)) > 0) {
+        for (long at = 0; at < n;) {
+            const struct dirent64 *e = (const void *)(entries.bytes + at);
+            const char *name = e->d_name;
+            unsigned long long pid;
+            struct process p;
+            at += e->d_reclen;
+            if (parse_number(&name, INT_MAX, &pid) && *name == '\0' &&
+                process_read((pid_t)pid, &p) && p.state != 'Z' && p.state != 'X')
+                each((pid_t)pid, &p, data);
+        }
+    }
+    close(proc);
+}
+
+struct child_signal {
+    pid_t self;
+    int signal;
+};
+
+ASYNC_SAFE static void signal_child(pid_t pid, const struct process *p, void *data)
+{
+    const struct child_signal *s = data;
+    if (pid == s->self || (p->parent != s->self && p->session != s->self))
+        return;
+    kill(pid, s->signal);
+    if (s->signal != SIGKILL)
+        kill(pid, SIGCONT); /* what is stopped cannot act on it */
+}
+
+/* Reap what has ended. True when there is no child left. */
+ASYNC_SAFE static bool reap_all(void)
+{
+    pid_t pid;
+    do
+        pid = waitpid(-1, NULL, WNOHANG);
+    while (pid > 0 || (pid < 0 && errno == EINTR));
+    return pid < 0;
+}
+
+/* Long enough for a process in an uninterruptible wait to come out of it; bounded, as nothing
+ * may hold up the rest for ever. */
+#define KILL_PATIENCE_MS 10000
+
+ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms)
+{
+    if (reap_all())
+        return true;
+    struct child_signal asked = {.self = getpid(), .signal = SIGTERM};
+    int64_t now = clock_ms(), until = now + grace_ms;
+    if (grace_ms > 0)
+        each_process(signal_child, &asked);
+    for (int64_t pause = 1; now < until; now = clock_ms()) {
+        if (reap_all())
+            return true;
+        sleep_ms(pause);
+        pause = pause < 16 ? pause * 2 : pause;
+    }
+    asked.signal = SIGKILL;
+    for (until = now + KILL_PATIENCE_MS; now < until; now = clock_ms()) {
+        each_process(signal_child, &asked); /* orphans of the killed come to us: look again */
+        if (reap_all())
+            return true;
+        sleep_ms(1);
+    }
+    return false;
+}
+
+static bool environment_has(pid_t pid, const struct hunt *h)
+{
+    static char environment[128 * 1024]; /* more than any sane program's; cut beyond */
+    char path[32];
+    snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    size_t length = 0;
+    ssize_t n;
+    while (length < sizeof environment - 1 &&
+           (n = read(fd, environment + length, sizeof environment - 1 - length)) > 0)
+        length += (size_t)n;
+    close(fd);
+    environment[length] = '\0';
+    size_t wanted = strlen(h->marked);
+    for (const char *at = environment; at < environment + length; at += strlen(at) + 1)
+        if (strncmp(at, h->marked, wanted) == 0 && (h->prefix || at[wanted] == '\0'))
+            return true;
+    return false;
+}
+
+static bool is_quarry(pid_t pid, const struct process *p, const struct hunt *h)
+{
+    if (pid == getpid() || pid == h->parent)
+        return false;
+    for (size_t i = 0; i < h->session_count; i++)
+        if (p->session == h->sessions[i])
+            return true;
+    if (environment_has(pid, h))
+        return true;
+    return h->parent != 0 && p->parent == h->parent && p->session != h->spared_session &&
+           !h->known(pid);
+}
+
+/* The found, and what descends from them: grows while it is looked through. */
+struct found {
+    const struct hunt *hunt;
+    size_t count;
+    pid_t pids[4096];
+};
+
+static void collect(pid_t pid, const struct process *p, void *data)
+{
+    struct found *f = data;
+    bool ours = is_quarry(pid, p, f->hunt);
+    for (size_t i = 0; !ours && i < f->count; i++)
+        ours = f->pids[i] == p->parent && p->parent != getpid();
+    if (ours && f->count < sizeof f->pids / sizeof f->pids[0]) {
+        f->pids[f->count++] = pid;
+        kill(pid, SIGKILL);
+    }
+}
+
+/* Kill until a look finds nobody. */
+static bool hunt_down(const struct hunt *h)
+{
+    static struct found found;
+    for (int64_t until = clock_ms() + KILL_PATIENCE_MS; clock_ms() < until; sleep_ms(2)) {
+        found.hunt = h;
+        found.count = 0;
+        each_process(collect, &found);
+        if (found.count == 0)
+            break;
+    }
+    found.hunt = NULL;
+    return found.count == 0;
+}
+
+/* A session's number is not given out again while it has members; so if a process of that number
+ * lives which is not the leader it was, the session is over. */
+static bool session_is_over(pid_t leader, unsigned long long start)
+{
+    struct process p;
+    return process_read(leader, &p) && p.state != 'Z' && p.start != start;
+}
+
+bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*known)(pid_t))
+{
+    char marked[sizeof mark_variable];
+    snprintf(marked, sizeof marked, "REQUEST_ID=%s", id);
+    /* Its leader is dead: a live process of that number is a stranger. */
+    bool over = session_is_over(session, 0);
+    struct hunt h = {.marked = marked,
+                     .sessions = &session,
+                     .session_count = over ? 0 : 1,
+                     .parent = server,
+                     .spared_session = getsid(0),
+                     .known = known};
+    return hunt_down(&h);
+}
+
+/* ---- Directories of state
+ * ------------------------------------------------------------------------ */
+
+static int make_parents(const char *path)
+{
+    char part[PATH_MAX];
+    size_t length = strlen(path);
+    if (length >= sizeof part) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(part, path, length + 1);
+    for (char *slash = strchr(part + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        if (mkdir(part, 0755) < 0 && errno != EEXIST)
+            return -1;
+        *slash = '/';
+    }
+    return 0;
+}
+
+int cleanup_state_open(const char *path, uid_t owner, gid_t group, const char **why)
+{
+    struct stat now;
+    boot_id_read();
+    *why = "cannot be made";
+    bool made = make_parents(path) == 0 && mkdir(path, 0700) == 0;
+    if (!made && errno != EEXIST)
+        return -1;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    *why = "is not a directory that can be opened (symbolic links are not followed)";
+    if (fd < 0)
+        return -1;
+    *why = "cannot be given to its user";
+    if (made && owner != geteuid() && fchown(fd, owner, group) < 0)
+        goto refuse;
+    *why = "cannot be looked at";
+    if (fstat(fd, &now) < 0)
+        goto refuse;
+    errno = EPERM;
+    *why = "belongs to another user";
+    if (now.st_uid != owner)
+        goto refuse;
+    *why = "is open to others; make it private with chmod 700";
+    if ((now.st_mode & 077) != 0)
+        goto refuse;
+    return fd;
+refuse:
+    close_keep_errno(fd);
+    return -1;
+}
+
+/* The lock is POSIX: it belongs to this process alone, not to its children, and dies with it. */
+static bool lock_try(int fd)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    return fcntl(fd, F_SETLK, &lock) == 0;
+}
+
+int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
+{
+    /* A few tries: between any two of these steps another server's recovery may take the
+     * directory for a dead server's and remove it. */
+    for (int tries = 0; tries < 10; tries++) {
+        struct stat now;
+        if (random_hex(token) < 0 || mkdirat(state, token, 0700) < 0)
+            return -1;
+        int dir = openat(state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        int lock = dir < 0 ? -1 : openat(dir, "lock", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        if (lock >= 0 && lock_try(lock) && fstat(lock, &now) == 0 && now.st_nlink == 1)
+            return dir; /* the lock's descriptor stays open: closing it would let go */
+        int saved = errno;
+        if (lock >= 0)
+            close(lock);
+        if (dir >= 0)
+            close(dir);
+        unlinkat(state, token, AT_REMOVEDIR);
+        errno = saved;
+        if (saved == EMFILE || saved == ENFILE || saved == ENOSPC || saved == EACCES)
+            return -1;
+    }
+    return -1;
+}
+
+static void remove_server_files(int state, int dir, const char *token)
+{
+    unlinkat(dir, "scoreboard", 0);
+    unlinkat(dir, "lock", 0);
+    unlinkat(state, token, AT_REMOVEDIR); /* fails, as it should, while a ledger is left */
+}
+
+void cleanup_server_close(int state, int dir, const char *token)
+{
+    DIR *list = fdopendir(dup(dir));
+    if (list == NULL)
+        return;
+    rewinddir(list);
+    bool empty = true;
+    for (const struct dirent *e; empty && (e = readdir(list)) != NULL;)
+        empty = e->d_name[0] == '.' || strcmp(e->d_name, "lock") == 0 ||
+                strcmp(e->d_name, "scoreboard") == 0;
+    closedir(list);
+    if (empty)
+        remove_server_files(state, dir, token);
+}
+
+/* ---- Recovery
+ * -------------------------------------------------------------------------------------- */
+
+static bool is_hex(const char *s, size_t n)
+{
+    return strspn(s, "0123456789abcdef") == n;
+}
+
+static bool is_token(const char *name)
+{
+    return strlen(name) == CLEANUP_TOKEN_SIZE - 1 && is_hex(name, CLEANUP_TOKEN_SIZE - 1);
+}
+
+/* A request's id, and so its ledger's name: TOKEN-NUMBER. */
+static bool is_id(const char *name)
+{
+    size_t length = strlen(name);
+    return length > CLEANUP_TOKEN_SIZE && length < CLEANUP_ID_SIZE &&
+           is_hex(name, CLEANUP_TOKEN_SIZE - 1) && name[CLEANUP_TOKEN_SIZE - 1] == '-' &&
+           is_hex(name + CLEANUP_TOKEN_SIZE, length - CLEANUP_TOKEN_SIZE);
+}
+
+char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE]
+{
+    char(*ids)[CLEANUP_ID_SIZE] = NULL;
+    size_t room = 0;
+    *count = 0;
+    DIR *list = fdopendir(dup(dir));
+    if (list == NULL)
+        return NULL;
+    rewinddir(list);
+    for (const struct dirent *e; (e = readdir(list)) != NULL;) {
+        char name[CLEANUP_ID_SIZE];
+        size_t length = strlen(e->d_name);
+        bool program = length > 2 && strcmp(e->d_name + length - 2, ".p") == 0;
+        if (program)
+            length -= 2;
+        if (length >= sizeof name)
+            continue;
+        memcpy(name, e->d_name, length);
+        name[length] = '\0';
+        if (e->d_name[0] == '.' && e->d_name[1] != '\0' && e->d_name[1] != '.')
+            unlinkat(dir, e->d_name, 0); /* a ledger that was never finished */
+        /* ID comes with its ID.p; an ID.p alone is what a crash between two unlinks left. */
+        if (!is_id(name) || (program && faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0))
+            continue;
+        if (*count == room) {
+            room = room == 0 ? 64 : room * 2;
+            void *more = realloc(ids, room * sizeof *ids);
+            if (more == NULL)
+                break;
+            ids = more;
+        }
+        memcpy(ids[(*count)++], name, sizeof name);
+    }
+    closedir(list);
+    return ids;
+}
+
+/* End what a dead server's requests have left running. */
+static void end_leftovers(int dir, const char *token, char (*ids)[CLEANUP_ID_SIZE], size_t count)
+{
+    pid_t *sessions = calloc(count + 1, sizeof *sessions);
+    char marked[sizeof mark_variable];
+    snprintf(marked, sizeof marked, "REQUEST_ID=%s-", token);
+    struct hunt h = {.marked = marked, .prefix = true, .sessions = sessions};
+    for (size_t i = 0; sessions != NULL && i < count; i++) {
+        int fd = openat(dir, ids[i], O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        if (fd < 0)
+            continue;
+        struct header head = header_read(fd);
+        close(fd);
+        if (head.valid && head.this_boot && head.pid > 1 && !session_is_over(head.pid, head.start))
+            sessions[h.session_count++] = head.pid;
+    }
+    if (!hunt_down(&h))
+        report(token, "some processes of a dead server would not end:", token, 0);
+    free(sessions);
+}
+
+bool cleanup_adopt(int from, int to, const char *id)
+{
+    char program[CLEANUP_ID_SIZE + 4];
+    program_name(program, id);
+    /* ID.p first: alone in the old place, ID would look complete without it. */
+    if (renameat(from, program, to, program) < 0 && errno != ENOENT)
+        return false;
+    return renameat(from, id, to, id) == 0 || errno == ENOENT;
+}
+
+static void recover_server(int state, const char *token, int adopt, unsigned *settled,
+                           unsigned *left)
+{
+    int dir = openat(state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir < 0)
+        return;
+    int lock = openat(dir, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (lock < 0 ? errno != ENOENT : !lock_try(lock))
+        goto out; /* it lives */
+    size_t count;
+    char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &count);
+    end_leftovers(dir, token, ids, count);
+    for (size_t i = 0; i < count; i++) {
+        struct cleanup_settling how = {.dir = dir, .id = ids[i], .after_crash = true};
+        uint64_t n;
+        enum cleanup_result result =
+            cleanup_was_sent(dir, ids[i], &n) ? cleanup_settle_kept(&how) : cleanup_settle(&how);
+        if (result == CLEANUP_DONE) {
+            ++*settled;
+        } else {
+            ++*left;
+            if (!cleanup_adopt(dir, adopt, ids[i]))
+                report(ids[i], "could not take over the ledger", ids[i], errno);
+        }
+    }
+    free(ids);
+    remove_server_files(state, dir, token);
+out:
+    if (lock >= 0)
+        close(lock);
+    close(dir);
+}
+
+unsigned cleanup_recover(int state, int adopt, unsigned *left)
+{
+    unsigned settled = 0;
+    *left = 0;
+    DIR *list = fdopendir(dup(state));
+    if (list == NULL)
+        return 0;
+    rewinddir(list);
+    for (const struct dirent *e; (e = readdir(list)) != NULL;)
+        if (is_token(e->d_name))
+            recover_server(state, e->d_name, adopt, &settled, left);
+    closedir(list);
+    return settled;
+}

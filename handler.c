@@ -1,0 +1,2052 @@
+/* handler.c: the child, one per request.
+ *
+ * It reads and checks the request, runs its route, answers, and then keeps what the request made
+ * or undoes it. It knows one request and one connection, which it borrows from the parent:
+ *
+ *     READING     the head, then the whole body into a file    error: answered, nothing was made
+ *     RUNNING     the route's handler works                    SIGTERM: undone in the handler below
+ *     ANSWERING   from the first byte of the answer on         SIGTERM: the connection is reset
+ * first delivery    the answer's last byte goes out; then the    SIGTERM waits: the client's
+ *                 client's acknowledgement is awaited          acknowledgement alone decides
+ *     DONE        kept or undone; exit 0 or 1
+ *
+ * The order of this file is the order of a request's life, after the parser, which is pure.
+ */
+#include "handler.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "server.h"
+
+/* ---- The parser: characters and lines (RFC 9110 section 5.6, RFC 9112 section 2.2) ------------
+ */
+
+static bool is_digit(unsigned char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static bool is_alpha(unsigned char c)
+{
+    return (c | 0x20) >= 'a' && (c | 0x20) <= 'z';
+}
+
+static int hex_value(unsigned char c)
+{
+    if (is_digit(c))
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static bool is_token_char(unsigned char c)
+{
+    return is_digit(c) || is_alpha(c) || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL);
+}
+
+static bool is_token(const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!is_token_char((unsigned char)s[i]))
+            return false;
+    return n > 0;
+}
+
+static bool span_is(const char *buffer, struct http_span s, const char *word)
+{
+    return s.length == strlen(word) && strncasecmp(buffer + s.at, word, s.length) == 0;
+}
+
+static int64_t bad(struct http_head *h, int status, const char *reason)
+{
+    h->status = status;
+    h->reason = reason;
+    return -1;
+}
+
+/* The next line, without its CRLF: 1, or 0 when its end is not there yet, or -1. */
+static int next_line(struct http_head *h, const char *b, size_t length, struct http_span *line)
+{
+    for (size_t at = h->line + h->seen; at < length; at++) {
+        unsigned char c = (unsigned char)b[at];
+        bool after_cr = at > h->line && b[at - 1] == '\r';
+        if (c == '\n' && after_cr) {
+            *line = (struct http_span){h->line, (uint32_t)(at - 1 - h->line)};
+            h->line = (uint32_t)(at + 1);
+            h->seen = 0;
+            return 1;
+        }
+        if (c == '\n')
+            return (int)bad(h, 400, "a line ends in LF without CR");
+        if (after_cr)
+            return (int)bad(h, 400, "a CR without LF");
+        if (c == 0x7f || (c < 0x20 && c != '\t' && c != '\r'))
+            return (int)bad(h, 400, "a control character in the head");
+    }
+    h->seen = (uint32_t)(length - h->line);
+    return 0;
+}
+
+/* ---- The parser: the request line (RFC 9112 section 3) ------------------------------------------
+ */
+
+static int64_t parse_version(struct http_head *h, const char *v, size_t n)
+{
+    if (n != 8 || memcmp(v, "HTTP/", 5) != 0 || !is_digit((unsigned char)v[5]) || v[6] != '.' ||
+        !is_digit((unsigned char)v[7]))
+        return bad(h, 400, "the request line does not end in HTTP/1.1 or HTTP/1.0");
+    if (v[5] != '1')
+        return bad(h, 505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
+    h->minor = (uint8_t)(v[7] - '0');
+    return 0;
+}
+
+static int64_t parse_request_line(struct http_head *h, const char *b, struct http_span line,
+                                  const struct http_limits *limits)
+{
+    const char *s = b + line.at, *end = s + line.length;
+    const char *first = memchr(s, ' ', line.length);
+    if (first == NULL || first == s)
+        return bad(h, 400, "the request line is not METHOD TARGET VERSION");
+    const char *second = memchr(first + 1, ' ', (size_t)(end - first - 1));
+    if (second == NULL || second == first + 1)
+        return bad(h, 400, "the request line is not METHOD TARGET VERSION");
+    h->method = (struct http_span){line.at, (uint32_t)(first - s)};
+    h->target = (struct http_span){(uint32_t)(first + 1 - b), (uint32_t)(second - first - 1)};
+    if (!is_token(s, h->method.length))
+        return bad(h, 400, "the method is not a token");
+    if (h->target.length > limits->max_target)
+        return bad(h, 414, "the request target is too long");
+    for (const char *p = first + 1; p < second; p++)
+        if (*p <= ' ' || *p > '~' || *p == '#')
+            return bad(h, 400, "the request target holds a character that it may not");
+    return parse_version(h, second + 1, (size_t)(end - second - 1));
+}
+
+/* ---- The parser: fields (RFC 9112 sections 5, 6; RFC 9110 sections 7.2, 8.6) --------------------
+ */
+
+/* uri-host [ ":" port ], RFC 3986 section 3.2.2. Empty is allowed. */
+static bool is_authority(const char *s, size_t n)
+{
+    size_t at = 0;
+    if (n > 0 && s[0] == '[') {
+        const char *close = memchr(s, ']', n);
+        if (close == NULL || close == s + 1)
+            return false;
+        for (at = 1; s + at < close; at++)
+            if (hex_value((unsigned char)s[at]) < 0 && s[at] != ':' && s[at] != '.')
+                return false;
+        at++;
+    } else {
+        for (; at < n && s[at] != ':'; at++) {
+            unsigned char c = (unsigned char)s[at];
+            if (c == '%' && at + 2 < n && hex_value((unsigned char)s[at + 1]) >= 0 &&
+                hex_value((unsigned char)s[at + 2]) >= 0)
+                continue;
+            if (!is_digit(c) && !is_alpha(c) && (c == '\0' || !strchr("-._~!$&'()*+,;=", c)))
+                return false;
+        }
+    }
+    if (at == n)
+        return true;
+    if (s[at++] != ':')
+        return false;
+    for (; at < n; at++)
+        if (!is_digit((unsigned char)s[at]))
+            return false;
+    return true;
+}
+
+/* The next element of a comma-separated list, without white space; empty ones are skipped. */
+static bool next_element(const char *b, struct http_span *list, struct http_span *element)
+{
+    while (list->length > 0 && strchr(" \t,", b[list->at]) != NULL) {
+        list->at++;
+        list->length--;
+    }
+    if (list->length == 0)
+        return false;
+    const char *comma = memchr(b + list->at, ',', list->length);
+    uint32_t n = comma != NULL ? (uint32_t)(comma - b) - list->at : list->length;
+    *element = (struct http_span){list->at, n};
+    list->at += n;
+    list->length -= n;
+    while (element->length > 0 && strchr(" \t", b[element->at + element->length - 1]) != NULL)
+        element->length--;
+    return true;
+}
+
+static int64_t parse_content_length(struct http_head *h, const char *b, struct http_span value)
+{
+    if (h->has_length)
+        return bad(h, 400, "more than one Content-Length");
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < value.length; i++) {
+        unsigned char c = (unsigned char)b[value.at + i];
+        if (!is_digit(c))
+            return bad(h, 400, "the Content-Length is not a number");
+        if (n > (UINT64_MAX / 2 - (c - '0')) / 10)
+            return bad(h, 400, "the Content-Length is too large a number");
+        n = n * 10 + (uint64_t)(c - '0');
+    }
+    if (value.length == 0)
+        return bad(h, 400, "the Content-Length is empty");
+    h->has_length = true;
+    h->body_length = n;
+    return 0;
+}
+
+static int64_t parse_transfer_encoding(struct http_head *h, const char *b, struct http_span value)
+{
+    struct http_span coding;
+    bool any = false;
+    while (next_element(b, &value, &coding)) {
+        any = true;
+        if (!is_token(b + coding.at, coding.length))
+            return bad(h, 400, "the Transfer-Encoding is malformed");
+        if (!span_is(b, coding, "chunked"))
+            return bad(h, h->chunked ? 400 : 501, "only the transfer coding chunked is understood");
+        if (h->chunked)
+            return bad(h, 400, "chunked more than once");
+        h->chunked = true;
+    }
+    return any ? 0 : bad(h, 400, "the Transfer-Encoding is empty");
+}
+
+static void parse_connection(struct http_head *h, const char *b, struct http_span value)
+{
+    struct http_span option;
+    while (next_element(b, &value, &option)) {
+        if (span_is(b, option, "close"))
+            h->close_asked = true;
+        else if (span_is(b, option, "keep-alive"))
+            h->keep_alive_asked = true;
+    }
+}
+
+static int64_t parse_known_field(struct http_head *h, const char *b, const struct http_field *f)
+{
+    if (span_is(b, f->name, "Host")) {
+        if (h->has_host)
+            return bad(h, 400, "more than one Host");
+        h->has_host = true;
+        if (!is_authority(b + f->value.at, f->value.length))
+            return bad(h, 400, "the Host is not a host");
+    } else if (span_is(b, f->name, "Content-Length")) {
+        return parse_content_length(h, b, f->value);
+    } else if (span_is(b, f->name, "Transfer-Encoding")) {
+        return parse_transfer_encoding(h, b, f->value);
+    } else if (span_is(b, f->name, "Connection")) {
+        parse_connection(h, b, f->value);
+    } else if (span_is(b, f->name, "Expect")) {
+        if (!span_is(b, f->value, "100-continue"))
+            return bad(h, 417, "the only expectation that can be met is 100-continue");
+        h->expect_continue = true;
+    }
+    return 0;
+}
+
+static int64_t parse_field(struct http_head *h, const char *b, struct http_span line)
+{
+    const char *s = b + line.at;
+    if (*s == ' ' || *s == '\t')
+        return bad(h, 400, "a header line begins with white space");
+    const char *colon = memchr(s, ':', line.length);
+    if (colon == NULL)
+        return bad(h, 400, "a header line has no colon");
+    struct http_field f = {.name = {line.at, (uint32_t)(colon - s)}};
+    if (!is_token(s, f.name.length))
+        return bad(h, 400, "a header field's name is not a token");
+    uint32_t at = f.name.at + f.name.length + 1, end = line.at + line.length;
+    while (at < end && strchr(" \t", b[at]) != NULL)
+        at++;
+    while (end > at && strchr(" \t", b[end - 1]) != NULL)
+        end--;
+    f.value = (struct http_span){at, end - at};
+    if (h->field_count == HTTP_FIELDS_MAX)
+        return bad(h, 431, "too many header fields");
+    h->fields[h->field_count++] = f;
+    return parse_known_field(h, b, &f);
+}
+
+/* ---- The parser: the head as a whole
+ * -------------------------------------------------------------- */
+
+/* What only the whole head can tell; above all, where the body ends (RFC 9112 section 6.3). */
+static int64_t check_head(struct http_head *h)
+{
+    if (h->minor > 0 && !h->has_host)
+        return bad(h, 400, "the Host is missing");
+    if (h->chunked && h->has_length)
+        return bad(h, 400, "both Content-Length and Transfer-Encoding");
+    if (h->chunked && h->minor == 0)
+        return bad(h, 400, "Transfer-Encoding in HTTP/1.0");
+    h->keep_alive = !h->close_asked && (h->minor > 0 || h->keep_alive_asked);
+    if (h->minor == 0)
+        h->expect_continue = false;
+    return h->line;
+}
+
+int64_t http_parse_head(struct http_head *h, const char *buffer, size_t length,
+                        const struct http_limits *limits)
+{
+    struct http_span line;
+    int found;
+    while ((found = next_line(h, buffer, length, &line)) > 0) {
+        int64_t wrong = 0;
+        if (!h->started && line.length == 0)
+            continue; /* an empty line before the request line, RFC 9112 section 2.2 */
+        if (!h->started) {
+            h->started = true;
+            wrong = parse_request_line(h, buffer, line, limits);
+            h->fields_at = h->line;
+        } else if (line.length == 0) {
+            return check_head(h);
+        } else {
+            wrong = parse_field(h, buffer, line);
+        }
+        if (wrong < 0)
+            return wrong;
+        if (h->started && h->line - h->fields_at > limits->max_header)
+            return bad(h, 431, "the header is too large");
+    }
+    if (found < 0)
+        return -1;
+    if (!h->started && length > limits->max_target + HTTP_LINE_SLACK)
+        return bad(h, 414, "the request line is too long");
+    if (h->started && length - h->fields_at > limits->max_header)
+        return bad(h, 431, "the header is too large");
+    return 0;
+}
+
+/* ---- The parser: chunked coding (RFC 9112 section 7.1)
+ * --------------------------------------------- */
+
+enum {
+    CHUNK_SIZE_FIRST,
+    CHUNK_SIZE,
+    CHUNK_EXT,      /* behind the size, up to CR */
+    CHUNK_EXT_NAME, /* just behind a ';': a name must follow */
+    CHUNK_EXT_QUOTED,
+    CHUNK_EXT_ESCAPE,
+    CHUNK_SIZE_LF,
+    CHUNK_BODY,
+    CHUNK_BODY_CR,
+    CHUNK_BODY_LF,
+    CHUNK_TRAILER_FIRST,
+    CHUNK_TRAILER_NAME,
+    CHUNK_TRAILER_VALUE,
+    CHUNK_TRAILER_LF,
+    CHUNK_LAST_LF
+};
+
+#define CHUNK_LINE_MAX 16384 /* bytes of one size line, and of all trailers */
+
+static bool is_text(unsigned char c)
+{
+    return c == '\t' || (c >= ' ' && c != 0x7f);
+}
+
+static const char *chunk_size_byte(struct http_chunks *c, unsigned char byte)
+{
+    int digit = hex_value(byte);
+    if (digit >= 0 && c->state <= CHUNK_SIZE) {
+        if (c->left > (UINT64_MAX / 2) >> 4)
+            return "a chunk is too large";
+        c->left = c->left << 4 | (unsigned)digit;
+        c->state = CHUNK_SIZE;
+        return NULL;
+    }
+    if (c->state == CHUNK_SIZE_FIRST)
+        return "a chunk's size is not a hexadecimal number";
+    if (byte == '\r' && c->state != CHUNK_EXT_NAME) {
+        c->state = CHUNK_SIZE_LF;
+        return NULL;
+    }
+    if (c->state == CHUNK_SIZE && byte != ';')
+        return "a chunk's size is not a hexadecimal number";
+    if (!is_text(byte))
+        return "a control character in a chunk extension";
+    if (c->state == CHUNK_EXT_NAME && !is_token_char(byte) && byte != ' ' && byte != '\t')
+        return "a chunk extension without a name";
+    if (byte == ';')
+        c->state = CHUNK_EXT_NAME;
+    else if (byte == '"')
+        c->state = CHUNK_EXT_QUOTED;
+    else if (c->state != CHUNK_EXT_NAME || is_token_char(byte))
+        c->state = CHUNK_EXT;
+    return NULL;
+}
+
+static const char *chunk_trailer_byte(struct http_chunks *c, unsigned char byte)
+{
+    if (byte == '\r' && c->state != CHUNK_TRAILER_NAME) {
+        c->state = c->state == CHUNK_TRAILER_FIRST ? CHUNK_LAST_LF : CHUNK_TRAILER_LF;
+        return NULL;
+    }
+    if (c->state == CHUNK_TRAILER_VALUE)
+        return is_text(byte) ? NULL : "a control character in a trailer";
+    if (byte == ':' && c->state == CHUNK_TRAILER_NAME)
+        c->state = CHUNK_TRAILER_VALUE;
+    else if (is_token_char(byte))
+        c->state = CHUNK_TRAILER_NAME;
+    else
+        return "a trailer is not a header field";
+    return NULL;
+}
+
+/* One byte outside the chunks' data: NULL, or what is wrong with it. */
+static const char *chunk_byte(struct http_chunks *c, unsigned char byte)
+{
+    switch (c->state) {
+    case CHUNK_EXT_QUOTED:
+        if (!is_text(byte))
+            return "a control character in a chunk extension";
+        c->state = byte == '"' ? CHUNK_EXT : byte == '\\' ? CHUNK_EXT_ESCAPE : CHUNK_EXT_QUOTED;
+        return NULL;
+    case CHUNK_EXT_ESCAPE:
+        c->state = CHUNK_EXT_QUOTED;
+        return is_text(byte) ? NULL : "a control character in a chunk extension";
+    case CHUNK_SIZE_LF:
+        c->state = c->left > 0 ? CHUNK_BODY : CHUNK_TRAILER_FIRST;
+        c->line_length = 0;
+        return byte == '\n' ? NULL : "a CR without LF in a chunk's size line";
+    case CHUNK_BODY_CR:
+        c->state = CHUNK_BODY_LF;
+        return byte == '\r' ? NULL : "a chunk is longer than its size";
+    case CHUNK_BODY_LF:
+        c->state = CHUNK_SIZE_FIRST;
+        c->line_length = 0;
+        return byte == '\n' ? NULL : "a CR without LF after a chunk";
+    case CHUNK_TRAILER_LF:
+        c->state = CHUNK_TRAILER_FIRST;
+        return byte == '\n' ? NULL : "a CR without LF in a trailer";
+    case CHUNK_LAST_LF:
+        return byte == '\n' ? NULL : "a CR without LF at the end of the body";
+    default:
+        return c->state <= CHUNK_EXT_NAME ? chunk_size_byte(c, byte) : chunk_trailer_byte(c, byte);
+    }
+}
+
+enum http_chunk_step http_decode_chunks(struct http_chunks *c, const char *buffer, size_t length,
+                                        size_t *used, size_t *data_at, size_t *data_length)
+{
+    for (*used = 0; *used < length;) {
+        if (c->state == CHUNK_BODY) {
+            size_t there = length - *used;
+            *data_at = *used;
+            *data_length = c->left < there ? (size_t)c->left : there;
+            *used += *data_length;
+            c->left -= *data_length;
+            if (c->left == 0)
+                c->state = CHUNK_BODY_CR;
+            return CHUNK_DATA;
+        }
+        bool last = c->state == CHUNK_LAST_LF;
+        c->reason = chunk_byte(c, (unsigned char)buffer[(*used)++]);
+        if (c->reason == NULL && ++c->line_length > CHUNK_LINE_MAX)
+            c->reason = "a chunk's size line, or the trailers, are too long";
+        if (c->reason != NULL)
+            return CHUNK_BAD;
+        if (last)
+            return CHUNK_END;
+    }
+    return CHUNK_MORE;
+}
+
+/* ---- The parser: the target (RFC 9112 section 3.2, RFC 3986 section 5.2.4)
+ * -------------------------- */
+
+/* Take back the last segment of PATH, of LENGTH bytes: "/a/b" -> "/a". */
+static size_t drop_segment(const char *path, size_t length)
+{
+    while (length > 0 && path[--length] != '/')
+        continue;
+    return length;
+}
+
+/* Resolve "." and ".." in PATH, in place. A ".." at the root stays there. */
+static void remove_dot_segments(char *path)
+{
+    size_t out = 0;
+    for (const char *in = path; *in != '\0';) {
+        const char *end = strchr(in + 1, '/');
+        size_t n = end != NULL ? (size_t)(end - in) : strlen(in);
+        bool dot = n == 2 && in[1] == '.', dots = n == 3 && in[1] == '.' && in[2] == '.';
+        if (dots)
+            out = drop_segment(path, out);
+        if (!dot && !dots)
+            memmove(path + out, in, n), out += n;
+        else if (in[n] == '\0')
+            path[out++] = '/';
+        in += n;
+    }
+    path[out] = '\0';
+    if (out == 0)
+        memcpy(path, "/", 2);
+}
+
+const char *http_decode_target(const char *target, size_t length, char *path,
+                               struct http_span *query)
+{
+    size_t at = 0, out = 0;
+    *query = (struct http_span){(uint32_t)length, 0};
+    for (const char *scheme = "http://";; scheme = "https://") {
+        size_t n = strlen(scheme);
+        if (length > n && strncasecmp(target, scheme, n) == 0) {
+            at = n;
+            while (at < length && target[at] != '/' && target[at] != '?')
+                at++;
+            if (at == n || !is_authority(target + n, at - n))
+                return "the request target's host is malformed";
+        }
+        if (n == 8)
+            break;
+    }
+    if (at == 0 && (length == 0 || target[0] != '/'))
+        return "the request target is neither a path nor an http URI";
+    if (at == length || target[at] == '?')
+        path[out++] = '/';
+    for (; at < length && target[at] != '?'; at++) {
+        int c = (unsigned char)target[at];
+        if (c == '%') {
+            int high = at + 2 < length ? hex_value((unsigned char)target[at + 1]) : -1;
+            int low = high >= 0 ? hex_value((unsigned char)target[at + 2]) : -1;
+            if (low < 0)
+                return "a '%' in the request target is not followed by two hexadecimal digits";
+            c = high << 4 | low;
+            at += 2;
+        }
+        if (c == '\0')
+            return "a NUL in the request target";
+        path[out++] = (char)c;
+    }
+    path[out] = '\0';
+    if (at < length)
+        *query = (struct http_span){(uint32_t)(at + 1), (uint32_t)(length - at - 1)};
+    remove_dot_segments(path);
+    return NULL;
+}
+
+/* ---- The request, and what a handler may ask of it
+ * -------------------------------------------------- */
+
+enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
+
+#define ANSWER_FIELDS_SIZE 16384
+#define ANSWER_HEAD_SIZE (ANSWER_FIELDS_SIZE + 1024)
+
+struct answer {
+    bool prepared; /* respond* has been called */
+    bool started;  /* bytes of it have been sent */
+    int status;
+    const char *type;
+    enum framing framing;
+    int64_t length;   /* of the body; -1: not known */
+    uint64_t written; /* of the body, by the handler */
+    char *body;       /* the whole of it, when it was given at once */
+    size_t body_size;
+    char held; /* the last byte of a body of known length, not yet sent */
+    bool holds;
+    char fields[ANSWER_FIELDS_SIZE];
+    size_t fields_size;
+    char head[ANSWER_HEAD_SIZE];
+    size_t head_size; /* 0: sent, or not built yet */
+};
+
+struct request {
+    const struct handler_call *call;
+    const struct handler_settings *settings;
+    struct slot *slot;
+    char *buffer; /* the head as it came */
+    size_t room, have;
+    struct http_head head;
+    char *method, *path, *query;
+    const char *path_info;
+    const struct route *route;
+    int body;
+    uint64_t body_length;
+    bool is_head, must_close, unread_body;
+    pid_t parent;
+    struct answer answer;
+};
+
+/* The process's one request: the signal handler needs to find it. */
+static struct request request;
+static volatile sig_atomic_t delivering; /* the acknowledgement decides now: SIGTERM waits */
+
+const char *request_id(const struct request *rq)
+{
+    return rq->slot->id;
+}
+
+const char *request_method(const struct request *rq)
+{
+    return rq->method;
+}
+
+const char *request_path(const struct request *rq)
+{
+    return rq->path;
+}
+
+const char *request_path_info(const struct request *rq)
+{
+    return rq->path_info;
+}
+
+const char *request_query(const struct request *rq)
+{
+    return rq->query;
+}
+
+const char *request_client(const struct request *rq)
+{
+    return rq->slot->client;
+}
+
+int request_body(const struct request *rq)
+{
+    return rq->body;
+}
+
+uint64_t request_body_length(const struct request *rq)
+{
+    return rq->body_length;
+}
+
+const char *request_header(struct request *rq, const char *name)
+{
+    size_t size = 0;
+    char *joined = NULL;
+    for (uint32_t i = 0; i < rq->head.field_count; i++) {
+        const struct http_field *f = &rq->head.fields[i];
+        if (!span_is(rq->buffer, f->name, name))
+            continue;
+        char *more = realloc(joined, size + f->value.length + 3);
+        if (more == NULL)
+            break;
+        joined = more;
+        if (size > 0) {
+            memcpy(joined + size, ", ", 2);
+            size += 2;
+        }
+        memcpy(joined + size, rq->buffer + f->value.at, f->value.length);
+        size += f->value.length;
+        joined[size] = '\0';
+    }
+    return joined; /* the process ends with the request */
+}
+
+/* Decode the query component S, of N bytes, into a new string. */
+static char *decode_component(const char *s, size_t n)
+{
+    char *out = malloc(n + 1);
+    size_t length = 0;
+    for (size_t i = 0; out != NULL && i < n; i++) {
+        int high = s[i] == '%' && i + 2 < n + 0 ? hex_value((unsigned char)s[i + 1]) : -1;
+        int low = high >= 0 ? hex_value((unsigned char)s[i + 2]) : -1;
+        if (low >= 0) {
+            out[length++] = (char)(high << 4 | low);
+            i += 2;
+        } else {
+            out[length++] = s[i] == '+' ? ' ' : s[i];
+        }
+    }
+    if (out != NULL)
+        out[length] = '\0';
+    return out;
+}
+
+const char *request_parameter(struct request *rq, const char *name)
+{
+    for (const char *at = rq->query; *at != '\0';) {
+        size_t n = strcspn(at, "&");
+        const char *equals = memchr(at, '=', n);
+        size_t name_size = equals != NULL ? (size_t)(equals - at) : n;
+        char *decoded = decode_component(at, name_size);
+        bool found = decoded != NULL && strcmp(decoded, name) == 0;
+        free(decoded);
+        if (found)
+            return equals != NULL ? decode_component(equals + 1, n - name_size - 1) : "";
+        at += n + (at[n] == '&');
+    }
+    return NULL;
+}
+
+void request_log(const struct request *rq, const char *format, ...)
+{
+    char line[2048];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    log_event(rq->slot->id, line);
+}
+
+/* ---- The state word: parent and child in turns
+ * -------------------------------------------------------- */
+
+ASYNC_SAFE static uint32_t state_of(uint32_t word)
+{
+    return word & SLOT_STATE_MASK;
+}
+
+/* Go to STATE, with the flags SET and without CLEAR; wait while the parent is PROBING, which takes
+ * it one system call. Returns the word as it was. */
+ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
+                                        uint32_t clear)
+{
+    uint32_t was = atomic_load(&slot->state);
+    for (;;) {
+        while (state_of(was) == SLOT_PROBING && getppid() == request.parent) {
+            sleep_ms(0);
+            was = atomic_load(&slot->state);
+        }
+        uint32_t now = ((was & ~(uint32_t)SLOT_STATE_MASK & ~clear) | set) | state;
+        if (atomic_compare_exchange_weak(&slot->state, &was, now))
+            return was;
+    }
+}
+
+ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag)
+{
+    uint32_t was = atomic_load(&slot->state);
+    while (!atomic_compare_exchange_weak(&slot->state, &was, was | flag))
+        continue;
+}
+
+/* From here on the connection is the child's alone to write. */
+ASYNC_SAFE static void begin_answering(struct request *rq)
+{
+    if (state_of(atomic_load(&rq->slot->state)) < SLOT_ANSWERING)
+        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN);
+}
+
+ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
+{
+    if (code != HANDLER_EXIT_UNDONE)
+        slot_advance(rq->slot, SLOT_DONE, 0, 0);
+    _exit(code);
+}
+
+/* ---- The connection: waiting, sending, cutting, closing
+ * ------------------------------------------------- */
+
+/* Wait for EVENTS: true, or false when MS have passed. */
+static bool wait_for(int fd, short events, int64_t ms)
+{
+    struct pollfd p = {.fd = fd, .events = events};
+    int64_t until = clock_ms() + ms;
+    for (;;) {
+        int64_t left = until - clock_ms();
+        int n = poll(&p, 1, left < 0 ? 0 : left > INT_MAX ? INT_MAX : (int)left);
+        if (n > 0 || (n < 0 && errno != EINTR))
+            return true; /* an error shows in the call that was waited for */
+        if (n == 0)
+            return false;
+    }
+}
+
+static int unsent(int fd)
+{
+    int n = 0;
+    return ioctl(fd, SIOCOUTQ, &n) < 0 ? 0 : n;
+}
+
+/* Wait until FD takes more. A client that reads slowly makes progress without making room. */
+static bool wait_writable(int fd, int64_t ms)
+{
+    for (int before = unsent(fd);;) {
+        if (wait_for(fd, POLLOUT, ms))
+            return true;
+        int now = unsent(fd);
+        if (now >= before)
+            return false;
+        before = now;
+    }
+}
+
+/* Send all of the vectors: 0, or -1 with EPIPE, ECONNRESET, ETIMEDOUT... */
+static int send_all(struct request *rq, struct iovec *v, int count)
+{
+    int fd = rq->call->connection;
+    while (count > 0) {
+        struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
+        ssize_t n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0 && errno == EAGAIN) {
+            if (wait_writable(fd, rq->settings->send_ms))
+                continue;
+            errno = ETIMEDOUT;
+        }
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -1;
+        while (count > 0 && (size_t)n >= v->iov_len) {
+            n -= (ssize_t)v->iov_len;
+            v++;
+            count--;
+        }
+        if (count > 0) {
+            v->iov_base = (char *)v->iov_base + n;
+            v->iov_len -= (size_t)n;
+        }
+    }
+    return 0;
+}
+
+/* An answer that has begun and must not complete: the client sees a reset, at once. */
+ASYNC_SAFE static void cut_connection(const struct request *rq)
+{
+    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+    if (!rq->call->is_tcp || connect(rq->call->connection, &nobody, sizeof nobody) < 0)
+        shutdown(rq->call->connection, SHUT_RDWR);
+}
+
+/* The orderly end of what we send; without it, SO_LINGER makes every close a reset. */
+ASYNC_SAFE static void end_sending(const struct request *rq)
+{
+    struct linger orderly = {0};
+    setsockopt(rq->call->connection, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
+    shutdown(rq->call->connection, SHUT_WR);
+}
+
+/* While an answer is on its way, a client that does not read for SEND_MS is given up. */
+static void set_user_timeout(const struct request *rq, int64_t ms)
+{
+    unsigned value = (unsigned)(ms > INT_MAX ? INT_MAX : ms);
+    if (rq->call->is_tcp && rq->settings->send_ms != rq->settings->dead_peer_ms)
+        setsockopt(rq->call->connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof value);
+}
+
+/* ---- Answers: head, body, and the last byte, which is held back
+ * ------------------------------------------ */
+
+ASYNC_SAFE const char *handler_reason(int status)
+{
+    static const struct {
+        int status;
+        const char *reason;
+    } names[] = {{200, "OK"},
+                 {201, "Created"},
+                 {202, "Accepted"},
+                 {204, "No Content"},
+                 {206, "Partial Content"},
+                 {301, "Moved Permanently"},
+                 {302, "Found"},
+                 {303, "See Other"},
+                 {304, "Not Modified"},
+                 {307, "Temporary Redirect"},
+                 {308, "Permanent Redirect"},
+                 {400, "Bad Request"},
+                 {401, "Unauthorized"},
+                 {403, "Forbidden"},
+                 {404, "Not Found"},
+                 {405, "Method Not Allowed"},
+                 {406, "Not Acceptable"},
+                 {408, "Request Timeout"},
+                 {409, "Conflict"},
+                 {410, "Gone"},
+                 {411, "Length Required"},
+                 {412, "Precondition Failed"},
+                 {413, "Content Too Large"},
+                 {414, "URI Too Long"},
+                 {415, "Unsupported Media Type"},
+                 {417, "Expectation Failed"},
+                 {422, "Unprocessable Content"},
+                 {423, "Locked"},
+                 {424, "Failed Dependency"},
+                 {428, "Precondition Required"},
+                 {429, "Too Many Requests"},
+                 {431, "Request Header Fields Too Large"},
+                 {500, "Internal Server Error"},
+                 {501, "Not Implemented"},
+                 {502, "Bad Gateway"},
+                 {503, "Service Unavailable"},
+                 {504, "Gateway Timeout"},
+                 {505, "HTTP Version Not Supported"},
+                 {507, "Insufficient Storage"}};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (names[i].status == status)
+            return names[i].reason;
+    return "Unknown";
+}
+
+/* gmtime_r and strftime are not async-signal-safe. Days to dates after the usual reckoning in
+ * years that begin in March, eras of 400 years. */
+ASYNC_SAFE struct utc handler_utc(int64_t seconds)
+{
+    static const unsigned char lengths[] = {31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 31, 29};
+    int64_t day = seconds / 86400, rest = seconds % 86400;
+    unsigned era_day = (unsigned)((day + 719468) % 146097);
+    unsigned year = (era_day - era_day / 1460 + era_day / 36524 - era_day / 146096) / 365;
+    unsigned year_day = era_day - (365 * year + year / 4 - year / 100);
+    unsigned month = 0;
+    while (year_day >= lengths[month])
+        year_day -= lengths[month++];
+    return (struct utc){
+        .year = (unsigned)((day + 719468) / 146097 * 400) + year + (month >= 10),
+        .month = month < 10 ? month + 3 : month - 9,
+        .day = year_day + 1,
+        .weekday = (unsigned)((day + 4) % 7),
+        .hour = (unsigned)(rest / 3600),
+        .minute = (unsigned)(rest % 3600 / 60),
+        .second = (unsigned)(rest % 60),
+    };
+}
+
+/* "Date: Mon, 23 Nov 2026 09:20:01 GMT", RFC 9110 section 5.6.7. */
+ASYNC_SAFE static void add_date(struct text *t)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    struct utc u = handler_utc(now.tv_sec);
+    text_add(t, "Date: ");
+    text_bytes(t, &"SunMonTueWedThuFriSat"[3 * u.weekday], 3);
+    text_add(t, ", ");
+    text_number(t, u.day, 2);
+    text_char(t, ' ');
+    text_bytes(t, &"JanFebMarAprMayJunJulAugSepOctNovDec"[3 * (u.month - 1)], 3);
+    text_char(t, ' ');
+    text_number(t, u.year, 4);
+    text_char(t, ' ');
+    text_number(t, u.hour, 2);
+    text_char(t, ':');
+    text_number(t, u.minute, 2);
+    text_char(t, ':');
+    text_number(t, u.second, 2);
+    text_add(t, " GMT\r\n");
+}
+
+ASYNC_SAFE static void add_status_line(struct text *t, int status)
+{
+    text_add(t, "HTTP/1.1 ");
+    text_signed(t, status);
+    text_char(t, ' ');
+    text_add(t, handler_reason(status));
+    text_add(t, "\r\n");
+    add_date(t);
+}
+
+ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, bool head_only,
+                                        const char *reason)
+{
+    struct text t = {.at = buffer, .room = room};
+    const char *name = handler_reason(status);
+    size_t length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
+    add_status_line(&t, status);
+    text_add(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
+    text_number(&t, length, 1);
+    if (status == 503)
+        text_add(&t, "\r\nRetry-After: 5");
+    text_add(&t, "\r\nConnection: close\r\n\r\n");
+    if (head_only)
+        return t.length;
+    text_signed(&t, status);
+    text_char(&t, ' ');
+    text_add(&t, name);
+    text_add(&t, ": ");
+    text_add(&t, reason);
+    text_char(&t, '\n');
+    return t.length;
+}
+
+static bool has_no_body(const struct request *rq)
+{
+    return rq->is_head || rq->answer.status == 204 || rq->answer.status == 304;
+}
+
+static bool is_reserved_field(const char *name)
+{
+    static const char *const names[] = {"Content-Length", "Transfer-Encoding", "Connection",
+                                        "Date"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcasecmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
+int respond_header(struct request *rq, const char *name, const char *value)
+{
+    struct answer *a = &rq->answer;
+    size_t n = strlen(name), m = strlen(value);
+    bool valid = is_token(name, n) && !is_reserved_field(name);
+    for (size_t i = 0; valid && i < m; i++)
+        valid = is_text((unsigned char)value[i]);
+    errno = !valid ? EINVAL : a->prepared ? EALREADY : E2BIG;
+    if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
+        return -1;
+    struct text t = {.at = a->fields, .length = a->fields_size, .room = sizeof a->fields};
+    text_add(&t, name);
+    text_add(&t, ": ");
+    text_add(&t, value);
+    text_add(&t, "\r\n");
+    a->fields_size = t.length;
+    return 0;
+}
+
+int respond_begin(struct request *rq, int status, const char *type, int64_t length)
+{
+    struct answer *a = &rq->answer;
+    bool valid = status >= 200 && status <= 599 && length >= -1;
+    for (const char *c = type; valid && c != NULL && *c != '\0'; c++)
+        valid = is_text((unsigned char)*c) && strlen(type) < 256;
+    errno = valid ? EALREADY : EINVAL;
+    if (!valid || a->prepared)
+        return -1;
+    a->prepared = true;
+    a->status = status;
+    a->type = type != NULL ? strdup(type) : NULL;
+    a->length = length;
+    a->framing = length >= 0          ? FRAMING_LENGTH
+                 : rq->head.minor > 0 ? FRAMING_CHUNKED
+                                      : FRAMING_CLOSE;
+    return 0;
+}
+
+int respond(struct request *rq, int status, const char *type, const void *body, size_t length)
+{
+    struct answer *a = &rq->answer;
+    char *copy = malloc(length + 1);
+    if (copy == NULL)
+        return -1;
+    if (respond_begin(rq, status, type, (int64_t)length) < 0) {
+        free(copy);
+        return -1;
+    }
+    if (length > 0)
+        memcpy(copy, body, length);
+    a->body = copy;
+    a->body_size = length;
+    a->written = length;
+    return 0;
+}
+
+int respond_text(struct request *rq, int status, const char *format, ...)
+{
+    char *text;
+    va_list args;
+    va_start(args, format);
+    int n = vasprintf(&text, format, args);
+    va_end(args);
+    if (n < 0) {
+        errno = ENOMEM;
+        return -1;
+    }
+    int done = respond(rq, status, "text/plain; charset=utf-8", text, (size_t)n);
+    free(text);
+    return done;
+}
+
+int respond_errno(struct request *rq, const char *doing)
+{
+    int error = errno;
+    request_log(rq, "could not %s: %s", doing, strerror(error));
+    int status = error == EEXIST ? 409 : error == ENOSPC || error == EDQUOT ? 507 : 500;
+    if (!rq->answer.prepared)
+        respond_text(rq, status, "could not %s\n", doing);
+    errno = error;
+    return -1;
+}
+
+/* Build the head; it is sent with the first bytes of the body, or in delivery. */
+static void build_head(struct request *rq)
+{
+    struct answer *a = &rq->answer;
+    struct text t = TEXT(a->head);
+    bool draining = atomic_load(rq->call->draining) != 0;
+    if (!rq->head.keep_alive || a->framing == FRAMING_CLOSE || rq->unread_body || draining)
+        rq->must_close = true;
+    add_status_line(&t, a->status);
+    if (a->type != NULL) {
+        text_add(&t, "Content-Type: ");
+        text_add(&t, a->type);
+        text_add(&t, "\r\n");
+    }
+    if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304) {
+        text_add(&t, "Content-Length: ");
+        text_number(&t, (unsigned long long)a->length, 1);
+        text_add(&t, "\r\n");
+    } else if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
+        text_add(&t, "Transfer-Encoding: chunked\r\n");
+    }
+    if (rq->must_close)
+        text_add(&t, "Connection: close\r\n");
+    else if (rq->head.minor == 0)
+        text_add(&t, "Connection: keep-alive\r\n");
+    text_bytes(&t, a->fields, a->fields_size);
+    text_add(&t, "\r\n");
+    a->head_size = t.length;
+}
+
+/* A close-delimited answer cannot be told from a cut one on AF_UNIX, where there is no reset:
+ * it is collected whole and given its length. */
+static int collect_body(struct answer *a, const void *data, size_t length)
+{
+    char *more = realloc(a->body, a->body_size + length);
+    if (more == NULL)
+        return -1;
+    memcpy(more + a->body_size, data, length);
+    a->body = more;
+    a->body_size += length;
+    return 0;
+}
+
+static void start_answer(struct request *rq)
+{
+    if (rq->answer.started)
+        return;
+    rq->answer.started = true;
+    rq->slot->status = (uint16_t)rq->answer.status;
+    begin_answering(rq);
+    set_user_timeout(rq, rq->settings->send_ms);
+    build_head(rq);
+}
+
+/* Send LENGTH bytes of the body, with what must come before and behind them. */
+static int send_body(struct request *rq, const char *data, size_t length)
+{
+    struct answer *a = &rq->answer;
+    char size_line[24];
+    struct iovec v[5];
+    int n = 0;
+    bool held = a->holds;
+    start_answer(rq);
+    if (a->head_size > 0)
+        v[n++] = (struct iovec){a->head, a->head_size};
+    if (held)
+        v[n++] = (struct iovec){&a->held, 1};
+    if (a->framing == FRAMING_CHUNKED && length > 0) {
+        int size = snprintf(size_line, sizeof size_line, "%zx\r\n", length);
+        v[n++] = (struct iovec){size_line, (size_t)size};
+    }
+    if (length > 0)
+        v[n++] = (struct iovec){(char *)data, length};
+    if (a->framing == FRAMING_CHUNKED && length > 0)
+        v[n++] = (struct iovec){"\r\n", 2};
+    a->head_size = 0;
+    a->holds = false;
+    if (send_all(rq, v, n) < 0)
+        return -1;
+    rq->slot->bytes += length + held;
+    return 0;
+}
+
+int respond_write(struct request *rq, const void *data, size_t length)
+{
+    struct answer *a = &rq->answer;
+    if (!a->prepared || (a->body != NULL && a->framing != FRAMING_CLOSE)) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (a->framing == FRAMING_LENGTH && length > (uint64_t)a->length - a->written) {
+        errno = EMSGSIZE;
+        return -1;
+    }
+    a->written += length;
+    if (length == 0 || has_no_body(rq))
+        return 0;
+    if (a->framing == FRAMING_CLOSE && !rq->call->is_tcp)
+        return collect_body(a, data, length);
+    if (a->framing != FRAMING_LENGTH || a->written < (uint64_t)a->length)
+        return send_body(rq, data, length);
+    if (length > 1 && send_body(rq, data, length - 1) < 0)
+        return -1;
+    a->held = ((const char *)data)[length - 1];
+    a->holds = true;
+    return 0;
+}
+
+/* ---- Delivery: has the answer reached the client?
+ * --------------------------------------------------------- */
+
+/* The kernel's count of bytes acknowledged since accept, and the connection's state, in one look.
+ * (tcp(7), TCP_INFO; RFC 4898 tcpEStatsAppHCThruOctetsAcked.) */
+static bool tcp_look(int fd, uint64_t *acked, bool *closed)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    memset(&info, 0, sizeof info);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
+        return false;
+    *acked = info.tcpi_bytes_acked;
+    *closed = info.tcpi_state == 7; /* TCP_CLOSE: reset, or closed by both */
+    return true;
+}
+
+/* What the count will be when all sent so far and MORE bytes are acknowledged. */
+static uint64_t acked_when_all_is(int fd, uint64_t more)
+{
+    uint64_t before = 0, after = 0;
+    bool closed;
+    int queued;
+    do { /* the two numbers belong together only if the first stood still meanwhile */
+        tcp_look(fd, &before, &closed);
+        queued = unsent(fd);
+        tcp_look(fd, &after, &closed);
+    } while (before != after);
+    return after + (uint64_t)queued + more;
+}
+
+/* AF_UNIX: what the peer has read leaves the queue. A peer that closes with bytes unread resets. */
+static bool unix_was_read(int fd, bool *closed)
+{
+    struct pollfd p = {.fd = fd};
+    bool read = unsent(fd) == 0;
+    *closed = poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
+    if (!*closed)
+        return read;
+    int error = 0;
+    socklen_t size = sizeof error;
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0 &&
+           unsent(fd) == 0;
+}
+
+bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms)
+{
+    uint64_t acked = 0, best = 0;
+    int64_t until = clock_ms() + send_ms;
+    int queued_before = INT_MAX;
+    /* No event announces an acknowledgement, which may be 40 ms late (delayed ACK): look again in
+     * steps, and at once when the client's FIN, which carries one, comes in. */
+    struct pollfd p = {.fd = connection, .events = POLLRDHUP};
+    for (int64_t step_us = 50;; step_us = step_us < 5000 ? step_us * 2 : step_us) {
+        bool closed = false;
+        if (is_tcp ? tcp_look(connection, &acked, &closed) && acked >= n
+                   : unix_was_read(connection, &closed))
+            return true;
+        if (closed)
+            return false;
+        int queued = is_tcp ? 0 : unsent(connection);
+        if (acked > best || queued < queued_before)
+            until = clock_ms() + send_ms;
+        best = acked;
+        queued_before = queued;
+        if (clock_ms() >= until)
+            return false;
+        struct timespec pause = {.tv_nsec = step_us * 1000};
+        if (ppoll(&p, p.fd < 0 ? 0 : 1, &pause, NULL) > 0)
+            p.fd = -1; /* it would be ready from now on */
+    }
+}
+
+/* ---- The end of a request: kept, or undone
+ * ------------------------------------------------------------------ */
+
+ASYNC_SAFE static int status_for(enum outcome outcome, enum cause cause)
+{
+    if (cause == CAUSE_EVICTED)
+        return 408;
+    return outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_CRASH ? 500 : 503;
+}
+
+ASYNC_SAFE static const char *words_for(int status)
+{
+    switch (status) {
+    case 408:
+        return "the request did not arrive in time";
+    case 504:
+        return "the time limit was reached; the work was stopped and undone";
+    case 503:
+        return "the server is stopping; the work was stopped and undone";
+    default:
+        return "the work failed and was undone";
+    }
+}
+
+/* Undo, and note how that went. True: nothing is left. */
+ASYNC_SAFE static bool undo(struct request *rq)
+{
+    bool something = cleanup_pending();
+    bool done = cleanup_undo() == CLEANUP_DONE;
+    if (something)
+        rq->slot->undo = done ? UNDO_OK : UNDO_FAILED;
+    return done;
+}
+
+/* Stop the work and undo it, tell the client if there is something to tell, and exit. */
+ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcome, enum cause cause)
+{
+    bool ran = state_of(atomic_load(&rq->slot->state)) >= SLOT_RUNNING;
+    rq->slot->outcome = (uint8_t)outcome;
+    if (rq->answer.started)
+        cut_connection(rq);
+    if (ran && outcome == OUTCOME_HANGUP)
+        log_event(rq->slot->id, "The client closed the connection prematurely. Cleaning up.");
+    bool alone = cleanup_end_children(ran ? rq->settings->grace_ms : 0);
+    if (!undo(rq) || !alone)
+        _exit(HANDLER_EXIT_UNDONE); /* the parent goes on, and tells the client */
+    if (outcome != OUTCOME_HANGUP && !rq->answer.started) {
+        char answer[1024];
+        int status = status_for(outcome, cause);
+        size_t n =
+            handler_canned_answer(answer, sizeof answer, status, rq->is_head, words_for(status));
+        begin_answering(rq);
+        if (send(rq->call->connection, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)n) {
+            rq->slot->status = (uint16_t)status;
+            end_sending(rq);
+        }
+    }
+    leave(rq, HANDLER_EXIT_CLOSE);
+}
+
+ASYNC_SAFE static enum outcome outcome_of(enum cause cause)
+{
+    switch (cause) {
+    case CAUSE_HANGUP:
+        return OUTCOME_HANGUP;
+    case CAUSE_TIMEOUT:
+        return OUTCOME_TIMEOUT;
+    case CAUSE_DRAIN:
+        return OUTCOME_DRAIN;
+    case CAUSE_EVICTED:
+        return OUTCOME_ERROR;
+    default:
+        return OUTCOME_KILLED;
+    }
+}
+
+ASYNC_SAFE static bool has_other_threads(void)
+{
+    struct stat task; /* a directory for each thread, and two links of its own */
+    return stat("/proc/self/task", &task) == 0 && task.st_nlink > 3;
+}
+
+/* SIGTERM: the parent, the parent's death, or an operator ends the request. */
+ASYNC_SAFE static void on_sigterm(int signal)
+{
+    if (!cleanup_is_owner()) { /* a process that the route forked: it dies of it, nothing more */
+        struct sigaction fatal = {.sa_handler = SIG_DFL};
+        sigaction(signal, &fatal, NULL);
+        raise(signal);
+        return;
+    }
+    if (delivering != 0)
+        return;
+    /* Other threads would go on creating while this one undoes: end them all, the parent undoes. */
+    if (has_other_threads()) {
+        kill(getpid(), SIGKILL);
+        return;
+    }
+    enum cause cause = (enum cause)atomic_load(&request.slot->cause);
+    abandon(&request, outcome_of(cause), cause);
+}
+
+static void block_sigterm(struct request *rq)
+{
+    sigset_t term;
+    delivering = 1;
+    slot_flag(rq->slot, SLOT_DELIVERING);
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    sigprocmask(SIG_BLOCK, &term, NULL);
+}
+
+/* Send what the answer still lacks. */
+static int send_rest(struct request *rq)
+{
+    struct answer *a = &rq->answer;
+    if (a->body != NULL && !has_no_body(rq))
+        return send_body(rq, a->body, a->body_size);
+    start_answer(rq);
+    if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
+        struct iovec v[] = {{a->head, a->head_size}, {"0\r\n\r\n", 5}};
+        return send_all(rq, v, 2);
+    }
+    return a->holds || a->head_size > 0 ? send_body(rq, NULL, 0) : 0;
+}
+
+/* The bytes that send_rest will send, and the FIN where that completes the answer. */
+static uint64_t rest_size(struct request *rq)
+{
+    const struct answer *a = &rq->answer;
+    start_answer(rq);
+    uint64_t n = a->head_size + a->holds;
+    if (!has_no_body(rq))
+        n += a->body != NULL ? a->body_size : a->framing == FRAMING_CHUNKED ? 5U : 0U;
+    return n + (a->framing == FRAMING_CLOSE);
+}
+
+/* Send the end of an answer below 400 and learn whether the client has it. */
+static bool deliver(struct request *rq)
+{
+    bool recorded = cleanup_pending(), is_tcp = rq->call->is_tcp;
+    uint64_t n = rest_size(rq);
+    if (recorded && is_tcp)
+        n = acked_when_all_is(rq->call->connection, n);
+    if (recorded && cleanup_sent(n) < 0) {
+        request_log(rq, "could not record the answer in the ledger: %s", strerror(errno));
+        return false;
+    }
+    if (send_rest(rq) < 0)
+        return false;
+    if (rq->must_close)
+        end_sending(rq);
+    return !recorded ||
+           handler_was_delivered(rq->call->connection, is_tcp, n, rq->settings->send_ms);
+}
+
+_Noreturn static void finish_well(struct request *rq)
+{
+    struct answer *a = &rq->answer;
+    if (a->framing == FRAMING_CLOSE && !rq->call->is_tcp) {
+        a->framing = FRAMING_LENGTH;
+        a->length = (int64_t)a->body_size;
+    }
+    bool finish = (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
+    bool delivered = deliver(rq);
+    if (!delivered && !finish) {
+        rq->slot->outcome = OUTCOME_HANGUP;
+        cut_connection(rq);
+        bool struck = cleanup_unsent() == 0;
+        if (!struck || !undo(rq))
+            _exit(HANDLER_EXIT_UNDONE);
+        leave(rq, HANDLER_EXIT_CLOSE);
+    }
+    rq->slot->outcome = delivered ? OUTCOME_OK : OUTCOME_HANGUP;
+    if (cleanup_keep() != CLEANUP_DONE)
+        _exit(HANDLER_EXIT_UNDONE);
+    if (!rq->must_close)
+        set_user_timeout(rq, rq->settings->dead_peer_ms);
+    leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
+}
+
+/* An answer of 400 or above is complete only when nothing is left of what it failed at; what only a
+ * janitor may do goes on after it. */
+_Noreturn static void finish_badly(struct request *rq)
+{
+    rq->slot->outcome = OUTCOME_ERROR;
+    bool undone = undo(rq);
+    if (!undone)
+        rq->must_close = true;
+    start_answer(rq);
+    if (send_rest(rq) < 0)
+        rq->must_close = true;
+    else if (rq->must_close)
+        end_sending(rq);
+    if (!undone)
+        _exit(HANDLER_EXIT_UNDONE);
+    leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
+}
+
+/* The answer has begun and cannot be finished. */
+_Noreturn static void finish_cut(struct request *rq)
+{
+    rq->slot->outcome = OUTCOME_ERROR;
+    cut_connection(rq);
+    if (!undo(rq))
+        _exit(HANDLER_EXIT_UNDONE);
+    leave(rq, HANDLER_EXIT_CLOSE);
+}
+
+_Noreturn static void finish(struct request *rq, int result)
+{
+    struct answer *a = &rq->answer;
+    block_sigterm(rq);
+    if (!cleanup_end_children(0))
+        request_log(rq, "a process of this request does not end, even by SIGKILL");
+    bool complete = a->prepared && (a->framing != FRAMING_LENGTH || has_no_body(rq) ||
+                                    a->written == (uint64_t)a->length);
+    if (result == 0 && complete && a->status < 400)
+        finish_well(rq);
+    if (a->started && (result != 0 || !complete))
+        finish_cut(rq);
+    if (!complete || (result != 0 && a->status < 400)) {
+        request_log(rq, "the handler %s",
+                    result != 0    ? "failed"
+                    : !a->prepared ? "returned without an answer"
+                                   : "returned before its answer was complete");
+        a->prepared = false;
+        a->body = NULL;
+        a->fields_size = 0;
+        respond_text(rq, 500, "500 Internal Server Error: %s\n", words_for(500));
+    }
+    finish_badly(rq);
+}
+
+/* Refuse the request: nothing has been made. */
+_Noreturn static void refuse(struct request *rq, int status, const char *reason)
+{
+    respond_text(rq, status, "%d %s: %s\n", status, handler_reason(status), reason);
+    finish(rq, 0);
+}
+
+/* ---- Reading: the head
+ * ---------------------------------------------------------------------------------------- */
+
+/* The request line for logs and people, as far as it has come. */
+static void note_request(struct request *rq)
+{
+    const char *end = memchr(rq->buffer, '\r', rq->have);
+    size_t n = end != NULL ? (size_t)(end - rq->buffer) : rq->have;
+    if (rq->head.started && rq->head.method.length > 0) {
+        end = memchr(rq->buffer + rq->head.method.at, '\r', rq->have - rq->head.method.at);
+        n = end != NULL ? (size_t)(end - rq->buffer) - rq->head.method.at : 0;
+    }
+    const char *from = rq->buffer + (rq->head.started ? rq->head.method.at : 0);
+    if (n >= SLOT_REQUEST_SIZE)
+        n = SLOT_REQUEST_SIZE - 1;
+    memcpy(rq->slot->request, from, n);
+    rq->slot->request[n] = '\0';
+}
+
+/* Look at what the connection holds, behind what we have, without taking it: its size, 0 at the
+ * client's FIN; times out into 408. */
+static size_t peek(struct request *rq, char *to, size_t room, int64_t deadline, const char *late)
+{
+    int fd = rq->call->connection;
+    for (;;) {
+        ssize_t n = recv(fd, to, room, MSG_PEEK | MSG_DONTWAIT);
+        if (n >= 0)
+            return (size_t)n;
+        if (errno == EAGAIN) {
+            int64_t left = deadline - clock_ms();
+            if (left <= 0 || !wait_for(fd, POLLIN, left)) {
+                rq->unread_body = true;
+                refuse(rq, 408, late);
+            }
+        } else if (errno != EINTR) {
+            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
+        }
+    }
+}
+
+/* Take N bytes that were peeked at. */
+static void take(struct request *rq, char *to, size_t n)
+{
+    while (n > 0) {
+        ssize_t got = recv(rq->call->connection, to, n, 0);
+        if (got == 0 || (got < 0 && errno != EINTR))
+            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
+        if (got > 0) {
+            to += got;
+            n -= (size_t)got;
+        }
+    }
+}
+
+/* The client's FIN came before the end of its request: it has gone, or will hear why not. */
+_Noreturn static void refuse_truncated(struct request *rq)
+{
+    if (rq->have == 0)
+        leave(rq, HANDLER_EXIT_CLOSE);
+    rq->unread_body = true;
+    rq->head.keep_alive = false;
+    respond_text(rq, 400, "400 Bad Request: the request ended before it was complete\n");
+    block_sigterm(rq);
+    start_answer(rq);
+    if (send_rest(rq) == 0)
+        end_sending(rq);
+    rq->slot->outcome = OUTCOME_HANGUP;
+    leave(rq, HANDLER_EXIT_CLOSE);
+}
+
+static void read_head(struct request *rq)
+{
+    const struct handler_settings *s = rq->settings;
+    struct http_limits limits = {.max_target = (uint32_t)s->max_target,
+                                 .max_header = (uint32_t)s->max_header};
+    int64_t deadline = clock_ms() + s->header_ms;
+    for (;;) {
+        size_t n = peek(rq, rq->buffer + rq->have, rq->room - rq->have, deadline,
+                        "the header did not arrive in time");
+        if (n == 0)
+            refuse_truncated(rq);
+        int64_t size = http_parse_head(&rq->head, rq->buffer, rq->have + n, &limits);
+        size_t used = size > 0 ? (size_t)size - rq->have : n;
+        take(rq, rq->buffer + rq->have, used);
+        rq->have += used;
+        note_request(rq);
+        if (size > 0)
+            break;
+        if (size < 0 || rq->have == rq->room) {
+            rq->unread_body = true;
+            rq->is_head = span_is(rq->buffer, rq->head.method, "HEAD");
+            rq->slot->head = rq->is_head;
+            refuse(rq, size < 0 ? rq->head.status : 431,
+                   size < 0 ? rq->head.reason : "the header is too large");
+        }
+        slot_advance(rq->slot, SLOT_READING, SLOT_HEAD_OPEN, 0);
+    }
+    if ((atomic_load(&rq->slot->state) & SLOT_HEAD_OPEN) != 0)
+        slot_advance(rq->slot, SLOT_READING, 0, SLOT_HEAD_OPEN);
+}
+
+static void decode_head(struct request *rq)
+{
+    const struct http_head *h = &rq->head;
+    struct http_span query;
+    rq->method = strndup(rq->buffer + h->method.at, h->method.length);
+    rq->path = malloc((size_t)h->target.length + 2);
+    if (rq->method == NULL || rq->path == NULL)
+        refuse(rq, 503, "out of memory");
+    rq->is_head = strcmp(rq->method, "HEAD") == 0;
+    rq->slot->head = rq->is_head;
+    rq->unread_body = h->chunked || h->body_length > 0;
+    const char *target = rq->buffer + h->target.at;
+    if (strcmp(rq->method, "OPTIONS") == 0 && h->target.length == 1 && *target == '*') {
+        memcpy(rq->path, "*", 2);
+        return;
+    }
+    const char *wrong = http_decode_target(target, h->target.length, rq->path, &query);
+    if (wrong != NULL)
+        refuse(rq, 400, wrong);
+    rq->query = strndup(target + query.at, query.length);
+    if (rq->query == NULL)
+        refuse(rq, 503, "out of memory");
+}
+
+/* ---- Reading: which route, and may it be asked so?
+ * --------------------------------------------------------------- */
+
+static const char standard_methods[] = "GET HEAD POST PUT DELETE PATCH OPTIONS CONNECT TRACE";
+
+static bool lists_method(const char *methods, const char *method)
+{
+    size_t n = strlen(method);
+    for (const char *at = methods; (at = strstr(at, method)) != NULL; at++)
+        if ((at == methods || at[-1] == ' ') && (at[n] == '\0' || at[n] == ' '))
+            return true;
+    return false;
+}
+
+static const char *methods_of(const struct route *r)
+{
+    return r->methods != NULL ? r->methods : r->program != NULL ? "GET HEAD POST" : "GET";
+}
+
+/* The exact path, else the longest prefix. */
+static void find_route(struct request *rq)
+{
+    size_t best = 0;
+    for (size_t i = 0; i < rq->settings->route_count; i++) {
+        const struct route *r = &rq->settings->routes[i];
+        size_t n = strlen(r->path);
+        bool prefix = r->path[n - 1] == '/';
+        if (strcmp(r->path, rq->path) == 0)
+            n += rq->room; /* beats every prefix */
+        else if (!prefix || strncmp(r->path, rq->path, n) != 0)
+            continue;
+        if (n > best) {
+            best = n;
+            rq->route = r;
+            rq->slot->route = (int16_t)i;
+        }
+    }
+    rq->path_info = "";
+    if (rq->route != NULL && rq->route->path[strlen(rq->route->path) - 1] == '/')
+        rq->path_info = rq->path + strlen(rq->route->path);
+}
+
+/* "GET, HEAD, OPTIONS" */
+static void add_allow(struct request *rq)
+{
+    char allow[512];
+    struct text t = TEXT(allow);
+    const char *methods = rq->route != NULL ? methods_of(rq->route) : standard_methods;
+    for (const char *at = methods; *at != '\0'; at++) {
+        if (*at == ' ')
+            text_char(&t, ',');
+        text_char(&t, *at);
+    }
+    if (lists_method(methods, "GET") && !lists_method(methods, "HEAD"))
+        text_add(&t, ", HEAD");
+    if (!lists_method(methods, "OPTIONS"))
+        text_add(&t, ", OPTIONS");
+    respond_header(rq, "Allow", text_end(&t));
+}
+
+/* Everything that can be refused is refused before the body is asked for. */
+static void check_request(struct request *rq)
+{
+    bool known = lists_method(standard_methods, rq->method);
+    if (strcmp(rq->path, "*") != 0) {
+        find_route(rq);
+        if (!known && (rq->route == NULL || rq->route->program == NULL))
+            refuse(rq, 501, "the method is not implemented");
+        if (rq->route == NULL)
+            refuse(rq, 404, "no route serves this path");
+    }
+    const char *methods = rq->route != NULL ? methods_of(rq->route) : "OPTIONS";
+    bool listed = lists_method(methods, rq->method);
+    if (strcmp(rq->method, "OPTIONS") == 0 && (rq->route == NULL || !listed)) {
+        add_allow(rq);
+        respond(rq, 200, NULL, "", 0);
+        finish(rq, 0);
+    }
+    if (!listed && !(rq->is_head && lists_method(methods, "GET"))) {
+        add_allow(rq);
+        refuse(rq, 405, "the method is not allowed here");
+    }
+    if (rq->head.body_length > rq->settings->max_body)
+        refuse(rq, 413, "the body is too large");
+    if (rq->is_head && !listed) { /* the work would be done for nobody to read */
+        respond(rq, 200, NULL, "", 0);
+        rq->answer.framing = FRAMING_CHUNKED; /* no length is claimed for what was not made */
+        finish(rq, 0);
+    }
+}
+
+/* ---- Reading: the body, whole, into a file
+ * ---------------------------------------------------------------------- */
+
+#define BODY_IN_MEMORY_MAX (1U << 20) /* bytes; a longer or chunked body goes to the disk */
+#define BODY_PIECE 65536
+
+static int open_spool(const struct request *rq)
+{
+    int fd = -1;
+    if (rq->head.chunked || rq->head.body_length > BODY_IN_MEMORY_MAX)
+        fd = open(rq->settings->tmpdir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    return fd >= 0 ? fd : memfd_create("body", MFD_CLOEXEC);
+}
+
+static void spool(struct request *rq, const char *data, size_t n)
+{
+    if (n > rq->settings->max_body - rq->body_length)
+        refuse(rq, 413, "the body is too large");
+    if (write_all(rq->body, data, n) < 0) {
+        request_log(rq, "could not store the body: %s", strerror(errno));
+        refuse(rq, 507, "the body could not be stored");
+    }
+    rq->body_length += n;
+}
+
+static void read_chunked_body(struct request *rq, char *piece)
+{
+    struct http_chunks chunks = {0};
+    enum http_chunk_step step = CHUNK_MORE;
+    while (step != CHUNK_END) {
+        size_t n = peek(rq, piece, BODY_PIECE, clock_ms() + rq->settings->body_ms,
+                        "the body did not arrive in time");
+        if (n == 0)
+            refuse_truncated(rq);
+        size_t done = 0;
+        do {
+            size_t used, at, length;
+            step = http_decode_chunks(&chunks, piece + done, n - done, &used, &at, &length);
+            if (step == CHUNK_DATA)
+                spool(rq, piece + done + at, length);
+            done += used;
+        } while (step == CHUNK_DATA);
+        take(rq, piece, done); /* the next request's bytes stay in the socket */
+        if (step == CHUNK_BAD)
+            refuse(rq, 400, chunks.reason);
+    }
+}
+
+static void read_sized_body(struct request *rq, char *piece)
+{
+    for (uint64_t left = rq->head.body_length; left > 0;) {
+        size_t room = left < BODY_PIECE ? (size_t)left : BODY_PIECE;
+        ssize_t n = recv(rq->call->connection, piece, room, MSG_DONTWAIT);
+        if (n > 0) {
+            spool(rq, piece, (size_t)n);
+            left -= (uint64_t)n;
+        } else if (n == 0) {
+            refuse_truncated(rq);
+        } else if (errno == EAGAIN) {
+            if (!wait_for(rq->call->connection, POLLIN, rq->settings->body_ms))
+                refuse(rq, 408, "the body did not arrive in time");
+        } else if (errno != EINTR) {
+            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
+        }
+    }
+}
+
+static void read_body(struct request *rq)
+{
+    static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    char piece[BODY_PIECE];
+    if (!rq->unread_body)
+        return;
+    rq->body = open_spool(rq);
+    if (rq->body < 0) {
+        request_log(rq, "could not make a file for the body: %s", strerror(errno));
+        refuse(rq, 503, "the body could not be stored");
+    }
+    /* Unless the body is on its way already, RFC 9110 section 10.1.1. */
+    if (rq->head.expect_continue &&
+        recv(rq->call->connection, piece, 1, MSG_PEEK | MSG_DONTWAIT) < 0) {
+        struct iovec v = {(char *)go_on, sizeof go_on - 1};
+        if (send_all(rq, &v, 1) < 0)
+            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
+    }
+    if (rq->head.chunked)
+        read_chunked_body(rq, piece);
+    else
+        read_sized_body(rq, piece);
+    rq->unread_body = false;
+    if (lseek(rq->body, 0, SEEK_SET) < 0)
+        refuse(rq, 500, "the body could not be read back");
+}
+
+/* ---- Running the route
+ * -------------------------------------------------------------------------------------------- */
+
+static uint32_t half_close_flags(const struct request *rq)
+{
+    enum half_close policy = rq->route->half_close != HALF_CLOSE_DEFAULT ? rq->route->half_close
+                                                                         : rq->settings->half_close;
+    return policy == HALF_CLOSE_HANGUP   ? SLOT_FIN_HANGUP
+           : policy == HALF_CLOSE_IGNORE ? SLOT_FIN_IGNORE
+                                         : 0;
+}
+
+/* From here on the parent acts on a hangup as the route wants it. */
+static void enter_running(struct request *rq)
+{
+    static const char probe[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    uint32_t flags = half_close_flags(rq);
+    enum on_hangup policy =
+        rq->route->on_hangup != ON_HANGUP_DEFAULT ? rq->route->on_hangup : rq->settings->on_hangup;
+    if (policy == ON_HANGUP_FINISH)
+        flags |= SLOT_FINISH;
+    if (rq->head.minor == 0)
+        flags |= SLOT_NOPROBE;
+    if (rq->route->timeout_ms > 0) {
+        atomic_store(&rq->slot->limit_ms, rq->route->timeout_ms);
+        if (write_all(rq->call->nudge, &rq->call->slot_number, sizeof rq->call->slot_number) < 0)
+            request_log(rq, "could not tell the server this route's time limit: %s",
+                        strerror(errno));
+    }
+    uint32_t was = slot_advance(rq->slot, SLOT_RUNNING, flags, 0);
+    if ((was & SLOT_FIN_SEEN) == 0 || (flags & (SLOT_FINISH | SLOT_FIN_IGNORE)) != 0)
+        return;
+    if ((flags & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0)
+        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
+    /* The FIN came while we were reading, when it could not be asked about: ask now. */
+    struct iovec v = {(char *)probe, sizeof probe - 1};
+    if (send_all(rq, &v, 1) < 0)
+        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
+}
+
+static void arm_signals(void)
+{
+    struct sigaction term = {.sa_handler = on_sigterm};
+    sigset_t none;
+    sigfillset(&term.sa_mask);
+    sigaction(SIGTERM, &term, NULL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+_Noreturn void handler_serve(const struct handler_call *call)
+{
+    struct request *rq = &request;
+    const struct handler_settings *s = call->settings;
+    *rq = (struct request){.call = call,
+                           .settings = s,
+                           .slot = call->slot,
+                           .room = s->max_target + s->max_header + HTTP_LINE_SLACK,
+                           .query = "",
+                           .path_info = "",
+                           .body = -1,
+                           .parent = getppid()};
+    struct cleanup_owner owner = {.dir = call->state_dir,
+                                  .id = rq->slot->id,
+                                  .title = rq->slot->request,
+                                  .tmpdir = s->tmpdir,
+                                  .sync = s->sync};
+    cleanup_begin(&owner);
+    arm_signals();
+    rq->slot->route = -1;
+    rq->buffer = malloc(rq->room);
+    if (rq->buffer == NULL)
+        _exit(HANDLER_EXIT_UNDONE);
+    read_head(rq);
+    decode_head(rq);
+    check_request(rq);
+    read_body(rq);
+    enter_running(rq);
+    finish(rq, rq->route->handler(rq));
+}
+
+/* ---- Routes, durations and sizes as people write them
+ * ---------------------------------------------------------------- */
+
+int64_t parse_duration(const char *text)
+{
+    static const struct {
+        const char *unit;
+        double ms;
+    } units[] = {{"", 1000}, {"s", 1000}, {"ms", 1}, {"m", 60000}, {"h", 3600000}};
+    char *end;
+    if (!is_digit((unsigned char)*text) && *text != '.')
+        return -1;
+    double value = strtod(text, &end);
+    for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
+        if (strcmp(end, units[i].unit) == 0 && value * units[i].ms <= (double)INT_MAX)
+            return value > 0 && value * units[i].ms < 1 ? 1 : (int64_t)(value * units[i].ms + 0.5);
+    return -1;
+}
+
+int64_t parse_size(const char *text)
+{
+    unsigned long long n;
+    if (!parse_number(&text, INT64_MAX >> 31, &n))
+        return -1;
+    static const char units[] = "kMG";
+    for (int i = 0; i < 3; i++)
+        if (*text != '\0' && (*text | 0x20) == (units[i] | 0x20) && text[1] == '\0')
+            return (int64_t)(n << (10 * (i + 1)));
+    return *text == '\0' ? (int64_t)n : -1;
+}
+
+static int parse_key(struct route *r, const char *key, const char *value, char *why, size_t size)
+{
+    if (strcmp(key, "timeout") == 0) {
+        r->timeout_ms = parse_duration(value);
+        if (r->timeout_ms > 0)
+            return 0;
+        snprintf(why, size, "timeout=%s is not a time; write timeout=90s, 15m or 2h", value);
+    } else if (strcmp(key, "max") == 0) {
+        unsigned long long n;
+        const char *end = value;
+        if (parse_number(&end, 1000000, &n) && *end == '\0' && n > 0) {
+            r->max = (unsigned)n;
+            return 0;
+        }
+        snprintf(why, size, "max=%s is not a number from 1 to 1000000", value);
+    } else if (strcmp(key, "on-hangup") == 0) {
+        r->on_hangup = parse_on_hangup(value);
+        if (r->on_hangup != ON_HANGUP_DEFAULT)
+            return 0;
+        snprintf(why, size, "on-hangup=%s is neither undo nor finish", value);
+    } else if (strcmp(key, "half-close") == 0) {
+        r->half_close = parse_half_close(value);
+        if (r->half_close != HALF_CLOSE_DEFAULT)
+            return 0;
+        snprintf(why, size, "half-close=%s is none of probe, hangup, ignore", value);
+    } else {
+        snprintf(why, size, "there is no key %s; there are timeout, max, on-hangup, half-close",
+                 key);
+    }
+    return -1;
+}
+
+enum half_close parse_half_close(const char *text)
+{
+    return strcmp(text, "probe") == 0    ? HALF_CLOSE_PROBE
+           : strcmp(text, "hangup") == 0 ? HALF_CLOSE_HANGUP
+           : strcmp(text, "ignore") == 0 ? HALF_CLOSE_IGNORE
+                                         : HALF_CLOSE_DEFAULT;
+}
+
+enum on_hangup parse_on_hangup(const char *text)
+{
+    return strcmp(text, "undo") == 0     ? ON_HANGUP_UNDO
+           : strcmp(text, "finish") == 0 ? ON_HANGUP_FINISH
+                                         : ON_HANGUP_DEFAULT;
+}
+
+static int parse_target(struct route *r, const char *target, const struct route *compiled,
+                        char *why, size_t size)
+{
+    struct text names = {.at = why, .room = size};
+    if (*target != '@') {
+        snprintf(why, size, "%s is not a handler; write @NAME", target);
+        return -1;
+    }
+    for (const struct route *c = compiled; c->path != NULL; c++)
+        if (c->name != NULL && strcmp(c->name, target + 1) == 0) {
+            const char *path = r->path;
+            *r = *c;
+            r->path = path;
+            return 0;
+        }
+    text_add(&names, "no handler is called ");
+    text_add(&names, target);
+    text_add(&names, "; there are:");
+    for (const struct route *c = compiled; c->path != NULL; c++)
+        if (c->name != NULL) {
+            text_add(&names, " @");
+            text_add(&names, c->name);
+        }
+    text_end(&names);
+    return -1;
+}
+
+int route_parse(const char *text, const struct route *compiled, struct route *route, char *why,
+                size_t why_size)
+{
+    char *copy = strdup(text), *save = NULL;
+    *route = (struct route){0};
+    if (copy == NULL) {
+        snprintf(why, why_size, "out of memory");
+        return -1;
+    }
+    char *equals = strchr(copy, '=');
+    if (*copy != '/' || equals == NULL || equals[1] == '\0') {
+        snprintf(why, why_size, "a route is PATH=TARGET, as in /report=@report");
+        goto wrong;
+    }
+    *equals = '\0';
+    route->path = strdup(copy);
+    char *target = strtok_r(equals + 1, ",", &save);
+    if (route->path == NULL || target == NULL ||
+        parse_target(route, target, compiled, why, why_size) < 0)
+        goto wrong;
+    for (char *key; (key = strtok_r(NULL, ",", &save)) != NULL;) {
+        char *value = strchr(key, '=');
+        if (value == NULL) {
+            snprintf(why, why_size, "%s has no value; write %s=VALUE", key, key);
+            goto wrong;
+        }
+        *value = '\0';
+        if (parse_key(route, key, value + 1, why, why_size) < 0)
+            goto wrong;
+    }
+    free(copy);
+    return 0;
+wrong:
+    free(copy);
+    free((char *)route->path);
+    route->path = NULL;
+    return -1;
+}
+
+/* ---- The demonstration
+ * -------------------------------------------------------------------------------------------------
+ */
+
+#define DEMONSTRATION_SECONDS_MAX 60
+
+/* Write a file, work for a while, answer. Hang up meanwhile, and the file is gone. */
+int handler_demonstration(struct request *rq)
+{
+    char path[PATH_MAX];
+    const char *asked = request_parameter(rq, "seconds");
+    int64_t ms = asked != NULL ? parse_duration(asked) : 4000;
+    if (ms < 0 || ms > DEMONSTRATION_SECONDS_MAX * 1000)
+        return respond_text(rq, 400, "seconds is a number from 0 to %d\n",
+                            DEMONSTRATION_SECONDS_MAX);
+    snprintf(path, sizeof path, "%s/txt", rq->settings->tmpdir);
+    int fd = cleanup_create(path, CLEANUP_OVERWRITE, 0644);
+    if (fd < 0 || write_all(fd, "hello\n", 6) < 0 || close(fd) < 0)
+        return respond_errno(rq, "write the file");
+    request_log(rq, "new file %s", path);
+    sleep_ms(ms);
+    return respond_text(rq, 200, "File persisted.\n");
+}

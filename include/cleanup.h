@@ -1,0 +1,192 @@
+/* cleanup.h: what a request makes, and how it is undone.
+ *
+ * Calling sequence, in a handler:
+ *
+ *     int fd = cleanup_create("/srv/reports/q3.csv", 0, 0644);
+ *     if (fd < 0)
+ *         return respond_errno(rq, "create the report");
+ *     ... write to fd, close(fd) ...
+ *     return respond_text(rq, 200, "done\n");
+ *
+ * Every function below first records in the request's ledger how to undo what
+ * it is about to do, and then does it; death at any instruction in between
+ * leaves nothing behind. When the request has been answered the ledger is
+ * dropped; however else it ends, the ledger is undone, newest record first.
+ *
+ * Ownership: paths are copied; returned descriptors (close-on-exec) are the
+ * caller's. Paths may be relative; the ledger holds them absolute.
+ * Errors: -1 (or NULL) with errno set, and then nothing was made. Common to all:
+ *     EINVAL        a newline, or an empty path or command: the ledger cannot hold it
+ *     ENAMETOOLONG  the record would be longer than CLEANUP_RECORD_MAX
+ *     ENOSPC, EIO   the ledger could not be written
+ *     EPERM         called outside a request, or by a process the handler forked
+ * Signal safety: only what is marked ASYNC_SAFE may be called in a signal handler.
+ */
+#ifndef HANGUPD_CLEANUP_H
+#define HANGUPD_CLEANUP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* A function so marked may run in a signal handler. It goes to a section of its own, and
+ * `make lint` proves that nothing in that section calls anything but async-signal-safe
+ * functions (signal-safety(7)) and other functions of that section. */
+#define ASYNC_SAFE __attribute__((section(".text.async_safe")))
+
+/* The longest record, in bytes, verb and newline included. */
+#define CLEANUP_RECORD_MAX 8192
+
+/* cleanup_create: replace what has the name now, instead of failing with EEXIST. What was
+ * there is gone, as with O_TRUNC: undo removes the new file and does not restore the old. */
+#define CLEANUP_OVERWRITE 1
+
+/* Make the file PATH, open for reading and writing, with MODE (less the umask). The name
+ * appears in one step. FLAGS: 0 or CLEANUP_OVERWRITE. Undo removes it only while the name
+ * still stands for this very file. Errors also: EEXIST and those of open(2), rename(2). */
+int cleanup_create(const char *path, int flags, mode_t mode);
+
+/* Make the directory PATH with MODE (less the umask). Undo removes it with all that is in it,
+ * while the name still stands for this very directory. Errors also: those of mkdir(2). */
+int cleanup_mkdir(const char *path, mode_t mode);
+
+/* The request's scratch directory, made at the first call, below $TMPDIR (else /tmp) and
+ * private to it. It is removed at the end in any case, answered or not.
+ * Returns its path, valid until the request ends. */
+const char *cleanup_tempdir(void);
+
+/* For what other code is about to make: on undo, remove the file PATH, or the directory PATH
+ * and all that is in it, whatever then has that name. Call it before the thing is made. */
+int cleanup_unlink(const char *path);
+int cleanup_rmtree(const char *path);
+
+/* On undo, run COMMAND with /bin/sh. It runs outside the request, with REQUEST_ID in its
+ * environment, maybe more than once, and must succeed when there is nothing to undo. Record it
+ * before the thing is made, and name the thing by a token known beforehand (request_id). */
+int cleanup_run(const char *command);
+
+/* Keep everything recorded so far, however the request ends. */
+int cleanup_commit(void);
+
+#ifdef HANGUPD_INTERNAL
+
+/* ---- For the server's own files from here on ------------------------------------------- */
+
+/* Text built in place, without stdio: usable in a signal handler. What does not fit is cut. */
+struct text {
+    char *at;
+    size_t length, room; /* length < room; at[length] is not kept NUL: see text_end */
+};
+#define TEXT(array) ((struct text){.at = (array), .length = 0, .room = sizeof(array)})
+ASYNC_SAFE void text_bytes(struct text *t, const void *bytes, size_t n);
+ASYNC_SAFE void text_add(struct text *t, const char *s);
+ASYNC_SAFE void text_char(struct text *t, char c);
+ASYNC_SAFE void text_number(struct text *t, unsigned long long n, unsigned width); /* zero-padded */
+ASYNC_SAFE void text_signed(struct text *t, long long n);
+ASYNC_SAFE const char *text_end(struct text *t); /* NUL-terminates */
+
+/* The decimal number at *S, which is advanced past it. False: no digit, or over MAX. */
+ASYNC_SAFE bool parse_number(const char **s, unsigned long long max, unsigned long long *n);
+
+/* Milliseconds on CLOCK_MONOTONIC; and a wait of MS that a signal may cut short. */
+ASYNC_SAFE int64_t clock_ms(void);
+ASYNC_SAFE void sleep_ms(int64_t ms);
+
+/* Write all of BYTES to FD, a file or pipe: 0, or -1 with errno. */
+ASYNC_SAFE int write_all(int fd, const void *bytes, size_t n);
+
+/* Who makes a ledger. DIR is the open STATE/SERVER directory. Strings are not copied. */
+struct cleanup_owner {
+    int dir;
+    const char *id;     /* the request's id, also the ledger's name in DIR */
+    const char *title;  /* "GET /report", for people */
+    const char *tmpdir; /* absolute; where scratch directories go */
+    bool sync;          /* fdatasync every record */
+};
+
+/* How a failure to undo is told: once a record, in plain words. */
+typedef void cleanup_report_fn(const char *id, const char *what);
+extern cleanup_report_fn *cleanup_report; /* async-signal-safe; never NULL */
+
+/* Name the owner of this process's ledger. Nothing is written before the first record. */
+void cleanup_begin(const struct cleanup_owner *owner);
+/* Whether this process owns a ledger with something in it. */
+ASYNC_SAFE bool cleanup_pending(void);
+/* Whether the calling process is the one that called cleanup_begin (a fork of it is not). */
+ASYNC_SAFE bool cleanup_is_owner(void);
+/* Make the ledger now, and the program's own (ID.p) beside it: a descriptor on that, which is
+ * appended to by whoever writes, or -1 with errno. */
+int cleanup_open_for_program(void);
+
+/* Record that the answer is complete when the peer has acknowledged N bytes; take it back. */
+int cleanup_sent(uint64_t n);
+ASYNC_SAFE int cleanup_unsent(void);
+
+/* Append one record, checked: VERB and ARGUMENT as in the ledger's grammar. FD is an O_APPEND
+ * descriptor on a ledger. 0, or -1 with errno, and then the ledger is as before. */
+int cleanup_append(int fd, const char *verb, const char *argument, bool sync);
+
+enum cleanup_result {
+    CLEANUP_DONE,     /* nothing is left; the ledger is gone */
+    CLEANUP_RUN_LEFT, /* a `run` record is next: a janitor's work, not a signal handler's */
+    CLEANUP_FAILED    /* something could not be undone; it stays on record */
+};
+
+/* Undo what this process's ledger says, up to the first `run`. */
+ASYNC_SAFE enum cleanup_result cleanup_undo(void);
+/* Keep everything: remove the scratch directories and then the ledger. */
+ASYNC_SAFE enum cleanup_result cleanup_keep(void);
+
+/* What settling a ledger that another process made needs to know. */
+struct cleanup_settling {
+    int dir; /* STATE/SERVER */
+    const char *id;
+    bool after_crash; /* its server is dead: identities without a birth time prove nothing */
+    /* Run COMMAND for the request ID to its end: 0, or -1 when it failed. NULL: stop there. */
+    int (*run)(const char *id, const char *command);
+};
+/* The `sent` mark of the ledger: true and *N. */
+bool cleanup_was_sent(int dir, const char *id, uint64_t *n);
+ASYNC_SAFE enum cleanup_result cleanup_settle(const struct cleanup_settling *how);
+enum cleanup_result cleanup_settle_kept(const struct cleanup_settling *how);
+enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how);
+/* Whether DIR has a ledger of ID. */
+bool cleanup_exists(int dir, const char *id);
+
+/* Directories of state. */
+#define CLEANUP_TOKEN_SIZE 17 /* a server's token: 16 hex digits and a NUL */
+#define CLEANUP_ID_SIZE 40    /* a request's id: TOKEN-NUMBER and a NUL */
+/* Open the state directory PATH, making it if need be. -1 with errno and *WHY in words. */
+int cleanup_state_open(const char *path, uid_t owner, gid_t group, const char **why);
+/* Make STATE/TOKEN for this server and hold its lock until it dies: a descriptor on it, or -1. */
+int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE]);
+/* Remove it again, when it is empty but for the server's own files. */
+void cleanup_server_close(int state, int dir, const char *token);
+/* Take over from every dead server in STATE: end its processes, settle its ledgers. A ledger
+ * that still needs a `run` or failed is moved to the directory ADOPT.
+ * Returns how many ledgers were settled; *LEFT those moved. */
+unsigned cleanup_recover(int state, int adopt, unsigned *left);
+
+/* The ids of the ledgers in DIR, *COUNT of them, for the caller to free; NULL: none. */
+char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE];
+/* Move the ledger ID from one directory to another. False with errno. */
+bool cleanup_adopt(int from, int to, const char *id);
+
+/* Processes. Every process of a request has its id in its environment, as REQUEST_ID, and is a
+ * descendant of the request's child, which is a subreaper. */
+/* Remember where this process's environment lies, so that cleanup_mark_process can write there;
+ * environ is moved away. Call once, early in main. */
+void cleanup_mark_prepare(int argc, char **argv);
+/* Make /proc/self/environ say REQUEST_ID=ID, here and in what is forked from here. */
+void cleanup_mark_process(const char *id);
+/* End all children of this process and what becomes its child meanwhile: SIGTERM, then after
+ * GRACE_MS, or at once if that is 0, SIGKILL. True when none is left. */
+ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms);
+/* End all that is left of the request ID, whose child had the pid SESSION: processes with its
+ * id, of its session, and below these. With SERVER not 0: also that process's children outside
+ * its session that KNOWN does not vouch for. True when none is left. */
+bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*known)(pid_t));
+
+#endif /* HANGUPD_INTERNAL */
+#endif

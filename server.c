@@ -1,0 +1,2329 @@
+/* server.c: the parent.
+ *
+ * It listens, accepts, holds every connection, forks a child for each request, watches for the
+ * hangup, signals, reaps, settles what a dead child left, and logs. It never reads a byte of a
+ * request, never blocks, and believes nothing that a child can write.
+ *
+ * A connection's phases:
+ *
+ *     IDLE ──bytes──▶ (QUEUED ──▶) BUSY ──exit 0──▶ IDLE
+ *       │                           │ └──exit 1──▶ LINGERING ──▶ closed
+ *       └──FIN, time──▶ LINGERING   └──any other end──▶ SETTLING (a janitor undoes) ──▶ ...
+ *
+ * One thread, one epoll loop; signals arrive through a signalfd and are blocked elsewhere. The
+ * table of connections is memory that no child inherits (MADV_DONTFORK): a child can neither see
+ * nor pay for it. What parent and child share is the scoreboard, one slot a request.
+ */
+#include "server.h"
+
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <grp.h>
+#include <limits.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define VERSION "0.1"
+
+/* ---- The log: one line, one write ------------------------------------------------------------ */
+
+static struct {
+    int fd;
+    bool json, syslog;
+    bool may_block; /* not a regular file: look before writing */
+    unsigned lost;  /* lines dropped because the log did not take them */
+} journal = {.fd = STDERR_FILENO};
+
+#define LOG_LINE_SIZE 2048
+#define LOG_SYSLOG_PRIORITY "<30>" /* daemon, informational: RFC 3164 section 4.1.1 */
+
+ASYNC_SAFE static void log_time(struct text *t)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    struct utc u = handler_utc(now.tv_sec);
+    text_number(t, u.year, 4);
+    text_char(t, '-');
+    text_number(t, u.month, 2);
+    text_char(t, '-');
+    text_number(t, u.day, 2);
+    text_char(t, 'T');
+    text_number(t, u.hour, 2);
+    text_char(t, ':');
+    text_number(t, u.minute, 2);
+    text_char(t, ':');
+    text_number(t, u.second, 2);
+    text_char(t, '.');
+    text_number(t, (unsigned long)now.tv_nsec / 1000000, 3);
+    text_char(t, 'Z');
+}
+
+/* S as it may stand in a line: nothing that a client sends can end it, or steer a terminal. */
+ASYNC_SAFE static void log_escaped(struct text *t, const char *s, bool quotes)
+{
+    for (; *s != '\0'; s++) {
+        unsigned char c = (unsigned char)*s;
+        if (quotes && (c == '"' || c == '\\')) {
+            text_char(t, '\\');
+            text_char(t, (char)c);
+        } else if (c < ' ' || c >= 0x7f) {
+            text_add(t, journal.json ? "\\u00" : "\\x");
+            text_char(t, "0123456789abcdef"[c >> 4]);
+            text_char(t, "0123456789abcdef"[c & 15]);
+        } else {
+            text_char(t, (char)c);
+        }
+    }
+}
+
+ASYNC_SAFE static void log_string(struct text *t, const char *s)
+{
+    text_char(t, '"');
+    log_escaped(t, s, true);
+    text_char(t, '"');
+}
+
+ASYNC_SAFE static void log_begin(struct text *t)
+{
+    if (journal.syslog) {
+        text_add(t, LOG_SYSLOG_PRIORITY "hangupd[");
+        text_signed(t, getpid());
+        text_add(t, "]: ");
+    }
+    if (journal.json)
+        text_add(t, "{\"time\":\"");
+    if (journal.json || !journal.syslog)
+        log_time(t);
+    if (journal.json)
+        text_add(t, "\",\"id\":");
+    else if (!journal.syslog)
+        text_char(t, ' ');
+}
+
+ASYNC_SAFE static void log_id(struct text *t, const char *id)
+{
+    if (!journal.json)
+        text_add(t, id != NULL ? id : "-");
+    else if (id != NULL)
+        log_string(t, id);
+    else
+        text_add(t, "null");
+}
+
+/* Write the line if the log takes it now: nobody waits for a log. */
+ASYNC_SAFE static void log_end(struct text *t)
+{
+    int saved = errno;
+    struct pollfd p = {.fd = journal.fd, .events = POLLOUT};
+    ssize_t n = -1;
+    if (journal.syslog) {
+        n = send(journal.fd, t->at, t->length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } else {
+        if (t->length == t->room - 1)
+            t->length--;
+        text_char(t, '\n');
+        if (!journal.may_block || poll(&p, 1, 0) > 0)
+            n = write(journal.fd, t->at, t->length);
+    }
+    if (n < 0)
+        journal.lost++;
+    errno = saved;
+}
+
+ASYNC_SAFE void log_event(const char *id, const char *what)
+{
+    char buffer[LOG_LINE_SIZE];
+    struct text t = TEXT(buffer);
+    t.room -= 2; /* for what closes the line */
+    log_begin(&t);
+    log_id(&t, id);
+    if (journal.json) {
+        text_add(&t, ",\"event\":\"");
+        log_escaped(&t, what, true);
+        t.room += 2;
+        text_add(&t, "\"}");
+    } else {
+        text_char(&t, ' ');
+        log_escaped(&t, what, false);
+    }
+    log_end(&t);
+}
+
+void log_eventf(const char *id, const char *format, ...)
+{
+    char line[LOG_LINE_SIZE];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    log_event(id, line);
+}
+
+static const char *const outcome_names[] = {"none",    "ok",    "error", "hangup",
+                                            "timeout", "crash", "drain", "killed"};
+static const char *const undo_names[] = {"none", "ok", "failed"};
+
+/* The request's one line. SLOT is the parent's copy: a child cannot change it any more. */
+static void log_request(const struct slot *s, enum outcome outcome, enum undo_result undo,
+                        int64_t ms)
+{
+    char buffer[LOG_LINE_SIZE];
+    struct text t = TEXT(buffer);
+    const char *line = s->request[0] != '\0' ? s->request : "-";
+    log_begin(&t);
+    log_id(&t, s->id);
+    text_add(&t, journal.json ? ",\"client\":" : " ");
+    journal.json ? log_string(&t, s->client) : text_add(&t, s->client);
+    text_add(&t, journal.json ? ",\"request\":" : " ");
+    log_string(&t, line);
+    text_add(&t, journal.json ? ",\"status\":" : " ");
+    if (s->status != 0)
+        text_number(&t, s->status, 3);
+    else
+        text_add(&t, journal.json ? "null" : "-");
+    text_add(&t, journal.json ? ",\"bytes\":" : " ");
+    text_number(&t, s->bytes, 1);
+    text_add(&t, journal.json ? ",\"ms\":" : " ");
+    text_signed(&t, ms);
+    text_add(&t, journal.json ? ",\"outcome\":\"" : "ms ");
+    text_add(&t, outcome_names[outcome]);
+    text_add(&t, journal.json ? "\",\"undo\":\"" : " undo=");
+    text_add(&t, undo_names[undo]);
+    if (journal.json)
+        text_add(&t, "\"}");
+    log_end(&t);
+}
+
+/* ---- Settings ----------------------------------------------------------------------------------
+ */
+
+#define LISTENERS_MAX 16
+
+static struct settings {
+    struct handler_settings handler;
+    const char *listen[LISTENERS_MAX];
+    size_t listen_count;
+    bool inetd;
+    int64_t idle_exit_ms; /* -1: not asked for */
+    const char *user;
+    int64_t requests, connections, per_client;
+    int64_t queue_ms, request_ms, drain_ms, undo_ms, undo_retries;
+    const char *state;
+    const char *log_to;
+} settings = {
+    .handler = {.max_header = 32 << 10,
+                .max_target = 8 << 10,
+                .max_body = 1ULL << 30,
+                .header_ms = 10000,
+                .body_ms = 30000,
+                .send_ms = 30000,
+                .grace_ms = 2000,
+                .idle_ms = 15000,
+                .dead_peer_ms = 30000,
+                .half_close = HALF_CLOSE_PROBE,
+                .on_hangup = ON_HANGUP_UNDO},
+    .idle_exit_ms = -1,
+    .requests = 256,
+    .connections = 4096,
+    .queue_ms = 30000,
+    .request_ms = 3600000,
+    .drain_ms = 30000,
+    .undo_ms = 30000,
+    .undo_retries = 5,
+};
+
+static const char help[] =
+    "Usage: hangupd [OPTION...] [ROUTE...]\n"
+    "Serve slow, expensive HTTP requests, each in a process of its own. When the caller\n"
+    "hangs up, the work is stopped and everything it made is undone.\n"
+    "\n"
+    "A ROUTE is PATH=TARGET[,KEY=VALUE...]. A PATH that ends in / stands for all below it.\n"
+    "TARGET is @NAME, a handler compiled in. Without a ROUTE: /a=@a, the demonstration.\n"
+    "  timeout=TIME                  for the whole request, instead of --timeout\n"
+    "  on-hangup=undo|finish         instead of --on-hangup\n"
+    "  half-close=probe|hangup|ignore  instead of --half-close\n"
+    "\n"
+    "TIME is in seconds, or has a unit: 0.5, 250ms, 90s, 15m, 2h. SIZE is in bytes, or has\n"
+    "a unit: 64k, 1M, 2G. Defaults are in parentheses.\n"
+    "\n"
+    "Listening:\n"
+    "  --listen ADDR:PORT            or [V6]:PORT, :PORT (all addresses), unix:PATH; may be\n"
+    "                                repeated; port 0 takes a free one (127.0.0.1:8080)\n"
+    "  --inetd                       serve descriptor 0, from inetd, xinetd or systemd: a\n"
+    "                                connection (nowait) or a listening socket (wait)\n"
+    "  --idle-exit TIME              leave after TIME without a connection (wait: 60; else never)\n"
+    "  --user NAME                   become NAME when the sockets are open\n"
+    "\n"
+    "Limits:\n"
+    "  --requests N                  at once; further ones queue (256)\n"
+    "  --connections N               open at once; the oldest idle one makes room (4096)\n"
+    "  --per-client N                requests at once from one address; 0: no limit (0)\n"
+    "  --queue-timeout TIME          in the queue, then 503 (30)\n"
+    "  --header-timeout TIME         for the header to arrive, then 408 (10)\n"
+    "  --body-timeout TIME           without progress of the body, then 408 (30)\n"
+    "  --timeout TIME                for the whole request, then undo and 504; 0: none (3600)\n"
+    "  --idle-timeout TIME           for a connection between requests (15)\n"
+    "  --send-timeout TIME           without progress of the answer, then undo (30)\n"
+    "  --dead-peer TIME              until a client that vanished without a word is found (30)\n"
+    "  --max-body SIZE               else 413 (1G)\n"
+    "  --max-header SIZE             else 431 (32k)\n"
+    "  --max-target SIZE             of the request target, else 414 (8k)\n"
+    "\n"
+    "Hangup and undo:\n"
+    "  --half-close probe|hangup|ignore  what a FIN alone means: ask the client's kernel, a\n"
+    "                                hangup, or nothing (probe)\n"
+    "  --on-hangup undo|finish       undo the request, or let it finish and be kept (undo)\n"
+    "  --grace TIME                  from SIGTERM to SIGKILL for what a request started (2)\n"
+    "  --undo-timeout TIME           for each command that undoes something (30)\n"
+    "  --undo-retries N              of an undo that fails, after 1 s, 2 s, 4 s... (5)\n"
+    "  --drain TIME                  on SIGTERM, for requests in flight to finish (30)\n"
+    "\n"
+    "State and log:\n"
+    "  --state DIR                   where ledgers are kept (root: /var/lib/hangupd; else\n"
+    "                                $XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)\n"
+    "  --sync                        flush every ledger record to the disk, for power loss\n"
+    "  --log text|json               (text)\n"
+    "  --log-to stderr|syslog        (stderr; syslog with --inetd)\n"
+    "\n"
+    "  --help, --version\n"
+    "\n"
+    "SIGTERM drains; a second one, or SIGINT, undoes what is in flight at once.\n"
+    "\n"
+    "Examples:\n"
+    "  hangupd                                   the demonstration, on 127.0.0.1:8080\n"
+    "  hangupd --listen :80 --user www-data --requests 50 /a=@a,timeout=10m\n"
+    "  hangupd --listen unix:/run/report.sock --half-close hangup --log json\n";
+
+enum option_kind { KIND_TIME, KIND_SIZE, KIND_COUNT, KIND_STRING, KIND_FLAG, KIND_OTHER };
+
+static const struct option_rule {
+    const char *name;
+    enum option_kind kind;
+    void *value;
+    int64_t least;
+} option_rules[] = {
+    {"listen", KIND_OTHER, NULL, 0},
+    {"inetd", KIND_FLAG, &settings.inetd, 0},
+    {"idle-exit", KIND_TIME, &settings.idle_exit_ms, 0},
+    {"user", KIND_STRING, &settings.user, 0},
+    {"requests", KIND_COUNT, &settings.requests, 1},
+    {"connections", KIND_COUNT, &settings.connections, 1},
+    {"per-client", KIND_COUNT, &settings.per_client, 0},
+    {"queue-timeout", KIND_TIME, &settings.queue_ms, 0},
+    {"header-timeout", KIND_TIME, &settings.handler.header_ms, 1},
+    {"body-timeout", KIND_TIME, &settings.handler.body_ms, 1},
+    {"timeout", KIND_TIME, &settings.request_ms, 0},
+    {"idle-timeout", KIND_TIME, &settings.handler.idle_ms, 1},
+    {"send-timeout", KIND_TIME, &settings.handler.send_ms, 1},
+    {"dead-peer", KIND_TIME, &settings.handler.dead_peer_ms, 3000},
+    {"max-body", KIND_SIZE, &settings.handler.max_body, 0},
+    {"max-header", KIND_SIZE, &settings.handler.max_header, 256},
+    {"max-target", KIND_SIZE, &settings.handler.max_target, 16},
+    {"half-close", KIND_OTHER, NULL, 0},
+    {"on-hangup", KIND_OTHER, NULL, 0},
+    {"grace", KIND_TIME, &settings.handler.grace_ms, 0},
+    {"undo-timeout", KIND_TIME, &settings.undo_ms, 1},
+    {"undo-retries", KIND_COUNT, &settings.undo_retries, 0},
+    {"drain", KIND_TIME, &settings.drain_ms, 0},
+    {"state", KIND_STRING, &settings.state, 0},
+    {"sync", KIND_FLAG, &settings.handler.sync, 0},
+    {"log", KIND_OTHER, NULL, 0},
+    {"log-to", KIND_OTHER, NULL, 0},
+    {"help", KIND_OTHER, NULL, 0},
+    {"version", KIND_OTHER, NULL, 0},
+};
+#define OPTION_COUNT (sizeof option_rules / sizeof option_rules[0])
+#define COUNT_MAX 1000000
+#define HEADER_MAX (64 << 20) /* bytes; header and target are held in memory */
+
+#define EXIT_COULD_NOT 1
+#define EXIT_WRONG_USE 2
+
+static _Noreturn void wrong_use(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static _Noreturn void wrong_use(const char *format, ...)
+{
+    va_list args;
+    fputs("hangupd: ", stderr);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputs("\nhangupd --help tells more.\n", stderr);
+    exit(EXIT_WRONG_USE);
+}
+
+/* Give up starting. Under inetd standard error may be the client: only the log is told then. */
+static _Noreturn void cannot(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static _Noreturn void cannot(const char *format, ...)
+{
+    char line[LOG_LINE_SIZE];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    if (journal.syslog)
+        log_event(NULL, line);
+    else
+        fprintf(stderr, "hangupd: %s\n", line);
+    exit(EXIT_COULD_NOT);
+}
+
+static void take_number(const struct option_rule *rule, const char *text)
+{
+    static const char *const wanted[] = {
+        [KIND_TIME] = "a time, as in 0.5, 90s, 15m or 2h",
+        [KIND_SIZE] = "a size, as in 65536, 64k or 1G",
+        [KIND_COUNT] = "a whole number up to 1000000",
+    };
+    const char *end = text;
+    unsigned long long count = 0;
+    int64_t n = rule->kind == KIND_TIME                                 ? parse_duration(text)
+                : rule->kind == KIND_SIZE                               ? parse_size(text)
+                : parse_number(&end, COUNT_MAX, &count) && *end == '\0' ? (int64_t)count
+                                                                        : -1;
+    if (n < 0)
+        wrong_use("--%s %s is not %s", rule->name, text, wanted[rule->kind]);
+    if (n < rule->least)
+        wrong_use("--%s %s is too little; the least is %lld%s", rule->name, text,
+                  (long long)rule->least, rule->kind == KIND_TIME ? " ms" : "");
+    if ((rule->value == &settings.handler.max_header ||
+         rule->value == &settings.handler.max_target) &&
+        n > HEADER_MAX)
+        wrong_use("--%s %s is too much; the most is 64M", rule->name, text);
+    memcpy(rule->value, &n, sizeof n); /* int64_t, uint64_t or size_t: all of one size */
+}
+
+static void take_other(const char *name, const char *text)
+{
+    struct handler_settings *h = &settings.handler;
+    if (strcmp(name, "listen") == 0) {
+        if (settings.listen_count == LISTENERS_MAX)
+            wrong_use("--listen may be given %d times", LISTENERS_MAX);
+        settings.listen[settings.listen_count++] = text;
+    } else if (strcmp(name, "half-close") == 0) {
+        h->half_close = parse_half_close(text);
+        if (h->half_close == HALF_CLOSE_DEFAULT)
+            wrong_use("--half-close %s is none of probe, hangup, ignore", text);
+    } else if (strcmp(name, "on-hangup") == 0) {
+        h->on_hangup = parse_on_hangup(text);
+        if (h->on_hangup == ON_HANGUP_DEFAULT)
+            wrong_use("--on-hangup %s is neither undo nor finish", text);
+    } else if (strcmp(name, "log") == 0) {
+        journal.json = strcmp(text, "json") == 0;
+        if (!journal.json && strcmp(text, "text") != 0)
+            wrong_use("--log %s is neither text nor json", text);
+    } else if (strcmp(name, "log-to") == 0) {
+        settings.log_to = text;
+        if (strcmp(text, "stderr") != 0 && strcmp(text, "syslog") != 0)
+            wrong_use("--log-to %s is neither stderr nor syslog", text);
+    } else {
+        fputs(strcmp(name, "help") == 0 ? help : "hangupd " VERSION "\n", stdout);
+        exit(fflush(stdout) == 0 ? 0 : EXIT_COULD_NOT);
+    }
+}
+
+static void parse_options(int argc, char **argv)
+{
+    struct option options[OPTION_COUNT + 1] = {0};
+    for (size_t i = 0; i < OPTION_COUNT; i++) {
+        const struct option_rule *r = &option_rules[i];
+        bool alone =
+            r->kind == KIND_FLAG || strcmp(r->name, "help") == 0 || strcmp(r->name, "version") == 0;
+        options[i] = (struct option){r->name, alone ? no_argument : required_argument, NULL, 0};
+    }
+    opterr = 0;
+    for (int index, c; (c = getopt_long(argc, argv, ":", options, &index)) != -1;) {
+        if (c == ':')
+            wrong_use("%s wants a value", argv[optind - 1]);
+        if (c != 0)
+            wrong_use("there is no option %s", argv[optind - 1]);
+        const struct option_rule *r = &option_rules[index];
+        if (r->kind == KIND_FLAG)
+            *(bool *)r->value = true;
+        else if (r->kind == KIND_STRING)
+            *(const char **)r->value = optarg;
+        else if (r->kind == KIND_OTHER)
+            take_other(r->name, optarg);
+        else
+            take_number(r, optarg);
+    }
+}
+
+static void parse_routes(int argc, char **argv, const struct route *compiled)
+{
+    size_t count = (size_t)(argc - optind);
+    for (size_t i = 0; count == 0 && compiled[i].path != NULL; i++)
+        settings.handler.route_count = i + 1;
+    settings.handler.routes = compiled;
+    if (count == 0)
+        return;
+    struct route *routes = calloc(count, sizeof *routes);
+    if (routes == NULL || count > INT16_MAX)
+        cannot("out of memory for %zu routes", count);
+    for (size_t i = 0; i < count; i++) {
+        char why[512];
+        if (route_parse(argv[optind + (int)i], compiled, &routes[i], why, sizeof why) < 0)
+            wrong_use("in the route %s: %s", argv[optind + (int)i], why);
+        for (size_t k = 0; k < i; k++)
+            if (strcmp(routes[k].path, routes[i].path) == 0)
+                wrong_use("the path %s has two routes", routes[i].path);
+    }
+    settings.handler.routes = routes;
+    settings.handler.route_count = count;
+}
+
+/* ---- What the parent holds
+ * ------------------------------------------------------------------------ */
+
+#define SCOREBOARD_MAGIC 0x68677570 /* "hgup" */
+
+/* The file STATE/SERVER/scoreboard, mapped and shared with the children. */
+struct scoreboard {
+    uint32_t magic, slot_count;
+    _Atomic uint32_t draining;
+    struct slot slots[];
+};
+
+enum phase { PHASE_FREE, PHASE_IDLE, PHASE_QUEUED, PHASE_BUSY, PHASE_SETTLING, PHASE_LINGERING };
+
+#define NOBODY (-1) /* no index */
+
+struct connection {
+    int fd;
+    uint32_t generation; /* tells a new connection from an old one of the same index */
+    enum phase phase;
+    bool is_tcp, fin_seen;
+    bool signalled, killed; /* SIGTERM, SIGKILL were sent to the child */
+    bool patient;           /* its delivery was given --send-timeout more */
+    enum cause cause;
+    pid_t pid;
+    int slot;
+    int pid_next;       /* in the bucket of pids */
+    int previous, next; /* in the list of its phase */
+    int timer;          /* place in the heap, or NOBODY */
+    int64_t deadline;   /* clock_ms() */
+    int64_t since;      /* of the phase, or of the request */
+    uint32_t requests;  /* so far */
+    uint64_t id_number; /* of its request's id */
+    unsigned char address[16];
+    uint16_t port;
+    sa_family_t family;
+};
+
+struct list {
+    int first, last, count;
+};
+
+/* An undo that a janitor does, or will do. */
+struct job {
+    struct job *next;
+    char id[CLEANUP_ID_SIZE]; /* "": recovery of dead servers */
+    pid_t pid;                /* the janitor; 0: none now */
+    pid_t session;            /* of the dead child; 0: not known */
+    int connection;           /* waiting for it, or NOBODY */
+    uint32_t number;          /* the connection's request */
+    unsigned tries;
+    int64_t due;
+    bool kept;       /* it was found to be answered: only scratch is left to remove */
+    siginfo_t ended; /* how the child ended */
+};
+
+static struct {
+    pid_t pid;
+    int epoll, signals, reserve, state, dir, nudge[2];
+    struct listener {
+        int fd;
+        bool is_tcp;
+        char name[140];
+        char unix_path[sizeof((struct sockaddr_un *)0)->sun_path];
+        dev_t dev;
+        ino_t ino;
+    } listeners[LISTENERS_MAX];
+    size_t listener_count;
+    bool muted, once; /* listeners are out of epoll; there is one connection only (nowait) */
+    int64_t unmute_at;
+    bool draining, ending;
+    int64_t drain_at, idle_since;
+    char token[CLEANUP_TOKEN_SIZE];
+    uint64_t request_count;
+    struct scoreboard *board;
+    int *free_slots, free_slot_count;
+    struct connection *connections;
+    int connection_room, free_connection;
+    int *heap, heap_size;
+    int *pid_buckets, pid_bucket_count;
+    struct list idle, queue, busy;
+    int open_count;
+    struct job *jobs;
+    bool has_strangers; /* children that were there before us, or we are pid 1 */
+    uint16_t port;
+} server = {.epoll = -1,
+            .reserve = -1,
+            .idle = {NOBODY, NOBODY, 0},
+            .queue = {NOBODY, NOBODY, 0},
+            .busy = {NOBODY, NOBODY, 0}};
+
+#define LINGER_MS 2000
+#define MUTE_MS 100
+#define EVICT_AGE_MS 1000 /* a header may take so long before it must make room */
+#define KILL_AFTER_MS 1000
+#define UNKILLABLE_MS 10000
+
+static struct slot *slot_of(const struct connection *c)
+{
+    return &server.board->slots[c->slot];
+}
+
+/* ---- Lists, timers, pids
+ * --------------------------------------------------------------------------- */
+
+static int index_of(const struct connection *c)
+{
+    return (int)(c - server.connections);
+}
+
+static void list_append(struct list *l, struct connection *c)
+{
+    c->previous = l->last;
+    c->next = NOBODY;
+    if (l->last != NOBODY)
+        server.connections[l->last].next = index_of(c);
+    else
+        l->first = index_of(c);
+    l->last = index_of(c);
+    l->count++;
+}
+
+static void list_remove(struct list *l, struct connection *c)
+{
+    if (c->previous != NOBODY)
+        server.connections[c->previous].next = c->next;
+    else
+        l->first = c->next;
+    if (c->next != NOBODY)
+        server.connections[c->next].previous = c->previous;
+    else
+        l->last = c->previous;
+    l->count--;
+}
+
+static struct list *list_of(enum phase phase)
+{
+    return phase == PHASE_IDLE                              ? &server.idle
+           : phase == PHASE_QUEUED                          ? &server.queue
+           : phase == PHASE_BUSY || phase == PHASE_SETTLING ? &server.busy
+                                                            : NULL;
+}
+
+static void set_phase(struct connection *c, enum phase phase)
+{
+    struct list *from = list_of(c->phase), *to = list_of(phase);
+    if (from != to && from != NULL)
+        list_remove(from, c);
+    if (from != to && to != NULL)
+        list_append(to, c);
+    c->phase = phase;
+}
+
+static void heap_put(int place, int connection)
+{
+    server.heap[place] = connection;
+    server.connections[connection].timer = place;
+}
+
+static bool heap_before(int a, int b)
+{
+    return server.connections[a].deadline < server.connections[b].deadline;
+}
+
+static void heap_settle(int place, int connection)
+{
+    while (place > 0 && heap_before(connection, server.heap[(place - 1) / 2])) {
+        heap_put(place, server.heap[(place - 1) / 2]);
+        place = (place - 1) / 2;
+    }
+    for (int child; (child = 2 * place + 1) < server.heap_size; place = child) {
+        if (child + 1 < server.heap_size && heap_before(server.heap[child + 1], server.heap[child]))
+            child++;
+        if (!heap_before(server.heap[child], connection))
+            break;
+        heap_put(place, server.heap[child]);
+    }
+    heap_put(place, connection);
+}
+
+/* Look at the connection again at DEADLINE; 0: never. */
+static void set_deadline(struct connection *c, int64_t deadline)
+{
+    c->deadline = deadline;
+    if (deadline != 0) {
+        heap_settle(c->timer != NOBODY ? c->timer : server.heap_size++, index_of(c));
+    } else if (c->timer != NOBODY) {
+        int place = c->timer, last = server.heap[--server.heap_size];
+        c->timer = NOBODY;
+        if (last != index_of(c))
+            heap_settle(place, last);
+    }
+}
+
+static int *pid_bucket(pid_t pid)
+{
+    return &server.pid_buckets[pid & (server.pid_bucket_count - 1)];
+}
+
+static void pid_remember(struct connection *c, pid_t pid)
+{
+    c->pid = pid;
+    c->pid_next = *pid_bucket(pid);
+    *pid_bucket(pid) = index_of(c);
+}
+
+static struct connection *pid_find(pid_t pid)
+{
+    for (int i = *pid_bucket(pid); i != NOBODY; i = server.connections[i].pid_next)
+        if (server.connections[i].pid == pid)
+            return &server.connections[i];
+    return NULL;
+}
+
+static void pid_forget(struct connection *c)
+{
+    for (int *at = pid_bucket(c->pid); *at != NOBODY; at = &server.connections[*at].pid_next)
+        if (*at == index_of(c)) {
+            *at = c->pid_next;
+            break;
+        }
+    c->pid = 0;
+}
+
+/* ---- Connections: opening, watching, closing
+ * --------------------------------------------------------- */
+
+#define WATCH_LISTENER (UINT64_C(1) << 63)
+#define WATCH_SIGNALS (UINT64_C(1) << 62)
+#define WATCH_NUDGE (UINT64_C(1) << 61)
+
+static void watch(const struct connection *c, int how, uint32_t events)
+{
+    struct epoll_event e = {.events = events,
+                            .data.u64 = (uint64_t)c->generation << 32 | (uint32_t)index_of(c)};
+    if (epoll_ctl(server.epoll, how, c->fd, &e) < 0)
+        log_eventf(NULL, "could not watch a connection: %s", strerror(errno));
+}
+
+#define WATCH_IDLE (EPOLLIN | EPOLLRDHUP)
+/* Edge-triggered: a FIN that has been dealt with, or an error, would keep the loop awake. */
+#define WATCH_HANGUP ((uint32_t)EPOLLRDHUP | (uint32_t)EPOLLET)
+
+/* Close at once: by a reset, unless the sending side was ended in order before. */
+static void connection_close(struct connection *c)
+{
+    set_deadline(c, 0);
+    set_phase(c, PHASE_FREE);
+    /* A child that is still closing its copies must not keep it in the set, or open. */
+    epoll_ctl(server.epoll, EPOLL_CTL_DEL, c->fd, NULL);
+    close(c->fd);
+    c->generation = (c->generation + 1) & 0x1fffffff;
+    c->next = server.free_connection;
+    server.free_connection = index_of(c);
+    server.open_count--;
+}
+
+static void discard_input(struct connection *c)
+{
+    char nowhere[4096]; /* AF_UNIX copies in spite of MSG_TRUNC; never looked at */
+    for (int i = 0; i < 16; i++) {
+        ssize_t n = recv(c->fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+            connection_close(c);
+            return;
+        }
+        if (n < 0)
+            return;
+    }
+}
+
+/* Close in order: end our side, and discard what still comes until the client has ended its own.
+ * Closing with input unread would reset the connection and could take the answer along
+ * (RFC 9112 section 9.6). */
+static void connection_finish(struct connection *c)
+{
+    struct linger orderly = {0};
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
+    shutdown(c->fd, SHUT_WR);
+    set_phase(c, PHASE_LINGERING);
+    set_deadline(c, clock_ms() + LINGER_MS);
+    watch(c, EPOLL_CTL_MOD, WATCH_IDLE);
+}
+
+static bool is_draining(void)
+{
+    return server.draining || server.ending;
+}
+
+static int unread(const struct connection *c)
+{
+    int n = 0;
+    return ioctl(c->fd, FIONREAD, &n) < 0 ? 0 : n;
+}
+
+/* A whole answer of the parent's own; then the connection ends. */
+static void answer_and_finish(struct connection *c, int status, bool head_only, const char *reason)
+{
+    char answer[1024];
+    size_t n = handler_canned_answer(answer, sizeof answer, status, head_only, reason);
+    if (send(c->fd, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)n)
+        connection_close(c);
+    else
+        connection_finish(c);
+}
+
+static void request_arrived(struct connection *c);
+
+/* The connection has no request: is there one, or is it over? */
+static void connection_idle(struct connection *c)
+{
+    set_phase(c, PHASE_IDLE);
+    c->since = clock_ms();
+    set_deadline(c, c->since + settings.handler.idle_ms);
+    if (unread(c) > 0)
+        request_arrived(c);
+    else if (c->fin_seen || is_draining())
+        connection_finish(c);
+    else
+        watch(c, EPOLL_CTL_MOD, WATCH_IDLE);
+}
+
+static void connection_name(const struct connection *c, char *name, size_t size)
+{
+    char address[INET6_ADDRSTRLEN];
+    if (!c->is_tcp || inet_ntop(c->family, c->address, address, sizeof address) == NULL)
+        snprintf(name, size, "unix");
+    else
+        snprintf(name, size, c->family == AF_INET6 ? "[%s]:%u" : "%s:%u", address, c->port);
+}
+
+static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp)
+{
+    struct connection *c = &server.connections[server.free_connection];
+    server.free_connection = c->next;
+    uint32_t generation = c->generation;
+    *c = (struct connection){.fd = fd,
+                             .generation = generation,
+                             .is_tcp = is_tcp,
+                             .slot = NOBODY,
+                             .timer = NOBODY,
+                             .family = from->ss_family,
+                             .since = clock_ms()};
+    if (from->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const void *)from;
+        memcpy(c->address, &in->sin_addr, sizeof in->sin_addr);
+        c->port = ntohs(in->sin_port);
+    } else if (from->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const void *)from;
+        memcpy(c->address, &in6->sin6_addr, sizeof in6->sin6_addr);
+        c->port = ntohs(in6->sin6_port);
+    }
+    server.open_count++;
+    set_phase(c, PHASE_IDLE);
+    set_deadline(c, c->since + settings.handler.idle_ms);
+    watch(c, EPOLL_CTL_ADD, WATCH_IDLE);
+}
+
+/* ---- Requests: starting, queueing
+ * ---------------------------------------------------------------------- */
+
+/* A newborn of the server: only its own descriptors, and gone when the server is. */
+static void become_child(int keep, int death_signal)
+{
+    if (keep > STDERR_FILENO)
+        close_range((unsigned)server.nudge[1] + 1, (unsigned)keep - 1, 0);
+    close_range((unsigned)(keep > server.nudge[1] ? keep : server.nudge[1]) + 1, ~0U, 0);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    prctl(PR_SET_PDEATHSIG, death_signal);
+    if (getppid() != server.pid)
+        _exit(HANDLER_EXIT_UNDONE); /* it died before it could be asked for */
+}
+
+static void fill_slot(struct connection *c, const char *id)
+{
+    struct slot *s = slot_of(c);
+    memset(s, 0, sizeof *s);
+    s->started = c->since;
+    s->number = c->requests;
+    s->route = -1;
+    snprintf(s->id, sizeof s->id, "%s", id);
+    connection_name(c, s->client, sizeof s->client);
+    atomic_store(&s->state, SLOT_READING | (c->fin_seen ? SLOT_FIN_SEEN : 0));
+}
+
+static _Noreturn void child_main(const struct handler_call *call)
+{
+    atomic_store(&call->slot->pid, getpid());
+    setsid();
+    become_child(call->connection, SIGTERM);
+    cleanup_mark_process(call->slot->id);
+    handler_serve(call);
+}
+
+static void local_address(const struct connection *c, struct handler_call *call)
+{
+    snprintf(call->host, sizeof call->host, "%s", c->is_tcp ? "" : "localhost");
+    call->port = server.port;
+}
+
+/* Fork a child for the connection's next request. A slot is free. */
+static void request_start(struct connection *c)
+{
+    char id[CLEANUP_ID_SIZE];
+    c->id_number = ++server.request_count;
+    snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
+    c->slot = server.free_slots[--server.free_slot_count];
+    c->since = clock_ms();
+    c->requests++;
+    c->cause = CAUSE_NONE;
+    c->signalled = c->killed = c->patient = false;
+    fill_slot(c, id);
+    struct handler_call call = {.settings = &settings.handler,
+                                .slot = slot_of(c),
+                                .draining = &server.board->draining,
+                                .connection = c->fd,
+                                .state_dir = server.dir,
+                                .nudge = server.nudge[1],
+                                .slot_number = (uint32_t)c->slot,
+                                .is_tcp = c->is_tcp};
+    local_address(c, &call);
+    pid_t pid = fork();
+    if (pid == 0)
+        child_main(&call);
+    if (pid < 0) {
+        log_eventf(id, "could not fork for a request: %s", strerror(errno));
+        server.free_slots[server.free_slot_count++] = c->slot;
+        answer_and_finish(c, 503, false, "the server has no room for another process");
+        return;
+    }
+    pid_remember(c, pid);
+    set_phase(c, PHASE_BUSY);
+    set_deadline(c, settings.request_ms > 0 ? c->since + settings.request_ms : 0);
+    watch(c, EPOLL_CTL_MOD, WATCH_HANGUP);
+}
+
+/* IPv6 users have a /64 each. */
+static bool same_client(const struct connection *a, const struct connection *b)
+{
+    return a->is_tcp && a->family == b->family &&
+           memcmp(a->address, b->address, a->family == AF_INET6 ? 8 : 4) == 0;
+}
+
+static bool may_start(const struct connection *c)
+{
+    int64_t others = 0;
+    if (server.free_slot_count == 0)
+        return false;
+    for (int i = server.busy.first; settings.per_client > 0 && i != NOBODY;
+         i = server.connections[i].next)
+        others += same_client(c, &server.connections[i]);
+    return settings.per_client == 0 || others < settings.per_client;
+}
+
+static void request_end(struct connection *c, enum cause cause);
+
+/* When all slots are taken: the oldest request whose head is not whole has made nothing yet. */
+static void evict_one(void)
+{
+    int64_t now = clock_ms();
+    if (server.free_slot_count > 0)
+        return;
+    for (int i = server.busy.first; i != NOBODY; i = server.connections[i].next) {
+        struct connection *c = &server.connections[i];
+        if (now - c->since < EVICT_AGE_MS)
+            return;
+        if (c->phase == PHASE_BUSY && !c->signalled &&
+            (atomic_load(&slot_of(c)->state) & SLOT_HEAD_OPEN) != 0) {
+            request_end(c, CAUSE_EVICTED);
+            return;
+        }
+    }
+}
+
+static void wait_in_queue(struct connection *c)
+{
+    int64_t end = c->since + settings.queue_ms, soon = clock_ms() + EVICT_AGE_MS;
+    set_deadline(c, end < soon ? end : soon);
+    evict_one();
+}
+
+static void request_arrived(struct connection *c)
+{
+    if (is_draining()) {
+        answer_and_finish(c, 503, false, "the server is stopping");
+    } else if (server.queue.count == 0 && may_start(c)) {
+        request_start(c);
+    } else {
+        set_phase(c, PHASE_QUEUED);
+        c->since = clock_ms();
+        watch(c, EPOLL_CTL_MOD, WATCH_HANGUP);
+        wait_in_queue(c);
+    }
+}
+
+static void queue_serve(void)
+{
+    for (int i = server.queue.first, next; i != NOBODY && server.free_slot_count > 0; i = next) {
+        struct connection *c = &server.connections[i];
+        next = c->next;
+        if (may_start(c))
+            request_start(c);
+    }
+}
+
+/* A request that never got a child: its one log line. */
+static void log_queued(struct connection *c, enum outcome outcome, int status)
+{
+    struct slot s = {.status = (uint16_t)status};
+    snprintf(s.id, sizeof s.id, "%s-%llx", server.token,
+             (unsigned long long)++server.request_count);
+    connection_name(c, s.client, sizeof s.client);
+    log_request(&s, outcome, UNDO_NONE, clock_ms() - c->since);
+}
+
+/* ---- Hangup, and every other reason to end a request
+ * ------------------------------------------------------ */
+
+/* Stop the child: one way for every cause. What it undoes and whether there is still somebody to
+ * tell it finds out itself; if it does not end, it is killed, and a janitor undoes. */
+static void request_end(struct connection *c, enum cause cause)
+{
+    if (c->phase != PHASE_BUSY || c->signalled)
+        return;
+    c->signalled = true;
+    c->cause = cause;
+    atomic_store(&slot_of(c)->cause, cause);
+    kill(c->pid, SIGTERM);
+    kill(c->pid, SIGCONT); /* a stopped child cannot act on it */
+    set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
+}
+
+static void hangup(struct connection *c)
+{
+    uint32_t state = atomic_load(&slot_of(c)->state);
+    if ((state & SLOT_FINISH) == 0)
+        request_end(c, CAUSE_HANGUP);
+}
+
+/* A FIN: the client has closed, or has only ended its own side and waits for the answer. An
+ * interim answer tells the two apart: a closed client's kernel answers it with a reset. */
+static void fin_arrived(struct connection *c)
+{
+    static const char probe[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    _Atomic uint32_t *word = &slot_of(c)->state;
+    uint32_t was = atomic_load(word);
+    c->fin_seen = true;
+    /* A child that plays with the word cannot keep us here. */
+    for (int tries = 0; tries < 100; tries++) {
+        uint32_t state = was & SLOT_STATE_MASK;
+        if (state == SLOT_READING) {
+            if (atomic_compare_exchange_strong(word, &was, was | SLOT_FIN_SEEN))
+                return; /* the child asks when it has read the request */
+        } else if (state != SLOT_RUNNING || (was & (SLOT_FIN_IGNORE | SLOT_FINISH)) != 0) {
+            return; /* answering: writing tells */
+        } else if ((was & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0) {
+            hangup(c);
+            return;
+        } else {
+            uint32_t mine = (was & ~(uint32_t)SLOT_STATE_MASK) | SLOT_PROBING;
+            if (!atomic_compare_exchange_strong(word, &was, mine))
+                continue;
+            ssize_t n = send(c->fd, probe, sizeof probe - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+            bool gone = n < 0 && errno != EAGAIN;
+            for (; tries < 100 && (mine & SLOT_STATE_MASK) == SLOT_PROBING; tries++)
+                atomic_compare_exchange_strong(word, &mine,
+                                               (mine & ~(uint32_t)SLOT_STATE_MASK) | SLOT_RUNNING);
+            if (gone)
+                hangup(c);
+            return;
+        }
+    }
+}
+
+static void connection_event(struct connection *c, uint32_t events)
+{
+    bool dead = (events & (EPOLLERR | EPOLLHUP)) != 0, fin = (events & EPOLLRDHUP) != 0;
+    switch (c->phase) {
+    case PHASE_IDLE:
+        c->fin_seen = fin;
+        if (dead)
+            connection_close(c);
+        else
+            connection_idle(c);
+        break;
+    case PHASE_QUEUED:
+        c->fin_seen = c->fin_seen || fin;
+        if (dead || (fin && settings.handler.half_close == HALF_CLOSE_HANGUP)) {
+            log_queued(c, OUTCOME_HANGUP, 0);
+            connection_close(c);
+        }
+        break;
+    case PHASE_BUSY:
+        if (dead)
+            hangup(c);
+        else if (fin)
+            fin_arrived(c);
+        break;
+    case PHASE_LINGERING:
+        if (dead)
+            connection_close(c);
+        else
+            discard_input(c);
+        break;
+    default:
+        c->fin_seen = c->fin_seen || fin;
+        break;
+    }
+}
+
+/* ---- Time
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+static void request_due(struct connection *c, int64_t now)
+{
+    /* In delivery the client's acknowledgement is awaited, and --send-timeout is the limit. */
+    bool delivering = (atomic_load(&slot_of(c)->state) & SLOT_DELIVERING) != 0;
+    if (c->killed) {
+        log_eventf(NULL, "the process %d does not end, even by SIGKILL", (int)c->pid);
+        set_deadline(c, now + UNKILLABLE_MS);
+    } else if (delivering && !c->patient) {
+        c->patient = true;
+        set_deadline(c, now + settings.handler.send_ms + KILL_AFTER_MS);
+    } else if (c->signalled || delivering) {
+        c->killed = true;
+        kill(c->pid, SIGKILL);
+        set_deadline(c, now + UNKILLABLE_MS);
+    } else {
+        request_end(c, CAUSE_TIMEOUT);
+    }
+}
+
+static void connection_due(struct connection *c, int64_t now)
+{
+    set_deadline(c, 0);
+    switch (c->phase) {
+    case PHASE_IDLE:
+        connection_finish(c);
+        break;
+    case PHASE_QUEUED:
+        if (now < c->since + settings.queue_ms) {
+            wait_in_queue(c);
+            break;
+        }
+        log_queued(c, OUTCOME_ERROR, 503);
+        answer_and_finish(c, 503, false,
+                          "too many requests; this one waited too long in the queue");
+        break;
+    case PHASE_BUSY:
+        request_due(c, now);
+        break;
+    case PHASE_LINGERING:
+        connection_close(c);
+        break;
+    default:
+        break;
+    }
+}
+
+/* Children with a time limit of their own name their slot here. */
+static void nudged(void)
+{
+    uint32_t number;
+    while (read(server.nudge[0], &number, sizeof number) == sizeof number) {
+        for (int i = server.busy.last; i != NOBODY; i = server.connections[i].previous) {
+            struct connection *c = &server.connections[i];
+            if (c->slot != (int)number || c->phase != PHASE_BUSY || c->signalled)
+                continue;
+            int64_t limit = atomic_load(&slot_of(c)->limit_ms);
+            if (limit > 0 && limit <= INT_MAX)
+                set_deadline(c, c->since + limit);
+        }
+    }
+}
+
+/* ---- Janitors: settling what a child left
+ * ----------------------------------------------------------------------- */
+
+enum janitor_exit {
+    JANITOR_UNDONE,
+    JANITOR_UNDO_FAILED,
+    JANITOR_KEPT,
+    JANITOR_KEEP_FAILED,
+    JANITOR_ADOPTED
+};
+
+static void log_output(const char *id, int from, int64_t until)
+{
+    char line[1024];
+    size_t length = 0;
+    struct pollfd p = {.fd = from, .events = POLLIN};
+    for (;;) {
+        int64_t left = until - clock_ms();
+        if (left <= 0 || poll(&p, 1, (int)left) <= 0)
+            return;
+        ssize_t n = read(from, line + length, sizeof line - 1 - length);
+        if (n <= 0)
+            break;
+        length += (size_t)n;
+        line[length] = '\0';
+        char *start = line;
+        for (char *end; (end = strchr(start, '\n')) != NULL; start = end + 1) {
+            *end = '\0';
+            log_event(id, start);
+        }
+        length = (size_t)(line + length - start);
+        memmove(line, start, length);
+        if (length == sizeof line - 1) {
+            line[length] = '\0';
+            log_event(id, line);
+            length = 0;
+        }
+    }
+    if (length > 0) {
+        line[length] = '\0';
+        log_event(id, line);
+    }
+}
+
+static _Noreturn void exec_command(const char *id, const char *command, int output)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    setpgid(0, 0);
+    cleanup_mark_process(id);
+    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(output, STDOUT_FILENO) < 0 ||
+        dup2(output, STDERR_FILENO) < 0)
+        _exit(126);
+    execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+    _exit(127);
+}
+
+/* Run an undo command to its end, within --undo-timeout. */
+static int run_command(const char *id, const char *command)
+{
+    int ends[2], status = 0;
+    int64_t until = clock_ms() + settings.undo_ms;
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return -1;
+    pid_t pid = fork();
+    if (pid == 0)
+        exec_command(id, command, ends[1]);
+    close(ends[1]);
+    if (pid < 0) {
+        close(ends[0]);
+        return -1;
+    }
+    log_output(id, ends[0], until);
+    close(ends[0]);
+    pid_t ended;
+    for (int64_t pause = 1; (ended = waitpid(pid, &status, WNOHANG)) == 0 && clock_ms() < until;
+         pause = pause < 20 ? pause * 2 : pause)
+        sleep_ms(pause);
+    if (ended == 0) {
+        kill(-pid, SIGKILL);
+        waitpid(pid, &status, 0);
+    }
+    cleanup_end_children(0); /* what it left behind: daemons are a service manager's business */
+    if (ended != 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0)
+        return 0;
+    if (ended == 0)
+        log_eventf(id, "undo command did not end in time: %s", command);
+    else
+        log_eventf(id, "undo command failed (%s %d): %s",
+                   WIFEXITED(status) ? "exit status" : "signal",
+                   WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), command);
+    errno = 0; /* told */
+    return -1;
+}
+
+/* Whether one of our own children: their pids are in the scoreboard. */
+static bool is_a_child_of_ours(pid_t pid)
+{
+    for (uint32_t i = 0; i < server.board->slot_count; i++)
+        if (atomic_load(&server.board->slots[i].pid) == pid)
+            return true;
+    return false;
+}
+
+static int settle(const struct job *j, int connection, bool is_tcp)
+{
+    struct cleanup_settling how = {.dir = server.dir, .id = j->id, .run = run_command};
+    /* A ledger taken over from a dead server: its identities must prove themselves. */
+    how.after_crash = strncmp(j->id, server.token, sizeof server.token - 1) != 0;
+    uint64_t n;
+    bool sent = cleanup_was_sent(server.dir, j->id, &n);
+    bool keep = j->kept ||
+                (sent && (connection < 0 ||
+                          handler_was_delivered(connection, is_tcp, n, settings.handler.send_ms)));
+    if (keep)
+        return cleanup_settle_kept(&how) == CLEANUP_DONE ? JANITOR_KEPT : JANITOR_KEEP_FAILED;
+    return (sent ? cleanup_settle_refuted(&how) : cleanup_settle(&how)) == CLEANUP_DONE
+               ? JANITOR_UNDONE
+               : JANITOR_UNDO_FAILED;
+}
+
+static int recover(void)
+{
+    unsigned left, settled = cleanup_recover(server.state, server.dir, &left);
+    if (settled > 0 || left > 0)
+        log_eventf(NULL, "recovered from a dead server: %u undone or kept, %u still to do", settled,
+                   left);
+    return left > 0 ? JANITOR_ADOPTED : JANITOR_UNDONE;
+}
+
+static _Noreturn void janitor_main(const struct job *j, int connection, bool is_tcp)
+{
+    sigset_t none;
+    become_child(connection, SIGKILL); /* a ledger has one settler: the next server goes on */
+    setpgid(0, 0);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (j->id[0] == '\0')
+        _exit(recover());
+    if (j->session != 0 &&
+        !cleanup_end_request(j->id, j->session, server.has_strangers ? 0 : server.pid,
+                             is_a_child_of_ours))
+        log_event(j->id, "a process of this request does not end, even by SIGKILL");
+    _exit(settle(j, connection, is_tcp));
+}
+
+#define RETRY_FIRST_MS 1000
+#define RETRY_MAX_MS 300000
+
+static void job_start(struct job *j)
+{
+    int connection = -1;
+    bool is_tcp = false;
+    if (j->connection != NOBODY) {
+        connection = server.connections[j->connection].fd;
+        is_tcp = server.connections[j->connection].is_tcp;
+    }
+    pid_t pid = fork();
+    if (pid == 0)
+        janitor_main(j, connection, is_tcp);
+    if (pid > 0) {
+        j->pid = pid;
+    } else {
+        log_eventf(j->id, "could not fork a janitor: %s", strerror(errno));
+        j->due = clock_ms() + RETRY_FIRST_MS;
+    }
+}
+
+static struct job *job_add(const char *id)
+{
+    struct job *j = calloc(1, sizeof *j);
+    if (j == NULL) {
+        log_event(id, "no memory to undo now: the ledger stays for the next start");
+        return NULL;
+    }
+    snprintf(j->id, sizeof j->id, "%s", id);
+    j->connection = NOBODY;
+    j->next = server.jobs;
+    server.jobs = j;
+    return j;
+}
+
+static void job_remove(struct job *j)
+{
+    struct job **at = &server.jobs;
+    while (*at != j)
+        at = &(*at)->next;
+    *at = j->next;
+    free(j);
+}
+
+static void park(const struct job *j)
+{
+    if (mkdirat(server.state, "failed", 0700) < 0 && errno != EEXIST)
+        log_eventf(j->id, "could not make the directory failed: %s", strerror(errno));
+    int failed = openat(server.state, "failed", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (failed < 0 || !cleanup_adopt(server.dir, failed, j->id))
+        log_eventf(j->id, "UNDO FAILED for good, and the ledger could not be parked: %s",
+                   strerror(errno));
+    else
+        log_event(j->id, "UNDO FAILED for good: what is left to do is in failed/ of the state "
+                         "directory");
+    if (failed >= 0)
+        close(failed);
+}
+
+static void request_settled(struct connection *c, const struct job *j, bool done);
+
+/* Ledgers that recovery has moved to our directory. */
+static void jobs_adopt(void)
+{
+    size_t count;
+    char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(server.dir, &count);
+    for (size_t i = 0; i < count; i++) {
+        if (strncmp(ids[i], server.token, sizeof server.token - 1) == 0)
+            continue;
+        struct job *j = job_add(ids[i]);
+        if (j != NULL)
+            job_start(j);
+    }
+    free(ids);
+}
+
+static void job_ended(struct job *j, int result)
+{
+    bool done = result == JANITOR_UNDONE || result == JANITOR_KEPT || result == JANITOR_ADOPTED;
+    j->pid = 0;
+    j->kept = j->kept || result == JANITOR_KEPT || result == JANITOR_KEEP_FAILED;
+    if (j->connection != NOBODY) {
+        struct connection *c = &server.connections[j->connection];
+        j->connection = NOBODY;
+        request_settled(c, j, done);
+    } else if (done && j->tries > 0) {
+        log_event(j->id, "undone at last");
+    }
+    if (result == JANITOR_ADOPTED)
+        jobs_adopt();
+    if (done) {
+        job_remove(j);
+    } else if (j->tries >= (unsigned)settings.undo_retries) {
+        park(j);
+        job_remove(j);
+    } else {
+        int64_t pause = (int64_t)RETRY_FIRST_MS << (j->tries < 9 ? j->tries : 9);
+        j->due = clock_ms() + (pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS);
+        j->tries++;
+    }
+}
+
+/* ---- The end of a request
+ * --------------------------------------------------------------------------------------- */
+
+static void slot_release(struct connection *c)
+{
+    struct slot *s = slot_of(c);
+    atomic_store(&s->pid, 0);
+    atomic_store(&s->state, SLOT_FREE);
+    server.free_slots[server.free_slot_count++] = c->slot;
+    c->slot = NOBODY;
+}
+
+/* The slot as it is now, made safe to print. */
+static struct slot slot_copy(const struct connection *c)
+{
+    struct slot s;
+    memcpy(&s, slot_of(c), sizeof s);
+    s.id[sizeof s.id - 1] = s.client[sizeof s.client - 1] = s.request[sizeof s.request - 1] = '\0';
+    if (s.outcome > OUTCOME_KILLED)
+        s.outcome = OUTCOME_NONE;
+    if (s.undo > UNDO_FAILED)
+        s.undo = UNDO_NONE;
+    return s;
+}
+
+static enum outcome outcome_of_cause(enum cause cause)
+{
+    return cause == CAUSE_HANGUP    ? OUTCOME_HANGUP
+           : cause == CAUSE_TIMEOUT ? OUTCOME_TIMEOUT
+           : cause == CAUSE_DRAIN   ? OUTCOME_DRAIN
+           : cause == CAUSE_EVICTED ? OUTCOME_ERROR
+                                    : OUTCOME_KILLED;
+}
+
+/* The child did what it should: nothing is left. */
+static void request_done(struct connection *c, bool reuse)
+{
+    struct slot s = slot_copy(c);
+    enum outcome outcome = s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome : OUTCOME_OK;
+    if (s.request[0] != '\0')
+        log_request(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
+    slot_release(c);
+    if (reuse)
+        connection_idle(c);
+    else
+        connection_finish(c);
+}
+
+/* A janitor has settled, or tried to, what the dead child left: log it, tell the client. */
+static void request_settled(struct connection *c, const struct job *j, bool done)
+{
+    struct slot s = slot_copy(c);
+    uint32_t state = atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK;
+    bool by_itself = j->ended.si_code == CLD_EXITED && j->ended.si_status == HANDLER_EXIT_UNDONE;
+    bool by_signal = j->ended.si_code != CLD_EXITED &&
+                     (j->ended.si_status == SIGKILL || j->ended.si_status == SIGTERM);
+    enum outcome outcome = j->kept                                  ? OUTCOME_OK
+                           : by_itself && s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome
+                           : c->cause != CAUSE_NONE                 ? outcome_of_cause(c->cause)
+                           : by_signal                              ? OUTCOME_KILLED
+                                                                    : OUTCOME_CRASH;
+    bool made = cleanup_exists(server.dir, s.id) || s.undo != UNDO_NONE || !done ||
+                (j->ended.si_pid != 0 && j->ended.si_errno != 0);
+    int status = outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_DRAIN ? 503 : 500;
+    bool tell = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
+    if (tell)
+        s.status = (uint16_t)status;
+    log_request(&s, outcome,
+                !made || j->kept ? UNDO_NONE
+                : done           ? UNDO_OK
+                                 : UNDO_FAILED,
+                clock_ms() - c->since);
+    slot_release(c);
+    if (tell)
+        answer_and_finish(c, status, s.head != 0,
+                          outcome == OUTCOME_TIMEOUT
+                              ? "the time limit was reached; the work was stopped and undone"
+                          : outcome == OUTCOME_DRAIN
+                              ? "the server is stopping; the work was stopped and undone"
+                              : "the work failed and was undone");
+    else if (j->kept || (by_itself && outcome == OUTCOME_ERROR))
+        connection_finish(c);
+    else
+        connection_close(c);
+    queue_serve();
+}
+
+static void child_ended(struct connection *c, const siginfo_t *ended)
+{
+    pid_t pid = c->pid;
+    bool settled =
+        ended->si_code == CLD_EXITED &&
+        (ended->si_status == HANDLER_EXIT_KEEP || ended->si_status == HANDLER_EXIT_CLOSE) &&
+        (atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK) == SLOT_DONE;
+    pid_forget(c);
+    set_deadline(c, 0);
+    if (settled) {
+        request_done(c, ended->si_status == HANDLER_EXIT_KEEP);
+        return;
+    }
+    kill(-pid, SIGKILL); /* its zombie still holds the number */
+    set_phase(c, PHASE_SETTLING);
+    char id[CLEANUP_ID_SIZE];
+    snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
+    struct job *j = job_add(id);
+    if (j == NULL) {
+        struct job none = {.ended = *ended};
+        request_settled(c, &none, false);
+        return;
+    }
+    j->session = pid;
+    j->connection = index_of(c);
+    j->ended = *ended;
+    j->ended.si_errno = cleanup_exists(server.dir, id);
+    job_start(j);
+}
+
+/* Look at each dead child before its number is given away, and only then reap it. */
+static void reap(void)
+{
+    for (;;) {
+        siginfo_t ended = {0};
+        if (waitid(P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT) < 0 || ended.si_pid == 0)
+            break;
+        struct connection *c = pid_find(ended.si_pid);
+        if (c != NULL)
+            child_ended(c, &ended);
+        siginfo_t gone = {0};
+        waitid(P_PID, (id_t)ended.si_pid, &gone, WEXITED | WNOHANG);
+        for (struct job *j = server.jobs; c == NULL && j != NULL; j = j->next)
+            if (j->pid == ended.si_pid) {
+                job_ended(j, ended.si_code == CLD_EXITED ? ended.si_status : JANITOR_UNDO_FAILED);
+                break;
+            }
+    }
+    queue_serve();
+}
+
+/* ---- Accepting
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+static void listeners_watch(int how)
+{
+    for (size_t i = 0; i < server.listener_count; i++) {
+        struct epoll_event e = {.events = EPOLLIN, .data.u64 = WATCH_LISTENER | i};
+        epoll_ctl(server.epoll, how, server.listeners[i].fd, &e);
+    }
+}
+
+static void mute(int64_t ms)
+{
+    if (!server.muted)
+        listeners_watch(EPOLL_CTL_DEL);
+    server.muted = true;
+    server.unmute_at = clock_ms() + ms;
+}
+
+static void unmute(void)
+{
+    if (server.muted && !is_draining())
+        listeners_watch(EPOLL_CTL_ADD);
+    server.muted = false;
+}
+
+/* An idle connection makes room for a new one. */
+static bool drop_oldest_idle(void)
+{
+    struct linger orderly = {0};
+    if (server.idle.first == NOBODY)
+        return false;
+    struct connection *c = &server.connections[server.idle.first];
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
+    shutdown(c->fd, SHUT_WR); /* also for the copies that children still hold */
+    connection_close(c);
+    return true;
+}
+
+/* Out of descriptors: one is kept in reserve, to tell a caller so instead of leaving it hanging. */
+static void refuse_one(const struct listener *l, int error)
+{
+    static int64_t last;
+    char answer[1024];
+    int64_t now = clock_ms();
+    if (now - last > 1000)
+        log_eventf(NULL, "could not accept a connection: %s; raise the limit of open files",
+                   strerror(error));
+    last = now;
+    if (server.reserve >= 0)
+        close(server.reserve);
+    int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd >= 0) {
+        struct linger orderly = {0};
+        size_t n = handler_canned_answer(answer, sizeof answer, 503, false,
+                                         "the server has no room for another connection");
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
+        if (send(fd, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
+            shutdown(fd, SHUT_WR);
+            (void)!recv(fd, answer, sizeof answer, MSG_TRUNC | MSG_DONTWAIT);
+        }
+        close(fd);
+    }
+    server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    mute(MUTE_MS);
+}
+
+#define ACCEPT_AT_ONCE 64
+
+static void accept_some(const struct listener *l)
+{
+    for (int i = 0; i < ACCEPT_AT_ONCE && !server.muted; i++) {
+        if (server.free_connection == NOBODY && !drop_oldest_idle()) {
+            mute(MUTE_MS);
+            return;
+        }
+        struct sockaddr_storage from = {0};
+        socklen_t size = sizeof from;
+        int fd = accept4(l->fd, (struct sockaddr *)&from, &size, SOCK_CLOEXEC);
+        if (fd >= 0) {
+            connection_open(fd, &from, l->is_tcp);
+        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            int error = errno;
+            if (!drop_oldest_idle()) {
+                refuse_one(l, error);
+                return;
+            }
+        } else if (errno != EINTR && errno != ECONNABORTED && errno != EPROTO) {
+            return; /* EAGAIN; the network errors of accept(2) concern that caller only */
+        }
+    }
+}
+
+/* ---- Stopping
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+static void listeners_close(void)
+{
+    for (size_t i = 0; i < server.listener_count; i++) {
+        struct listener *l = &server.listeners[i];
+        struct stat now;
+        /* Only the socket that we made, not one that has taken its place. */
+        if (l->unix_path[0] != '\0' && lstat(l->unix_path, &now) == 0 && now.st_dev == l->dev &&
+            now.st_ino == l->ino)
+            unlink(l->unix_path);
+        close(l->fd);
+    }
+    server.listener_count = 0;
+}
+
+static void drain(void)
+{
+    server.draining = true;
+    server.drain_at = clock_ms() + settings.drain_ms;
+    atomic_store(&server.board->draining, 1);
+    log_eventf(NULL, "stopping: %d requests in flight may take %lld s to finish", server.busy.count,
+               (long long)(settings.drain_ms / 1000));
+    if (!server.muted)
+        listeners_watch(EPOLL_CTL_DEL);
+    listeners_close();
+    while (server.idle.first != NOBODY)
+        connection_finish(&server.connections[server.idle.first]);
+    while (server.queue.first != NOBODY) {
+        struct connection *c = &server.connections[server.queue.first];
+        log_queued(c, OUTCOME_DRAIN, 503);
+        answer_and_finish(c, 503, false, "the server is stopping");
+    }
+}
+
+static void end_all(void)
+{
+    if (!server.draining)
+        drain();
+    server.ending = true;
+    for (int i = server.busy.first; i != NOBODY; i = server.connections[i].next)
+        request_end(&server.connections[i], CAUSE_DRAIN);
+}
+
+static void signals_arrived(void)
+{
+    struct signalfd_siginfo s[16];
+    ssize_t n = read(server.signals, s, sizeof s);
+    bool children = false;
+    for (size_t i = 0; n > 0 && i < (size_t)n / sizeof s[0]; i++) {
+        if (s[i].ssi_signo == SIGCHLD)
+            children = true;
+        else if (s[i].ssi_signo == SIGINT || is_draining())
+            end_all();
+        else
+            drain();
+    }
+    if (children)
+        reap();
+}
+
+static bool jobs_running(void)
+{
+    for (const struct job *j = server.jobs; j != NULL; j = j->next)
+        if (j->pid != 0)
+            return true;
+    return false;
+}
+
+static bool is_over(void)
+{
+    bool wanted = server.listener_count > 0 || server.open_count > 0;
+    return !wanted && !jobs_running() && (is_draining() || server.once);
+}
+
+/* ---- The loop
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+static void sooner(int64_t *at, int64_t other)
+{
+    if (other != 0 && (*at == 0 || other < *at))
+        *at = other;
+}
+
+static int time_to_wait(int64_t now)
+{
+    int64_t at = server.heap_size > 0 ? server.connections[server.heap[0]].deadline : 0;
+    if (server.muted)
+        sooner(&at, server.unmute_at);
+    if (server.draining && !server.ending)
+        sooner(&at, server.drain_at);
+    if (settings.idle_exit_ms >= 0 && server.open_count == 0)
+        sooner(&at, server.idle_since + settings.idle_exit_ms);
+    for (const struct job *j = server.jobs; j != NULL; j = j->next)
+        if (j->pid == 0)
+            sooner(&at, j->due);
+    if (at == 0)
+        return -1;
+    return at <= now ? 0 : at - now > INT_MAX ? INT_MAX : (int)(at - now);
+}
+
+static void do_what_is_due(int64_t now)
+{
+    while (server.heap_size > 0 && server.connections[server.heap[0]].deadline <= now)
+        connection_due(&server.connections[server.heap[0]], now);
+    if (server.muted && server.unmute_at <= now)
+        unmute();
+    if (server.draining && !server.ending && server.drain_at <= now)
+        end_all();
+    for (struct job *j = server.jobs; j != NULL; j = j->next)
+        if (j->pid == 0 && j->due <= now && !is_draining())
+            job_start(j);
+    if (server.open_count > 0)
+        server.idle_since = now;
+    else if (settings.idle_exit_ms >= 0 && now - server.idle_since >= settings.idle_exit_ms &&
+             !is_draining())
+        drain();
+    if (journal.lost > 0) {
+        unsigned lost = journal.lost;
+        journal.lost = 0;
+        log_eventf(NULL, "%u log lines were lost: the log did not take them in time", lost);
+    }
+}
+
+static void dispatch(const struct epoll_event *e)
+{
+    uint64_t what = e->data.u64;
+    if ((what & WATCH_LISTENER) != 0) {
+        if (!server.muted && !is_draining())
+            accept_some(&server.listeners[what & 0xff]);
+    } else if ((what & WATCH_SIGNALS) != 0) {
+        signals_arrived();
+    } else if ((what & WATCH_NUDGE) != 0) {
+        nudged();
+    } else {
+        struct connection *c = &server.connections[(uint32_t)what];
+        if (c->phase != PHASE_FREE && c->generation == (uint32_t)(what >> 32))
+            connection_event(c, e->events);
+    }
+}
+
+static void loop(void)
+{
+    struct epoll_event events[128];
+    server.idle_since = clock_ms();
+    while (!is_over()) {
+        int n = epoll_wait(server.epoll, events, 128, time_to_wait(clock_ms()));
+        if (n < 0 && errno != EINTR)
+            cannot("could not wait for events: %s", strerror(errno));
+        for (int i = 0; i < n; i++)
+            dispatch(&events[i]);
+        do_what_is_due(clock_ms());
+    }
+}
+
+/* ---- Starting: sockets
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+/* Accepted connections inherit these on Linux. */
+static void set_socket_options(int fd, bool is_tcp)
+{
+    const int on = 1;
+    const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    int dead_s = (int)(settings.handler.dead_peer_ms / 1000), third = dead_s / 3;
+    unsigned user_ms = (unsigned)settings.handler.dead_peer_ms;
+    /* If everybody dies the client must see a reset, and not the end of an answer. */
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    if (!is_tcp)
+        return;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &third, sizeof third);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &third, sizeof third);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){2}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof user_ms);
+}
+
+static struct listener *listener_add(int fd, bool is_tcp)
+{
+    if (server.listener_count == LISTENERS_MAX)
+        cannot("more than %d listening sockets", LISTENERS_MAX);
+    struct listener *l = &server.listeners[server.listener_count++];
+    *l = (struct listener){.fd = fd, .is_tcp = is_tcp};
+    set_socket_options(fd, is_tcp);
+    struct sockaddr_storage at = {0};
+    socklen_t size = sizeof at;
+    char host[INET6_ADDRSTRLEN] = "", port[8] = "";
+    getsockname(fd, (struct sockaddr *)&at, &size);
+    if (at.ss_family == AF_UNIX) {
+        snprintf(l->name, sizeof l->name, "unix:%s", ((struct sockaddr_un *)&at)->sun_path);
+    } else {
+        getnameinfo((struct sockaddr *)&at, size, host, sizeof host, port, sizeof port,
+                    NI_NUMERICHOST | NI_NUMERICSERV);
+        snprintf(l->name, sizeof l->name, at.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host,
+                 port);
+        server.port = (uint16_t)strtoul(port, NULL, 10);
+    }
+    return l;
+}
+
+static void listen_unix(const char *path)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    struct stat there;
+    if (*path == '\0' || strlen(path) >= sizeof at.sun_path)
+        wrong_use("--listen unix:%s: the path is empty or longer than %zu bytes", path,
+                  sizeof at.sun_path - 1);
+    memcpy(at.sun_path, path, strlen(path) + 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        cannot("could not make a socket: %s", strerror(errno));
+    if (lstat(path, &there) == 0) {
+        /* Left by a server that was killed: ours, a socket, and nobody answers. */
+        bool stale = S_ISSOCK(there.st_mode) && there.st_uid == geteuid() &&
+                     connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && errno == ECONNREFUSED;
+        if (!stale)
+            cannot("could not listen on unix:%s: the path exists and is %s; remove it or choose "
+                   "another",
+                   path, S_ISSOCK(there.st_mode) ? "in use or another user's" : "not a socket");
+        unlink(path);
+    }
+    if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || listen(fd, SOMAXCONN) < 0)
+        cannot("could not listen on unix:%s: %s", path, strerror(errno));
+    struct listener *l = listener_add(fd, false);
+    memcpy(l->unix_path, at.sun_path, sizeof l->unix_path);
+    if (lstat(path, &there) == 0) {
+        l->dev = there.st_dev;
+        l->ino = there.st_ino;
+    }
+}
+
+static void listen_address(const struct addrinfo *a, const char *name)
+{
+    const int on = 1;
+    int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        cannot("could not make a socket for %s: %s", name, strerror(errno));
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (a->ai_family == AF_INET6) {
+        const int only = ((struct sockaddr_in6 *)a->ai_addr)->sin6_port != 0 && *name != ':';
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
+    }
+    if (bind(fd, a->ai_addr, a->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0)
+        cannot("could not listen on %s: %s%s", name, strerror(errno),
+               errno == EADDRINUSE ? "; another server has this port: stop it, or choose another "
+                                     "port with --listen"
+               : errno == EACCES   ? "; ports below 1024 want root"
+                                   : "");
+    listener_add(fd, true);
+}
+
+/* ADDR:PORT, [V6]:PORT, :PORT, unix:PATH */
+static void listen_on(const char *name)
+{
+    char host[256] = "";
+    if (strncmp(name, "unix:", 5) == 0) {
+        listen_unix(name + 5);
+        return;
+    }
+    const char *colon = strrchr(name, ':'), *port = colon != NULL ? colon + 1 : "", *end = port;
+    unsigned long long number;
+    size_t length = colon != NULL ? (size_t)(colon - name) : 0;
+    if (!parse_number(&end, 65535, &number) || *end != '\0' || length >= sizeof host)
+        wrong_use("--listen %s is not ADDR:PORT, [V6]:PORT, :PORT or unix:PATH", name);
+    bool bracketed = length > 2 && name[0] == '[' && name[length - 1] == ']';
+    if (bracketed)
+        memcpy(host, name + 1, length - 2);
+    else
+        memcpy(host, name, length);
+    if (!bracketed && strchr(host, ':') != NULL)
+        wrong_use("--listen %s: write an IPv6 address in brackets, as in [::1]:8080", name);
+    struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                             .ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
+                    *found;
+    int error = getaddrinfo(host[0] != '\0' ? host : "0.0.0.0", port, &hints, &found);
+    if (error != 0)
+        wrong_use("--listen %s: %s", name, gai_strerror(error));
+    listen_address(found, name);
+    freeaddrinfo(found);
+}
+
+static bool is_listening(int fd, bool *listening)
+{
+    int yes = 0;
+    socklen_t size = sizeof yes;
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &yes, &size) < 0)
+        return false;
+    *listening = yes != 0;
+    return true;
+}
+
+/* A socket that was handed to us. */
+static void inherit(int fd, const char *from)
+{
+    bool listening;
+    int domain = 0, type = 0;
+    socklen_t size = sizeof domain;
+    if (!is_listening(fd, &listening))
+        cannot("%s is not a socket (%s); it must be a connection or a listening socket", from,
+               strerror(errno));
+    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size);
+    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size);
+    if (type != SOCK_STREAM || (domain != AF_UNIX && domain != AF_INET && domain != AF_INET6))
+        cannot("%s is not a stream socket of TCP or AF_UNIX", from);
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    if (listening) {
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+        listener_add(fd, domain != AF_UNIX);
+        return;
+    }
+    if (server.once)
+        cannot("more than one connection was handed over");
+    server.once = true;
+    set_socket_options(fd, domain != AF_UNIX);
+    server.listeners[0] = (struct listener){.fd = fd, .is_tcp = domain != AF_UNIX};
+}
+
+/* sd_listen_fds(3): descriptors from 3 on. True: there were some. */
+static bool inherit_from_systemd(void)
+{
+    const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+    unsigned long long owner, n;
+    if (pid == NULL || count == NULL || !parse_number(&pid, INT_MAX, &owner) ||
+        (pid_t)owner != getpid())
+        return false;
+    if (!parse_number(&count, LISTENERS_MAX, &n) || n == 0)
+        cannot("LISTEN_FDS=%s is not a number from 1 to %d", getenv("LISTEN_FDS"), LISTENERS_MAX);
+    for (int fd = 3; fd < 3 + (int)n; fd++) {
+        char from[64];
+        snprintf(from, sizeof from, "the descriptor %d of LISTEN_FDS", fd);
+        inherit(fd, from);
+    }
+    unsetenv("LISTEN_PID");
+    unsetenv("LISTEN_FDS");
+    unsetenv("LISTEN_FDNAMES");
+    return true;
+}
+
+static void open_sockets(void)
+{
+    if (settings.inetd) {
+        if (settings.listen_count > 0)
+            wrong_use("--inetd and --listen exclude each other");
+        bool listening;
+        if (!is_listening(0, &listening))
+            cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
+                   "systemd socket unit, or use --listen",
+                   strerror(errno));
+        int fd = fcntl(0, F_DUPFD_CLOEXEC, 3);
+        if (fd < 0)
+            cannot("could not keep the socket: %s", strerror(errno));
+        inherit(fd, "--inetd: descriptor 0");
+        if (listening && settings.idle_exit_ms < 0)
+            settings.idle_exit_ms = 60000;
+        return;
+    }
+    if (settings.listen_count == 0 && inherit_from_systemd())
+        return;
+    for (size_t i = 0; i < settings.listen_count; i++)
+        listen_on(settings.listen[i]);
+    if (settings.listen_count == 0)
+        listen_on("127.0.0.1:8080");
+}
+
+/* ---- Starting: log, user, state, tables
+ * ---------------------------------------------------------------------------------- */
+
+/* Descriptors 0 to 2 must be something, or the first socket would become one of them. */
+static void open_standard_descriptors(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
+static bool same_file(int a, int b)
+{
+    struct stat x, y;
+    return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* Under inetd 0, 1 and 2 are the client: not a byte of ours may go there. */
+static void leave_standard_descriptors(void)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    bool client = same_file(0, 2);
+    if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || (client && dup2(null, 2) < 0))
+        cannot("could not open /dev/null: %s", strerror(errno));
+    close(null);
+}
+
+static void open_log(void)
+{
+    struct stat now;
+    bool syslog = settings.log_to != NULL ? strcmp(settings.log_to, "syslog") == 0 : settings.inetd;
+    if (settings.inetd && !syslog && same_file(0, 2))
+        syslog = true; /* standard error is the client */
+    if (syslog) {
+        struct sockaddr_un at = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
+        int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        if (fd < 0)
+            cannot("could not make a socket for syslog: %s", strerror(errno));
+        /* Without a syslog daemon there is no log; that is no reason not to serve. */
+        if (connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && !settings.inetd)
+            fprintf(stderr, "hangupd: no syslog at /dev/log (%s): nothing will be logged\n",
+                    strerror(errno));
+        journal.fd = fd;
+        journal.syslog = true;
+        return;
+    }
+    journal.fd = STDERR_FILENO;
+    journal.may_block = fstat(journal.fd, &now) < 0 || !S_ISREG(now.st_mode);
+}
+
+static const char *default_state(void)
+{
+    static char path[PATH_MAX];
+    const char *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    if (geteuid() == 0)
+        return "/var/lib/hangupd";
+    if (xdg != NULL && xdg[0] == '/')
+        snprintf(path, sizeof path, "%s/hangupd", xdg);
+    else if (home != NULL && home[0] == '/')
+        snprintf(path, sizeof path, "%s/.local/state/hangupd", home);
+    else
+        cannot("there is no HOME to keep the ledgers in: say where with --state DIR");
+    return path;
+}
+
+static void open_state(uid_t owner, gid_t group)
+{
+    const char *why, *path = settings.state != NULL ? settings.state : default_state();
+    server.state = cleanup_state_open(path, owner, group, &why);
+    if (server.state < 0)
+        cannot("the state directory %s %s: %s", path, why, strerror(errno));
+}
+
+/* Groups, group, user; then prove that there is no way back (setuid(2)). */
+static void become_user(const struct passwd *who)
+{
+    if (initgroups(who->pw_name, who->pw_gid) < 0 || setgid(who->pw_gid) < 0 ||
+        setuid(who->pw_uid) < 0)
+        cannot("could not become the user %s: %s", who->pw_name, strerror(errno));
+    if (who->pw_uid != 0 && (setuid(0) == 0 || seteuid(0) == 0))
+        cannot("the user %s can become root again: not serving", who->pw_name);
+}
+
+static void drop_privileges(void)
+{
+    const struct passwd *who = NULL;
+    if (settings.user != NULL) {
+        errno = 0;
+        who = getpwnam(settings.user);
+        if (who == NULL)
+            cannot("--user %s: %s", settings.user, errno != 0 ? strerror(errno) : "no such user");
+        if (geteuid() != 0 && who->pw_uid != geteuid())
+            cannot("--user %s: only root can become another user", settings.user);
+    } else if (geteuid() == 0 && !server.once) {
+        log_event(NULL,
+                  "warning: running as root; --user NAME drops that when the sockets are open");
+    }
+    open_state(who != NULL ? who->pw_uid : geteuid(), who != NULL ? who->pw_gid : getegid());
+    if (who != NULL && geteuid() == 0)
+        become_user(who);
+}
+
+static void open_scoreboard(void)
+{
+    size_t count = (size_t)settings.requests;
+    size_t size = sizeof(struct scoreboard) + count * sizeof(struct slot);
+    int fd = openat(server.dir, "scoreboard", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)size); /* or SIGBUS on a full disk */
+    server.board =
+        error != 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (server.board == MAP_FAILED)
+        cannot("could not make the scoreboard in the state directory: %s",
+               strerror(error != 0 ? error : errno));
+    close(fd);
+    server.board->magic = SCOREBOARD_MAGIC;
+    server.board->slot_count = (uint32_t)count;
+}
+
+/* Memory that children do not get: they need not pay for it at fork, and cannot read it. */
+static void *private_memory(size_t size)
+{
+    void *m = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (m == MAP_FAILED || madvise(m, size, MADV_DONTFORK) < 0)
+        cannot("out of memory for the table of connections: %s", strerror(errno));
+    return m;
+}
+
+static void make_tables(void)
+{
+    int room = (int)settings.connections, slots = (int)settings.requests;
+    server.connection_room = room;
+    server.connections = private_memory((size_t)room * sizeof *server.connections);
+    server.heap = private_memory((size_t)room * sizeof *server.heap);
+    server.free_slots = private_memory((size_t)slots * sizeof *server.free_slots);
+    server.pid_bucket_count = 64;
+    while (server.pid_bucket_count < slots)
+        server.pid_bucket_count *= 2;
+    server.pid_buckets =
+        private_memory((size_t)server.pid_bucket_count * sizeof *server.pid_buckets);
+    for (int i = 0; i < server.pid_bucket_count; i++)
+        server.pid_buckets[i] = NOBODY;
+    for (int i = slots - 1; i >= 0; i--)
+        server.free_slots[server.free_slot_count++] = i;
+    for (int i = 0; i < room; i++)
+        server.connections[i].next = i + 1 < room ? i + 1 : NOBODY;
+}
+
+/* As many descriptors as the connections need, if the hard limit has them. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)settings.connections + 64;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static void add_watch(int fd, uint64_t what)
+{
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = what};
+    if (epoll_ctl(server.epoll, EPOLL_CTL_ADD, fd, &e) < 0)
+        cannot("could not watch for events: %s", strerror(errno));
+}
+
+/* The descriptors that children keep come first, so that all above can be closed in one call. */
+static void open_events(void)
+{
+    sigset_t handled;
+    if (pipe2(server.nudge, O_CLOEXEC | O_NONBLOCK) < 0)
+        cannot("could not make a pipe: %s", strerror(errno));
+    fcntl(server.nudge[1], F_SETFL, O_WRONLY); /* a child waits for room; the parent never writes */
+    sigfillset(&handled);
+    sigprocmask(SIG_BLOCK, &handled, NULL);
+    sigemptyset(&handled);
+    sigaddset(&handled, SIGCHLD);
+    sigaddset(&handled, SIGTERM);
+    sigaddset(&handled, SIGINT);
+    struct sigaction hup;
+    if (sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN) /* nohup(1) stays so */
+        sigaddset(&handled, SIGHUP);
+    server.signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
+    server.epoll = epoll_create1(EPOLL_CLOEXEC);
+    server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (server.signals < 0 || server.epoll < 0)
+        cannot("could not watch for events: %s", strerror(errno));
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGCHLD, SIG_DFL); /* ignored, as some starters leave it, children could not be reaped */
+    signal(SIGTERM, SIG_DFL);
+}
+
+static void find_tmpdir(void)
+{
+    const char *tmp = getenv("TMPDIR");
+    settings.handler.tmpdir = tmp != NULL && *tmp != '\0' ? realpath(tmp, NULL) : "/tmp";
+    if (settings.handler.tmpdir == NULL)
+        cannot("TMPDIR=%s: %s", tmp, strerror(errno));
+}
+
+static void open_all(void)
+{
+    open_log();
+    open_sockets();
+    if (settings.inetd)
+        leave_standard_descriptors();
+    drop_privileges();
+    find_tmpdir();
+    raise_descriptor_limit();
+    server.dir = cleanup_server_open(server.state, server.token);
+    if (server.dir < 0)
+        cannot("could not make a directory in the state directory: %s", strerror(errno));
+    open_scoreboard();
+    open_events();
+    make_tables();
+}
+
+/* ---- Starting and leaving
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+static void note_strangers(void)
+{
+    siginfo_t any = {0};
+    bool childless = waitid(P_ALL, 0, &any, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD;
+    server.pid = getpid();
+    server.has_strangers = !childless || server.pid == 1;
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+}
+
+static void begin_serving(void)
+{
+    add_watch(server.signals, WATCH_SIGNALS);
+    add_watch(server.nudge[0], WATCH_NUDGE);
+    if (server.once) {
+        struct sockaddr_storage from = {0};
+        socklen_t size = sizeof from;
+        const struct listener *l = &server.listeners[0];
+        getpeername(l->fd, (struct sockaddr *)&from, &size);
+        connection_open(l->fd, &from, l->is_tcp);
+        return; /* recovery comes after the caller has been served */
+    }
+    listeners_watch(EPOLL_CTL_ADD);
+    for (size_t i = 0; i < server.listener_count; i++)
+        log_eventf(NULL, "listening on %s", server.listeners[i].name);
+    struct job *j = job_add("");
+    if (j != NULL)
+        job_start(j);
+}
+
+#define RECOVERY_EVERY_S 60
+#define RECOVERY_LIMIT_S 10
+
+/* A server that inetd started for one connection recovers after it, not too often, not for long. */
+static void recover_after_once(void)
+{
+    struct stat last;
+    if (fstatat(server.state, "recovered", &last, AT_SYMLINK_NOFOLLOW) == 0 &&
+        time(NULL) - last.st_mtime < RECOVERY_EVERY_S)
+        return;
+    int stamp =
+        openat(server.state, "recovered", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (stamp < 0 || futimens(stamp, NULL) < 0)
+        log_eventf(NULL, "could not note the recovery: %s", strerror(errno));
+    if (stamp >= 0)
+        close(stamp);
+    struct job all = {.connection = NOBODY};
+    pid_t pid = fork();
+    if (pid == 0) {
+        alarm(RECOVERY_LIMIT_S);
+        janitor_main(&all, -1, false);
+    }
+    if (pid > 0)
+        waitpid(pid, NULL, 0);
+}
+
+int server_main(int argc, char **argv, const struct route *routes)
+{
+    open_standard_descriptors();
+    cleanup_mark_prepare(argc, argv);
+    cleanup_report = log_event;
+    parse_options(argc, argv);
+    parse_routes(argc, argv, routes);
+    note_strangers();
+    open_all();
+    begin_serving();
+    loop();
+    if (server.once)
+        recover_after_once();
+    cleanup_server_close(server.state, server.dir, server.token);
+    if (!server.once)
+        log_event(NULL, "stopped");
+    return 0;
+}
+
+/* A program that links the library brings its own. */
+__attribute__((weak)) int main(int argc, char **argv)
+{
+    static const struct route routes[] = {
+        {.path = "/a", .name = "a", .handler = handler_demonstration}, {0}};
+    return server_main(argc, argv, routes);
+}
