@@ -233,7 +233,7 @@ ASYNC_SAFE static bool process_read(pid_t pid, struct process *p)
 #define BOOT_ID_SIZE 37
 static char boot_id[BOOT_ID_SIZE]; /* of this boot; "unknown" where the kernel does not say */
 
-static void boot_id_read(void)
+ASYNC_SAFE static void boot_id_read(void)
 {
     if (boot_id[0] != '\0')
         return;
@@ -245,12 +245,82 @@ static void boot_id_read(void)
         memcpy(boot_id, "unknown", sizeof "unknown");
 }
 
+/* ---- Identity: which file is meant, whatever its name stands for later ---------------------- */
+
+/* Inode numbers are used again at once; an inode with its birth time is not. */
+struct identity {
+    unsigned major, minor;
+    unsigned long long inode;
+    bool has_birth;
+    long long birth_seconds;
+    unsigned birth_nanoseconds;
+};
+
+ASYNC_SAFE static int identify(int dir, const char *path, int flags, struct identity *id)
+{
+    struct statx x;
+    if (statx(dir, path, flags | AT_NO_AUTOMOUNT, STATX_INO | STATX_BTIME, &x) < 0)
+        return -1;
+    *id = (struct identity){.major = x.stx_dev_major,
+                            .minor = x.stx_dev_minor,
+                            .inode = x.stx_ino,
+                            .has_birth = (x.stx_mask & STATX_BTIME) != 0,
+                            .birth_seconds = x.stx_btime.tv_sec,
+                            .birth_nanoseconds = x.stx_btime.tv_nsec};
+    return 0;
+}
+
+static void identity_write(struct text *t, const struct identity *id)
+{
+    text_number(t, id->major, 1);
+    text_char(t, ':');
+    text_number(t, id->minor, 1);
+    text_char(t, ':');
+    text_number(t, id->inode, 1);
+    text_char(t, ':');
+    if (id->has_birth) {
+        text_signed(t, id->birth_seconds);
+        text_char(t, '.');
+        text_number(t, id->birth_nanoseconds, 9);
+    } else {
+        text_char(t, '-');
+    }
+}
+
+/* Parse "DEV:INO:BTIME " at *S and step over it. */
+ASYNC_SAFE static bool identity_parse(const char **s, struct identity *id)
+{
+    unsigned long long major, minor, seconds = 0, nanoseconds = 0;
+    *id = (struct identity){0};
+    if (!parse_number(s, UINT_MAX, &major) || *(*s)++ != ':' ||
+        !parse_number(s, UINT_MAX, &minor) || *(*s)++ != ':' ||
+        !parse_number(s, ULLONG_MAX, &id->inode) || *(*s)++ != ':')
+        return false;
+    bool negative = **s == '-' && (*s)[1] != ' ';
+    if (**s == '-')
+        ++*s;
+    id->has_birth = **s != ' ';
+    if (id->has_birth && (!parse_number(s, LLONG_MAX, &seconds) || *(*s)++ != '.' ||
+                          !parse_number(s, 999999999, &nanoseconds)))
+        return false;
+    id->major = (unsigned)major;
+    id->minor = (unsigned)minor;
+    id->birth_seconds = negative ? -(long long)seconds : (long long)seconds;
+    id->birth_nanoseconds = (unsigned)nanoseconds;
+    return *(*s)++ == ' ';
+}
+
+/* Of "Undoing one record" and "Settling" below. */
+ASYNC_SAFE static const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id);
+ASYNC_SAFE static bool strike(int fd, off_t at);
+
 /* ---- This process's ledger: making and appending ------------------------------------------- */
 
 static struct {
     struct cleanup_owner who;
     pid_t pid;                     /* of the owner; 0: nobody's */
     int fd, program_fd;            /* O_APPEND; -1: not made yet */
+    off_t last;                    /* where the newest record starts */
     volatile sig_atomic_t touched; /* set before the file can exist */
     char scratch[PATH_MAX];
 } mine = {.fd = -1, .program_fd = -1};
@@ -275,18 +345,38 @@ ASYNC_SAFE bool cleanup_pending(void)
     return mine.touched != 0 && cleanup_is_owner();
 }
 
+/* Whether the ledger's grammar has such a record: what is refused here cannot be undone later. */
+static bool is_record(const char *verb, const char *argument)
+{
+    struct identity id;
+    unsigned long long n;
+    if (strchr(argument, '\n') != NULL)
+        return false;
+    if (strcmp(verb, "commit") == 0)
+        return *argument == '\0';
+    if (strcmp(verb, "run") == 0)
+        return argument[strspn(argument, " \t")] != '\0';
+    if (strcmp(verb, "sent") == 0)
+        return parse_number(&argument, UINT64_MAX, &n) && *argument == '\0';
+    if (strcmp(verb, "unlink-if") == 0 || strcmp(verb, "rmtree-if") == 0)
+        return identity_parse(&argument, &id) && *argument == '/';
+    return (strcmp(verb, "unlink") == 0 || strcmp(verb, "rmtree") == 0 ||
+            strcmp(verb, "scratch") == 0) &&
+           *argument == '/';
+}
+
+static int record_check(const char *verb, const char *argument)
+{
+    size_t size = strlen(verb) + strlen(argument) + (*argument != '\0') + 1;
+    errno = size > CLEANUP_RECORD_MAX ? ENAMETOOLONG : EINVAL;
+    return size > CLEANUP_RECORD_MAX || !is_record(verb, argument) ? -1 : 0;
+}
+
 int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
 {
-    char line[CLEANUP_RECORD_MAX];
-    size_t size = strlen(verb) + strlen(argument) + (*argument != '\0') + 1;
-    if (strchr(argument, '\n') != NULL) {
-        errno = EINVAL;
+    char line[CLEANUP_RECORD_MAX + 1];
+    if (record_check(verb, argument) < 0)
         return -1;
-    }
-    if (size >= sizeof line) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
     struct text t = TEXT(line);
     text_add(&t, verb);
     if (*argument != '\0') {
@@ -391,12 +481,23 @@ static int ledger_open(void)
 
 static int record(const char *verb, const char *argument)
 {
-    if (ledger_open() < 0)
+    if (record_check(verb, argument) < 0 || ledger_open() < 0)
         return -1;
+    mine.last = lseek(mine.fd, 0, SEEK_END);
     return cleanup_append(mine.fd, verb, argument, mine.who.sync);
 }
 
-static const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id);
+/* What the newest record names was not made after all: its undo might fail for the same reason. */
+static void record_withdraw(void)
+{
+    int saved = errno;
+    int fd = openat(mine.who.dir, mine.who.id, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)strike(fd, mine.last); /* it stays, and then its undo says that nothing is there */
+        close(fd);
+    }
+    errno = saved;
+}
 
 int cleanup_open_for_program(void)
 {
@@ -419,71 +520,6 @@ int cleanup_sent(uint64_t n)
 int cleanup_commit(void)
 {
     return record("commit", "");
-}
-
-/* ---- Identity: which file is meant, whatever its name stands for later ---------------------- */
-
-/* Inode numbers are used again at once; an inode with its birth time is not. */
-struct identity {
-    unsigned major, minor;
-    unsigned long long inode;
-    bool has_birth;
-    long long birth_seconds;
-    unsigned birth_nanoseconds;
-};
-
-ASYNC_SAFE static int identify(int dir, const char *path, int flags, struct identity *id)
-{
-    struct statx x;
-    if (statx(dir, path, flags | AT_NO_AUTOMOUNT, STATX_INO | STATX_BTIME, &x) < 0)
-        return -1;
-    *id = (struct identity){.major = x.stx_dev_major,
-                            .minor = x.stx_dev_minor,
-                            .inode = x.stx_ino,
-                            .has_birth = (x.stx_mask & STATX_BTIME) != 0,
-                            .birth_seconds = x.stx_btime.tv_sec,
-                            .birth_nanoseconds = x.stx_btime.tv_nsec};
-    return 0;
-}
-
-static void identity_write(struct text *t, const struct identity *id)
-{
-    text_number(t, id->major, 1);
-    text_char(t, ':');
-    text_number(t, id->minor, 1);
-    text_char(t, ':');
-    text_number(t, id->inode, 1);
-    text_char(t, ':');
-    if (id->has_birth) {
-        text_signed(t, id->birth_seconds);
-        text_char(t, '.');
-        text_number(t, id->birth_nanoseconds, 9);
-    } else {
-        text_char(t, '-');
-    }
-}
-
-/* Parse "DEV:INO:BTIME " at *S and step over it. */
-ASYNC_SAFE static bool identity_parse(const char **s, struct identity *id)
-{
-    unsigned long long major, minor, seconds = 0, nanoseconds = 0;
-    *id = (struct identity){0};
-    if (!parse_number(s, UINT_MAX, &major) || *(*s)++ != ':' ||
-        !parse_number(s, UINT_MAX, &minor) || *(*s)++ != ':' ||
-        !parse_number(s, ULLONG_MAX, &id->inode) || *(*s)++ != ':')
-        return false;
-    bool negative = **s == '-' && (*s)[1] != ' ';
-    if (**s == '-')
-        ++*s;
-    id->has_birth = **s != ' ';
-    if (id->has_birth && (!parse_number(s, LLONG_MAX, &seconds) || *(*s)++ != '.' ||
-                          !parse_number(s, 999999999, &nanoseconds)))
-        return false;
-    id->major = (unsigned)major;
-    id->minor = (unsigned)minor;
-    id->birth_seconds = negative ? -(long long)seconds : (long long)seconds;
-    id->birth_nanoseconds = (unsigned)nanoseconds;
-    return *(*s)++ == ' ';
 }
 
 static int record_identity(const char *verb, const struct identity *id, const char *path)
@@ -582,8 +618,10 @@ static int publish_nameless(int fd, const struct place *p, bool overwrite)
         return -1;
     if (link_nameless(fd, AT_FDCWD, p->path) == 0)
         return 0;
-    if (errno != EEXIST || !overwrite)
+    if (errno != EEXIST || !overwrite) {
+        record_withdraw();
         return -1;
+    }
     /* linkat never replaces: take a private name first, then rename over what is there. */
     if (record_identity("unlink-if", &id, p->private) < 0 ||
         link_nameless(fd, AT_FDCWD, p->private) < 0)
@@ -603,8 +641,10 @@ static int create_by_name(const struct place *p, bool overwrite, mode_t mode)
     if (record("unlink", p->private) < 0)
         return -1;
     int fd = open(p->private, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, mode);
-    if (fd < 0)
+    if (fd < 0) {
+        record_withdraw();
         return -1;
+    }
     if (identify(fd, "", AT_EMPTY_PATH, &id) == 0 &&
         record_identity("unlink-if", &id, p->path) == 0 &&
         (overwrite ? rename(p->private, p->path) : rename_new(p->private, p->path, false)) == 0)
@@ -626,6 +666,10 @@ int cleanup_create(const char *path, int flags, mode_t mode)
     }
     if (place_find(path, &p) < 0)
         return -1;
+    if (path[strlen(path) - 1] == '/') {
+        errno = EISDIR;
+        return -1;
+    }
     int fd = open(p.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
     if (fd < 0) /* EISDIR: a kernel or file system that does not know O_TMPFILE */
         return errno == EOPNOTSUPP || errno == EISDIR ? create_by_name(&p, overwrite, mode) : -1;
@@ -639,8 +683,12 @@ int cleanup_mkdir(const char *path, mode_t mode)
 {
     struct place p;
     struct identity id;
-    if (place_find(path, &p) < 0 || record("rmtree", p.private) < 0 || mkdir(p.private, mode) < 0)
+    if (place_find(path, &p) < 0 || record("rmtree", p.private) < 0)
         return -1;
+    if (mkdir(p.private, mode) < 0) {
+        record_withdraw();
+        return -1;
+    }
     if (identify(AT_FDCWD, p.private, AT_SYMLINK_NOFOLLOW, &id) == 0 &&
         record_identity("rmtree-if", &id, p.path) == 0 && rename_new(p.private, p.path, true) == 0)
         return 0;
@@ -672,8 +720,12 @@ const char *cleanup_tempdir(void)
         return NULL;
     }
     text_end(&t);
-    if (record("scratch", path) < 0 || mkdir(path, 0700) < 0)
+    if (record("scratch", path) < 0)
         return NULL;
+    if (mkdir(path, 0700) < 0) {
+        record_withdraw();
+        return NULL;
+    }
     memcpy(mine.scratch, path, t.length + 1);
     return mine.scratch;
 }
@@ -696,7 +748,7 @@ int cleanup_rmtree(const char *path)
 
 int cleanup_run(const char *command)
 {
-    if (command == NULL || command[strspn(command, " \t")] == '\0') {
+    if (command == NULL) {
         errno = EINVAL;
         return -1;
     }
@@ -714,41 +766,64 @@ struct line {
 };
 static struct line current;
 
-/* Where the last newline before END is, or -1; only looked for in the file's bytes. */
+/* Read exactly N bytes at AT. What cannot be read must not be taken for undone. */
+ASYNC_SAFE static bool read_at(int fd, char *to, size_t n, off_t at)
+{
+    while (n > 0) {
+        ssize_t got = pread(fd, to, n, at);
+        if (got == 0 || (got < 0 && errno != EINTR))
+            return false; /* an error, or somebody has cut the file meanwhile */
+        if (got > 0) {
+            to += got;
+            at += got;
+            n -= (size_t)got;
+        }
+    }
+    return true;
+}
+
+#define NO_NEWLINE (-1)
+#define NOT_READABLE (-2)
+
+/* Where the last newline before END is. */
 ASYNC_SAFE static off_t newline_before(int fd, off_t end)
 {
     while (end > 0) {
         off_t from = end > (off_t)sizeof current.text ? end - (off_t)sizeof current.text : 0;
-        ssize_t n = pread(fd, current.text, (size_t)(end - from), from);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n != end - from)
-            return -1; /* an error, or somebody cuts the file: what cannot be read is not there */
-        for (off_t at = n; at > 0; at--)
+        if (!read_at(fd, current.text, (size_t)(end - from), from))
+            return NOT_READABLE;
+        for (off_t at = end - from; at > 0; at--)
             if (current.text[at - 1] == '\n')
                 return from + at - 1;
         end = from;
     }
-    return -1;
+    return NO_NEWLINE;
 }
 
-/* Read the line that ends at END, just behind its newline, into `current`. */
-ASYNC_SAFE static bool line_read(int fd, off_t end)
+/* Read the line that ends at END, just behind its newline, into `current`: 1, or 0 at the file's
+ * beginning, or -1 when it cannot be read. */
+ASYNC_SAFE static int line_read(int fd, off_t end)
 {
     if (end <= 0)
-        return false;
-    current.start = newline_before(fd, end - 1) + 1;
+        return end == 0 ? 0 : -1;
+    off_t newline = newline_before(fd, end - 1);
+    if (newline == NOT_READABLE)
+        return -1;
+    current.start = newline + 1;
     off_t length = end - 1 - current.start;
     current.too_long = length >= (off_t)sizeof current.text;
     current.length = current.too_long ? sizeof current.text - 1 : (size_t)length;
-    ssize_t n;
-    do
-        n = pread(fd, current.text, current.length, current.start);
-    while (n < 0 && errno == EINTR);
-    if (n != (ssize_t)current.length)
-        return false;
+    if (!read_at(fd, current.text, current.length, current.start))
+        return -1;
     current.text[current.length] = '\0';
-    return true;
+    return 1;
+}
+
+/* Where the last whole line of SIZE bytes ends; a line without its newline never happened. */
+ASYNC_SAFE static off_t lines_end(int fd, off_t size)
+{
+    off_t newline = newline_before(fd, size);
+    return newline == NOT_READABLE ? -1 : newline + 1;
 }
 
 /* If the line is VERB or begins with "VERB ", its argument; else NULL. */
@@ -999,22 +1074,23 @@ ASYNC_SAFE static int undo_if(const struct settlement *s, const char *argument, 
         errno = EINVAL;
         return -1;
     }
-    int fd = -1;
-    if (directory) {
-        fd = open_directory(AT_FDCWD, argument);
-        if (fd < 0)
-            return is_not_there(errno) || errno == ELOOP ? 0 : -1;
-    }
-    int known = directory ? identify(fd, "", AT_EMPTY_PATH, &is)
-                          : identify(AT_FDCWD, argument, AT_SYMLINK_NOFOLLOW, &is);
-    int same = known < 0 ? (is_not_there(errno) ? 0 : -1) : is_same(s, &was, &is);
-    if (known == 0 && same < 0)
+    if (identify(AT_FDCWD, argument, AT_SYMLINK_NOFOLLOW, &is) < 0)
+        return is_not_there(errno) ? 0 : -1;
+    int same = is_same(s, &was, &is);
+    if (same < 0)
         errno = ESTALE;
-    if (same > 0)
-        return directory ? remove_open_tree(fd, argument) : undo_unlink(argument);
-    if (fd >= 0)
-        close_keep_errno(fd);
-    return same;
+    if (same <= 0)
+        return same;
+    if (!directory)
+        return undo_unlink(argument);
+    int fd = open_directory(AT_FDCWD, argument);
+    if (fd < 0)
+        return is_not_there(errno) ? 0 : -1;
+    /* What was opened is what is emptied: it must still be the one that was looked at. */
+    if (identify(fd, "", AT_EMPTY_PATH, &is) == 0 && is_same(s, &was, &is) > 0)
+        return remove_open_tree(fd, argument);
+    close_keep_errno(fd);
+    return 0;
 }
 
 /* Undo the record in `current`: 1 done, 0 nothing to do with it, -1 failed (errno). */
@@ -1023,6 +1099,10 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
     const char *line = current.text, *arg;
     if (line[0] == '#' || current.length == 0)
         return 0;
+    if (strlen(line) != current.length) { /* a NUL: what it names would be cut short */
+        errno = EBADMSG;
+        return s->kept ? 0 : -1;
+    }
     if ((arg = argument_of(line, "scratch")) != NULL && *arg == '/')
         return undo_rmtree(arg) < 0 ? -1 : 1;
     if (s->kept)
@@ -1068,9 +1148,10 @@ ASYNC_SAFE static bool strike(int fd, off_t at)
 /* Undo the open ledger backwards, once; what is done becomes a comment. */
 ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
 {
-    off_t end = newline_before(s->fd, size) + 1;
+    off_t end = lines_end(s->fd, size);
+    int found = 0;
     s->failed = false;
-    while (!s->run_left && line_read(s->fd, end)) {
+    while (!s->run_left && (found = line_read(s->fd, end)) > 0) {
         end = current.start;
         int done = undo_record(s);
         if (done < 0) {
@@ -1081,6 +1162,10 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
             s->failed = true;
             report(s->how->id, "could not strike out:", current.text, errno);
         }
+    }
+    if (found < 0) {
+        s->failed = true;
+        report(s->how->id, "could not read the ledger", s->how->id, errno);
     }
 }
 
@@ -1125,6 +1210,7 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
         report(how->id, "could not open the ledger", name, errno);
         return CLEANUP_FAILED;
     }
+    boot_id_read();
     struct header h = header_read(fd);
     if (!h.valid)
         report(how->id, "the ledger was overwritten and records may be lost:", name, 0);
@@ -1166,10 +1252,10 @@ ASYNC_SAFE static bool sent_find(int fd, uint64_t *n, off_t *at)
     struct stat now;
     if (fstat(fd, &now) < 0)
         return false;
-    for (off_t end = newline_before(fd, now.st_size) + 1; line_read(fd, end); end = current.start) {
+    for (off_t end = lines_end(fd, now.st_size); line_read(fd, end) > 0; end = current.start) {
         const char *arg = argument_of(current.text, "sent");
         unsigned long long value;
-        if (arg != NULL && parse_number(&arg, UINT64_MAX, &value)) {
+        if (arg != NULL && parse_number(&arg, UINT64_MAX, &value) && *arg == '\0') {
             *n = value;
             *at = current.start;
             return true;
@@ -1551,6 +1637,8 @@ static bool lock_try(int fd)
     return fcntl(fd, F_SETLK, &lock) == 0;
 }
 
+static struct stat own; /* this process's server directory: its lock does not bind itself */
+
 int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
 {
     /* A few tries: between any two of these steps another server's recovery may take the
@@ -1561,7 +1649,8 @@ int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
             return -1;
         int dir = openat(state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         int lock = dir < 0 ? -1 : openat(dir, "lock", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-        if (lock >= 0 && lock_try(lock) && fstat(lock, &now) == 0 && now.st_nlink == 1)
+        if (lock >= 0 && lock_try(lock) && fstat(lock, &now) == 0 && now.st_nlink == 1 &&
+            fstat(dir, &own) == 0)
             return dir; /* the lock's descriptor stays open: closing it would let go */
         int saved = errno;
         if (lock >= 0)
@@ -1581,21 +1670,6 @@ static void remove_server_files(int state, int dir, const char *token)
     unlinkat(dir, "scoreboard", 0);
     unlinkat(dir, "lock", 0);
     unlinkat(state, token, AT_REMOVEDIR); /* fails, as it should, while a ledger is left */
-}
-
-void cleanup_server_close(int state, int dir, const char *token)
-{
-    DIR *list = fdopendir(dup(dir));
-    if (list == NULL)
-        return;
-    rewinddir(list);
-    bool empty = true;
-    for (const struct dirent *e; empty && (e = readdir(list)) != NULL;)
-        empty = e->d_name[0] == '.' || strcmp(e->d_name, "lock") == 0 ||
-                strcmp(e->d_name, "scoreboard") == 0;
-    closedir(list);
-    if (empty)
-        remove_server_files(state, dir, token);
 }
 
 /* ---- Recovery
@@ -1688,12 +1762,25 @@ bool cleanup_adopt(int from, int to, const char *id)
     return renameat(from, id, to, id) == 0 || errno == ENOENT;
 }
 
+void cleanup_server_close(int state, int dir, const char *token)
+{
+    size_t count;
+    free(cleanup_list(dir, &count)); /* which sweeps unfinished ledgers away */
+    if (count == 0)
+        remove_server_files(state, dir, token);
+}
+
 static void recover_server(int state, const char *token, int adopt, unsigned *settled,
                            unsigned *left)
 {
     int dir = openat(state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir < 0)
         return;
+    struct stat now;
+    if (fstat(dir, &now) < 0 || (now.st_dev == own.st_dev && now.st_ino == own.st_ino)) {
+        close(dir);
+        return;
+    }
     int lock = openat(dir, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
     if (lock < 0 ? errno != ENOENT : !lock_try(lock))
         goto out; /* it lives */

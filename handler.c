@@ -582,6 +582,7 @@ struct request {
     size_t room, have;
     struct http_head head;
     char *method, *path, *query;
+    char *parameters; /* of the query, decoded; NULL until asked for */
     const char *path_info;
     const struct route *route;
     int body;
@@ -658,38 +659,53 @@ const char *request_header(struct request *rq, const char *name)
     return joined; /* the process ends with the request */
 }
 
-/* Decode the query component S, of N bytes, into a new string. */
-static char *decode_component(const char *s, size_t n)
+/* Decode the query component S, of N bytes, in place at TO. Returns its length. */
+static size_t decode_component(char *to, const char *s, size_t n)
 {
-    char *out = malloc(n + 1);
     size_t length = 0;
-    for (size_t i = 0; out != NULL && i < n; i++) {
-        int high = s[i] == '%' && i + 2 < n + 0 ? hex_value((unsigned char)s[i + 1]) : -1;
+    for (size_t i = 0; i < n; i++) {
+        int high = s[i] == '%' && i + 2 < n ? hex_value((unsigned char)s[i + 1]) : -1;
         int low = high >= 0 ? hex_value((unsigned char)s[i + 2]) : -1;
         if (low >= 0) {
-            out[length++] = (char)(high << 4 | low);
+            to[length++] = (char)(high << 4 | low);
             i += 2;
         } else {
-            out[length++] = s[i] == '+' ? ' ' : s[i];
+            to[length++] = s[i] == '+' ? ' ' : s[i];
         }
     }
-    if (out != NULL)
-        out[length] = '\0';
-    return out;
+    to[length] = '\0';
+    return length;
+}
+
+/* The query, decoded once into "name\0value\0"..., ended by an empty name. */
+static void decode_query(struct request *rq)
+{
+    size_t room = 2 * strlen(rq->query) + 3; /* an absent value still has its NUL */
+    char *to = rq->parameters = malloc(room);
+    for (const char *at = rq->query; to != NULL && *at != '\0';) {
+        size_t n = strcspn(at, "&");
+        const char *equals = memchr(at, '=', n);
+        size_t name = equals != NULL ? (size_t)(equals - at) : n;
+        if (name > 0) {
+            to += decode_component(to, at, name) + 1;
+            to +=
+                decode_component(to, at + name + (equals != NULL), n - name - (equals != NULL)) + 1;
+        }
+        at += n + (at[n] == '&');
+    }
+    if (to != NULL)
+        *to = '\0';
 }
 
 const char *request_parameter(struct request *rq, const char *name)
 {
-    for (const char *at = rq->query; *at != '\0';) {
-        size_t n = strcspn(at, "&");
-        const char *equals = memchr(at, '=', n);
-        size_t name_size = equals != NULL ? (size_t)(equals - at) : n;
-        char *decoded = decode_component(at, name_size);
-        bool found = decoded != NULL && strcmp(decoded, name) == 0;
-        free(decoded);
-        if (found)
-            return equals != NULL ? decode_component(equals + 1, n - name_size - 1) : "";
-        at += n + (at[n] == '&');
+    if (rq->parameters == NULL)
+        decode_query(rq);
+    for (const char *at = rq->parameters; at != NULL && *at != '\0';) {
+        const char *value = at + strlen(at) + 1;
+        if (strcmp(at, name) == 0)
+            return value;
+        at = value + strlen(value) + 1;
     }
     return NULL;
 }
@@ -923,11 +939,11 @@ ASYNC_SAFE static void add_date(struct text *t)
     clock_gettime(CLOCK_REALTIME, &now);
     struct utc u = handler_utc(now.tv_sec);
     text_add(t, "Date: ");
-    text_bytes(t, &"SunMonTueWedThuFriSat"[3 * u.weekday], 3);
+    text_bytes(t, &"SunMonTueWedThuFriSat"[(size_t)3 * u.weekday], 3);
     text_add(t, ", ");
     text_number(t, u.day, 2);
     text_char(t, ' ');
-    text_bytes(t, &"JanFebMarAprMayJunJulAugSepOctNovDec"[3 * (u.month - 1)], 3);
+    text_bytes(t, &"JanFebMarAprMayJunJulAugSepOctNovDec"[(size_t)3 * (u.month - 1)], 3);
     text_char(t, ' ');
     text_number(t, u.year, 4);
     text_char(t, ' ');
@@ -2031,7 +2047,7 @@ wrong:
  * -------------------------------------------------------------------------------------------------
  */
 
-#define DEMONSTRATION_SECONDS_MAX 60
+#define DEMONSTRATION_MS_MAX INT64_C(60000)
 
 /* Write a file, work for a while, answer. Hang up meanwhile, and the file is gone. */
 int handler_demonstration(struct request *rq)
@@ -2039,9 +2055,8 @@ int handler_demonstration(struct request *rq)
     char path[PATH_MAX];
     const char *asked = request_parameter(rq, "seconds");
     int64_t ms = asked != NULL ? parse_duration(asked) : 4000;
-    if (ms < 0 || ms > DEMONSTRATION_SECONDS_MAX * 1000)
-        return respond_text(rq, 400, "seconds is a number from 0 to %d\n",
-                            DEMONSTRATION_SECONDS_MAX);
+    if (ms < 0 || ms > DEMONSTRATION_MS_MAX)
+        return respond_text(rq, 400, "seconds is a number from 0 to 60\n");
     snprintf(path, sizeof path, "%s/txt", rq->settings->tmpdir);
     int fd = cleanup_create(path, CLEANUP_OVERWRITE, 0644);
     if (fd < 0 || write_all(fd, "hello\n", 6) < 0 || close(fd) < 0)

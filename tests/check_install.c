@@ -1,0 +1,144 @@
+/* check_install.c: what `make install` puts in place, used the way a stranger would.
+ *
+ * The nested make is given the variables of the one that runs this suite (MAKEFLAGS), so it
+ * finds everything built.
+ */
+#include "harness.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const installed[] = {
+    "bin/hangupd",
+    "include/hangupd/cleanup.h",
+    "include/hangupd/handler.h",
+    "include/hangupd/server.h",
+    "lib/libhangupd.a",
+    "lib/pkgconfig/hangupd.pc",
+    "share/man/man8/hangupd.8",
+};
+#define INSTALLED_COUNT (sizeof installed / sizeof *installed)
+
+static struct output shell(const char *command)
+{
+    return run_argv((const char *const[]){"/bin/sh", "-ec", command, NULL}, NULL, true);
+}
+
+#define must_run(...)                                                                              \
+    do {                                                                                           \
+        char command_[4096];                                                                       \
+        snprintf(command_, sizeof command_, __VA_ARGS__);                                          \
+        struct output o_ = shell(command_);                                                        \
+        must_say(o_.status == 0, "%s: %s", command_, o_.text);                                     \
+        free(o_.text);                                                                             \
+    } while (0)
+
+/* `make GOAL` with VARIABLES, in the source's directory. */
+static void make(const char *goal, const char *variables)
+{
+    must_run("make --no-print-directory -C '%s/..' %s %s", getenv("TESTS"), goal, variables);
+}
+
+static const char *environment(const char *name, const char *otherwise)
+{
+    const char *value = getenv(name);
+    return value != NULL && *value != '\0' ? value : otherwise;
+}
+
+START_TEST(tree_below_destdir)
+{
+    char variables[2048], expected[4096] = "";
+    snprintf(variables, sizeof variables, "DESTDIR=%s PREFIX=/opt/it", at("root"));
+    make("install", variables);
+    for (size_t i = 0; i < INSTALLED_COUNT; i++) {
+        strcat(expected, installed[i]);
+        strcat(expected, "\n");
+    }
+    struct output found = shell("cd root/opt/it; find . -type f | sed 's,^[.]/,,' | LC_ALL=C sort");
+    ck_assert_str_eq(found.text, expected);
+    free(found.text);
+    must_run("grep -q '^prefix=/opt/it$' root/opt/it/lib/pkgconfig/hangupd.pc");
+    must_run("root/opt/it/bin/hangupd --version");
+
+    make("uninstall", variables);
+    struct output left = shell("find root -not -type d; find root -name hangupd");
+    ck_assert_str_eq(left.text, "");
+    free(left.text);
+}
+END_TEST
+
+/* The example in server.h, compiled as a stranger's program would be and asked over HTTP. */
+START_TEST(ten_lines_are_a_server)
+{
+    char variables[1024];
+    const char *sanitizers = environment("SAN", "");
+    snprintf(variables, sizeof variables, "PREFIX=%s", at("prefix"));
+    make("install", variables);
+    must_run("sed -n 's/^ [*]     //p' prefix/include/hangupd/server.h >ten.c; grep -q main ten.c");
+    must_run("PKG_CONFIG_PATH=prefix/lib/pkgconfig; export PKG_CONFIG_PATH; "
+             "%s -std=c11 -Wall -Wextra -Wpedantic -Werror %s%s -o ten ten.c "
+             "$(pkg-config --cflags --libs hangupd)",
+             environment("CC", "cc"), *sanitizers != '\0' ? "-fsanitize=" : "", sanitizers);
+
+    struct server *s = server_start(at("ten"), "%s", "");
+    struct output o = curl(s, "/hello");
+    ck_assert_int_eq(o.status, 0);
+    ck_assert_str_eq(o.text, "hello\n");
+    free(o.text);
+    server_stop(s);
+}
+END_TEST
+
+/* Each header can be included alone, and says nothing that -pedantic refuses. */
+START_TEST(headers_stand_alone)
+{
+    char variables[1024];
+    snprintf(variables, sizeof variables, "PREFIX=%s", at("prefix"));
+    make("install", variables);
+    for (size_t i = 0; i < INSTALLED_COUNT; i++)
+        if (strncmp(installed[i], "include/", 8) == 0)
+            must_run("echo '#include <%s>' | %s -std=c11 -Wall -Wextra -Wpedantic -Werror "
+                     "-Iprefix/include -fsyntax-only -x c -",
+                     installed[i] + 8, environment("CC", "cc"));
+}
+END_TEST
+
+START_TEST(manual_page_says_what_help_says)
+{
+    char variables[1024];
+    snprintf(variables, sizeof variables, "PREFIX=%s", at("prefix"));
+    make("install", variables);
+    /* "\-" is how a manual page spells the '-' that can be copied. */
+    must_run("sed 's/\\\\-/-/g; s/\\\\&//g' prefix/share/man/man8/hangupd.8 >plain; "
+             "prefix/bin/hangupd --help | grep -o -e '--[a-z][a-z-]*' | sort -u >options; "
+             "grep -q -e --state options; "
+             "while read -r option; do "
+             "    grep -q -e \"$option\" plain || { echo \"no $option\"; exit 1; }; "
+             "done <options");
+    must_run("grep -q '^[.]TH HANGUPD 8' prefix/share/man/man8/hangupd.8");
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("install");
+    TCase *t = tcase_create("install");
+    tcase_set_timeout(t, 120);
+    tcase_add_checked_fixture(t, test_begin, end_processes);
+    tcase_add_test(t, tree_below_destdir);
+    tcase_add_test(t, ten_lines_are_a_server);
+    tcase_add_test(t, headers_stand_alone);
+    tcase_add_test(t, manual_page_says_what_help_says);
+    suite_add_tcase(suite, t);
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_FORK);
+    harness_begin();
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    unsigned left = harness_end();
+    if (left > 0)
+        fprintf(stderr, "%u processes were left\n", left);
+    return failed == 0 && left == 0 ? 0 : 1;
+}
