@@ -1649,7 +1649,7 @@ static bool lists_method(const char *methods, const char *method)
 
 static const char *methods_of(const struct route *r)
 {
-    return r->methods != NULL ? r->methods : r->program != NULL ? "GET HEAD POST" : "GET";
+    return r->methods != NULL ? r->methods : "GET";
 }
 
 /* The exact path, else the longest prefix. */
@@ -1699,7 +1699,7 @@ static void check_request(struct request *rq)
     bool known = lists_method(standard_methods, rq->method);
     if (strcmp(rq->path, "*") != 0) {
         find_route(rq);
-        if (!known && (rq->route == NULL || rq->route->program == NULL))
+        if (!known)
             refuse(rq, 501, "the method is not implemented");
         if (rq->route == NULL)
             refuse(rq, 404, "no route serves this path");
@@ -1937,14 +1937,6 @@ static int parse_key(struct route *r, const char *key, const char *value, char *
         if (r->timeout_ms > 0)
             return 0;
         snprintf(why, size, "timeout=%s is not a time; write timeout=90s, 15m or 2h", value);
-    } else if (strcmp(key, "max") == 0) {
-        unsigned long long n;
-        const char *end = value;
-        if (parse_number(&end, 1000000, &n) && *end == '\0' && n > 0) {
-            r->max = (unsigned)n;
-            return 0;
-        }
-        snprintf(why, size, "max=%s is not a number from 1 to 1000000", value);
     } else if (strcmp(key, "on-hangup") == 0) {
         r->on_hangup = parse_on_hangup(value);
         if (r->on_hangup != ON_HANGUP_DEFAULT)
@@ -1956,8 +1948,7 @@ static int parse_key(struct route *r, const char *key, const char *value, char *
             return 0;
         snprintf(why, size, "half-close=%s is none of probe, hangup, ignore", value);
     } else {
-        snprintf(why, size, "there is no key %s; there are timeout, max, on-hangup, half-close",
-                 key);
+        snprintf(why, size, "there is no key %s; there are timeout, on-hangup, half-close", key);
     }
     return -1;
 }

@@ -340,7 +340,7 @@ static const struct option_rule {
     {"send-timeout", KIND_TIME, &settings.handler.send_ms, 1},
     {"dead-peer", KIND_TIME, &settings.handler.dead_peer_ms, 3000},
     {"max-body", KIND_SIZE, &settings.handler.max_body, 0},
-    {"max-header", KIND_SIZE, &settings.handler.max_header, 256},
+    {"max-header", KIND_SIZE, &settings.handler.max_header, 64},
     {"max-target", KIND_SIZE, &settings.handler.max_target, 16},
     {"half-close", KIND_OTHER, NULL, 0},
     {"on-hangup", KIND_OTHER, NULL, 0},
@@ -825,6 +825,20 @@ static void connection_name(const struct connection *c, char *name, size_t size)
         snprintf(name, size, c->family == AF_INET6 ? "[%s]:%u" : "%s:%u", address, c->port);
 }
 
+static void set_address(struct connection *c, const struct sockaddr_storage *from)
+{
+    c->family = from->ss_family;
+    if (from->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const void *)from;
+        memcpy(c->address, &in->sin_addr, sizeof in->sin_addr);
+        c->port = ntohs(in->sin_port);
+    } else if (from->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const void *)from;
+        memcpy(c->address, &in6->sin6_addr, sizeof in6->sin6_addr);
+        c->port = ntohs(in6->sin6_port);
+    }
+}
+
 static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp)
 {
     struct connection *c = &server.connections[server.free_connection];
@@ -835,17 +849,8 @@ static void connection_open(int fd, const struct sockaddr_storage *from, bool is
                              .is_tcp = is_tcp,
                              .slot = NOBODY,
                              .timer = NOBODY,
-                             .family = from->ss_family,
                              .since = clock_ms()};
-    if (from->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const void *)from;
-        memcpy(c->address, &in->sin_addr, sizeof in->sin_addr);
-        c->port = ntohs(in->sin_port);
-    } else if (from->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const void *)from;
-        memcpy(c->address, &in6->sin6_addr, sizeof in6->sin6_addr);
-        c->port = ntohs(in6->sin6_port);
-    }
+    set_address(c, from);
     server.open_count++;
     set_phase(c, PHASE_IDLE);
     set_deadline(c, c->since + settings.handler.idle_ms);
@@ -855,12 +860,32 @@ static void connection_open(int fd, const struct sockaddr_storage *from, bool is
 /* ---- Requests: starting, queueing
  * ---------------------------------------------------------------------- */
 
-/* A newborn of the server: only its own descriptors, and gone when the server is. */
-static void become_child(int keep, int death_signal)
+/* Close all descriptors from 3 on but the COUNT in KEEP; those that are -1 or below 3 do not count.
+ */
+static void close_all_but(int *keep, size_t count)
 {
-    if (keep > STDERR_FILENO)
-        close_range((unsigned)server.nudge[1] + 1, (unsigned)keep - 1, 0);
-    close_range((unsigned)(keep > server.nudge[1] ? keep : server.nudge[1]) + 1, ~0U, 0);
+    int from = STDERR_FILENO + 1;
+    for (size_t done = 0; done < count; done++) {
+        size_t least = done;
+        for (size_t i = done; i < count; i++)
+            if (keep[i] < keep[least])
+                least = i;
+        int fd = keep[least];
+        keep[least] = keep[done];
+        if (fd > from)
+            close_range((unsigned)from, (unsigned)fd - 1, 0);
+        if (fd >= from)
+            from = fd + 1;
+    }
+    close_range((unsigned)from, ~0U, 0);
+}
+
+/* A newborn of the server: it keeps no other client's connection open, and is gone when the server
+ * is. */
+static void become_child(int connection, int death_signal)
+{
+    int keep[] = {journal.fd, server.dir, server.state, server.nudge[1], connection};
+    close_all_but(keep, sizeof keep / sizeof keep[0]);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     prctl(PR_SET_PDEATHSIG, death_signal);
     if (getppid() != server.pid)
@@ -975,20 +1000,6 @@ static void wait_in_queue(struct connection *c)
     evict_one();
 }
 
-static void request_arrived(struct connection *c)
-{
-    if (is_draining()) {
-        answer_and_finish(c, 503, false, "the server is stopping");
-    } else if (server.queue.count == 0 && may_start(c)) {
-        request_start(c);
-    } else {
-        set_phase(c, PHASE_QUEUED);
-        c->since = clock_ms();
-        watch(c, EPOLL_CTL_MOD, WATCH_HANGUP);
-        wait_in_queue(c);
-    }
-}
-
 static void queue_serve(void)
 {
     for (int i = server.queue.first, next; i != NOBODY && server.free_slot_count > 0; i = next) {
@@ -996,6 +1007,23 @@ static void queue_serve(void)
         next = c->next;
         if (may_start(c))
             request_start(c);
+    }
+}
+
+static void request_arrived(struct connection *c)
+{
+    if (is_draining()) {
+        answer_and_finish(c, 503, false, "the server is stopping");
+        return;
+    }
+    queue_serve(); /* first come, first served */
+    if (may_start(c)) {
+        request_start(c);
+    } else {
+        set_phase(c, PHASE_QUEUED);
+        c->since = clock_ms();
+        watch(c, EPOLL_CTL_MOD, WATCH_HANGUP);
+        wait_in_queue(c);
     }
 }
 
@@ -1074,6 +1102,8 @@ static void connection_event(struct connection *c, uint32_t events)
     switch (c->phase) {
     case PHASE_IDLE:
         c->fin_seen = fin;
+        if (dead && unread(c) > 0)
+            log_queued(c, OUTCOME_HANGUP, 0); /* it had asked for something */
         if (dead)
             connection_close(c);
         else
@@ -1470,14 +1500,20 @@ static void request_done(struct connection *c, bool reuse)
         connection_finish(c);
 }
 
+/* Signals that an operator or the memory killer sends; any other is the program's own fault. */
+static bool is_sent_by_people(int signal)
+{
+    return signal == SIGKILL || signal == SIGTERM || signal == SIGINT || signal == SIGHUP ||
+           signal == SIGQUIT;
+}
+
 /* A janitor has settled, or tried to, what the dead child left: log it, tell the client. */
 static void request_settled(struct connection *c, const struct job *j, bool done)
 {
     struct slot s = slot_copy(c);
     uint32_t state = atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK;
     bool by_itself = j->ended.si_code == CLD_EXITED && j->ended.si_status == HANDLER_EXIT_UNDONE;
-    bool by_signal = j->ended.si_code != CLD_EXITED &&
-                     (j->ended.si_status == SIGKILL || j->ended.si_status == SIGTERM);
+    bool by_signal = j->ended.si_code != CLD_EXITED && is_sent_by_people(j->ended.si_status);
     enum outcome outcome = j->kept                                  ? OUTCOME_OK
                            : by_itself && s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome
                            : c->cause != CAUSE_NONE                 ? outcome_of_cause(c->cause)
@@ -1587,13 +1623,18 @@ static void unmute(void)
     server.muted = false;
 }
 
-/* An idle connection makes room for a new one. */
+#define LOOK_FOR_IDLE 64 /* connections */
+
+/* An idle connection makes room for a new one: the oldest that has not asked for anything. */
 static bool drop_oldest_idle(void)
 {
     struct linger orderly = {0};
-    if (server.idle.first == NOBODY)
+    int i = server.idle.first;
+    for (int looks = 0; i != NOBODY && unread(&server.connections[i]) > 0; looks++)
+        i = looks < LOOK_FOR_IDLE ? server.connections[i].next : NOBODY;
+    if (i == NOBODY)
         return false;
-    struct connection *c = &server.connections[server.idle.first];
+    struct connection *c = &server.connections[i];
     setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
     shutdown(c->fd, SHUT_WR); /* also for the copies that children still hold */
     connection_close(c);
@@ -1612,8 +1653,13 @@ static void refuse_one(const struct listener *l, int error)
     last = now;
     if (server.reserve >= 0)
         close(server.reserve);
-    int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    struct connection caller = {.is_tcp = l->is_tcp, .since = now};
+    struct sockaddr_storage from = {0};
+    socklen_t size = sizeof from;
+    int fd = accept4(l->fd, (struct sockaddr *)&from, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0) {
+        set_address(&caller, &from);
+        log_queued(&caller, OUTCOME_ERROR, 503);
         struct linger orderly = {0};
         size_t n = handler_canned_answer(answer, sizeof answer, 503, false,
                                          "the server has no room for another connection");
@@ -1633,6 +1679,8 @@ static void refuse_one(const struct listener *l, int error)
 static void accept_some(const struct listener *l)
 {
     for (int i = 0; i < ACCEPT_AT_ONCE && !server.muted; i++) {
+        if (server.free_connection == NOBODY && i > 0)
+            return; /* whether a further one waits only the next event tells */
         if (server.free_connection == NOBODY && !drop_oldest_idle()) {
             mute(MUTE_MS);
             return;
@@ -2000,13 +2048,8 @@ static bool inherit_from_systemd(void)
 static void open_sockets(void)
 {
     if (settings.inetd) {
-        if (settings.listen_count > 0)
-            wrong_use("--inetd and --listen exclude each other");
-        bool listening;
-        if (!is_listening(0, &listening))
-            cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
-                   "systemd socket unit, or use --listen",
-                   strerror(errno));
+        bool listening = false;
+        is_listening(0, &listening);
         int fd = fcntl(0, F_DUPFD_CLOEXEC, 3);
         if (fd < 0)
             cannot("could not keep the socket: %s", strerror(errno));
@@ -2191,7 +2234,6 @@ static void add_watch(int fd, uint64_t what)
         cannot("could not watch for events: %s", strerror(errno));
 }
 
-/* The descriptors that children keep come first, so that all above can be closed in one call. */
 static void open_events(void)
 {
     sigset_t handled;
@@ -2225,8 +2267,21 @@ static void find_tmpdir(void)
         cannot("TMPDIR=%s: %s", tmp, strerror(errno));
 }
 
+/* Said on standard error, which is no client's as there is none. */
+static void check_inetd(void)
+{
+    bool listening;
+    if (settings.inetd && settings.listen_count > 0)
+        wrong_use("--inetd and --listen exclude each other");
+    if (settings.inetd && !is_listening(0, &listening))
+        cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
+               "systemd socket unit, or use --listen",
+               strerror(errno));
+}
+
 static void open_all(void)
 {
+    check_inetd();
     open_log();
     open_sockets();
     if (settings.inetd)

@@ -57,9 +57,7 @@ struct route {
     const char *name;    /* what @NAME on the command line calls it; NULL: cannot be named */
     const char *methods; /* separated by spaces; NULL: "GET". HEAD is answered without the work
                           * being done unless it is listed; OPTIONS is always answered. */
-    const char *program; /* instead of a handler: a CGI program, or a directory of them */
     int64_t timeout_ms;  /* for the whole request; 0: as --timeout says */
-    unsigned max;        /* requests at once; 0: no limit of its own */
     enum on_hangup on_hangup;
     enum half_close half_close;
 };
