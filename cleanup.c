@@ -40,7 +40,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- Text, numbers, time ------------------------------------------------------------------ */
+/* ---- Text, numbers, time ------------------------------------------------------------- */
 
 ASYNC_SAFE void text_bytes(struct text *t, const void *bytes, size_t n)
 {
@@ -154,7 +154,7 @@ static int random_hex(char hex[HEX_SIZE])
     return 0;
 }
 
-/* ---- Telling of failures ------------------------------------------------------------------ */
+/* ---- Telling of failures ------------------------------------------------------------- */
 
 ASYNC_SAFE static void report_on_stderr(const char *id, const char *what)
 {
@@ -185,7 +185,7 @@ ASYNC_SAFE static void report(const char *id, const char *doing, const char *wha
     cleanup_report(id, text_end(&t));
 }
 
-/* ---- Processes: what /proc says of one ----------------------------------------------------- */
+/* ---- Processes: what /proc says of one ----------------------------------------------- */
 
 struct process {
     char state;
@@ -245,7 +245,7 @@ ASYNC_SAFE static void boot_id_read(void)
         memcpy(boot_id, "unknown", sizeof "unknown");
 }
 
-/* ---- Identity: which file is meant, whatever its name stands for later ---------------------- */
+/* ---- Identity: which file is meant, whatever its name stands for later --------------- */
 
 /* Inode numbers are used again at once; an inode with its birth time is not. */
 struct identity {
@@ -314,7 +314,7 @@ ASYNC_SAFE static bool identity_parse(const char **s, struct identity *id)
 ASYNC_SAFE static const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id);
 ASYNC_SAFE static bool strike(int fd, off_t at);
 
-/* ---- This process's ledger: making and appending ------------------------------------------- */
+/* ---- This process's ledger: making and appending ------------------------------------- */
 
 static struct {
     struct cleanup_owner who;
@@ -532,7 +532,7 @@ static int record_identity(const char *verb, const struct identity *id, const ch
     return record(verb, text_end(&t));
 }
 
-/* ---- Making things: record, then create ----------------------------------------------------- */
+/* ---- Making things: record, then create ---------------------------------------------- */
 
 /* PATH as an absolute one, and where its last component starts. */
 struct place {
@@ -755,7 +755,7 @@ int cleanup_run(const char *command)
     return record("run", command);
 }
 
-/* ---- Reading: backwards, a line at a time ---------------------------------------------------- */
+/* ---- Reading: backwards, a line at a time -------------------------------------------- */
 
 /* One line of a ledger, without its newline. */
 struct line {
@@ -875,8 +875,7 @@ ASYNC_SAFE static struct header header_read(int fd)
     return h;
 }
 
-/* ---- Removing trees, without following links, memory or a limit of depth ----------------------
- */
+/* ---- Removing trees, without following links, memory or a limit of depth ------------- */
 
 /* Deeper than this, a directory is first moved up to the top of its tree. */
 #define TREE_DEPTH 48
@@ -1021,12 +1020,11 @@ ASYNC_SAFE static int remove_open_tree(int fd, const char *path)
     return rmdir(path) == 0 || errno == ENOENT ? 0 : -1;
 }
 
-/* ---- Undoing one record -----------------------------------------------------------------------
- */
+/* ---- Undoing one record -------------------------------------------------------------- */
 
 ASYNC_SAFE static bool is_not_there(int error)
 {
-    return error == ENOENT || error == ENOTDIR;
+    return error == ENOENT || error == ENOTDIR || error == ENAMETOOLONG;
 }
 
 ASYNC_SAFE static int undo_unlink(const char *path)
@@ -1169,8 +1167,7 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
     }
 }
 
-/* ---- Settling a ledger ------------------------------------------------------------------------
- */
+/* ---- Settling a ledger --------------------------------------------------------------- */
 
 static ASYNC_SAFE const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id)
 {
@@ -1340,8 +1337,7 @@ bool cleanup_exists(int dir, const char *id)
            faccessat(dir, program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-/* ---- Processes: ending what is left of a request ------------------------------------------------
- */
+/* ---- Processes: ending what is left of a request ------------------------------------- */
 
 /* The mark: this process's first environment bytes, which /proc/PID/environ shows and which a
  * fork inherits; and the variable itself, which what it executes inherits. */
@@ -1578,8 +1574,7 @@ bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*kno
     return hunt_down(&h);
 }
 
-/* ---- Directories of state
- * ------------------------------------------------------------------------ */
+/* ---- Directories of state ------------------------------------------------------------ */
 
 static int make_parents(const char *path)
 {
@@ -1672,8 +1667,7 @@ static void remove_server_files(int state, int dir, const char *token)
     unlinkat(state, token, AT_REMOVEDIR); /* fails, as it should, while a ledger is left */
 }
 
-/* ---- Recovery
- * -------------------------------------------------------------------------------------- */
+/* ---- Recovery ------------------------------------------------------------------------ */
 
 static bool is_hex(const char *s, size_t n)
 {

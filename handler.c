@@ -37,8 +37,7 @@
 
 #include "server.h"
 
-/* ---- The parser: characters and lines (RFC 9110 section 5.6, RFC 9112 section 2.2) ------------
- */
+/* ---- The parser: characters and lines (RFC 9110 section 5.6, RFC 9112 section 2.2) ---- */
 
 static bool is_digit(unsigned char c)
 {
@@ -106,8 +105,7 @@ static int next_line(struct http_head *h, const char *b, size_t length, struct h
     return 0;
 }
 
-/* ---- The parser: the request line (RFC 9112 section 3) ------------------------------------------
- */
+/* ---- The parser: the request line (RFC 9112 section 3) ------------------------------- */
 
 static int64_t parse_version(struct http_head *h, const char *v, size_t n)
 {
@@ -142,8 +140,7 @@ static int64_t parse_request_line(struct http_head *h, const char *b, struct htt
     return parse_version(h, second + 1, (size_t)(end - second - 1));
 }
 
-/* ---- The parser: fields (RFC 9112 sections 5, 6; RFC 9110 sections 7.2, 8.6) --------------------
- */
+/* ---- The parser: fields (RFC 9112 sections 5, 6; RFC 9110 sections 7.2, 8.6) --------- */
 
 /* uri-host [ ":" port ], RFC 3986 section 3.2.2. Empty is allowed. */
 static bool is_authority(const char *s, size_t n)
@@ -289,8 +286,7 @@ static int64_t parse_field(struct http_head *h, const char *b, struct http_span 
     return parse_known_field(h, b, &f);
 }
 
-/* ---- The parser: the head as a whole
- * -------------------------------------------------------------- */
+/* ---- The parser: the head as a whole ------------------------------------------------- */
 
 /* What only the whole head can tell; above all, where the body ends (RFC 9112 section 6.3). */
 static int64_t check_head(struct http_head *h)
@@ -310,37 +306,39 @@ static int64_t check_head(struct http_head *h)
 int64_t http_parse_head(struct http_head *h, const char *buffer, size_t length,
                         const struct http_limits *limits)
 {
-    struct http_span line;
-    int found;
-    while ((found = next_line(h, buffer, length, &line)) > 0) {
+    for (;;) {
+        /* Nothing beyond the limit is looked at, so that it does not matter in which pieces the
+         * head comes. */
+        size_t limit = h->started ? (size_t)h->fields_at + limits->max_header
+                                  : (size_t)limits->max_target + HTTP_LINE_SLACK;
+        bool over = length > limit;
+        struct http_span line;
         int64_t wrong = 0;
+        int found = next_line(h, buffer, over ? limit : length, &line);
+        if (found < 0)
+            return -1;
+        if (found == 0 && over)
+            return h->started ? bad(h, 431, "the header is too large")
+                              : bad(h, 414, "the request line is too long");
+        if (found == 0)
+            return 0;
         if (!h->started && line.length == 0)
             continue; /* an empty line before the request line, RFC 9112 section 2.2 */
-        if (!h->started) {
+        if (h->started && line.length == 0)
+            return check_head(h);
+        if (h->started) {
+            wrong = parse_field(h, buffer, line);
+        } else {
             h->started = true;
             wrong = parse_request_line(h, buffer, line, limits);
             h->fields_at = h->line;
-        } else if (line.length == 0) {
-            return check_head(h);
-        } else {
-            wrong = parse_field(h, buffer, line);
         }
         if (wrong < 0)
             return wrong;
-        if (h->started && h->line - h->fields_at > limits->max_header)
-            return bad(h, 431, "the header is too large");
     }
-    if (found < 0)
-        return -1;
-    if (!h->started && length > limits->max_target + HTTP_LINE_SLACK)
-        return bad(h, 414, "the request line is too long");
-    if (h->started && length - h->fields_at > limits->max_header)
-        return bad(h, 431, "the header is too large");
-    return 0;
 }
 
-/* ---- The parser: chunked coding (RFC 9112 section 7.1)
- * --------------------------------------------- */
+/* ---- The parser: chunked coding (RFC 9112 section 7.1) ------------------------------- */
 
 enum {
     CHUNK_SIZE_FIRST,
@@ -474,8 +472,7 @@ enum http_chunk_step http_decode_chunks(struct http_chunks *c, const char *buffe
     return CHUNK_MORE;
 }
 
-/* ---- The parser: the target (RFC 9112 section 3.2, RFC 3986 section 5.2.4)
- * -------------------------- */
+/* ---- The parser: the target (RFC 9112 section 3.2, RFC 3986 section 5.2.4) ----------- */
 
 /* Take back the last segment of PATH, of LENGTH bytes: "/a/b" -> "/a". */
 static size_t drop_segment(const char *path, size_t length)
@@ -548,8 +545,7 @@ const char *http_decode_target(const char *target, size_t length, char *path,
     return NULL;
 }
 
-/* ---- The request, and what a handler may ask of it
- * -------------------------------------------------- */
+/* ---- The request, and what a handler may ask of it ----------------------------------- */
 
 enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
 
@@ -720,8 +716,7 @@ void request_log(const struct request *rq, const char *format, ...)
     log_event(rq->slot->id, line);
 }
 
-/* ---- The state word: parent and child in turns
- * -------------------------------------------------------- */
+/* ---- The state word: parent and child in turns --------------------------------------- */
 
 ASYNC_SAFE static uint32_t state_of(uint32_t word)
 {
@@ -766,8 +761,7 @@ ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
     _exit(code);
 }
 
-/* ---- The connection: waiting, sending, cutting, closing
- * ------------------------------------------------- */
+/* ---- The connection: waiting, sending, cutting, closing ------------------------------ */
 
 /* Wait for EVENTS: true, or false when MS have passed. */
 static bool wait_for(int fd, short events, int64_t ms)
@@ -856,8 +850,7 @@ static void set_user_timeout(const struct request *rq, int64_t ms)
         setsockopt(rq->call->connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof value);
 }
 
-/* ---- Answers: head, body, and the last byte, which is held back
- * ------------------------------------------ */
+/* ---- Answers: head, body, and the last byte, which is held back ---------------------- */
 
 ASYNC_SAFE const char *handler_reason(int status)
 {
@@ -1194,8 +1187,7 @@ int respond_write(struct request *rq, const void *data, size_t length)
     return 0;
 }
 
-/* ---- Delivery: has the answer reached the client?
- * --------------------------------------------------------- */
+/* ---- Delivery: has the answer reached the client? ------------------------------------ */
 
 /* The kernel's count of bytes acknowledged since accept, and the connection's state, in one look.
  * (tcp(7), TCP_INFO; RFC 4898 tcpEStatsAppHCThruOctetsAcked.) */
@@ -1267,8 +1259,7 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
     }
 }
 
-/* ---- The end of a request: kept, or undone
- * ------------------------------------------------------------------ */
+/* ---- The end of a request: kept, or undone ------------------------------------------- */
 
 ASYNC_SAFE static int status_for(enum outcome outcome, enum cause cause)
 {
@@ -1508,8 +1499,7 @@ _Noreturn static void refuse(struct request *rq, int status, const char *reason)
     finish(rq, 0);
 }
 
-/* ---- Reading: the head
- * ---------------------------------------------------------------------------------------- */
+/* ---- Reading: the head --------------------------------------------------------------- */
 
 /* The request line for logs and people, as far as it has come. */
 static void note_request(struct request *rq)
@@ -1633,8 +1623,7 @@ static void decode_head(struct request *rq)
         refuse(rq, 503, "out of memory");
 }
 
-/* ---- Reading: which route, and may it be asked so?
- * --------------------------------------------------------------- */
+/* ---- Reading: which route, and may it be asked so? ----------------------------------- */
 
 static const char standard_methods[] = "GET HEAD POST PUT DELETE PATCH OPTIONS CONNECT TRACE";
 
@@ -1724,8 +1713,7 @@ static void check_request(struct request *rq)
     }
 }
 
-/* ---- Reading: the body, whole, into a file
- * ---------------------------------------------------------------------- */
+/* ---- Reading: the body, whole, into a file ------------------------------------------- */
 
 #define BODY_IN_MEMORY_MAX (1U << 20) /* bytes; a longer or chunked body goes to the disk */
 #define BODY_PIECE 65536
@@ -1818,8 +1806,7 @@ static void read_body(struct request *rq)
         refuse(rq, 500, "the body could not be read back");
 }
 
-/* ---- Running the route
- * -------------------------------------------------------------------------------------------- */
+/* ---- Running the route --------------------------------------------------------------- */
 
 static uint32_t half_close_flags(const struct request *rq)
 {
@@ -1899,8 +1886,7 @@ _Noreturn void handler_serve(const struct handler_call *call)
     finish(rq, rq->route->handler(rq));
 }
 
-/* ---- Routes, durations and sizes as people write them
- * ---------------------------------------------------------------- */
+/* ---- Routes, durations and sizes as people write them -------------------------------- */
 
 int64_t parse_duration(const char *text)
 {
@@ -1909,9 +1895,10 @@ int64_t parse_duration(const char *text)
         double ms;
     } units[] = {{"", 1000}, {"s", 1000}, {"ms", 1}, {"m", 60000}, {"h", 3600000}};
     char *end;
-    if (!is_digit((unsigned char)*text) && *text != '.')
-        return -1;
     double value = strtod(text, &end);
+    /* strtod takes 0x10 and 1e3 too, and nobody would write a time so. */
+    if (end == text || end != text + strspn(text, "0123456789."))
+        return -1;
     for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
         if (strcmp(end, units[i].unit) == 0 && value * units[i].ms <= (double)INT_MAX)
             return value > 0 && value * units[i].ms < 1 ? 1 : (int64_t)(value * units[i].ms + 0.5);
@@ -1920,14 +1907,17 @@ int64_t parse_duration(const char *text)
 
 int64_t parse_size(const char *text)
 {
-    unsigned long long n;
-    if (!parse_number(&text, INT64_MAX >> 31, &n))
-        return -1;
     static const char units[] = "kMG";
-    for (int i = 0; i < 3; i++)
-        if (*text != '\0' && (*text | 0x20) == (units[i] | 0x20) && text[1] == '\0')
-            return (int64_t)(n << (10 * (i + 1)));
-    return *text == '\0' ? (int64_t)n : -1;
+    unsigned long long n;
+    int shift = 0;
+    if (!parse_number(&text, INT64_MAX, &n))
+        return -1;
+    for (int i = 0; *text != '\0' && shift == 0 && i < 3; i++)
+        if ((*text | 0x20) == (units[i] | 0x20))
+            shift = 10 * (i + 1);
+    if (text[shift > 0] != '\0' || n > (unsigned long long)INT64_MAX >> shift)
+        return -1;
+    return (int64_t)(n << shift);
 }
 
 static int parse_key(struct route *r, const char *key, const char *value, char *why, size_t size)
@@ -2034,9 +2024,7 @@ wrong:
     return -1;
 }
 
-/* ---- The demonstration
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- The demonstration --------------------------------------------------------------- */
 
 #define DEMONSTRATION_MS_MAX INT64_C(60000)
 

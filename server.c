@@ -48,7 +48,7 @@
 
 #define VERSION "0.1"
 
-/* ---- The log: one line, one write ------------------------------------------------------------ */
+/* ---- The log: one line, one write ---------------------------------------------------- */
 
 static struct {
     int fd;
@@ -217,8 +217,7 @@ static void log_request(const struct slot *s, enum outcome outcome, enum undo_re
     log_end(&t);
 }
 
-/* ---- Settings ----------------------------------------------------------------------------------
- */
+/* ---- Settings ------------------------------------------------------------------------ */
 
 #define LISTENERS_MAX 16
 
@@ -494,8 +493,7 @@ static void parse_routes(int argc, char **argv, const struct route *compiled)
     settings.handler.route_count = count;
 }
 
-/* ---- What the parent holds
- * ------------------------------------------------------------------------ */
+/* ---- What the parent holds ----------------------------------------------------------- */
 
 #define SCOREBOARD_MAGIC 0x68677570 /* "hgup" */
 
@@ -596,8 +594,7 @@ static struct slot *slot_of(const struct connection *c)
     return &server.board->slots[c->slot];
 }
 
-/* ---- Lists, timers, pids
- * --------------------------------------------------------------------------- */
+/* ---- Lists, timers, pids ------------------------------------------------------------- */
 
 static int index_of(const struct connection *c)
 {
@@ -718,8 +715,7 @@ static void pid_forget(struct connection *c)
     c->pid = 0;
 }
 
-/* ---- Connections: opening, watching, closing
- * --------------------------------------------------------- */
+/* ---- Connections: opening, watching, closing ----------------------------------------- */
 
 #define WATCH_LISTENER (UINT64_C(1) << 63)
 #define WATCH_SIGNALS (UINT64_C(1) << 62)
@@ -857,8 +853,7 @@ static void connection_open(int fd, const struct sockaddr_storage *from, bool is
     watch(c, EPOLL_CTL_ADD, WATCH_IDLE);
 }
 
-/* ---- Requests: starting, queueing
- * ---------------------------------------------------------------------- */
+/* ---- Requests: starting, queueing ---------------------------------------------------- */
 
 /* Close all descriptors from 3 on but the COUNT in KEEP; those that are -1 or below 3 do not count.
  */
@@ -1037,8 +1032,7 @@ static void log_queued(struct connection *c, enum outcome outcome, int status)
     log_request(&s, outcome, UNDO_NONE, clock_ms() - c->since);
 }
 
-/* ---- Hangup, and every other reason to end a request
- * ------------------------------------------------------ */
+/* ---- Hangup, and every other reason to end a request --------------------------------- */
 
 /* Stop the child: one way for every cause. What it undoes and whether there is still somebody to
  * tell it finds out itself; if it does not end, it is killed, and a janitor undoes. */
@@ -1134,9 +1128,7 @@ static void connection_event(struct connection *c, uint32_t events)
     }
 }
 
-/* ---- Time
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- Time ---------------------------------------------------------------------------- */
 
 static void request_due(struct connection *c, int64_t now)
 {
@@ -1200,8 +1192,7 @@ static void nudged(void)
     }
 }
 
-/* ---- Janitors: settling what a child left
- * ----------------------------------------------------------------------- */
+/* ---- Janitors: settling what a child left -------------------------------------------- */
 
 enum janitor_exit {
     JANITOR_UNDONE,
@@ -1452,8 +1443,7 @@ static void job_ended(struct job *j, int result)
     }
 }
 
-/* ---- The end of a request
- * --------------------------------------------------------------------------------------- */
+/* ---- The end of a request ------------------------------------------------------------ */
 
 static void slot_release(struct connection *c)
 {
@@ -1491,7 +1481,7 @@ static void request_done(struct connection *c, bool reuse)
 {
     struct slot s = slot_copy(c);
     enum outcome outcome = s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome : OUTCOME_OK;
-    if (s.request[0] != '\0')
+    if (s.request[0] != '\0' || outcome != OUTCOME_OK)
         log_request(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
     slot_release(c);
     if (reuse)
@@ -1596,9 +1586,7 @@ static void reap(void)
     queue_serve();
 }
 
-/* ---- Accepting
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- Accepting ----------------------------------------------------------------------- */
 
 static void listeners_watch(int how)
 {
@@ -1702,9 +1690,7 @@ static void accept_some(const struct listener *l)
     }
 }
 
-/* ---- Stopping
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- Stopping ------------------------------------------------------------------------ */
 
 static void listeners_close(void)
 {
@@ -1779,9 +1765,7 @@ static bool is_over(void)
     return !wanted && !jobs_running() && (is_draining() || server.once);
 }
 
-/* ---- The loop
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- The loop ------------------------------------------------------------------------ */
 
 static void sooner(int64_t *at, int64_t other)
 {
@@ -1860,9 +1844,7 @@ static void loop(void)
     }
 }
 
-/* ---- Starting: sockets
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- Starting: sockets --------------------------------------------------------------- */
 
 /* Accepted connections inherit these on Linux. */
 static void set_socket_options(int fd, bool is_tcp)
@@ -2066,8 +2048,7 @@ static void open_sockets(void)
         listen_on("127.0.0.1:8080");
 }
 
-/* ---- Starting: log, user, state, tables
- * ---------------------------------------------------------------------------------- */
+/* ---- Starting: log, user, state, tables ---------------------------------------------- */
 
 /* Descriptors 0 to 2 must be something, or the first socket would become one of them. */
 static void open_standard_descriptors(void)
@@ -2297,9 +2278,7 @@ static void open_all(void)
     make_tables();
 }
 
-/* ---- Starting and leaving
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- Starting and leaving ------------------------------------------------------------ */
 
 static void note_strangers(void)
 {

@@ -71,7 +71,7 @@ int cleanup_commit(void);
 
 #ifdef HANGUPD_INTERNAL
 
-/* ---- For the server's own files from here on ------------------------------------------- */
+/* ---- For the server's own files from here on ----------------------------------------- */
 
 /* Text built in place, without stdio: usable in a signal handler. What does not fit is cut. */
 struct text {

@@ -62,7 +62,7 @@ struct route {
     enum half_close half_close;
 };
 
-/* ---- The request ----------------------------------------------------------------------- */
+/* ---- The request --------------------------------------------------------------------- */
 
 const char *request_id(const struct request *rq);     /* unique among all servers; [0-9a-f-] */
 const char *request_method(const struct request *rq); /* "GET" */
@@ -88,7 +88,7 @@ const char *request_client(const struct request *rq);
 void request_log(const struct request *rq, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* ---- The answer ------------------------------------------------------------------------ */
+/* ---- The answer ---------------------------------------------------------------------- */
 
 /* Add a header field; before the answer begins. Content-Length, Transfer-Encoding, Connection
  * and Date are the server's. Errors: EINVAL (not a field, RFC 9110 section 5), EALREADY (the
@@ -117,7 +117,7 @@ int respond_write(struct request *rq, const void *data, size_t length);
 
 #ifdef HANGUPD_INTERNAL
 
-/* ---- For the server's own files from here on ------------------------------------------- */
+/* ---- For the server's own files from here on ----------------------------------------- */
 
 #include <stdatomic.h>
 
@@ -183,7 +183,7 @@ struct slot {
     char request[SLOT_REQUEST_SIZE]; /* the request line as sent, cut to fit */
 };
 
-/* ---- The child's settings and entry ------------------------------------------------------ */
+/* ---- The child's settings and entry -------------------------------------------------- */
 
 struct handler_settings {
     const struct route *routes;
@@ -248,7 +248,7 @@ enum on_hangup parse_on_hangup(const char *text);   /* ON_HANGUP_DEFAULT: not on
 int64_t parse_duration(const char *text);
 int64_t parse_size(const char *text);
 
-/* ---- The parser: pure, over (buffer, length); no descriptor, no memory of its own --------- */
+/* ---- The parser: pure, over (buffer, length); no descriptor, no memory of its own ---- */
 
 #define HTTP_FIELDS_MAX 128
 #define HTTP_LINE_SLACK 1024 /* bytes of a request line beside its target */

@@ -28,7 +28,7 @@ int server_main(int argc, char **argv, const struct route *routes);
 
 #ifdef HANGUPD_INTERNAL
 
-/* ---- For the server's own files from here on ------------------------------------------- */
+/* ---- For the server's own files from here on ----------------------------------------- */
 
 /* One line in the log, in one write; ID may be NULL. What a client sent is escaped. A line that
  * the log cannot take at once is dropped and counted, never waited for. */

@@ -413,7 +413,6 @@ int main(int argc, char **argv)
         {.path = "/logs", .handler = logs},
         {.path = "/header", .handler = adds_header},
         {.path = "/brief", .handler = make, .timeout_ms = 300},
-        {.path = "/single", .handler = make, .max = 1},
         {.path = "/finish", .handler = make, .on_hangup = ON_HANGUP_FINISH},
         {.path = "/strict", .handler = make, .half_close = HALF_CLOSE_HANGUP},
         {0},

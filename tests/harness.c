@@ -320,6 +320,18 @@ void no_process_left(void)
     }
 }
 
+static bool no_process(void)
+{
+    struct process_list list = {.count = 0};
+    each_process(test_dir, list_process, &list);
+    return list.count == 0;
+}
+
+void wait_no_process(void)
+{
+    wait_until(no_process());
+}
+
 /* Split TEXT at spaces, in place. */
 static unsigned split(char *text, char **words, unsigned room)
 {
@@ -717,6 +729,11 @@ int server_wait(struct server *s)
 void server_stop(struct server *s)
 {
     kill(s->pid, SIGTERM);
+    /* Clients that the test has forgotten answer an end with theirs: the server waits for it. */
+    struct sockaddr_storage peer;
+    for (int fd = 3; fd < 1024; fd++)
+        if (getpeername(fd, (struct sockaddr *)&peer, &(socklen_t){sizeof(peer)}) == 0)
+            shutdown(fd, SHUT_WR);
     int status = server_wait(s);
     must_say(status == 0, "the server's exit status is %d", status);
 }
@@ -752,6 +769,44 @@ int dial(const struct server *s)
 int dial_from(const struct server *s, const char *address)
 {
     return dial_address(s, address);
+}
+
+/* Whether the server has accepted the connection C (only then the kernel shows an inode for the
+ * server's end), and read all that came on it if READ. */
+static bool is_accepted(const struct server *s, int c, bool read)
+{
+    struct sockaddr_in mine;
+    socklen_t size = sizeof(mine);
+    char line[512];
+    bool accepted = false;
+    must(getsockname(c, (struct sockaddr *)&mine, &size) == 0);
+    FILE *f = fopen("/proc/net/tcp", "re");
+    must(f);
+    while (!accepted && fgets(line, sizeof(line), f)) {
+        unsigned local, remote, unread;
+        unsigned long inode;
+        accepted = sscanf(line, "%*s %*x:%x %*x:%x %*x %*x:%x %*s %*x %*u %*u %lu", &local, &remote,
+                          &unread, &inode) == 4 &&
+                   local == s->port && remote == ntohs(mine.sin_port) && inode != 0 &&
+                   (!read || unread == 0);
+    }
+    fclose(f);
+    return accepted;
+}
+
+void wait_read(const struct server *s, int c)
+{
+    wait_until(is_accepted(s, c, true));
+}
+
+void wait_seen(const struct server *s)
+{
+    /* The first is accepted after all before it; by the third, each of these was looked at. */
+    for (int i = 0; i < 3; i++) {
+        int c = dial(s);
+        wait_until(is_accepted(s, c, false));
+        close(c);
+    }
 }
 
 int dial_unix(const char *path)
@@ -809,12 +864,12 @@ static const char *final_answer(const char *text)
             return NULL;
         text = end + 4;
     }
-    return strncmp(text, "HTTP/1.", 7) == 0 && strlen(text) > 12 ? text : NULL;
+    return strncmp(text, "HTTP/1.", 7) == 0 && strnlen(text, 13) > 12 ? text : NULL;
 }
 
-/* Read until END says so of what has been read (END may look at what it was given), the
- * connection ends, or time is up. */
-static struct heard hear_while(int fd, bool (*enough)(const struct heard *, const void *),
+/* Read as long as WANTED wants bytes after what has been read, until the connection ends, or time
+ * is up. Not one byte more is taken than it wants: they are peeked at. */
+static struct heard hear_while(int fd, size_t (*wanted)(const struct heard *, const void *),
                                const void *what, bool end_is_wrong)
 {
     static struct heard answers[8];
@@ -826,77 +881,79 @@ static struct heard hear_while(int fd, bool (*enough)(const struct heard *, cons
     append(&h->text, &h->length, &rooms[i], "", 0);
     int64_t deadline = now_ms() + PATIENCE_MS;
     static char buffer[262144];
-    while (!enough(h, what)) {
+    for (size_t want; (want = wanted(h, what)) > 0;) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
         int64_t left = deadline - now_ms();
         must_say(left > 0, "waited for the other side, which has said: %s", h->text);
         if (poll(&p, 1, (int)left) <= 0)
             continue;
-        /* A byte at a time would be exact, but slow: only whole answers are awaited where more
-         * may follow, and these are peeked at. */
         ssize_t n = recv(fd, buffer, sizeof(buffer), end_is_wrong ? MSG_PEEK : 0);
         if (n <= 0) {
             h->reset = n < 0;
             must_say(!end_is_wrong, "the connection ended; what came: %s", h->text);
             break;
         }
-        if (!end_is_wrong) {
-            append(&h->text, &h->length, &rooms[i], buffer, (size_t)n);
-            continue;
+        size_t got = (size_t)n, taken = 0;
+        for (; taken < got && want > 0; want = wanted(h, what)) {
+            size_t part = want < got - taken ? want : got - taken;
+            append(&h->text, &h->length, &rooms[i], buffer + taken, part);
+            taken += part;
         }
-        ssize_t taken = 0;
-        while (taken < n && !enough(h, what)) {
-            append(&h->text, &h->length, &rooms[i], buffer + taken, 1);
-            taken++;
-        }
-        must(recv(fd, buffer, (size_t)taken, 0) == taken);
+        must(!end_is_wrong || recv(fd, buffer, taken, 0) == (ssize_t)taken);
     }
     const char *final = final_answer(h->text);
     h->status = final ? atoi(final + 9) : 0;
     return *h;
 }
 
-static bool never(const struct heard *h, const void *what)
+static size_t all(const struct heard *h, const void *what)
 {
     (void)h;
     (void)what;
-    return false;
+    return SIZE_MAX;
+}
+
+struct heard hear_holding(int fd)
+{
+    return hear_while(fd, all, NULL, false);
 }
 
 struct heard hear(int fd)
 {
-    return hear_while(fd, never, NULL, false);
+    struct heard h = hear_holding(fd);
+    shutdown(fd, SHUT_WR); /* an end is answered by one, as everybody does it */
+    return h;
 }
 
-static bool ends_with(const struct heard *h, const void *what)
+static size_t until_it_ends_with(const struct heard *h, const void *what)
 {
     size_t n = strlen(what);
-    return h->length >= n && memcmp(h->text + h->length - n, what, n) == 0;
+    return h->length < n || memcmp(h->text + h->length - n, what, n) != 0;
 }
 
 struct heard hear_until(int fd, const char *pattern)
 {
-    return hear_while(fd, ends_with, pattern, true);
+    return hear_while(fd, until_it_ends_with, pattern, true);
 }
 
-static bool whole_answer(const struct heard *h, const void *what)
+static size_t rest_of_answer(const struct heard *h, const void *what)
 {
     const bool *head = what;
     const char *start = final_answer(h->text), *end = start ? strstr(start, "\r\n\r\n") : NULL;
     if (!end)
-        return false;
+        return 1;
     if (*head || atoi(start + 9) == 204 || atoi(start + 9) == 304)
-        return true;
+        return 0;
     size_t body = h->length - (size_t)(end + 4 - h->text);
-    const char *length = strcasestr(start, "\r\nContent-Length:");
-    if (length && length < end)
-        return body >= strtoull(length + 17, NULL, 10);
-    return ends_with(h, "\r\n0\r\n\r\n");
+    for (const char *line = start; line < end; line = strstr(line + 2, "\r\n"))
+        if (strncasecmp(line, "\r\nContent-Length:", 17) == 0)
+            return strtoull(line + 17, NULL, 10) - body;
+    return until_it_ends_with(h, "\r\n0\r\n\r\n");
 }
 
 struct heard hear_answer(int fd, bool head)
 {
-    return hear_while(fd, whole_answer, &head, true);
+    return hear_while(fd, rest_of_answer, &head, true);
 }
 
 bool is_quiet(int fd)

@@ -69,6 +69,8 @@ long processor_ms(pid_t pid);
 pid_t only_child(pid_t parent);
 /* Fails if a process of this test is left, besides its servers; zombies do not count. */
 void no_process_left(void);
+/* Wait until none is. */
+void wait_no_process(void);
 /* End every process that this test has started. */
 void end_processes(void);
 
@@ -108,7 +110,7 @@ struct server *server_start(const char *program, const char *format, ...)
 #define things(...) server_start(the_things(), __VA_ARGS__)
 /* The same without waiting. IN, if not -1, becomes descriptor 0 (and with ALL also 1 and 2, as
  * inetd does it); THREE, if not -1, becomes descriptor 3 and LISTEN_FDS is set. */
-struct server *server_spawn(const char *program, const char *words, int in, bool all, int three);
+struct server *server_spawn(const char *program, const char *text, int in, bool all, int three);
 /* SIGTERM; it must exit with 0 and leave nothing: no process, no state, nothing in TMPDIR. */
 void server_stop(struct server *s);
 /* Its exit status, once it has ended by itself; and that nothing is left. */
@@ -134,6 +136,10 @@ pid_t wait_made(struct server *s, const char *path);
 int dial(const struct server *s);
 int dial_from(const struct server *s, const char *address); /* "127.0.0.2" */
 int dial_unix(const char *path);
+/* Wait until the server has looked at all that was said to it on TCP before. */
+void wait_seen(const struct server *s);
+/* Wait until it has read all that was said on C. */
+void wait_read(const struct server *s, int c);
 void say(int fd, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void say_bytes(int fd, const void *bytes, size_t n);
 /* Connect and send a GET (HTTP/1.1) for FORMAT. */
@@ -147,6 +153,8 @@ struct heard {
     bool reset; /* it ended with a reset and not with a FIN */
 };
 struct heard hear(int fd);
+/* The same, and leave the connection half open. */
+struct heard hear_holding(int fd);
 /* The same up to and with PATTERN; it must come. */
 struct heard hear_until(int fd, const char *pattern);
 /* One whole final answer with Content-Length or in chunks (HEAD: without a body). */
@@ -175,6 +183,9 @@ extern int test_line;
 #define wait_exists(...) HERE(wait_exists(__VA_ARGS__))
 #define wait_gone(...) HERE(wait_gone(__VA_ARGS__))
 #define only_child(...) HERE(only_child(__VA_ARGS__))
+#define wait_no_process(...) HERE(wait_no_process(__VA_ARGS__))
+#define wait_read(...) HERE(wait_read(__VA_ARGS__))
+#define wait_seen(...) HERE(wait_seen(__VA_ARGS__))
 #define no_process_left(...) HERE(no_process_left(__VA_ARGS__))
 #define nothing_left(...) HERE(nothing_left(__VA_ARGS__))
 #define run(...) HERE(run(__VA_ARGS__))

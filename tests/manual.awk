@@ -2,6 +2,7 @@
 #
 # A line at the margin that ends in ':' is a heading; other lines at the margin are text. Indented,
 # "--option   what it does" is an entry, which deeper lines go on; anything else stands as it is.
+# What --help has no room for, exit status and files, stands at the end here.
 
 function escaped(s)
 {
@@ -53,6 +54,8 @@ indent == 0 && line ~ /:$/ {
 indent == 0 {
     fill()
     entry = 0
+    if (line ~ /^SIGTERM /)
+        print ".SH SIGNALS"
     print escaped(line)
     next
 }
@@ -82,4 +85,13 @@ entry && indent > entry {
 
 END {
     fill()
+    print ".SH EXIT STATUS"
+    print ".TP\n.B 0\nstopped by a signal, with every request ended; or nothing left to serve"
+    print ".TP\n.B 1\nit could not serve; standard error says why"
+    print ".TP\n.B 2\nthe command line was wrong; standard error says what would be right"
+    print ".SH FILES"
+    print ".TP\n.I STATE/SERVER/ID\nthe ledger of a request in flight: what it made and how to undo it"
+    print ".TP\n.I STATE/SERVER/lock\nheld for as long as that server lives"
+    print ".TP\n.I STATE/failed/\nledgers of what could not be undone"
+    print ".PP\nSTATE is what \\-\\-state says. It must be a directory of mode 0700 that the user owns."
 }
