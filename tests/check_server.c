@@ -2150,6 +2150,105 @@ START_TEST(inetd)
 }
 END_TEST
 
+/* ---- The README's snippets, as they stand but for what differs here ------------ */
+
+static char *replaced(char *text, const char *what, const char *with)
+{
+    char *found = strstr(text, what);
+    must_say(found, "the README has no %s in: %s", what, text);
+    char *result = malloc(strlen(text) - strlen(what) + strlen(with) + 1);
+    must(result);
+    size_t before = (size_t)(found - text);
+    memcpy(result, text, before);
+    memcpy(result + before, with, strlen(with));
+    memcpy(result + before + strlen(with), found + strlen(what), strlen(found + strlen(what)) + 1);
+    free(text);
+    return result;
+}
+
+/* The first fenced block of the kind INFO that holds WITH. */
+static char *readme_block(const char *info, const char *with)
+{
+    char path[4096], fence[64];
+    must(getenv("TESTS"));
+    snprintf(path, sizeof(path), "%s/../README.md", getenv("TESTS"));
+    snprintf(fence, sizeof(fence), "```%s\n", info);
+    const char *at = file_read(path);
+    while ((at = strstr(at, fence))) {
+        at += strlen(fence);
+        const char *end = strstr(at, "```");
+        must(end);
+        char *block = strndup(at, (size_t)(end - at));
+        must(block);
+        if (strstr(block, with))
+            return block;
+        free(block);
+    }
+    must_say(false, "the README has no block %s with %s", info, with);
+    return NULL;
+}
+
+static void use_readme_snippet(const char *info, const char *daemon, const char *arguments)
+{
+    char program[4096], command[16384], number[16];
+    unsigned port;
+    if (!find_program(daemon, program, sizeof(program))) {
+        test_skipped(daemon, "it is not installed");
+        return;
+    }
+    close(listening_socket(&port));
+    snprintf(number, sizeof(number), "%u", port);
+    char *config = readme_block(info, "hangupd");
+    config = replaced(config, "8080", number);
+    config = replaced(config, "nobody", user_name());
+    config = replaced(config, "/usr/local/bin/hangupd", the_things());
+    config = replaced(config, "/var/lib/hangupd", at("state"));
+    file_write(at("readme.conf"), config);
+    free(config);
+    snprintf(command, sizeof(command), "exec %s %s >daemon.log 2>&1", program, arguments);
+    use_super_server(port, start_shell(command));
+}
+
+START_TEST(readme_xinetd)
+{
+    use_readme_snippet("xinetd", "xinetd", "-f readme.conf -dontfork -pidfile pid");
+}
+END_TEST
+
+START_TEST(readme_inetd)
+{
+    use_readme_snippet("inetd.conf", "inetd", "-i -E readme.conf");
+}
+END_TEST
+
+/* What systemd would do with the two units: no systemd runs here, so a starter stands for it. */
+START_TEST(readme_systemd)
+{
+    char *unit =
+        replaced(readme_block("systemd", "# hangupd.service"), "/var/lib/hangupd", at("state"));
+    const char *start = strstr(unit, "ExecStart=/usr/local/bin/hangupd ");
+    must_say(start, "%s", unit);
+    start += strlen("ExecStart=/usr/local/bin/hangupd ");
+    char *words = strndup(start, strcspn(start, "\n"));
+    must(words);
+    struct server here;
+    int fd = listening_socket(&here.port);
+    struct server *s = server_spawn(the_things(), words, -1, false, fd);
+    int c = get(&here, "/make?path=%s", at("kept"));
+    must(hear_answer(c, false).status == 200);
+    close_fin(c);
+    c = get(&here, "/make?path=%s&seconds=60", at("file"));
+    wait_exists(at("file"));
+    close_fin(c);
+    wait_gone(at("file"));
+    kill(s->pid, SIGTERM);
+    must(server_wait(s) == 0 && exists(at("kept")));
+    close(fd);
+    free(words);
+    free(unit);
+}
+END_TEST
+
 START_TEST(user_is_dropped_for_good)
 {
     if (geteuid() != 0) {
@@ -2670,6 +2769,9 @@ static Suite *server_suite(void)
     tcase_add_test(t, descriptor_that_is_no_socket);
     tcase_add_loop_test(t, xinetd, 0, 2);
     tcase_add_loop_test(t, inetd, 0, 2);
+    tcase_add_test(t, readme_xinetd);
+    tcase_add_test(t, readme_inetd);
+    tcase_add_test(t, readme_systemd);
     tcase_add_test(t, user_is_dropped_for_good);
     tcase_add_test(t, user_that_is_not_there);
     tcase_add_test(t, root_is_warned);
