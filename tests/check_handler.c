@@ -117,7 +117,7 @@ static void must_be_same(const char *s, size_t n, const struct http_head *a, int
 static int64_t parse_every_way(struct http_head *h, const char *s, size_t n,
                                const struct http_limits *limits)
 {
-    struct http_head other;
+    struct http_head other = {0};
     *h = (struct http_head){0};
     int64_t result = parse_prefix(h, s, n, limits);
     must_be_same(s, n, h, result, &other, parse_in_pieces(&other, s, n, 1, 1, limits));
@@ -376,10 +376,12 @@ static size_t stretch(char *s, size_t room, const char *prefix, size_t n, const 
 {
     size_t before = strlen(prefix), after = strlen(suffix);
     ck_assert_uint_le(before + n + after, room);
-    memcpy(s, prefix, before);
+    struct text t = {.at = s, .room = room + 1};
+    text_add(&t, prefix);
     memset(s + before, 'x', n);
-    memcpy(s + before + n, suffix, after);
-    return before + n + after;
+    t.length += n;
+    text_add(&t, suffix);
+    return t.length;
 }
 
 static const struct http_limits narrow = {.max_target = 100, .max_header = 200};
@@ -464,7 +466,7 @@ START_TEST(head_spoilt)
     static const struct http_limits limits = {.max_target = 40, .max_header = 120};
     char s[512];
     for (unsigned round = 0; round < 30000; round++) {
-        struct http_head whole = {0}, other;
+        struct http_head whole = {0}, other = {0};
         struct bytes from = good_heads[random_below(SIZE_OF(good_heads))].head;
         memcpy(s, from.at, from.length);
         size_t n = spoil(s, from.length);

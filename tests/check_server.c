@@ -2156,12 +2156,8 @@ static char *replaced(char *text, const char *what, const char *with)
 {
     char *found = strstr(text, what);
     must_say(found, "the README has no %s in: %s", what, text);
-    char *result = malloc(strlen(text) - strlen(what) + strlen(with) + 1);
-    must(result);
-    size_t before = (size_t)(found - text);
-    memcpy(result, text, before);
-    memcpy(result + before, with, strlen(with));
-    memcpy(result + before + strlen(with), found + strlen(what), strlen(found + strlen(what)) + 1);
+    char *result;
+    must(asprintf(&result, "%.*s%s%s", (int)(found - text), text, with, found + strlen(what)) >= 0);
     free(text);
     return result;
 }
@@ -2280,7 +2276,7 @@ START_TEST(user_is_dropped_for_good)
     must(!exists(at("theirs/tree")));
 
     /* The death signal must have survived the change of user. */
-    c = get(s, "/make?path=%s&seconds=60", at("theirs/file"));
+    (void)get(s, "/make?path=%s&seconds=60", at("theirs/file"));
     pid_t pid = wait_made(s, at("theirs/file"));
     server_kill(s, SIGKILL);
     wait_until(!is_alive(pid));
@@ -2334,7 +2330,7 @@ START_TEST(outcomes_in_text)
     kill(wait_made(s, at("k")), SIGKILL);
     log_wait(s, "ms killed undo=ok");
     close(c);
-    c = get(s, "/make?path=%s&seconds=60", at("d"));
+    (void)get(s, "/make?path=%s&seconds=60", at("d"));
     wait_made(s, at("d"));
     server_stop(s);
     log_wait(s, "ms drain undo=ok");

@@ -775,7 +775,7 @@ int dial_from(const struct server *s, const char *address)
  * server's end), and read all that came on it if READ. */
 static bool is_accepted(const struct server *s, int c, bool read)
 {
-    struct sockaddr_in mine;
+    struct sockaddr_in mine = {0};
     socklen_t size = sizeof(mine);
     char line[512];
     bool accepted = false;

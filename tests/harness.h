@@ -110,7 +110,7 @@ struct server *server_start(const char *program, const char *format, ...)
 #define things(...) server_start(the_things(), __VA_ARGS__)
 /* The same without waiting. IN, if not -1, becomes descriptor 0 (and with ALL also 1 and 2, as
  * inetd does it); THREE, if not -1, becomes descriptor 3 and LISTEN_FDS is set. */
-struct server *server_spawn(const char *program, const char *text, int in, bool all, int three);
+struct server *server_spawn(const char *program, const char *words, int in, bool all, int three);
 /* SIGTERM; it must exit with 0 and leave nothing: no process, no state, nothing in TMPDIR. */
 void server_stop(struct server *s);
 /* Its exit status, once it has ended by itself; and that nothing is left. */
