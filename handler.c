@@ -1454,6 +1454,8 @@ _Noreturn static void finish_badly(struct request *rq)
         end_sending(rq);
     if (!undone)
         _exit(HANDLER_EXIT_UNDONE);
+    if (!rq->must_close)
+        set_user_timeout(rq, rq->settings->dead_peer_ms);
     leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
 }
 

@@ -832,6 +832,10 @@ static void set_address(struct connection *c, const struct sockaddr_storage *fro
         const struct sockaddr_in6 *in6 = (const void *)from;
         memcpy(c->address, &in6->sin6_addr, sizeof in6->sin6_addr);
         c->port = ntohs(in6->sin6_port);
+        if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) { /* a caller by IPv4, on :PORT */
+            c->family = AF_INET;
+            memcpy(c->address, &in6->sin6_addr.s6_addr[12], 4);
+        }
     }
 }
 
@@ -1066,6 +1070,8 @@ static void fin_arrived(struct connection *c)
     /* A child that plays with the word cannot keep us here. */
     for (int tries = 0; tries < 100; tries++) {
         uint32_t state = was & SLOT_STATE_MASK;
+        if ((was & SLOT_FIN_SEEN) != 0)
+            return; /* asked already, or the child is going to */
         if (state == SLOT_READING) {
             if (atomic_compare_exchange_strong(word, &was, was | SLOT_FIN_SEEN))
                 return; /* the child asks when it has read the request */
@@ -1082,7 +1088,8 @@ static void fin_arrived(struct connection *c)
             bool gone = n < 0 && errno != EAGAIN;
             for (; tries < 100 && (mine & SLOT_STATE_MASK) == SLOT_PROBING; tries++)
                 atomic_compare_exchange_strong(word, &mine,
-                                               (mine & ~(uint32_t)SLOT_STATE_MASK) | SLOT_RUNNING);
+                                               (mine & ~(uint32_t)SLOT_STATE_MASK) | SLOT_RUNNING |
+                                                   SLOT_FIN_SEEN);
             if (gone)
                 hangup(c);
             return;
@@ -1927,7 +1934,7 @@ static void listen_address(const struct addrinfo *a, const char *name)
         cannot("could not make a socket for %s: %s", name, strerror(errno));
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (a->ai_family == AF_INET6) {
-        const int only = ((struct sockaddr_in6 *)a->ai_addr)->sin6_port != 0 && *name != ':';
+        const int only = *name != ':'; /* :PORT is IPv4 as well */
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
     }
     if (bind(fd, a->ai_addr, a->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0)
@@ -1963,7 +1970,12 @@ static void listen_on(const char *name)
                              .ai_socktype = SOCK_STREAM,
                              .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
                     *found;
-    int error = getaddrinfo(host[0] != '\0' ? host : "0.0.0.0", port, &hints, &found);
+    /* All addresses: of both kinds, where the kernel has IPv6. */
+    int probe = host[0] == '\0' ? socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
+    const char *any = probe >= 0 ? "::" : "0.0.0.0";
+    if (probe >= 0)
+        close(probe);
+    int error = getaddrinfo(host[0] != '\0' ? host : any, port, &hints, &found);
     if (error != 0)
         wrong_use("--listen %s: %s", name, gai_strerror(error));
     listen_address(found, name);
@@ -2348,6 +2360,8 @@ int server_main(int argc, char **argv, const struct route *routes)
     loop();
     if (server.once)
         recover_after_once();
+    for (const struct job *j = server.jobs; j != NULL; j = j->next)
+        log_event(j->id, "still to be undone: the next start goes on with it");
     cleanup_server_close(server.state, server.dir, server.token);
     if (!server.once)
         log_event(NULL, "stopped");

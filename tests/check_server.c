@@ -1882,6 +1882,19 @@ START_TEST(unix_path_that_was_left)
 }
 END_TEST
 
+START_TEST(every_address)
+{
+    struct server *s = things("--listen :0");
+    struct output o = run("curl -sS http://127.0.0.1:%u/who", s->port);
+    must_say(o.status == 0 && strstr(o.text, "client 127.0.0.1:"), "%s", o.text);
+    if (strstr(log_wait(s, "listening on "), "[::]")) {
+        o = run("curl -sS -g http://[::1]:%u/who", s->port);
+        must_say(o.status == 0 && strstr(o.text, "client [::1]:"), "%s", o.text);
+    }
+    server_stop(s);
+}
+END_TEST
+
 START_TEST(ipv6)
 {
     struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
@@ -2755,6 +2768,7 @@ static Suite *server_suite(void)
     tcase_add_test(t, unix_half_close_is_answered);
     tcase_add_test(t, unix_answer_that_is_cut);
     tcase_add_test(t, unix_path_that_was_left);
+    tcase_add_test(t, every_address);
     tcase_add_test(t, ipv6);
     tcase_add_test(t, address_that_is_taken);
     tcase_add_loop_test(t, handed_connection_is_served, 0, 2);
