@@ -584,6 +584,7 @@ struct request {
     int body;
     uint64_t body_length;
     bool is_head, must_close, unread_body;
+    bool client_gone; /* a write has failed: why it failed is not the handler's fault */
     pid_t parent;
     struct answer answer;
 };
@@ -811,8 +812,10 @@ static int send_all(struct request *rq, struct iovec *v, int count)
         }
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0)
+        if (n < 0) {
+            rq->client_gone = true;
             return -1;
+        }
         while (count > 0 && (size_t)n >= v->iov_len) {
             n -= (ssize_t)v->iov_len;
             v++;
@@ -1462,7 +1465,7 @@ _Noreturn static void finish_badly(struct request *rq)
 /* The answer has begun and cannot be finished. */
 _Noreturn static void finish_cut(struct request *rq)
 {
-    rq->slot->outcome = OUTCOME_ERROR;
+    rq->slot->outcome = rq->client_gone ? OUTCOME_HANGUP : OUTCOME_ERROR;
     cut_connection(rq);
     if (!undo(rq))
         _exit(HANDLER_EXIT_UNDONE);
