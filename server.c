@@ -1619,13 +1619,20 @@ static void unmute(void)
 }
 
 #define LOOK_FOR_IDLE 64 /* connections */
+#define FRESH_MS 100     /* so long a new connection may take to ask for something */
+
+static bool may_be_dropped(const struct connection *c)
+{
+    bool fresh = c->requests == 0 && clock_ms() - c->since < FRESH_MS;
+    return !fresh && unread(c) == 0;
+}
 
 /* An idle connection makes room for a new one: the oldest that has not asked for anything. */
 static bool drop_oldest_idle(void)
 {
     struct linger orderly = {0};
     int i = server.idle.first;
-    for (int looks = 0; i != NOBODY && unread(&server.connections[i]) > 0; looks++)
+    for (int looks = 0; i != NOBODY && !may_be_dropped(&server.connections[i]); looks++)
         i = looks < LOOK_FOR_IDLE ? server.connections[i].next : NOBODY;
     if (i == NOBODY)
         return false;
