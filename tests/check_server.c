@@ -1168,10 +1168,10 @@ START_TEST(second_thread_does_not_outlive_the_request)
 
     int c = get(s, "/thread?path=%s&seconds=60", at("tree"));
     wait_made(s, at("tree"));
-    wait_until(exists(at("tree/499")));
+    wait_until(exists(at("tree/499")) && exists(at("tree.again")));
     hang_up(c, _i);
     log_wait(s, " hangup undo=ok");
-    must(!exists(at("tree")));
+    must(!exists(at("tree")) && !exists(at("tree.again")));
     server_stop(s);
 }
 END_TEST

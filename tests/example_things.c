@@ -166,24 +166,42 @@ static int stop(struct request *rq)
     return respond_text(rq, 200, "went on\n");
 }
 
-static void *go_on_creating(void *directory)
+/* Make one file beside the directory again and again, faster than anybody removes it. */
+static void *make_again(void *directory)
 {
-    for (unsigned n = 0;; n++) {
-        char name[16];
-        snprintf(name, sizeof(name), "%u", n % 500);
-        touch(directory, name);
+    char name[4200];
+    snprintf(name, sizeof(name), "%s.again", (const char *)directory);
+    for (;;) {
+        int fd = open(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+        if (fd >= 0)
+            close(fd);
     }
     return NULL;
+}
+
+static void *fill_and_make_again(void *directory)
+{
+    for (unsigned n = 0; n < 500; n++) {
+        char name[16];
+        snprintf(name, sizeof(name), "%u", n);
+        touch(directory, name);
+    }
+    return make_again(directory);
 }
 
 static int threaded(struct request *rq)
 {
     static char directory[4096];
+    char again[4200];
     snprintf(directory, sizeof(directory), "%s", text_of(rq, "path", ""));
+    snprintf(again, sizeof(again), "%s.again", directory);
     pthread_t thread;
-    if (cleanup_mkdir(directory, 0755) < 0)
+    if (cleanup_unlink(again) < 0 || cleanup_mkdir(directory, 0755) < 0)
         return respond_errno(rq, "create the directory");
-    int error = pthread_create(&thread, NULL, go_on_creating, directory);
+    /* Two of them: whichever thread takes the signal, another goes on. */
+    int error = pthread_create(&thread, NULL, fill_and_make_again, directory);
+    if (!error)
+        error = pthread_create(&thread, NULL, make_again, directory);
     if (error) {
         errno = error;
         return respond_errno(rq, "start a thread");
