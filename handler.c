@@ -6,7 +6,7 @@
  *     READING     the head, then the whole body into a file    error: answered, nothing was made
  *     RUNNING     the route's handler works                    SIGTERM: undone in the handler below
  *     ANSWERING   from the first byte of the answer on         SIGTERM: the connection is reset
- * first delivery    the answer's last byte goes out; then the    SIGTERM waits: the client's
+ *     delivery    the answer's last byte goes out; then the    SIGTERM waits: the client's
  *                 client's acknowledgement is awaited          acknowledgement alone decides
  *     DONE        kept or undone; exit 0 or 1
  *
@@ -1220,18 +1220,14 @@ static uint64_t acked_when_all_is(int fd, uint64_t more)
     return after + (uint64_t)queued + more;
 }
 
-/* AF_UNIX: what the peer has read leaves the queue. A peer that closes with bytes unread resets. */
+/* AF_UNIX: what the peer has read leaves the queue. A peer that closes with bytes unread resets,
+ * which is looked at with poll(2) alone: reading SO_ERROR would take it from whoever asks next. */
 static bool unix_was_read(int fd, bool *closed)
 {
     struct pollfd p = {.fd = fd};
     bool read = unsent(fd) == 0;
     *closed = poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
-    if (!*closed)
-        return read;
-    int error = 0;
-    socklen_t size = sizeof error;
-    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0 &&
-           unsent(fd) == 0;
+    return *closed ? (p.revents & POLLERR) == 0 && unsent(fd) == 0 : read;
 }
 
 bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms)

@@ -228,6 +228,9 @@ static const struct {
     {BYTES("GET / x HTTP/1.1\r\n" H E), 400},
     {BYTES("GET /\r\n\r\n"), 400},
     {BYTES("GET\r\n\r\n"), 400},
+    {BYTES("GET  HTTP/1.1\r\n" H E), 400},
+    {BYTES("GET HTTP/1.1\r\n" H E), 400},
+    {BYTES("GET: / HTTP/1.1\r\n" H E), 400},
     {BYTES("G@T / HTTP/1.1\r\n" H E), 400},
     {BYTES("G(T / HTTP/1.1\r\n" H E), 400},
     {BYTES("G\xc3T / HTTP/1.1\r\n" H E), 400},
@@ -604,12 +607,15 @@ static const struct bytes bad_chunks[] = {
     BYTES("5\r\nhello!\r\n0\r\n\r\n"),
     BYTES("5\r\nhello\n0\r\n\r\n"),
     BYTES("5\r\nhello\r0\r\n\r\n"),
+    BYTES("5\r\nhello!\n0\r\n\r\n"),
+    BYTES("5\r\nhello\rX0\r\n\r\n"),
     BYTES("5;\r\nhello\r\n0\r\n\r\n"),
     BYTES("5;;a\r\nhello\r\n0\r\n\r\n"),
     BYTES("5;=b\r\nhello\r\n0\r\n\r\n"),
     BYTES("5;a\nb\r\nhello\r\n0\r\n\r\n"),
     BYTES("5;a\0\r\nhello\r\n0\r\n\r\n"),
     BYTES("5;a=\"\n\"\r\nhello\r\n0\r\n\r\n"),
+    BYTES("5;a=\"\\\n\"\r\nhello\r\n0\r\n\r\n"),
     BYTES("5\0\r\nhello\r\n0\r\n\r\n"),
     BYTES("8000000000000000\r\n"),
     BYTES("10000000000000005\r\nhello\r\n0\r\n\r\n"),
@@ -1186,6 +1192,18 @@ START_TEST(not_delivered_when_read_in_part)
 }
 END_TEST
 
+/* Whoever asks second, the parent after its child, is told the same. */
+START_TEST(not_delivered_asked_twice)
+{
+    int pair[2];
+    make_pair(pair, _i, true);
+    size_t n = queue(pair[SERVER], 200000);
+    reset(pair[CLIENT]);
+    ck_assert(!handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
+    ck_assert(!handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
+}
+END_TEST
+
 static pid_t start_client(int pair[2])
 {
     pid_t pid = fork();
@@ -1306,6 +1324,7 @@ int main(void)
     tcase_add_loop_test(tc, not_delivered_in_time, 0, 2);
     tcase_add_loop_test(tc, not_delivered_when_reset, 0, 2);
     tcase_add_loop_test(tc, not_delivered_when_read_in_part, 0, 2);
+    tcase_add_loop_test(tc, not_delivered_asked_twice, 0, 2);
     tcase_add_loop_test(tc, delivered_slowly, 0, 2);
     tcase_add_loop_test(tc, waits_for_the_end, 0, 4);
     SRunner *runner = srunner_create(s);
