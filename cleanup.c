@@ -318,10 +318,12 @@ ASYNC_SAFE static bool strike(int fd, off_t at);
 
 static struct {
     struct cleanup_owner who;
-    pid_t pid;                     /* of the owner; 0: nobody's */
-    int fd, program_fd;            /* O_APPEND; -1: not made yet */
-    off_t last;                    /* where the newest record starts */
-    volatile sig_atomic_t touched; /* set before the file can exist */
+    pid_t pid;                      /* of the owner; 0: nobody's */
+    int fd, program_fd;             /* O_APPEND; -1: not made yet */
+    off_t last;                     /* where the newest record starts */
+    off_t program_start;            /* the size of ID.p without a record */
+    volatile sig_atomic_t touched;  /* set before the file can exist */
+    volatile sig_atomic_t recorded; /* set before a record other than `scratch` can exist */
     char scratch[PATH_MAX];
 } mine = {.fd = -1, .program_fd = -1};
 
@@ -330,7 +332,7 @@ void cleanup_begin(const struct cleanup_owner *owner)
     boot_id_read();
     mine.who = *owner;
     mine.fd = mine.program_fd = -1;
-    mine.touched = 0;
+    mine.touched = mine.recorded = 0;
     mine.scratch[0] = '\0';
     mine.pid = getpid();
 }
@@ -343,6 +345,16 @@ ASYNC_SAFE bool cleanup_is_owner(void)
 ASYNC_SAFE bool cleanup_pending(void)
 {
     return mine.touched != 0 && cleanup_is_owner();
+}
+
+ASYNC_SAFE bool cleanup_has_records(void)
+{
+    struct stat now;
+    if (!cleanup_pending())
+        return false;
+    /* A program may have cut its file short, too; what cannot be looked at may hold anything. */
+    return mine.recorded != 0 || (mine.program_fd >= 0 && (fstat(mine.program_fd, &now) < 0 ||
+                                                           now.st_size != mine.program_start));
 }
 
 /* Whether the ledger's grammar has such a record: what is refused here cannot be undone later. */
@@ -483,6 +495,8 @@ static int record(const char *verb, const char *argument)
 {
     if (record_check(verb, argument) < 0 || ledger_open() < 0)
         return -1;
+    if (strcmp(verb, "scratch") != 0)
+        mine.recorded = 1;
     mine.last = lseek(mine.fd, 0, SEEK_END);
     return cleanup_append(mine.fd, verb, argument, mine.who.sync);
 }
@@ -504,8 +518,10 @@ int cleanup_open_for_program(void)
     char name[CLEANUP_ID_SIZE + 4];
     if (ledger_open() < 0)
         return -1;
-    if (mine.program_fd < 0)
+    if (mine.program_fd < 0) {
         mine.program_fd = ledger_make(program_name(name, mine.who.id), "(its program's records)");
+        mine.program_start = mine.program_fd < 0 ? 0 : lseek(mine.program_fd, 0, SEEK_END);
+    }
     return mine.program_fd;
 }
 
@@ -1429,6 +1445,74 @@ ASYNC_SAFE static void each_process(process_fn *each, void *data)
     close(proc);
 }
 
+/* A list of processes that grows while it is looked through. */
+struct pids {
+    size_t count;
+    pid_t at[4096];
+};
+
+ASYNC_SAFE static void pids_add(struct pids *to, pid_t pid)
+{
+    if (to->count < sizeof to->at / sizeof to->at[0])
+        to->at[to->count++] = pid;
+}
+
+/* Add the pids in /proc/PID/task/TID/children, see proc(5). False: not to be read. */
+ASYNC_SAFE static bool children_of_thread(int tasks, const char *tid, struct pids *to)
+{
+    char path[32], piece[512];
+    struct text t = TEXT(path);
+    text_add(&t, tid);
+    text_add(&t, "/children");
+    int fd = openat(tasks, text_end(&t), O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    pid_t pid = 0;
+    for (ssize_t n; (n = read(fd, piece, sizeof piece)) > 0;)
+        for (ssize_t i = 0; i < n; i++) {
+            bool digit = piece[i] >= '0' && piece[i] <= '9';
+            if (!digit && pid > 0)
+                pids_add(to, pid);
+            pid = digit ? pid * 10 + (piece[i] - '0') : 0;
+        }
+    close(fd);
+    return true;
+}
+
+/* Add the children of PID. False: the kernel does not tell (CONFIG_PROC_CHILDREN). */
+ASYNC_SAFE static bool children_of(pid_t pid, struct pids *to)
+{
+    static union {
+        char bytes[1024];
+        struct dirent64 aligned;
+    } entries;
+    char path[32];
+    struct text t = TEXT(path);
+    text_add(&t, "/proc/");
+    text_signed(&t, pid);
+    text_add(&t, "/task");
+    int tasks = open(text_end(&t), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (tasks < 0)
+        return false;
+    bool told = false;
+    for (long n; (n = syscall(SYS_getdents64, tasks, entries.bytes, sizeof entries.bytes)) > 0;)
+        for (long at = 0; at < n;) {
+            const struct dirent64 *e = (const void *)(entries.bytes + at);
+            at += e->d_reclen;
+            if (e->d_name[0] != '.' && children_of_thread(tasks, e->d_name, to))
+                told = true;
+        }
+    close(tasks);
+    return told;
+}
+
+ASYNC_SAFE static void signal_one(pid_t pid, int signal)
+{
+    kill(pid, signal);
+    if (signal != SIGKILL)
+        kill(pid, SIGCONT); /* what is stopped cannot act on it */
+}
+
 struct child_signal {
     pid_t self;
     int signal;
@@ -1437,11 +1521,24 @@ struct child_signal {
 ASYNC_SAFE static void signal_child(pid_t pid, const struct process *p, void *data)
 {
     const struct child_signal *s = data;
-    if (pid == s->self || (p->parent != s->self && p->session != s->self))
+    if (pid != s->self && (p->parent == s->self || p->session == s->self))
+        signal_one(pid, s->signal);
+}
+
+/* Signal all that descends from this process. */
+ASYNC_SAFE static void signal_below(int signal)
+{
+    static struct pids below;
+    struct child_signal asked = {.self = getpid(), .signal = signal};
+    below.count = 0;
+    if (!children_of(asked.self, &below)) {
+        each_process(signal_child, &asked);
         return;
-    kill(pid, s->signal);
-    if (s->signal != SIGKILL)
-        kill(pid, SIGCONT); /* what is stopped cannot act on it */
+    }
+    for (size_t i = 0; i < below.count; i++) {
+        children_of(below.at[i], &below); /* before it can die and they become ours */
+        signal_one(below.at[i], signal);
+    }
 }
 
 /* Reap what has ended. True when there is no child left. */
@@ -1458,28 +1555,40 @@ ASYNC_SAFE static bool reap_all(void)
  * may hold up the rest for ever. */
 #define KILL_PATIENCE_MS 10000
 
-ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms)
+/* Reap until no child is left, for MS; what becomes our child meanwhile is SIGNALled if that is not
+ * 0. SIGCHLD is blocked, and so ends the pauses. */
+ASYNC_SAFE static bool reap_until(int64_t ms, int signal, cleanup_meanwhile_fn *meanwhile)
 {
-    if (reap_all())
-        return true;
-    struct child_signal asked = {.self = getpid(), .signal = SIGTERM};
-    int64_t now = clock_ms(), until = now + grace_ms;
-    if (grace_ms > 0)
-        each_process(signal_child, &asked);
-    for (int64_t pause = 1; now < until; now = clock_ms()) {
+    sigset_t child;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    for (int64_t now = clock_ms(), until = now + ms, pause = 1; now < until; now = clock_ms()) {
+        if (signal != 0)
+            signal_below(signal); /* orphans of the killed come to us: look again */
         if (reap_all())
             return true;
-        sleep_ms(pause);
-        pause = pause < 16 ? pause * 2 : pause;
-    }
-    asked.signal = SIGKILL;
-    for (until = now + KILL_PATIENCE_MS; now < until; now = clock_ms()) {
-        each_process(signal_child, &asked); /* orphans of the killed come to us: look again */
-        if (reap_all())
-            return true;
-        sleep_ms(1);
+        if (meanwhile != NULL)
+            meanwhile();
+        struct timespec t = {.tv_nsec = pause * 1000000};
+        if (sigtimedwait(&child, NULL, &t) < 0 && pause < 16)
+            pause *= 2;
     }
     return false;
+}
+
+ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *meanwhile)
+{
+    sigset_t child, before;
+    if (reap_all())
+        return true;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &child, &before);
+    if (grace_ms > 0)
+        signal_below(SIGTERM);
+    bool none = reap_until(grace_ms, 0, meanwhile) || reap_until(KILL_PATIENCE_MS, SIGKILL, NULL);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return none;
 }
 
 static bool environment_has(pid_t pid, const struct hunt *h)

@@ -1,7 +1,8 @@
 /* handler.c: the child, one per request.
  *
- * It reads and checks the request, runs its route, answers, and then keeps what the request made
- * or undoes it. It knows one request and one connection, which it borrows from the parent:
+ * It reads and checks the request, runs its route (a C function, or a program by CGI), answers, and
+ * then keeps what the request made or undoes it. It knows one request and one connection, which it
+ * borrows from the parent:
  *
  *     READING     the head, then the whole body into a file    error: answered, nothing was made
  *     RUNNING     the route's handler works                    SIGTERM: undone in the handler below
@@ -19,8 +20,10 @@
 #include <limits.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -29,9 +32,13 @@
 #include <strings.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -545,6 +552,103 @@ const char *http_decode_target(const char *target, size_t length, char *path,
     return NULL;
 }
 
+/* ---- The parser: a program's header (RFC 3875 section 6) ----------------------------- */
+
+static int64_t cgi_bad(struct cgi_head *h, struct http_span line, const char *wrong)
+{
+    h->line = line;
+    h->wrong = wrong;
+    return -1;
+}
+
+/* "404" or "404 Not Found" */
+static int64_t cgi_status(struct cgi_head *h, const char *b, struct http_span line,
+                          struct http_span value)
+{
+    const char *s = b + value.at;
+    if (h->status != 0)
+        return cgi_bad(h, line, "more than one Status");
+    if (value.length < 3 || !is_digit((unsigned char)s[0]) || !is_digit((unsigned char)s[1]) ||
+        !is_digit((unsigned char)s[2]) || (value.length > 3 && s[3] != ' '))
+        return cgi_bad(h, line, "a Status is three digits and a reason");
+    h->status = (s[0] - '0') * 100 + (s[1] - '0') * 10 + (s[2] - '0');
+    if (h->status < 200 || h->status > 599)
+        return cgi_bad(h, line, "a Status is a number from 200 to 599");
+    if (value.length > 4)
+        h->reason = (struct http_span){value.at + 4, value.length - 4};
+    return 0;
+}
+
+static int64_t cgi_length(struct cgi_head *h, const char *b, struct http_span line,
+                          struct http_span value)
+{
+    struct http_head number = {.has_length = h->has_length};
+    if (parse_content_length(&number, b, value) < 0)
+        return cgi_bad(h, line, number.reason);
+    h->has_length = true;
+    h->length = number.body_length;
+    return 0;
+}
+
+static int64_t cgi_field(struct cgi_head *h, const char *b, struct http_span line)
+{
+    const char *s = b + line.at, *colon = memchr(s, ':', line.length);
+    if (colon == NULL || !is_token(s, (size_t)(colon - s)))
+        return cgi_bad(h, line, "not a header field, NAME: VALUE");
+    struct http_span name = {line.at, (uint32_t)(colon - s)};
+    uint32_t at = name.at + name.length + 1, end = line.at + line.length;
+    while (at < end && strchr(" \t", b[at]) != NULL)
+        at++;
+    while (end > at && strchr(" \t", b[end - 1]) != NULL)
+        end--;
+    struct http_span value = {at, end - at};
+    for (uint32_t i = at; i < end; i++)
+        if (!is_text((unsigned char)b[i]))
+            return cgi_bad(h, line, "a control character in the header");
+    if (span_is(b, name, "Status"))
+        return cgi_status(h, b, line, value);
+    if (span_is(b, name, "Content-Length"))
+        return cgi_length(h, b, line, value);
+    bool type = span_is(b, name, "Content-Type"), location = span_is(b, name, "Location");
+    if (type || location) {
+        struct http_span *of = type ? &h->type : &h->location;
+        if (of->length > 0 || value.length == 0)
+            return cgi_bad(h, line, "a Content-Type or Location that is empty or there twice");
+        *of = value;
+        return 0;
+    }
+    if (h->field_count == HTTP_FIELDS_MAX)
+        return cgi_bad(h, line, "too many header fields");
+    h->fields[h->field_count++] = (struct http_field){name, value};
+    return 0;
+}
+
+int64_t cgi_parse_head(struct cgi_head *h, const char *buffer, size_t length)
+{
+    size_t at = 0;
+    *h = (struct cgi_head){0};
+    const struct http_span none = {0};
+    for (const char *end; at < length; at = (size_t)(end - buffer) + 1) {
+        end = memchr(buffer + at, '\n', length - at);
+        if ((end != NULL ? (size_t)(end - buffer) : length) >= CGI_HEAD_MAX)
+            return cgi_bad(h, none, "the header is too large");
+        if (end == NULL)
+            return 0;
+        struct http_span line = {(uint32_t)at, (uint32_t)((size_t)(end - buffer) - at)};
+        if (line.length > 0 && buffer[at + line.length - 1] == '\r')
+            line.length--;
+        if (line.length > 0) {
+            if (cgi_field(h, buffer, line) < 0)
+                return -1;
+            continue;
+        }
+        if (h->type.length == 0 && h->location.length == 0 && h->status == 0)
+            return cgi_bad(h, none, "a header without Content-Type, Location or Status");
+        return end + 1 - buffer;
+    }
+    return 0;
+}
+
 /* ---- The request, and what a handler may ask of it ----------------------------------- */
 
 enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
@@ -556,7 +660,7 @@ struct answer {
     bool prepared; /* respond* has been called */
     bool started;  /* bytes of it have been sent */
     int status;
-    const char *type;
+    const char *type, *reason; /* NULL: none, the usual one */
     enum framing framing;
     int64_t length;   /* of the body; -1: not known */
     uint64_t written; /* of the body, by the handler */
@@ -585,6 +689,7 @@ struct request {
     uint64_t body_length;
     bool is_head, must_close, unread_body;
     bool client_gone; /* a write has failed: why it failed is not the handler's fault */
+    char *redirect;   /* a program's local redirect: the target to go on with */
     pid_t parent;
     struct answer answer;
 };
@@ -592,6 +697,9 @@ struct request {
 /* The process's one request: the signal handler needs to find it. */
 static struct request request;
 static volatile sig_atomic_t delivering; /* the acknowledgement decides now: SIGTERM waits */
+/* While a program runs, SIGTERM is blocked but for the waits, which take this mask: its handler
+ * finds everything in order. NULL: as it is. */
+static const sigset_t *mask_of_waits;
 
 const char *request_id(const struct request *rq)
 {
@@ -645,8 +753,8 @@ const char *request_header(struct request *rq, const char *name)
         if (more == NULL)
             break;
         joined = more;
-        if (size > 0) {
-            memcpy(joined + size, ", ", 2);
+        if (size > 0) { /* Cookie has a separator of its own, RFC 6265 section 5.4 */
+            memcpy(joined + size, strcasecmp(name, "Cookie") == 0 ? "; " : ", ", 2);
             size += 2;
         }
         memcpy(joined + size, rq->buffer + f->value.at, f->value.length);
@@ -771,7 +879,9 @@ static bool wait_for(int fd, short events, int64_t ms)
     int64_t until = clock_ms() + ms;
     for (;;) {
         int64_t left = until - clock_ms();
-        int n = poll(&p, 1, left < 0 ? 0 : left > INT_MAX ? INT_MAX : (int)left);
+        struct timespec t = {.tv_sec = left < 0 ? 0 : left / 1000,
+                             .tv_nsec = left < 0 ? 0 : left % 1000 * 1000000};
+        int n = ppoll(&p, 1, &t, mask_of_waits);
         if (n > 0 || (n < 0 && errno != EINTR))
             return true; /* an error shows in the call that was waited for */
         if (n == 0)
@@ -951,12 +1061,12 @@ ASYNC_SAFE static void add_date(struct text *t)
     text_add(t, " GMT\r\n");
 }
 
-ASYNC_SAFE static void add_status_line(struct text *t, int status)
+ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *reason)
 {
     text_add(t, "HTTP/1.1 ");
     text_signed(t, status);
     text_char(t, ' ');
-    text_add(t, handler_reason(status));
+    text_add(t, reason != NULL ? reason : handler_reason(status));
     text_add(t, "\r\n");
     add_date(t);
 }
@@ -967,7 +1077,7 @@ ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, b
     struct text t = {.at = buffer, .room = room};
     const char *name = handler_reason(status);
     size_t length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
-    add_status_line(&t, status);
+    add_status_line(&t, status, NULL);
     text_add(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
     text_number(&t, length, 1);
     if (status == 503)
@@ -1090,7 +1200,7 @@ static void build_head(struct request *rq)
     bool draining = atomic_load(rq->call->draining) != 0;
     if (!rq->head.keep_alive || a->framing == FRAMING_CLOSE || rq->unread_body || draining)
         rq->must_close = true;
-    add_status_line(&t, a->status);
+    add_status_line(&t, a->status, a->reason);
     if (a->type != NULL) {
         text_add(&t, "Content-Type: ");
         text_add(&t, a->type);
@@ -1159,8 +1269,11 @@ static int send_body(struct request *rq, const char *data, size_t length)
         v[n++] = (struct iovec){"\r\n", 2};
     a->head_size = 0;
     a->holds = false;
+    bool finish = (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
+    if (rq->client_gone && finish)
+        return 0; /* the work goes on, for nobody to read */
     if (send_all(rq, v, n) < 0)
-        return -1;
+        return finish ? 0 : -1;
     rq->slot->bytes += length + held;
     return 0;
 }
@@ -1276,6 +1389,8 @@ ASYNC_SAFE static const char *words_for(int status)
         return "the time limit was reached; the work was stopped and undone";
     case 503:
         return "the server is stopping; the work was stopped and undone";
+    case 502:
+        return "the program failed and what it made was undone";
     default:
         return "the work failed and was undone";
     }
@@ -1284,11 +1399,32 @@ ASYNC_SAFE static const char *words_for(int status)
 /* Undo, and note how that went. True: nothing is left. */
 ASYNC_SAFE static bool undo(struct request *rq)
 {
-    bool something = cleanup_pending();
+    bool something = cleanup_has_records();
     bool done = cleanup_undo() == CLEANUP_DONE;
     if (something)
         rq->slot->undo = done ? UNDO_OK : UNDO_FAILED;
     return done;
+}
+
+/* A route's program, while it runs. */
+static struct program {
+    pid_t pid;
+    int out, err; /* read ends of pipes, non-blocking; -1: closed */
+    int signals;  /* a signalfd for SIGCHLD */
+    bool ended;
+    int status; /* of waitpid(2), once it has ended */
+    struct log_lines lines;
+} program = {.out = -1, .err = -1, .signals = -1};
+
+/* What a program says after SIGTERM goes to the log, and what it still answers nowhere: it must not
+ * wait for room in a pipe. */
+ASYNC_SAFE static void program_last_words(void)
+{
+    char nowhere[4096];
+    while (program.err >= 0 && log_lines_read(&program.lines, request.slot->id, program.err) > 0)
+        continue;
+    while (program.out >= 0 && read(program.out, nowhere, sizeof nowhere) > 0)
+        continue;
 }
 
 /* Stop the work and undo it, tell the client if there is something to tell, and exit. */
@@ -1300,7 +1436,8 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
         cut_connection(rq);
     if (ran && outcome == OUTCOME_HANGUP)
         log_event(rq->slot->id, "The client closed the connection prematurely. Cleaning up.");
-    bool alone = cleanup_end_children(ran ? rq->settings->grace_ms : 0);
+    bool alone = cleanup_end_children(ran ? rq->settings->grace_ms : 0, program_last_words);
+    log_lines_end(&program.lines, rq->slot->id);
     if (!undo(rq) || !alone)
         _exit(HANDLER_EXIT_UNDONE); /* the parent goes on, and tells the client */
     if (outcome != OUTCOME_HANGUP && !rq->answer.started) {
@@ -1363,6 +1500,7 @@ static void block_sigterm(struct request *rq)
 {
     sigset_t term;
     delivering = 1;
+    mask_of_waits = NULL;
     slot_flag(rq->slot, SLOT_DELIVERING);
     sigemptyset(&term);
     sigaddset(&term, SIGTERM);
@@ -1397,7 +1535,7 @@ static uint64_t rest_size(struct request *rq)
 /* Send the end of an answer below 400 and learn whether the client has it. */
 static bool deliver(struct request *rq)
 {
-    bool recorded = cleanup_pending(), is_tcp = rq->call->is_tcp;
+    bool recorded = cleanup_has_records(), is_tcp = rq->call->is_tcp;
     uint64_t n = rest_size(rq);
     if (recorded && is_tcp)
         n = acked_when_all_is(rq->call->connection, n);
@@ -1468,11 +1606,21 @@ _Noreturn static void finish_cut(struct request *rq)
     leave(rq, HANDLER_EXIT_CLOSE);
 }
 
+/* Forget the answer that was prepared; none of it has been sent. */
+static void answer_again(struct request *rq)
+{
+    struct answer *a = &rq->answer;
+    a->prepared = false;
+    a->reason = NULL;
+    a->body = NULL;
+    a->fields_size = 0;
+}
+
 _Noreturn static void finish(struct request *rq, int result)
 {
     struct answer *a = &rq->answer;
     block_sigterm(rq);
-    if (!cleanup_end_children(0))
+    if (!cleanup_end_children(0, NULL))
         request_log(rq, "a process of this request does not end, even by SIGKILL");
     bool complete = a->prepared && (a->framing != FRAMING_LENGTH || has_no_body(rq) ||
                                     a->written == (uint64_t)a->length);
@@ -1485,9 +1633,7 @@ _Noreturn static void finish(struct request *rq, int result)
                     result != 0    ? "failed"
                     : !a->prepared ? "returned without an answer"
                                    : "returned before its answer was complete");
-        a->prepared = false;
-        a->body = NULL;
-        a->fields_size = 0;
+        answer_again(rq);
         respond_text(rq, 500, "500 Internal Server Error: %s\n", words_for(500));
     }
     finish_badly(rq);
@@ -1639,13 +1785,16 @@ static bool lists_method(const char *methods, const char *method)
 
 static const char *methods_of(const struct route *r)
 {
-    return r->methods != NULL ? r->methods : "GET";
+    return r->methods != NULL   ? r->methods
+           : r->program != NULL ? "GET HEAD POST PUT DELETE PATCH"
+                                : "GET";
 }
 
 /* The exact path, else the longest prefix. */
 static void find_route(struct request *rq)
 {
     size_t best = 0;
+    rq->route = NULL;
     for (size_t i = 0; i < rq->settings->route_count; i++) {
         const struct route *r = &rq->settings->routes[i];
         size_t n = strlen(r->path);
@@ -1807,7 +1956,612 @@ static void read_body(struct request *rq)
         refuse(rq, 500, "the body could not be read back");
 }
 
+/* ---- Running a program: which one? --------------------------------------------------- */
+
+/* What is run for a request: RFC 3875's names for the parts of its path. */
+struct script {
+    char file[PATH_MAX];
+    size_t name_length;    /* SCRIPT_NAME, the beginning of the request's path */
+    const char *path_info; /* what follows it, or "" */
+};
+
+/* No program for this path: 404, and the log says why. */
+static int no_program(struct request *rq, const char *file, const char *why)
+{
+    request_log(rq, "no program for %s: %s: %s", rq->path, file, why);
+    respond_text(rq, 404, "404 Not Found: no program serves this path\n");
+    return -1;
+}
+
+/* Walk down the directory SCRIPT->file along the path, segment by segment, to the program. */
+static int find_in_directory(struct request *rq, struct script *script)
+{
+    struct stat now;
+    size_t length = strlen(script->file);
+    for (const char *at = rq->path_info;;) {
+        size_t n = strcspn(at, "/");
+        if (n == 0)
+            return no_program(rq, script->file, "a directory is not listed");
+        if (*at == '.')
+            return no_program(rq, script->file, "hidden files are not served");
+        if (length + 1 + n >= sizeof script->file)
+            return no_program(rq, script->file, strerror(ENAMETOOLONG));
+        script->file[length++] = '/';
+        memcpy(script->file + length, at, n);
+        script->file[length += n] = '\0';
+        at += n;
+        if (stat(script->file, &now) < 0)
+            return no_program(rq, script->file, strerror(errno));
+        if (!S_ISDIR(now.st_mode)) {
+            script->path_info = at;
+            script->name_length = (size_t)(at - rq->path);
+            break;
+        }
+        at += *at == '/';
+    }
+    if (!S_ISREG(now.st_mode) || access(script->file, X_OK) < 0)
+        return no_program(rq, script->file, "it is not an executable file");
+    return 0;
+}
+
+static int find_program(struct request *rq, struct script *script)
+{
+    struct stat now;
+    size_t length = strlen(rq->route->path);
+    bool prefix = rq->route->path[length - 1] == '/';
+    snprintf(script->file, sizeof script->file, "%s", rq->route->program);
+    script->name_length = prefix ? length - 1 : length;
+    script->path_info = prefix ? rq->path + length - 1 : "";
+    if (stat(script->file, &now) < 0)
+        return no_program(rq, script->file, strerror(errno));
+    return S_ISDIR(now.st_mode) ? find_in_directory(rq, script) : 0;
+}
+
+/* ---- Running a program: its environment (RFC 3875 section 4.1) ----------------------- */
+
+#define VARIABLES_MAX 4096
+static char *variables[VARIABLES_MAX + 1];
+static size_t variable_count;
+
+static void set_variable(const char *name, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static void set_variable(const char *name, const char *format, ...)
+{
+    char *value, *variable;
+    va_list args;
+    va_start(args, format);
+    int made = vasprintf(&value, format, args);
+    va_end(args);
+    if (made < 0)
+        return;
+    if (variable_count < VARIABLES_MAX && asprintf(&variable, "%s=%s", name, value) >= 0)
+        variables[variable_count++] = variable;
+    free(value);
+}
+
+/* HTTP_NAME for each header field that a program may see. Names with a '_' are left out: "X_Y" and
+ * "X-Y" would be the same variable. */
+static void set_header_variables(struct request *rq)
+{
+    static const char *const left_out[] = {
+        "Connection", "Content-Length", "Content-Type",      "Expect", "Keep-Alive", "Proxy",
+        "TE",         "Trailer",        "Transfer-Encoding", "Upgrade"};
+    for (uint32_t i = 0; i < rq->head.field_count; i++) {
+        char name[256] = "HTTP_", field[256];
+        struct http_span s = rq->head.fields[i].name;
+        bool wanted = s.length < sizeof name - 5;
+        for (uint32_t k = 0; k < i && wanted; k++) /* its values were joined at the first */
+            wanted = rq->head.fields[k].name.length != s.length ||
+                     strncasecmp(rq->buffer + rq->head.fields[k].name.at, rq->buffer + s.at,
+                                 s.length) != 0;
+        for (size_t k = 0; k < sizeof left_out / sizeof left_out[0] && wanted; k++)
+            wanted = !span_is(rq->buffer, s, left_out[k]);
+        for (uint32_t k = 0; k < s.length && wanted; k++) {
+            unsigned char c = (unsigned char)rq->buffer[s.at + k];
+            wanted = is_alpha(c) || is_digit(c) || c == '-';
+            name[5 + k] = (char)(c == '-' ? '_' : is_alpha(c) ? c & ~0x20 : c);
+        }
+        if (!wanted)
+            continue;
+        snprintf(field, sizeof field, "%.*s", (int)s.length, rq->buffer + s.at);
+        const char *value = request_header(rq, field);
+        if (value != NULL)
+            set_variable(name, "%s", value);
+    }
+}
+
+/* SERVER_NAME is what the client called us, else our address. */
+static void set_address_variables(struct request *rq)
+{
+    struct sockaddr_storage at = {0};
+    socklen_t size = sizeof at;
+    char host[NI_MAXHOST] = "localhost", port[NI_MAXSERV] = "0";
+    if (rq->call->is_tcp && getsockname(rq->call->connection, (struct sockaddr *)&at, &size) == 0)
+        getnameinfo((struct sockaddr *)&at, size, host, sizeof host, port, sizeof port,
+                    NI_NUMERICHOST | NI_NUMERICSERV);
+    const char *asked = request_header(rq, "Host");
+    size_t n = asked == NULL ? 0 : *asked == '[' ? strcspn(asked, "]") + 1 : strcspn(asked, ":");
+    bool v6 = strchr(host, ':') != NULL;
+    if (n > 0)
+        set_variable("SERVER_NAME", "%.*s", (int)n, asked);
+    else
+        set_variable("SERVER_NAME", v6 ? "[%s]" : "%s", host);
+    set_variable("SERVER_ADDR", "%s", host);
+    set_variable("SERVER_PORT", "%s", port);
+    const char *client = rq->slot->client, *colon = strrchr(client, ':');
+    if (!rq->call->is_tcp || colon == NULL) {
+        set_variable("REMOTE_ADDR", "%s", ""); /* a unix socket's peer has none */
+        return;
+    }
+    bool bracketed = *client == '[';
+    set_variable("REMOTE_ADDR", "%.*s", (int)(colon - client) - (bracketed ? 2 : 0),
+                 client + bracketed);
+    set_variable("REMOTE_PORT", "%s", colon + 1);
+}
+
+/* The server's own environment, less what would be taken for the request's. */
+static void inherit_variables(void)
+{
+    static const char *const ours[] = {
+        "AUTH_TYPE",       "CONTENT_LENGTH",  "CONTENT_TYPE",    "GATEWAY_INTERFACE",
+        "PATH_INFO",       "PATH_TRANSLATED", "QUERY_STRING",    "REMOTE_ADDR",
+        "REMOTE_HOST",     "REMOTE_IDENT",    "REMOTE_PORT",     "REMOTE_USER",
+        "REQUEST_METHOD",  "REQUEST_URI",     "SCRIPT_FILENAME", "SCRIPT_NAME",
+        "SERVER_ADDR",     "SERVER_NAME",     "SERVER_PORT",     "SERVER_PROTOCOL",
+        "SERVER_SOFTWARE", "TMPDIR",          "UNDO_FD",         "HANGUPD"};
+    for (char **e = environ; *e != NULL && variable_count < VARIABLES_MAX; e++) {
+        size_t n = strcspn(*e, "=");
+        bool wanted = strncmp(*e, "HTTP_", 5) != 0; /* httpoxy, and any other */
+        for (size_t i = 0; i < sizeof ours / sizeof ours[0] && wanted; i++)
+            wanted = strlen(ours[i]) != n || memcmp(ours[i], *e, n) != 0;
+        if (wanted)
+            variables[variable_count++] = *e;
+    }
+}
+
+static void make_environment(struct request *rq, const struct script *script)
+{
+    static char self[PATH_MAX];
+    const char *type = request_header(rq, "Content-Type");
+    variable_count = 0;
+    inherit_variables(); /* REQUEST_ID among them */
+    set_variable("GATEWAY_INTERFACE", "CGI/1.1");
+    set_variable("SERVER_SOFTWARE", "hangupd/" HANGUPD_VERSION);
+    set_variable("SERVER_PROTOCOL", "HTTP/1.%u", rq->head.minor);
+    set_variable("REQUEST_METHOD", "%s", rq->method);
+    set_variable("REQUEST_URI", "%.*s", (int)rq->head.target.length,
+                 rq->buffer + rq->head.target.at);
+    set_variable("SCRIPT_NAME", "%.*s", (int)script->name_length, rq->path);
+    set_variable("SCRIPT_FILENAME", "%s", script->file);
+    if (*script->path_info != '\0')
+        set_variable("PATH_INFO", "%s", script->path_info);
+    set_variable("QUERY_STRING", "%s", rq->query);
+    if (rq->body >= 0 || rq->head.has_length)
+        set_variable("CONTENT_LENGTH", "%llu", (unsigned long long)rq->body_length);
+    if (type != NULL)
+        set_variable("CONTENT_TYPE", "%s", type);
+    set_address_variables(rq);
+    set_header_variables(rq);
+    set_variable("TMPDIR", "%s", cleanup_tempdir());
+    set_variable("UNDO_FD", "3");
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n > 0) /* so that a program finds `hangupd undo` wherever it is installed */
+        set_variable("HANGUPD", "%.*s", (int)n, self);
+    variables[variable_count] = NULL;
+}
+
+/* ---- Running a program: starting it -------------------------------------------------- */
+
+struct launch {
+    const struct request *rq;
+    const struct script *script;
+    int fds[4]; /* what it gets as descriptors 0 to 3; all above 3 */
+    pid_t self;
+    int error; /* errno of what failed */
+    const char *failed;
+};
+
+/* The newborn, in its parent's memory (which waits) until it executes: system calls only. */
+__attribute__((no_sanitize("address"))) static int become_program(void *data)
+{
+    struct launch *l = data;
+    struct sigaction usual = {.sa_handler = SIG_DFL};
+    struct rlimit files;
+    sigset_t none;
+    char *const words[] = {(char *)l->script->file, NULL};
+    for (int signal = 1; signal < NSIG; signal++)
+        sigaction(signal, &usual, NULL);
+    sigemptyset(&none);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != l->self)
+        _exit(127);
+    setpgid(0, 0); /* so that "kill 0" in it does not reach its server */
+    for (int fd = 0; fd < 4; fd++)
+        if (dup2(l->fds[fd], fd) < 0)
+            goto failed;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && l->rq->settings->open_files > 0 &&
+        files.rlim_cur > l->rq->settings->open_files) {
+        files.rlim_cur = l->rq->settings->open_files; /* select(2) cannot take many */
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    char directory[PATH_MAX];
+    size_t n = (size_t)(strrchr(l->script->file, '/') - l->script->file);
+    memcpy(directory, l->script->file, n + 1);
+    directory[n + (n == 0)] = '\0';
+    l->failed = "enter the directory of";
+    if (chdir(directory) < 0)
+        goto failed;
+    l->failed = "execute";
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    execve(l->script->file, words, variables);
+failed:
+    l->error = errno;
+    _exit(127);
+}
+
+/* Not below 4: there the program's own descriptors go. */
+static int above_three(int fd)
+{
+    if (fd < 0 || fd > 3)
+        return fd;
+    int higher = fcntl(fd, F_DUPFD_CLOEXEC, 4);
+    int error = errno;
+    close(fd);
+    errno = error;
+    return higher;
+}
+
+/* A pipe for FD of the program; its read end, non-blocking, is ours. */
+static int open_output(struct launch *l, int fd)
+{
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return -1;
+    l->fds[fd] = above_three(ends[1]);
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    return ends[0];
+}
+
+/* The stack is this one's own, and the memory shared: no page is copied (clone(2), as in vfork). */
+static pid_t spawn(struct launch *l)
+{
+    static _Alignas(16) char stack[32768];
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, &before);
+    pid_t pid = clone(become_program, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, l);
+    if (pid < 0) {
+        l->error = errno;
+        l->failed = "make a process for";
+    }
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return pid;
+}
+
+/* Why the program could not be started, and what the client is told. */
+static int not_started(struct request *rq, const struct launch *l)
+{
+    const char *file = l->script->file, *hint = "";
+    if (l->error == ENOENT && access(file, F_OK) == 0)
+        hint = " (the interpreter in its first line is not there)";
+    else if (l->error == ENOEXEC)
+        hint = " (a script begins with #! and its interpreter)";
+    else if (l->error == EACCES)
+        hint = " (chmod +x makes it executable)";
+    request_log(rq, "could not %s the program %s: %s%s", l->failed, file, strerror(l->error), hint);
+    bool room = l->error != EAGAIN && l->error != ENOMEM && l->error != EMFILE &&
+                l->error != ENFILE && l->error != ENOSPC;
+    int status = room ? 502 : 503;
+    respond_text(rq, status, "%d %s: the program could not be started\n", status,
+                 handler_reason(status));
+    return -1;
+}
+
+static int program_start(struct request *rq, const struct script *script)
+{
+    struct launch l = {.rq = rq, .script = script, .fds = {-1, -1, -1, -1}, .self = getpid()};
+    sigset_t child;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    program.ended = false;
+    if (cleanup_tempdir() == NULL)
+        return respond_errno(rq, "make the program's TMPDIR");
+    int ledger = cleanup_open_for_program();
+    if (ledger < 0)
+        return respond_errno(rq, "make the program's ledger");
+    make_environment(rq, script);
+    l.failed = "make the descriptors of";
+    l.fds[0] = rq->body >= 0 ? fcntl(rq->body, F_DUPFD_CLOEXEC, 4)
+                             : above_three(open("/dev/null", O_RDONLY | O_CLOEXEC));
+    program.out = open_output(&l, 1);
+    program.err = open_output(&l, 2);
+    l.fds[3] = fcntl(ledger, F_DUPFD_CLOEXEC, 4);
+    program.signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    bool opened =
+        program.signals >= 0 && l.fds[0] >= 0 && l.fds[1] >= 0 && l.fds[2] >= 0 && l.fds[3] >= 0;
+    if (!opened)
+        l.error = errno;
+    program.pid = opened ? spawn(&l) : -1;
+    for (int fd = 0; fd < 4; fd++)
+        if (l.fds[fd] >= 0)
+            close(l.fds[fd]);
+    return program.pid < 0 || l.error != 0 ? not_started(rq, &l) : 0;
+}
+
+/* ---- Running a program: its answer --------------------------------------------------- */
+
+static char written[65536]; /* a piece of what it has written */
+
+/* Header fields that are the server's, or concern a connection that is not the program's. */
+static bool is_for_client(const char *name)
+{
+    return !is_reserved_field(name) && strcasecmp(name, "Keep-Alive") != 0 &&
+           strcasecmp(name, "Upgrade") != 0 && strcasecmp(name, "Trailer") != 0;
+}
+
+static char *span_copy(const char *b, struct http_span s)
+{
+    return s.length > 0 ? strndup(b + s.at, s.length) : NULL;
+}
+
+/* The program's header is whole: prepare the answer. Its head goes out with the body's first byte,
+ * so that a program which fails before that still gets its 502. */
+static int begin_program_answer(struct request *rq, const struct cgi_head *h, const char *b)
+{
+    char *location = span_copy(b, h->location);
+    if (location != NULL && h->status == 0 && location[0] == '/' && location[1] != '/') {
+        rq->redirect = location; /* RFC 3875 section 6.2.2 */
+        return 0;
+    }
+    if (location != NULL && respond_header(rq, "Location", location) < 0)
+        return -1;
+    for (uint32_t i = 0; i < h->field_count; i++) {
+        char *name = span_copy(b, h->fields[i].name);
+        char *value = span_copy(b, h->fields[i].value);
+        if (name != NULL && is_for_client(name) &&
+            respond_header(rq, name, value != NULL ? value : "") < 0)
+            return -1;
+        free(name);
+        free(value);
+    }
+    int status = h->status != 0 ? h->status : location != NULL ? 302 : 200;
+    if (respond_begin(rq, status, span_copy(b, h->type), h->has_length ? (int64_t)h->length : -1) <
+        0)
+        return -1;
+    rq->answer.reason = span_copy(b, h->reason);
+    return 0;
+}
+
+/* What the program's answer is at. */
+struct output {
+    size_t have; /* of the header, in WRITTEN */
+    bool begun;  /* the header is whole */
+    bool bad;
+};
+
+static int bad_header(struct request *rq, struct output *o, const struct cgi_head *h)
+{
+    request_log(rq, "the program's header is bad: %s%s%.*s", h->wrong,
+                h->line.length > 0 ? ": " : "", (int)(h->line.length < 200 ? h->line.length : 200),
+                written + h->line.at);
+    o->bad = true;
+    return -1;
+}
+
+static int take_header(struct request *rq, struct output *o, size_t n)
+{
+    static struct cgi_head h;
+    o->have += n;
+    int64_t size = cgi_parse_head(&h, written, o->have);
+    if (size == 0)
+        return 0;
+    if (size > 0 && begin_program_answer(rq, &h, written) < 0) {
+        size = -1;
+        h.wrong = "a field that cannot be sent";
+    }
+    if (size < 0)
+        return bad_header(rq, o, &h);
+    o->begun = true;
+    size_t rest = o->have - (size_t)size;
+    return rest > 0 && rq->redirect == NULL ? respond_write(rq, written + size, rest) : 0;
+}
+
+/* Read at most MOST bytes of the answer and pass them on: how many, 0 when there is no more now or
+ * ever, -1 when it can go no further. */
+static ssize_t take_output(struct request *rq, struct output *o, size_t most)
+{
+    size_t at = o->begun ? 0 : o->have, room = sizeof written - at;
+    ssize_t n = read(program.out, written + at, most < room ? most : room);
+    if (n <= 0 && (n == 0 || (errno != EAGAIN && errno != EINTR))) {
+        close(program.out);
+        program.out = -1;
+    }
+    if (n <= 0)
+        return 0;
+    if (!o->begun)
+        return take_header(rq, o, (size_t)n) < 0 ? -1 : n;
+    if (rq->redirect == NULL && respond_write(rq, written, (size_t)n) < 0) {
+        if (!rq->client_gone)
+            request_log(rq, "the program wrote more than its Content-Length");
+        return -1;
+    }
+    return n;
+}
+
+static void take_errors(const struct request *rq)
+{
+    ssize_t n = log_lines_read(&program.lines, rq->slot->id, program.err);
+    if (n == 0) {
+        close(program.err);
+        program.err = -1;
+    }
+}
+
+/* Reap the program, and what has come to us as a subreaper. */
+static void take_ended(void)
+{
+    struct signalfd_siginfo s[8];
+    while (read(program.signals, s, sizeof s) > 0)
+        continue;
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+        if (pid == program.pid) {
+            program.ended = true;
+            program.status = status;
+        }
+}
+
+/* Pass on what the program writes until it has ended: then what its pipes hold is read, whoever
+ * else may have them open. */
+static int pass_on(struct request *rq, struct output *o)
+{
+    while (!program.ended) {
+        struct pollfd p[] = {
+            {program.signals, POLLIN, 0}, {program.out, POLLIN, 0}, {program.err, POLLIN, 0}};
+        if (ppoll(p, 3, NULL, mask_of_waits) < 0)
+            continue; /* a signal */
+        if (p[2].revents != 0)
+            take_errors(rq);
+        if (p[1].revents != 0 && take_output(rq, o, sizeof written) < 0)
+            return -1;
+        if (p[0].revents != 0)
+            take_ended();
+    }
+    int left = 0;
+    if (program.out >= 0 && ioctl(program.out, FIONREAD, &left) < 0)
+        left = 0;
+    for (ssize_t n = 1; n > 0 && left > 0 && program.out >= 0; left -= (int)n)
+        if ((n = take_output(rq, o, (size_t)left)) < 0)
+            return -1;
+    while (program.err >= 0 && log_lines_read(&program.lines, rq->slot->id, program.err) > 0)
+        continue;
+    return 0;
+}
+
+static void program_close(const struct request *rq)
+{
+    int *fds[] = {&program.out, &program.err, &program.signals};
+    log_lines_end(&program.lines, rq->slot->id);
+    for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++) {
+        if (*fds[i] >= 0)
+            close(*fds[i]);
+        *fds[i] = -1;
+    }
+}
+
+/* Whether the program has done what it should; else the log says what it did instead. */
+static bool ended_well(const struct request *rq, const struct output *o, const char *file)
+{
+    int status = program.status;
+    if (WIFSIGNALED(status))
+        request_log(rq, "the program %s was ended by signal %d (%s)", file, WTERMSIG(status),
+                    strsignal(WTERMSIG(status)));
+    else if (WEXITSTATUS(status) != 0)
+        request_log(rq, "the program %s exited with status %d", file, WEXITSTATUS(status));
+    else if (!o->begun)
+        request_log(rq, "the program %s exited without a whole header", file);
+    else
+        return true;
+    return false;
+}
+
+/* Also SIGCHLD, which the signalfd takes, in waits too. */
+static void allow_sigterm(bool allow)
+{
+    static sigset_t outside, waits;
+    sigset_t both;
+    if (allow) {
+        mask_of_waits = NULL;
+        sigprocmask(SIG_SETMASK, &outside, NULL);
+        return;
+    }
+    sigemptyset(&both);
+    sigaddset(&both, SIGTERM);
+    sigaddset(&both, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &both, &outside);
+    waits = outside;
+    sigaddset(&waits, SIGCHLD);
+    mask_of_waits = &waits;
+}
+
+/* Run the program to its end, SIGTERM waiting but in waits. What it failed at is answered or logged
+ * here; as a handler returns. */
+static int serve_program(struct request *rq)
+{
+    static struct script script;
+    struct output o = {0};
+    if (find_program(rq, &script) < 0 || program_start(rq, &script) < 0)
+        return -1;
+    int passed = pass_on(rq, &o);
+    if (passed < 0 && rq->client_gone)
+        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
+    if (passed < 0) /* it has its last word, as ever */
+        cleanup_end_children(rq->settings->grace_ms, program_last_words);
+    if (passed == 0 && ended_well(rq, &o, script.file))
+        return 0;
+    rq->redirect = NULL;
+    if (!rq->answer.started) {
+        answer_again(rq);
+        respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502));
+    }
+    return -1;
+}
+
+static int run_program(struct request *rq)
+{
+    allow_sigterm(false);
+    int result = serve_program(rq);
+    program_close(rq);
+    allow_sigterm(true);
+    return result;
+}
+
 /* ---- Running the route --------------------------------------------------------------- */
+
+#define REDIRECTS_MAX 10
+
+/* Go on with the target that a program has named, as a GET (RFC 3875 section 6.2.2). */
+static int follow_redirect(struct request *rq)
+{
+    struct http_span query;
+    const char *target = rq->redirect;
+    size_t length = strlen(target);
+    rq->redirect = NULL;
+    rq->path = malloc(length + 2);
+    if (rq->path == NULL)
+        return respond_errno(rq, "follow the program's redirect");
+    const char *wrong = http_decode_target(target, length, rq->path, &query);
+    rq->query = strndup(target + query.at, query.length);
+    rq->parameters = NULL;
+    rq->method = "GET";
+    rq->body = -1;
+    rq->head.has_length = false;
+    rq->body_length = 0;
+    if (wrong == NULL)
+        find_route(rq);
+    if (wrong == NULL && rq->route != NULL && rq->query != NULL &&
+        lists_method(methods_of(rq->route), "GET"))
+        return 0;
+    request_log(rq, "the program redirects to %s: %s", target,
+                wrong != NULL ? wrong : "no route serves that");
+    respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502));
+    return -1;
+}
+
+static int run_route(struct request *rq)
+{
+    for (int redirects = 0;; redirects++) {
+        int result = rq->route->handler != NULL ? rq->route->handler(rq) : run_program(rq);
+        if (result != 0 || rq->redirect == NULL)
+            return result;
+        if (redirects == REDIRECTS_MAX) {
+            request_log(rq, "the program redirects to %s: too many redirects", rq->redirect);
+            return respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502));
+        }
+        if (follow_redirect(rq) < 0)
+            return -1;
+    }
+}
 
 static uint32_t half_close_flags(const struct request *rq)
 {
@@ -1884,7 +2638,7 @@ _Noreturn void handler_serve(const struct handler_call *call)
     check_request(rq);
     read_body(rq);
     enter_running(rq);
-    finish(rq, rq->route->handler(rq));
+    finish(rq, run_route(rq));
 }
 
 /* ---- Routes, durations and sizes as people write them -------------------------------- */
@@ -1959,14 +2713,42 @@ enum on_hangup parse_on_hangup(const char *text)
                                          : ON_HANGUP_DEFAULT;
 }
 
+/* A program's path, or that of a directory of programs, which need not be there yet. */
+static int parse_program(struct route *r, const char *target, char *why, size_t size)
+{
+    struct stat now;
+    char cwd[PATH_MAX] = "", *path;
+    while (target[0] == '.' && target[1] == '/')
+        target += 2;
+    if (*target != '/' && getcwd(cwd, sizeof cwd) == NULL) {
+        snprintf(why, size, "the current directory cannot be found: %s", strerror(errno));
+        return -1;
+    }
+    if (asprintf(&path, "%s%s%s", cwd, *target != '/' ? "/" : "", target) < 0) {
+        snprintf(why, size, "out of memory");
+        return -1;
+    }
+    if (strlen(path) >= PATH_MAX) {
+        snprintf(why, size, "the program's path is too long");
+        free(path);
+        return -1;
+    }
+    if (stat(path, &now) == 0 && S_ISDIR(now.st_mode) && r->path[strlen(r->path) - 1] != '/') {
+        snprintf(why, size, "%s is a directory; for a directory of programs write %s/=%s", target,
+                 r->path, target);
+        free(path);
+        return -1;
+    }
+    r->program = path;
+    return 0;
+}
+
 static int parse_target(struct route *r, const char *target, const struct route *compiled,
                         char *why, size_t size)
 {
     struct text names = {.at = why, .room = size};
-    if (*target != '@') {
-        snprintf(why, size, "%s is not a handler; write @NAME", target);
-        return -1;
-    }
+    if (*target != '@')
+        return parse_program(r, target, why, size);
     for (const struct route *c = compiled; c->path != NULL; c++)
         if (c->name != NULL && strcmp(c->name, target + 1) == 0) {
             const char *path = r->path;
@@ -1996,8 +2778,8 @@ int route_parse(const char *text, const struct route *compiled, struct route *ro
         return -1;
     }
     char *equals = strchr(copy, '=');
-    if (*copy != '/' || equals == NULL || equals[1] == '\0') {
-        snprintf(why, why_size, "a route is PATH=TARGET, as in /report=@report");
+    if (*copy != '/' || equals == NULL || equals[1] == '\0' || equals[1] == ',') {
+        snprintf(why, why_size, "a route is PATH=TARGET, as in /report=./report.sh or /a=@a");
         goto wrong;
     }
     *equals = '\0';
@@ -2021,7 +2803,7 @@ int route_parse(const char *text, const struct route *compiled, struct route *ro
 wrong:
     free(copy);
     free((char *)route->path);
-    route->path = NULL;
+    *route = (struct route){0};
     return -1;
 }
 

@@ -46,8 +46,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define VERSION "0.1"
-
 /* ---- The log: one line, one write ---------------------------------------------------- */
 
 static struct {
@@ -182,6 +180,35 @@ void log_eventf(const char *id, const char *format, ...)
     log_event(id, line);
 }
 
+ASYNC_SAFE ssize_t log_lines_read(struct log_lines *lines, const char *id, int fd)
+{
+    char *text = lines->text;
+    ssize_t n = read(fd, text + lines->length, sizeof lines->text - 1 - lines->length);
+    if (n <= 0)
+        return n;
+    size_t length = lines->length + (size_t)n, from = 0;
+    for (size_t at = lines->length; at < length; at++)
+        if (text[at] == '\n') {
+            text[at] = '\0';
+            log_event(id, text + from);
+            from = at + 1;
+        }
+    lines->length = length - from;
+    memmove(text, text + from, lines->length);
+    if (lines->length == sizeof lines->text - 1)
+        log_lines_end(lines, id);
+    return n;
+}
+
+ASYNC_SAFE void log_lines_end(struct log_lines *lines, const char *id)
+{
+    if (lines->length > 0) {
+        lines->text[lines->length] = '\0';
+        log_event(id, lines->text);
+    }
+    lines->length = 0;
+}
+
 static const char *const outcome_names[] = {"none",    "ok",    "error", "hangup",
                                             "timeout", "crash", "drain", "killed"};
 static const char *const undo_names[] = {"none", "ok", "failed"};
@@ -260,7 +287,8 @@ static const char help[] =
     "hangs up, the work is stopped and everything it made is undone.\n"
     "\n"
     "A ROUTE is PATH=TARGET[,KEY=VALUE...]. A PATH that ends in / stands for all below it.\n"
-    "TARGET is @NAME, a handler compiled in. Without a ROUTE: /a=@a, the demonstration.\n"
+    "TARGET is a program, run by CGI/1.1; for a PATH that ends in /, also a directory of\n"
+    "programs; or @NAME, a handler compiled in. Without a ROUTE: /a=@a, the demonstration.\n"
     "  timeout=TIME                  for the whole request, instead of --timeout\n"
     "  on-hangup=undo|finish         instead of --on-hangup\n"
     "  half-close=probe|hangup|ignore  instead of --half-close\n"
@@ -313,6 +341,7 @@ static const char help[] =
     "\n"
     "Examples:\n"
     "  hangupd                                   the demonstration, on 127.0.0.1:8080\n"
+    "  hangupd /report=./report.sh /cgi-bin/=/usr/lib/cgi-bin\n"
     "  hangupd --listen :80 --user www-data --requests 50 /a=@a,timeout=10m\n"
     "  hangupd --listen unix:/run/report.sock --half-close hangup --log json\n";
 
@@ -438,7 +467,7 @@ static void take_other(const char *name, const char *text)
         if (strcmp(text, "stderr") != 0 && strcmp(text, "syslog") != 0)
             wrong_use("--log-to %s is neither stderr nor syslog", text);
     } else {
-        fputs(strcmp(name, "help") == 0 ? help : "hangupd " VERSION "\n", stdout);
+        fputs(strcmp(name, "help") == 0 ? help : "hangupd " HANGUPD_VERSION "\n", stdout);
         exit(fflush(stdout) == 0 ? 0 : EXIT_COULD_NOT);
     }
 }
@@ -576,7 +605,6 @@ static struct {
     int open_count;
     struct job *jobs;
     bool has_strangers; /* children that were there before us, or we are pid 1 */
-    uint16_t port;
 } server = {.epoll = -1,
             .reserve = -1,
             .idle = {NOBODY, NOBODY, 0},
@@ -912,12 +940,6 @@ static _Noreturn void child_main(const struct handler_call *call)
     handler_serve(call);
 }
 
-static void local_address(const struct connection *c, struct handler_call *call)
-{
-    snprintf(call->host, sizeof call->host, "%s", c->is_tcp ? "" : "localhost");
-    call->port = server.port;
-}
-
 /* Fork a child for the connection's next request. A slot is free. */
 static void request_start(struct connection *c)
 {
@@ -938,7 +960,6 @@ static void request_start(struct connection *c)
                                 .nudge = server.nudge[1],
                                 .slot_number = (uint32_t)c->slot,
                                 .is_tcp = c->is_tcp};
-    local_address(c, &call);
     pid_t pid = fork();
     if (pid == 0)
         child_main(&call);
@@ -1283,7 +1304,8 @@ static int run_command(const char *id, const char *command)
         kill(-pid, SIGKILL);
         waitpid(pid, &status, 0);
     }
-    cleanup_end_children(0); /* what it left behind: daemons are a service manager's business */
+    cleanup_end_children(0,
+                         NULL); /* what it left behind: daemons are a service manager's business */
     if (ended != 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
     if (ended == 0)
@@ -1897,7 +1919,6 @@ static struct listener *listener_add(int fd, bool is_tcp)
                     NI_NUMERICHOST | NI_NUMERICSERV);
         snprintf(l->name, sizeof l->name, at.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host,
                  port);
-        server.port = (uint16_t)strtoul(port, NULL, 10);
     }
     return l;
 }
@@ -2221,7 +2242,10 @@ static void raise_descriptor_limit(void)
 {
     struct rlimit limit;
     rlim_t wanted = (rlim_t)settings.connections + 64;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= wanted)
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    settings.handler.open_files = limit.rlim_cur;
+    if (limit.rlim_cur >= wanted)
         return;
     limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
     setrlimit(RLIMIT_NOFILE, &limit);
@@ -2308,6 +2332,17 @@ static void note_strangers(void)
     prctl(PR_SET_CHILD_SUBREAPER, 1);
 }
 
+/* A program may come later; but most often its name is wrong. */
+static void warn_of_missing_programs(void)
+{
+    for (size_t i = 0; i < settings.handler.route_count; i++) {
+        const struct route *r = &settings.handler.routes[i];
+        if (r->program != NULL && access(r->program, X_OK) < 0)
+            log_eventf(NULL, "warning: the program of the route %s, %s: %s", r->path, r->program,
+                       strerror(errno));
+    }
+}
+
 static void begin_serving(void)
 {
     add_watch(server.signals, WATCH_SIGNALS);
@@ -2323,6 +2358,7 @@ static void begin_serving(void)
     listeners_watch(EPOLL_CTL_ADD);
     for (size_t i = 0; i < server.listener_count; i++)
         log_eventf(NULL, "listening on %s", server.listeners[i].name);
+    warn_of_missing_programs();
     struct job *j = job_add("");
     if (j != NULL)
         job_start(j);

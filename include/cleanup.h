@@ -111,8 +111,10 @@ extern cleanup_report_fn *cleanup_report; /* async-signal-safe; never NULL */
 
 /* Name the owner of this process's ledger. Nothing is written before the first record. */
 void cleanup_begin(const struct cleanup_owner *owner);
-/* Whether this process owns a ledger with something in it. */
+/* Whether this process owns a ledger. */
 ASYNC_SAFE bool cleanup_pending(void);
+/* Whether it says anything that an undo would act on, beside the scratch directory. */
+ASYNC_SAFE bool cleanup_has_records(void);
 /* Whether the calling process is the one that called cleanup_begin (a fork of it is not). */
 ASYNC_SAFE bool cleanup_is_owner(void);
 /* Make the ledger now, and the program's own (ID.p) beside it: a descriptor on that, which is
@@ -180,9 +182,11 @@ bool cleanup_adopt(int from, int to, const char *id);
 void cleanup_mark_prepare(int argc, char **argv);
 /* Make /proc/self/environ say REQUEST_ID=ID, here and in what is forked from here. */
 void cleanup_mark_process(const char *id);
-/* End all children of this process and what becomes its child meanwhile: SIGTERM, then after
- * GRACE_MS, or at once if that is 0, SIGKILL. True when none is left. */
-ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms);
+/* End all that descends from this process, a subreaper: SIGTERM, then after GRACE_MS, or at once
+ * if that is 0, SIGKILL. MEANWHILE, if not NULL, is called now and then during the grace; it must
+ * be async-signal-safe. True when no child is left. */
+typedef void cleanup_meanwhile_fn(void);
+ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *meanwhile);
 /* End all that is left of the request ID, whose child had the pid SESSION: processes with its
  * id, of its session, and below these. With SERVER not 0: also that process's children outside
  * its session that KNOWN does not vouch for. True when none is left. */

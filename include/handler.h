@@ -50,13 +50,16 @@ enum on_hangup {
     ON_HANGUP_FINISH   /* nothing: the work goes on to its end and is kept */
 };
 
-/* A path and what serves it. Members left 0 have the default named. */
+/* A path and what serves it: a C function or a program. Members left 0 have the default named. */
 struct route {
     const char *path;    /* "/report"; one that ends in '/' stands for all below it */
     handler_fn *handler; /* the C function */
+    const char *program; /* else the absolute path of a program, run by CGI/1.1 (RFC 3875); or, for
+                          * a path that ends in '/', of a directory of programs */
     const char *name;    /* what @NAME on the command line calls it; NULL: cannot be named */
-    const char *methods; /* separated by spaces; NULL: "GET". HEAD is answered without the work
-                          * being done unless it is listed; OPTIONS is always answered. */
+    const char *methods; /* separated by spaces; NULL: "GET", for a program "GET HEAD POST PUT
+                          * DELETE PATCH". HEAD is answered without the work being done unless it is
+                          * listed; OPTIONS is always answered. */
     int64_t timeout_ms;  /* for the whole request; 0: as --timeout says */
     enum on_hangup on_hangup;
     enum half_close half_close;
@@ -195,8 +198,8 @@ struct handler_settings {
     enum half_close half_close;
     enum on_hangup on_hangup;
     bool sync;
-    const char *tmpdir; /* absolute */
-    char **environ;     /* the server's, for programs */
+    const char *tmpdir;  /* absolute */
+    uint64_t open_files; /* the soft limit that the server was started with, for programs */
 };
 
 struct handler_call {
@@ -208,8 +211,6 @@ struct handler_call {
     int nudge;     /* write the slot's number here after setting limit_ms */
     uint32_t slot_number;
     bool is_tcp;
-    uint16_t port; /* the server's, 0 on a unix socket */
-    char host[64]; /* the server's address */
 };
 
 #define HANDLER_EXIT_KEEP 0   /* the ledger is settled; the connection may be used again */
@@ -297,6 +298,25 @@ enum http_chunk_step { CHUNK_MORE, CHUNK_DATA, CHUNK_END, CHUNK_BAD };
  * in BUFFER are body (within USED). CHUNK_END: the body ended at USED. */
 enum http_chunk_step http_decode_chunks(struct http_chunks *c, const char *buffer, size_t length,
                                         size_t *used, size_t *data_at, size_t *data_length);
+
+/* The header of a program's answer (RFC 3875 section 6). */
+#define CGI_HEAD_MAX 16000 /* bytes, with the empty line */
+struct cgi_head {
+    /* What the server acts on; a span's length is 0 where the field is not there. */
+    struct http_span type, location, reason;
+    int status; /* 0: not given */
+    bool has_length;
+    uint64_t length; /* Content-Length */
+    /* The other fields, for the client. */
+    uint32_t field_count;
+    struct http_field fields[HTTP_FIELDS_MAX];
+    /* The error. */
+    const char *wrong;
+    struct http_span line; /* the one that is wrong, or empty */
+};
+/* Parse what has come so far, from its beginning. Returns the header's length with the empty line
+ * that ends it, 0 when more is needed, -1 with h->wrong set. */
+int64_t cgi_parse_head(struct cgi_head *h, const char *buffer, size_t length);
 
 /* The path of TARGET (origin-form, or absolute-form), decoded and resolved into PATH (room for
  * length + 1 bytes), and where its query is. NULL, or what is wrong with it. */

@@ -2631,12 +2631,12 @@ START_TEST(end_children)
     for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++)
         (void)start_ready(bodies[i]);
     await_stopped(start_ready(stop_yourself));
-    ck_assert(cleanup_end_children(_i));
+    ck_assert(cleanup_end_children(_i, NULL));
     ck_assert_int_eq(waitpid(-1, NULL, WNOHANG), -1);
     ck_assert_int_eq(errno, ECHILD);
     ck_assert_int_ge(clock_ms() - before, _i); /* some ignore SIGTERM: they had their grace */
     ck_assert_int_lt(clock_ms() - before, 15000);
-    ck_assert(cleanup_end_children(_i)); /* nobody there */
+    ck_assert(cleanup_end_children(_i, NULL)); /* nobody there */
 }
 END_TEST
 
@@ -2661,7 +2661,7 @@ START_TEST(end_children_with_grace)
     ck_assert_int_eq(pipe2(word, O_CLOEXEC), 0);
     (void)start_ready(last_word);
     int64_t before = clock_ms();
-    ck_assert(cleanup_end_children(60000));
+    ck_assert(cleanup_end_children(60000, NULL));
     ck_assert_int_lt(clock_ms() - before, 15000);
     await(word);
 }
@@ -2682,7 +2682,7 @@ START_TEST(end_children_continues_the_stopped)
     ck_assert_int_eq(pipe2(word, O_CLOEXEC), 0);
     pid_t pid = start_ready(stopped_with_word);
     await_stopped(pid);
-    ck_assert(cleanup_end_children(60000));
+    ck_assert(cleanup_end_children(60000, NULL));
     await(word);
 }
 END_TEST
@@ -3230,7 +3230,7 @@ static unsigned end_what_is_left(void)
         fprintf(stderr, "processes were left running\n");
         left = 1;
     }
-    return cleanup_end_children(0) ? left : left + 1;
+    return cleanup_end_children(0, NULL) ? left : left + 1;
 }
 
 /* rm -rf, which does not share its faults with what is tested here. */

@@ -30,7 +30,7 @@ strnlen strpbrk strrchr strspn strstr rawmemchr htonl htons ntohl ntohs'
 # Linux: glibc makes one system call of each, and touches nothing else but errno.
 SYSCALLS='syscall close_range copy_file_range epoll_create1 epoll_ctl eventfd fallocate
 fallocate64 flock getdents64 getrandom gettid ioctl madvise memfd_create mmap mmap64 mprotect munmap
-pidfd_open pidfd_send_signal prctl prlimit prlimit64 renameat2 sched_yield signalfd splice statx tgkill timerfd_settime _Fork'
+pidfd_open pidfd_send_signal prctl prlimit prlimit64 renameat2 sched_yield sigtimedwait signalfd splice statx tgkill timerfd_settime _Fork'
 
 # What the compiler puts in by itself, and the checked forms of the above.
 COMPILER='__errno_location __stack_chk_fail __chk_fail _GLOBAL_OFFSET_TABLE_
@@ -45,8 +45,9 @@ GLIBC='strerrordesc_np'
 # Functions that may call through a pointer, and why that is safe.
 #     report        cleanup_report is async-signal-safe by its contract
 #     each_process  a marked caller can only pass a marked function: addresses taken are checked
+#     reap_until    what its caller passes: the same
 #     undo_record   the ledger's `run`: NULL, and not called, in a signal handler
-INDIRECT='report each_process undo_record'
+INDIRECT='report each_process reap_until undo_record'
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
