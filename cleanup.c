@@ -170,13 +170,17 @@ ASYNC_SAFE static void report_on_stderr(const char *id, const char *what)
 
 cleanup_report_fn *cleanup_report = report_on_stderr;
 
+#define REPORT_REASON 128 /* bytes for errno's text */
+
 ASYNC_SAFE static void report(const char *id, const char *doing, const char *what, int error)
 {
     char buffer[1024];
     struct text t = TEXT(buffer);
     text_add(&t, doing);
     text_char(&t, ' ');
+    t.room -= REPORT_REASON; /* however long WHAT is, why is told */
     text_add(&t, what);
+    t.room += REPORT_REASON;
     if (error != 0) {
         text_add(&t, ": ");
         const char *why = strerrordesc_np(error);
@@ -541,7 +545,7 @@ struct place {
     char private[PATH_MAX]; /* an unguessable name beside it, for the time before it has its own */
 };
 
-static int absolute(const char *path, char full[PATH_MAX])
+int cleanup_absolute(const char *path, char *full)
 {
     struct text t = {.at = full, .room = PATH_MAX};
     if (path == NULL || *path == '\0' || strchr(path, '\n') != NULL) {
@@ -570,7 +574,7 @@ static int absolute(const char *path, char full[PATH_MAX])
 static int place_find(const char *path, struct place *p)
 {
     char hex[HEX_SIZE];
-    if (absolute(path, p->path) < 0 || random_hex(hex) < 0)
+    if (cleanup_absolute(path, p->path) < 0 || random_hex(hex) < 0)
         return -1;
     size_t length = strlen(p->path);
     while (length > 1 && p->path[length - 1] == '/') /* mkdir(2) takes "name/" too */
@@ -733,7 +737,7 @@ const char *cleanup_tempdir(void)
 static int record_path(const char *verb, const char *path)
 {
     char full[PATH_MAX];
-    return absolute(path, full) < 0 ? -1 : record(verb, full);
+    return cleanup_absolute(path, full) < 0 ? -1 : record(verb, full);
 }
 
 int cleanup_unlink(const char *path)
@@ -873,6 +877,43 @@ ASYNC_SAFE static struct header header_read(int fd)
     h.this_boot = boot != NULL && strcmp(boot_id, "unknown") != 0 &&
                   strncmp(boot + 6, boot_id, BOOT_ID_SIZE - 1) == 0;
     return h;
+}
+
+/* ---- A ledger that was handed over as a descriptor ----------------------------------- */
+
+const char *cleanup_not_a_ledger(int fd)
+{
+    struct stat now;
+    char path[32];
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return "is not open";
+    if (fstat(fd, &now) < 0 || !S_ISREG(now.st_mode))
+        return "is not a file";
+    if ((flags & O_ACCMODE) == O_RDONLY || (flags & O_APPEND) == 0)
+        return "is not open for appending";
+    if (now.st_nlink == 0)
+        return "is the ledger of a request that has ended";
+    /* A shell's >> opens for writing only: read through a descriptor of our own. */
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int own_fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool valid = own_fd >= 0 && header_read(own_fd).valid;
+    if (own_fd >= 0)
+        close(own_fd);
+    return valid ? NULL : "is not a ledger, or was overwritten (open it with >>, never with >)";
+}
+
+int cleanup_fileid(const char *path, char text[CLEANUP_FILEID_SIZE], bool *directory)
+{
+    struct identity id;
+    struct stat now;
+    struct text t = {.at = text, .room = CLEANUP_FILEID_SIZE};
+    if (lstat(path, &now) < 0 || identify(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, &id) < 0)
+        return -1;
+    identity_write(&t, &id);
+    text_end(&t);
+    *directory = S_ISDIR(now.st_mode);
+    return 0;
 }
 
 /* ---- Removing trees, without following links, memory or a limit of depth ------------- */

@@ -127,6 +127,15 @@ ASYNC_SAFE int cleanup_unsent(void);
  * descriptor on a ledger. 0, or -1 with errno, and then the ledger is as before. */
 int cleanup_append(int fd, const char *verb, const char *argument, bool sync);
 
+/* For who records through a descriptor that was handed over. */
+/* NULL: FD is a ledger that can be appended to; else what is wrong with it, in words. */
+const char *cleanup_not_a_ledger(int fd);
+/* PATH as an absolute one, against the current directory, in FULL (PATH_MAX bytes). */
+int cleanup_absolute(const char *path, char *full);
+/* "DEV:INO:BTIME" of what PATH stands for now; a link is not followed. */
+#define CLEANUP_FILEID_SIZE 96
+int cleanup_fileid(const char *path, char text[CLEANUP_FILEID_SIZE], bool *directory);
+
 enum cleanup_result {
     CLEANUP_DONE,     /* nothing is left; the ledger is gone */
     CLEANUP_RUN_LEFT, /* a `run` record is next: a janitor's work, not a signal handler's */
