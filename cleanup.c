@@ -170,13 +170,17 @@ ASYNC_SAFE static void report_on_stderr(const char *id, const char *what)
 
 cleanup_report_fn *cleanup_report = report_on_stderr;
 
+#define REPORT_REASON 128 /* bytes for errno's text */
+
 ASYNC_SAFE static void report(const char *id, const char *doing, const char *what, int error)
 {
     char buffer[1024];
     struct text t = TEXT(buffer);
     text_add(&t, doing);
     text_char(&t, ' ');
+    t.room -= REPORT_REASON; /* however long WHAT is, why is told */
     text_add(&t, what);
+    t.room += REPORT_REASON;
     if (error != 0) {
         text_add(&t, ": ");
         const char *why = strerrordesc_np(error);
@@ -557,7 +561,7 @@ struct place {
     char private[PATH_MAX]; /* an unguessable name beside it, for the time before it has its own */
 };
 
-static int absolute(const char *path, char full[PATH_MAX])
+int cleanup_absolute(const char *path, char *full)
 {
     struct text t = {.at = full, .room = PATH_MAX};
     if (path == NULL || *path == '\0' || strchr(path, '\n') != NULL) {
@@ -586,7 +590,7 @@ static int absolute(const char *path, char full[PATH_MAX])
 static int place_find(const char *path, struct place *p)
 {
     char hex[HEX_SIZE];
-    if (absolute(path, p->path) < 0 || random_hex(hex) < 0)
+    if (cleanup_absolute(path, p->path) < 0 || random_hex(hex) < 0)
         return -1;
     size_t length = strlen(p->path);
     while (length > 1 && p->path[length - 1] == '/') /* mkdir(2) takes "name/" too */
@@ -749,7 +753,7 @@ const char *cleanup_tempdir(void)
 static int record_path(const char *verb, const char *path)
 {
     char full[PATH_MAX];
-    return absolute(path, full) < 0 ? -1 : record(verb, full);
+    return cleanup_absolute(path, full) < 0 ? -1 : record(verb, full);
 }
 
 int cleanup_unlink(const char *path)
@@ -889,6 +893,43 @@ ASYNC_SAFE static struct header header_read(int fd)
     h.this_boot = boot != NULL && strcmp(boot_id, "unknown") != 0 &&
                   strncmp(boot + 6, boot_id, BOOT_ID_SIZE - 1) == 0;
     return h;
+}
+
+/* ---- A ledger that was handed over as a descriptor ----------------------------------- */
+
+const char *cleanup_not_a_ledger(int fd)
+{
+    struct stat now;
+    char path[32];
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return "is not open";
+    if (fstat(fd, &now) < 0 || !S_ISREG(now.st_mode))
+        return "is not a file";
+    if ((flags & O_ACCMODE) == O_RDONLY || (flags & O_APPEND) == 0)
+        return "is not open for appending";
+    if (now.st_nlink == 0)
+        return "is the ledger of a request that has ended";
+    /* A shell's >> opens for writing only: read through a descriptor of our own. */
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int own_fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool valid = own_fd >= 0 && header_read(own_fd).valid;
+    if (own_fd >= 0)
+        close(own_fd);
+    return valid ? NULL : "is not a ledger, or was overwritten (open it with >>, never with >)";
+}
+
+int cleanup_fileid(const char *path, char text[CLEANUP_FILEID_SIZE], bool *directory)
+{
+    struct identity id;
+    struct stat now;
+    struct text t = {.at = text, .room = CLEANUP_FILEID_SIZE};
+    if (lstat(path, &now) < 0 || identify(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, &id) < 0)
+        return -1;
+    identity_write(&t, &id);
+    text_end(&t);
+    *directory = S_ISDIR(now.st_mode);
+    return 0;
 }
 
 /* ---- Removing trees, without following links, memory or a limit of depth ------------- */
@@ -1212,11 +1253,12 @@ ASYNC_SAFE static int ledger_lock(int dir, const char *name)
     return -1;
 }
 
-/* Undo (or, KEPT, keep) one of the ledger's two files; it stays. */
+/* Undo (or, KEPT, keep) one of the ledger's two files; it stays, locked: *LOCKED is a descriptor
+ * on it, or -1 if it was not there. */
 ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling *how,
-                                                  const char *name, bool kept)
+                                                  const char *name, bool kept, int *locked)
 {
-    int fd = ledger_lock(how->dir, name);
+    int fd = *locked = ledger_lock(how->dir, name);
     if (fd < 0) {
         if (errno == ENOENT)
             return CLEANUP_DONE;
@@ -1236,27 +1278,36 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
             break;
         undo_pass(&s, before.st_size);
     } while (!s.run_left && fstat(fd, &after) == 0 && after.st_size > before.st_size);
-    close(fd);
     return s.run_left ? CLEANUP_RUN_LEFT : s.failed ? CLEANUP_FAILED : CLEANUP_DONE;
+}
+
+/* Remove what was settled: not a file that has come since, from another directory. */
+ASYNC_SAFE static bool remove_settled(int dir, const char *name, int locked)
+{
+    return locked < 0 || unlinkat(dir, name, 0) == 0 || errno == ENOENT;
 }
 
 ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how, bool kept)
 {
     char program[CLEANUP_ID_SIZE + 4];
+    int locked[2] = {-1, -1};
     program_name(program, how->id);
     /* The program's records are newer than the server's own, which only prepared its start. */
-    enum cleanup_result first = settle_file(how, program, kept);
-    if (first == CLEANUP_RUN_LEFT)
-        return first;
-    enum cleanup_result second = settle_file(how, how->id, kept);
-    if (second != CLEANUP_DONE || first != CLEANUP_DONE)
-        return second == CLEANUP_DONE ? first : second;
-    if ((unlinkat(how->dir, program, 0) < 0 && errno != ENOENT) ||
-        (unlinkat(how->dir, how->id, 0) < 0 && errno != ENOENT)) {
-        report(how->id, "could not remove the ledger", how->id, errno);
-        return CLEANUP_FAILED;
+    enum cleanup_result first = settle_file(how, program, kept, &locked[0]), result = first;
+    if (first != CLEANUP_RUN_LEFT) {
+        result = settle_file(how, how->id, kept, &locked[1]);
+        if (result == CLEANUP_DONE)
+            result = first;
     }
-    return CLEANUP_DONE;
+    if (result == CLEANUP_DONE && (!remove_settled(how->dir, program, locked[0]) ||
+                                   !remove_settled(how->dir, how->id, locked[1]))) {
+        report(how->id, "could not remove the ledger", how->id, errno);
+        result = CLEANUP_FAILED;
+    }
+    for (int i = 0; i < 2; i++)
+        if (locked[i] >= 0)
+            close(locked[i]);
+    return result;
 }
 
 /* Find the `sent` mark that is not struck out. */
@@ -1407,11 +1458,13 @@ void cleanup_mark_process(const char *id)
         mark.at[at] = '\0'; /* the rest of the variable that was cut in two */
 }
 
-/* What to look for in /proc, and what a look has found. */
+/* What to look for in /proc. Who holds a ledger ends its processes, and no one else's. */
 struct hunt {
-    const char *marked;    /* "REQUEST_ID=" and an id, or the beginning of one */
-    bool prefix;           /* MARKED is only a beginning */
-    const pid_t *sessions; /* sessions to end, and how many */
+    char (*ids)[CLEANUP_ID_SIZE]; /* processes of these requests, */
+    size_t id_count;
+    const char *token;     /* of all other requests of this server, */
+    int state;             /* ...but those whose ledger is now elsewhere in this STATE, */
+    const pid_t *sessions; /* of these sessions, */
     size_t session_count;
     pid_t parent;         /* all children of this process... */
     pid_t spared_session; /* ...but those of this session, */
@@ -1591,6 +1644,19 @@ ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *mea
     return none;
 }
 
+/* Of "Recovery" below. */
+static bool is_elsewhere(int state, const char *id);
+
+static bool is_hunted(const char *id, const struct hunt *h)
+{
+    for (size_t i = 0; i < h->id_count; i++)
+        if (strcmp(id, h->ids[i]) == 0)
+            return true;
+    size_t length = CLEANUP_TOKEN_SIZE - 1;
+    return h->token != NULL && strncmp(id, h->token, length) == 0 && id[length] == '-' &&
+           !is_elsewhere(h->state, id);
+}
+
 static bool environment_has(pid_t pid, const struct hunt *h)
 {
     static char environment[128 * 1024]; /* more than any sane program's; cut beyond */
@@ -1606,9 +1672,9 @@ static bool environment_has(pid_t pid, const struct hunt *h)
         length += (size_t)n;
     close(fd);
     environment[length] = '\0';
-    size_t wanted = strlen(h->marked);
+    const size_t name = sizeof "REQUEST_ID=" - 1;
     for (const char *at = environment; at < environment + length; at += strlen(at) + 1)
-        if (strncmp(at, h->marked, wanted) == 0 && (h->prefix || at[wanted] == '\0'))
+        if (strncmp(at, "REQUEST_ID=", name) == 0 && is_hunted(at + name, h))
             return true;
     return false;
 }
@@ -1670,11 +1736,12 @@ static bool session_is_over(pid_t leader, unsigned long long start)
 
 bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*known)(pid_t))
 {
-    char marked[sizeof mark_variable];
-    snprintf(marked, sizeof marked, "REQUEST_ID=%s", id);
+    char ids[1][CLEANUP_ID_SIZE];
+    snprintf(ids[0], sizeof ids[0], "%s", id);
     /* Its leader is dead: a live process of that number is a stranger. */
-    bool over = session_is_over(session, 0);
-    struct hunt h = {.marked = marked,
+    bool over = session == 0 || session_is_over(session, 0);
+    struct hunt h = {.ids = ids,
+                     .id_count = 1,
                      .sessions = &session,
                      .session_count = over ? 0 : 1,
                      .parent = server,
@@ -1783,13 +1850,15 @@ static bool is_hex(const char *s, size_t n)
     return strspn(s, "0123456789abcdef") == n;
 }
 
+#define FAILED "failed" /* in STATE: what could not be undone */
+
 static bool is_token(const char *name)
 {
     return strlen(name) == CLEANUP_TOKEN_SIZE - 1 && is_hex(name, CLEANUP_TOKEN_SIZE - 1);
 }
 
 /* A request's id, and so its ledger's name: TOKEN-NUMBER. */
-static bool is_id(const char *name)
+bool cleanup_is_id(const char *name)
 {
     size_t length = strlen(name);
     return length > CLEANUP_TOKEN_SIZE && length < CLEANUP_ID_SIZE &&
@@ -1797,15 +1866,25 @@ static bool is_id(const char *name)
            is_hex(name + CLEANUP_TOKEN_SIZE, length - CLEANUP_TOKEN_SIZE);
 }
 
+/* A descriptor of its own: a copy would share its place in the directory with other processes. */
+static DIR *list_directory(int dir)
+{
+    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *list = fd < 0 ? NULL : fdopendir(fd);
+    if (list == NULL && fd >= 0)
+        close(fd);
+    return list;
+}
+
 char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE]
 {
     char(*ids)[CLEANUP_ID_SIZE] = NULL;
     size_t room = 0;
     *count = 0;
-    DIR *list = fdopendir(dup(dir));
+    DIR *list = list_directory(dir);
     if (list == NULL)
         return NULL;
-    rewinddir(list);
+    int error = 0;
     for (const struct dirent *e; (e = readdir(list)) != NULL;) {
         char name[CLEANUP_ID_SIZE];
         size_t length = strlen(e->d_name);
@@ -1816,43 +1895,84 @@ char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE]
             continue;
         memcpy(name, e->d_name, length);
         name[length] = '\0';
-        if (e->d_name[0] == '.' && e->d_name[1] != '\0' && e->d_name[1] != '.')
-            unlinkat(dir, e->d_name, 0); /* a ledger that was never finished */
         /* ID comes with its ID.p; an ID.p alone is what a crash between two unlinks left. */
-        if (!is_id(name) || (program && faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0))
+        if (!cleanup_is_id(name) ||
+            (program && faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0))
             continue;
         if (*count == room) {
             room = room == 0 ? 64 : room * 2;
             void *more = realloc(ids, room * sizeof *ids);
-            if (more == NULL)
+            if (more == NULL) {
+                error = ENOMEM;
                 break;
+            }
             ids = more;
         }
         memcpy(ids[(*count)++], name, sizeof name);
     }
     closedir(list);
+    errno = error;
     return ids;
 }
 
-/* End what a dead server's requests have left running. */
-static void end_leftovers(int dir, const char *token, char (*ids)[CLEANUP_ID_SIZE], size_t count)
+static bool is_elsewhere(int state, const char *id)
+{
+    bool found = false;
+    DIR *list = cleanup_is_id(id) ? list_directory(state) : NULL;
+    for (const struct dirent *e; list != NULL && !found && (e = readdir(list)) != NULL;) {
+        if (!is_token(e->d_name) && strcmp(e->d_name, FAILED) != 0)
+            continue;
+        int dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        found = dir >= 0 && cleanup_exists(dir, id);
+        if (dir >= 0)
+            close(dir);
+    }
+    if (list != NULL)
+        closedir(list);
+    return found;
+}
+
+/* The session that the ledger's header names, if it is still the one; else 0. */
+static pid_t session_of(int dir, const char *id)
+{
+    int fd = openat(dir, id, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    struct header head = header_read(fd);
+    close(fd);
+    bool lives =
+        head.valid && head.this_boot && head.pid > 1 && !session_is_over(head.pid, head.start);
+    return lives ? head.pid : 0;
+}
+
+/* End what the requests IDS, and all others of the dead server TOKEN unless that is NULL, have
+ * left running. A ledger that the server had itself taken over bears another server's token. */
+static void end_leftovers(int state, int dir, const char *token, char (*ids)[CLEANUP_ID_SIZE],
+                          size_t count)
 {
     pid_t *sessions = calloc(count + 1, sizeof *sessions);
-    char marked[sizeof mark_variable];
-    snprintf(marked, sizeof marked, "REQUEST_ID=%s-", token);
-    struct hunt h = {.marked = marked, .prefix = true, .sessions = sessions};
+    struct hunt h = {.ids = ids, .id_count = count, .token = token, .state = state};
+    h.sessions = sessions;
     for (size_t i = 0; sessions != NULL && i < count; i++) {
-        int fd = openat(dir, ids[i], O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-        if (fd < 0)
-            continue;
-        struct header head = header_read(fd);
-        close(fd);
-        if (head.valid && head.this_boot && head.pid > 1 && !session_is_over(head.pid, head.start))
-            sessions[h.session_count++] = head.pid;
+        pid_t session = session_of(dir, ids[i]);
+        if (session != 0)
+            sessions[h.session_count++] = session;
     }
     if (!hunt_down(&h))
-        report(token, "some processes of a dead server would not end:", token, 0);
+        report(token != NULL ? token : ids[0], "some processes of", "a dead server would not end",
+               0);
     free(sessions);
+}
+
+/* Dot files are ledgers that were never finished: their maker is dead. */
+static void sweep_unfinished(int dir)
+{
+    DIR *list = list_directory(dir);
+    for (const struct dirent *e; list != NULL && (e = readdir(list)) != NULL;)
+        if (e->d_name[0] == '.' && e->d_name[1] != '\0' && e->d_name[1] != '.')
+            unlinkat(dir, e->d_name, 0);
+    if (list != NULL)
+        closedir(list);
 }
 
 bool cleanup_adopt(int from, int to, const char *id)
@@ -1865,63 +1985,161 @@ bool cleanup_adopt(int from, int to, const char *id)
     return renameat(from, id, to, id) == 0 || errno == ENOENT;
 }
 
-void cleanup_server_close(int state, int dir, const char *token)
+/* Remove the server's directory, if no ledger is left in it. */
+static void remove_server(int state, int dir, const char *token)
 {
     size_t count;
-    free(cleanup_list(dir, &count)); /* which sweeps unfinished ledgers away */
-    if (count == 0)
+    sweep_unfinished(dir);
+    char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &count);
+    if (count == 0 && errno == 0)
         remove_server_files(state, dir, token);
+    free(ids);
 }
 
-static void recover_server(int state, const char *token, int adopt, unsigned *settled,
-                           unsigned *left)
+void cleanup_server_close(int state, int dir, const char *token)
 {
-    int dir = openat(state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (dir < 0)
-        return;
-    struct stat now;
-    if (fstat(dir, &now) < 0 || (now.st_dev == own.st_dev && now.st_ino == own.st_ino)) {
-        close(dir);
-        return;
-    }
-    int lock = openat(dir, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    if (lock < 0 ? errno != ENOENT : !lock_try(lock))
-        goto out; /* it lives */
+    remove_server(state, dir, token);
+}
+
+/* Leave in IDS only those that are wanted. */
+static size_t keep_wanted(const struct cleanup_recovery *r, char (*ids)[CLEANUP_ID_SIZE],
+                          size_t count)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++)
+        if (r->wanted == NULL || r->wanted(ids[i]))
+            memmove(ids[kept++], ids[i], sizeof ids[i]);
+    return kept;
+}
+
+/* Settle a ledger whose maker, and maker's server, are dead. */
+static void recover_ledger(const struct cleanup_recovery *r, int dir, const char *id)
+{
+    struct cleanup_settling how = {.dir = dir, .id = id, .after_crash = true, .run = r->run};
+    uint64_t n;
+    bool kept = cleanup_was_sent(dir, id, &n);
+    enum cleanup_result result = kept ? cleanup_settle_kept(&how) : cleanup_settle(&how);
+    r->settled(id, result, kept);
+    if (result != CLEANUP_DONE && r->adopt >= 0 && !cleanup_adopt(dir, r->adopt, id))
+        report(id, "could not take over the ledger", id, errno);
+}
+
+static bool cannot_look(const char *token)
+{
+    report(token, "could not look for ledgers in", token, errno);
+    return false;
+}
+
+/* Settle all that is wanted in the locked directory of a dead server, or (TOKEN NULL) in failed. */
+static bool recover_directory(const struct cleanup_recovery *r, int dir, const char *token)
+{
     size_t count;
     char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &count);
-    end_leftovers(dir, token, ids, count);
-    for (size_t i = 0; i < count; i++) {
-        struct cleanup_settling how = {.dir = dir, .id = ids[i], .after_crash = true};
-        uint64_t n;
-        enum cleanup_result result =
-            cleanup_was_sent(dir, ids[i], &n) ? cleanup_settle_kept(&how) : cleanup_settle(&how);
-        if (result == CLEANUP_DONE) {
-            ++*settled;
-        } else {
-            ++*left;
-            if (!cleanup_adopt(dir, adopt, ids[i]))
-                report(ids[i], "could not take over the ledger", ids[i], errno);
-        }
-    }
+    bool listed = errno == 0 || cannot_look(token != NULL ? token : FAILED);
+    count = keep_wanted(r, ids, count);
+    if (token != NULL && (r->wanted == NULL || count > 0))
+        end_leftovers(r->state, dir, r->wanted == NULL ? token : NULL, ids, count);
+    for (size_t i = 0; i < count; i++)
+        recover_ledger(r, dir, ids[i]);
     free(ids);
-    remove_server_files(state, dir, token);
-out:
+    return listed;
+}
+
+/* False: there may be ledgers that could not be looked at. */
+static bool recover_server(const struct cleanup_recovery *r, const char *token)
+{
+    struct stat now;
+    int dir = openat(r->state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir < 0)
+        return errno == ENOENT || errno == ENOTDIR || errno == ELOOP || cannot_look(token);
+    if (fstat(dir, &now) == 0 && now.st_dev == own.st_dev && now.st_ino == own.st_ino) {
+        close(dir);
+        return true;
+    }
+    /* Without its lock it is half removed, or was put here by hand: only one may take it. */
+    int lock = openat(dir, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    bool done = lock >= 0 || errno == ENOENT || cannot_look(token);
+    if (lock >= 0 && lock_try(lock)) {
+        done = recover_directory(r, dir, token);
+        remove_server(r->state, dir, token);
+    }
     if (lock >= 0)
         close(lock);
     close(dir);
+    return done;
 }
 
-unsigned cleanup_recover(int state, int adopt, unsigned *left)
+bool cleanup_recover(const struct cleanup_recovery *r)
 {
-    unsigned settled = 0;
-    *left = 0;
-    DIR *list = fdopendir(dup(state));
-    if (list == NULL)
-        return 0;
-    rewinddir(list);
-    for (const struct dirent *e; (e = readdir(list)) != NULL;)
-        if (is_token(e->d_name))
-            recover_server(state, e->d_name, adopt, &settled, left);
-    closedir(list);
-    return settled;
+    DIR *list = list_directory(r->state);
+    bool done = list != NULL || cannot_look("STATE");
+    for (const struct dirent *e; list != NULL && (e = readdir(list)) != NULL;)
+        if (is_token(e->d_name) && !recover_server(r, e->d_name))
+            done = false;
+    if (list != NULL)
+        closedir(list);
+    return done;
+}
+
+/* ---- What failed for good: STATE/failed ---------------------------------------------- */
+
+static int failed_open(int state)
+{
+    return openat(state, FAILED, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+bool cleanup_park(int state, int dir, const char *id)
+{
+    if (mkdirat(state, FAILED, 0700) < 0 && errno != EEXIST)
+        return false;
+    int failed = failed_open(state);
+    if (failed < 0)
+        return false;
+    bool parked = cleanup_adopt(dir, failed, id);
+    if (parked && !cleanup_exists(failed, id)) {
+        errno = ENOENT;
+        parked = false;
+    }
+    close_keep_errno(failed);
+    return parked;
+}
+
+bool cleanup_recover_parked(const struct cleanup_recovery *r)
+{
+    int failed = failed_open(r->state);
+    if (failed < 0)
+        return errno == ENOENT || cannot_look(FAILED);
+    bool done = recover_directory(r, failed, NULL);
+    close(failed);
+    return done;
+}
+
+enum cleanup_place cleanup_find(int state, const char *id, pid_t *holder)
+{
+    enum cleanup_place place = CLEANUP_NOWHERE;
+    int failed = failed_open(state);
+    if (failed >= 0 && cleanup_exists(failed, id))
+        place = CLEANUP_PARKED;
+    if (failed >= 0)
+        close(failed);
+    DIR *list = place == CLEANUP_NOWHERE ? list_directory(state) : NULL;
+    for (const struct dirent *e; list != NULL && (e = readdir(list)) != NULL;) {
+        if (!is_token(e->d_name))
+            continue;
+        int dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (dir >= 0 && cleanup_exists(dir, id)) {
+            struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+            int lock = openat(dir, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+            bool lives = lock >= 0 && fcntl(lock, F_GETLK, &held) == 0 && held.l_type != F_UNLCK;
+            place = lives ? CLEANUP_HELD : CLEANUP_LEFT;
+            *holder = held.l_pid;
+            if (lock >= 0)
+                close(lock);
+        }
+        if (dir >= 0)
+            close(dir);
+    }
+    if (list != NULL)
+        closedir(list);
+    return place;
 }

@@ -34,6 +34,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -48,9 +49,12 @@
 
 /* ---- The log: one line, one write ---------------------------------------------------- */
 
+static const char *called = "hangupd"; /* what is being run: the server, or one of the commands */
+
 static struct {
     int fd;
     bool json, syslog;
+    bool plain;     /* for a person who waits: no time */
     bool may_block; /* not a regular file: look before writing */
     unsigned lost;  /* lines dropped because the log did not take them */
 } journal = {.fd = STDERR_FILENO};
@@ -113,17 +117,19 @@ ASYNC_SAFE static void log_begin(struct text *t)
     }
     if (journal.json)
         text_add(t, "{\"time\":\"");
-    if (journal.json || !journal.syslog)
+    if (journal.json || !(journal.syslog || journal.plain))
         log_time(t);
     if (journal.json)
         text_add(t, "\",\"id\":");
-    else if (!journal.syslog)
+    else if (!(journal.syslog || journal.plain))
         text_char(t, ' ');
 }
 
 ASYNC_SAFE static void log_id(struct text *t, const char *id)
 {
-    if (!journal.json)
+    if (journal.plain)
+        text_add(t, id != NULL ? id : called);
+    else if (!journal.json)
         text_add(t, id != NULL ? id : "-");
     else if (id != NULL)
         log_string(t, id);
@@ -164,7 +170,7 @@ ASYNC_SAFE void log_event(const char *id, const char *what)
         t.room += 2;
         text_add(&t, "\"}");
     } else {
-        text_char(&t, ' ');
+        text_add(&t, journal.plain ? ": " : " ");
         log_escaped(&t, what, false);
     }
     log_end(&t);
@@ -256,7 +262,7 @@ static struct settings {
     int64_t idle_exit_ms; /* -1: not asked for */
     const char *user;
     int64_t requests, connections, per_client;
-    int64_t queue_ms, request_ms, drain_ms, undo_ms, undo_retries;
+    int64_t queue_ms, request_ms, drain_ms, undo_ms, undo_retries, undo_at_once;
     const char *state;
     const char *log_to;
 } settings = {
@@ -279,6 +285,7 @@ static struct settings {
     .drain_ms = 30000,
     .undo_ms = 30000,
     .undo_retries = 5,
+    .undo_at_once = 16,
 };
 
 static const char help[] =
@@ -295,6 +302,12 @@ static const char help[] =
     "\n"
     "TIME is in seconds, or has a unit: 0.5, 250ms, 90s, 15m, 2h. SIZE is in bytes, or has\n"
     "a unit: 64k, 1M, 2G. Defaults are in parentheses.\n"
+    "\n"
+    "Commands:\n"
+    "  hangupd undo VERB ARGUMENT...  for a request's program: record how to undo what it is\n"
+    "                                 about to make (hangupd undo --help)\n"
+    "  hangupd recover [ID...]        undo what dead servers left and what had failed for good\n"
+    "                                 (hangupd recover --help)\n"
     "\n"
     "Listening:\n"
     "  --listen ADDR:PORT            or [V6]:PORT, :PORT (all addresses), unix:PATH; may be\n"
@@ -326,6 +339,7 @@ static const char help[] =
     "  --grace TIME                  from SIGTERM to SIGKILL for what a request started (2)\n"
     "  --undo-timeout TIME           for each command that undoes something (30)\n"
     "  --undo-retries N              of an undo that fails, after 1 s, 2 s, 4 s... (5)\n"
+    "  --undo-at-once N              undos that go on at once, after their requests' ends (16)\n"
     "  --drain TIME                  on SIGTERM, for requests in flight to finish (30)\n"
     "\n"
     "State and log:\n"
@@ -375,6 +389,7 @@ static const struct option_rule {
     {"grace", KIND_TIME, &settings.handler.grace_ms, 0},
     {"undo-timeout", KIND_TIME, &settings.undo_ms, 1},
     {"undo-retries", KIND_COUNT, &settings.undo_retries, 0},
+    {"undo-at-once", KIND_COUNT, &settings.undo_at_once, 1},
     {"drain", KIND_TIME, &settings.drain_ms, 0},
     {"state", KIND_STRING, &settings.state, 0},
     {"sync", KIND_FLAG, &settings.handler.sync, 0},
@@ -390,16 +405,24 @@ static const struct option_rule {
 #define EXIT_COULD_NOT 1
 #define EXIT_WRONG_USE 2
 
+static const char *the_help = help; /* of what is being run */
+
 static _Noreturn void wrong_use(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static _Noreturn void wrong_use(const char *format, ...)
 {
     va_list args;
-    fputs("hangupd: ", stderr);
+    fprintf(stderr, "%s: ", called);
     va_start(args, format);
     vfprintf(stderr, format, args);
     va_end(args);
-    fputs("\nhangupd --help tells more.\n", stderr);
+    fprintf(stderr, "\n%s --help tells more.\n", called);
     exit(EXIT_WRONG_USE);
+}
+
+static _Noreturn void tell_help(void)
+{
+    fputs(the_help, stdout);
+    exit(fflush(stdout) == 0 ? 0 : EXIT_COULD_NOT);
 }
 
 /* Give up starting. Under inetd standard error may be the client: only the log is told then. */
@@ -414,7 +437,7 @@ static _Noreturn void cannot(const char *format, ...)
     if (journal.syslog)
         log_event(NULL, line);
     else
-        fprintf(stderr, "hangupd: %s\n", line);
+        fprintf(stderr, "%s: %s\n", called, line);
     exit(EXIT_COULD_NOT);
 }
 
@@ -466,20 +489,37 @@ static void take_other(const char *name, const char *text)
         settings.log_to = text;
         if (strcmp(text, "stderr") != 0 && strcmp(text, "syslog") != 0)
             wrong_use("--log-to %s is neither stderr nor syslog", text);
+    } else if (strcmp(name, "help") == 0) {
+        tell_help();
     } else {
-        fputs(strcmp(name, "help") == 0 ? help : "hangupd " HANGUPD_VERSION "\n", stdout);
+        puts("hangupd " HANGUPD_VERSION);
         exit(fflush(stdout) == 0 ? 0 : EXIT_COULD_NOT);
     }
 }
 
-static void parse_options(int argc, char **argv)
+/* Whether LIST, words with a space on either side of each, has NAME. */
+static bool is_among(const char *name, const char *list)
+{
+    char word[32];
+    return snprintf(word, sizeof word, " %s ", name) < (int)sizeof word &&
+           strstr(list, word) != NULL;
+}
+
+/* ONLY: the options that there are, in such a list; NULL: all. */
+static void parse_options(int argc, char **argv, const char *only)
 {
     struct option options[OPTION_COUNT + 1] = {0};
+    const struct option_rule *rules[OPTION_COUNT];
+    size_t count = 0;
     for (size_t i = 0; i < OPTION_COUNT; i++) {
         const struct option_rule *r = &option_rules[i];
+        if (only != NULL && !is_among(r->name, only))
+            continue;
         bool alone =
             r->kind == KIND_FLAG || strcmp(r->name, "help") == 0 || strcmp(r->name, "version") == 0;
-        options[i] = (struct option){r->name, alone ? no_argument : required_argument, NULL, 0};
+        rules[count] = r;
+        options[count++] =
+            (struct option){r->name, alone ? no_argument : required_argument, NULL, 0};
     }
     opterr = 0;
     for (int index, c; (c = getopt_long(argc, argv, ":", options, &index)) != -1;) {
@@ -487,7 +527,7 @@ static void parse_options(int argc, char **argv)
             wrong_use("%s wants a value", argv[optind - 1]);
         if (c != 0)
             wrong_use("there is no option %s", argv[optind - 1]);
-        const struct option_rule *r = &option_rules[index];
+        const struct option_rule *r = rules[index];
         if (r->kind == KIND_FLAG)
             *(bool *)r->value = true;
         else if (r->kind == KIND_STRING)
@@ -572,9 +612,14 @@ struct job {
     int connection;           /* waiting for it, or NOBODY */
     uint32_t number;          /* the connection's request */
     unsigned tries;
-    int64_t due;
+    int64_t due;     /* when it is delayed */
     bool kept;       /* it was found to be answered: only scratch is left to remove */
+    bool refuted;    /* it was found not to be */
     siginfo_t ended; /* how the child ended */
+};
+
+struct job_list {
+    struct job *first, *last;
 };
 
 static struct {
@@ -593,6 +638,7 @@ static struct {
     int64_t unmute_at;
     bool draining, ending;
     int64_t drain_at, idle_since;
+    const char *state_path; /* absolute, for people */
     char token[CLEANUP_TOKEN_SIZE];
     uint64_t request_count;
     struct scoreboard *board;
@@ -603,8 +649,11 @@ static struct {
     int *pid_buckets, pid_bucket_count;
     struct list idle, queue, busy;
     int open_count;
-    struct job *jobs;
-    bool has_strangers; /* children that were there before us, or we are pid 1 */
+    struct job_list urgent, patient;  /* jobs whose turn comes: with a connection waiting; others */
+    struct job_list delayed, running; /* by the time they are due; at most undo_at_once */
+    int janitors;                     /* running */
+    bool recovered;                   /* recovery was begun */
+    bool has_strangers;               /* children that were there before us, or we are pid 1 */
 } server = {.epoll = -1,
             .reserve = -1,
             .idle = {NOBODY, NOBODY, 0},
@@ -1220,57 +1269,139 @@ static void nudged(void)
     }
 }
 
-/* ---- Janitors: settling what a child left -------------------------------------------- */
-
-enum janitor_exit {
-    JANITOR_UNDONE,
-    JANITOR_UNDO_FAILED,
-    JANITOR_KEPT,
-    JANITOR_KEEP_FAILED,
-    JANITOR_ADOPTED
-};
-
-static void log_output(const char *id, int from, int64_t until)
+/* WORD as one word of a shell command line. */
+static void shell_word(struct text *t, const char *word)
 {
-    char line[1024];
-    size_t length = 0;
-    struct pollfd p = {.fd = from, .events = POLLIN};
-    for (;;) {
-        int64_t left = until - clock_ms();
-        if (left <= 0 || poll(&p, 1, (int)left) <= 0)
-            return;
-        ssize_t n = read(from, line + length, sizeof line - 1 - length);
-        if (n <= 0)
-            break;
-        length += (size_t)n;
-        line[length] = '\0';
-        char *start = line;
-        for (char *end; (end = strchr(start, '\n')) != NULL; start = end + 1) {
-            *end = '\0';
-            log_event(id, start);
-        }
-        length = (size_t)(line + length - start);
-        memmove(line, start, length);
-        if (length == sizeof line - 1) {
-            line[length] = '\0';
-            log_event(id, line);
-            length = 0;
-        }
+    static const char keywords[] = " if then elif else fi case esac for select while until do done "
+                                   "in function time coproc ";
+    char padded[16];
+    bool plain = *word != '\0' && (snprintf(padded, sizeof padded, " %s ", word) > 12 ||
+                                   strstr(keywords, padded) == NULL);
+    for (const char *s = word; *s != '\0'; s++)
+        plain = plain && (isalnum((unsigned char)*s) || strchr("_./:@%+,-", *s) != NULL);
+    if (plain) {
+        text_add(t, word);
+        return;
     }
-    if (length > 0) {
-        line[length] = '\0';
-        log_event(id, line);
-    }
+    text_char(t, '\'');
+    for (const char *s = word; *s != '\0'; s++)
+        if (*s == '\'')
+            text_add(t, "'\\''");
+        else
+            text_char(t, *s);
+    text_char(t, '\'');
 }
 
-static _Noreturn void exec_command(const char *id, const char *command, int output)
+/* The same in printable characters only, as the log leaves no others as they are. */
+static void shell_word_printable(struct text *t, const char *word)
+{
+    bool printable = true;
+    for (const char *s = word; *s != '\0'; s++)
+        printable = printable && isprint((unsigned char)*s);
+    if (printable) {
+        shell_word(t, word);
+        return;
+    }
+    text_add(t, "\"$(printf '");
+    for (const char *s = word; *s != '\0'; s++) {
+        unsigned char c = (unsigned char)*s;
+        if (isprint(c) && strchr("'\\%", c) == NULL) {
+            text_char(t, *s);
+            continue;
+        }
+        text_char(t, '\\');
+        for (int shift = 6; shift >= 0; shift -= 3)
+            text_char(t, (char)('0' + (c >> shift & 7)));
+    }
+    text_add(t, "')\"");
+}
+
+/* ---- Undo commands: `run` records ---------------------------------------------------- */
+
+/* What could not be undone, and why: of the first record that failed, for the line at the end. */
+static struct {
+    char what[1024];
+    bool more;
+} failure;
+
+/* A janitor's cleanup_report: in the log, and noted. */
+static void report_failure(const char *id, const char *what)
+{
+    static const char prefix[] = "could not undo: ";
+    log_event(id, what);
+    if (failure.what[0] != '\0')
+        failure.more = true;
+    else if (strncmp(what, prefix, sizeof prefix - 1) == 0)
+        snprintf(failure.what, sizeof failure.what, "%s", what + sizeof prefix - 1);
+    else
+        snprintf(failure.what, sizeof failure.what, "%s", what);
+}
+
+/* A command's output, which goes to the log line by line. */
+struct output {
+    int from; /* -1 when it has ended */
+    size_t length;
+    char line[1024];
+};
+
+static void output_line(struct output *o, const char *id, size_t length)
+{
+    char after = o->line[length];
+    for (char *nul; (nul = memchr(o->line, '\0', length)) != NULL;)
+        *nul = ' ';
+    o->line[length] = '\0';
+    log_event(id, o->line);
+    o->line[length] = after;
+}
+
+/* Wait at most MS for output and log it. False: none came. */
+static bool output_take(struct output *o, const char *id, int ms)
+{
+    struct pollfd p = {.fd = o->from, .events = POLLIN};
+    if (poll(&p, 1, ms) <= 0)
+        return false;
+    ssize_t n = read(o->from, o->line + o->length, sizeof o->line - 1 - o->length);
+    if (n <= 0) {
+        close(o->from);
+        o->from = -1;
+        return false;
+    }
+    o->length += (size_t)n;
+    for (char *end; (end = memchr(o->line, '\n', o->length)) != NULL;) {
+        size_t line = (size_t)(end - o->line);
+        output_line(o, id, line);
+        o->length -= line + 1;
+        memmove(o->line, end + 1, o->length);
+    }
+    if (o->length == sizeof o->line - 1) {
+        output_line(o, id, o->length);
+        o->length = 0;
+    }
+    return true;
+}
+
+static void output_end(struct output *o, const char *id, int64_t until)
+{
+    while (o->from >= 0 && clock_ms() < until && output_take(o, id, 0)) {
+    }
+    if (o->length > 0)
+        output_line(o, id, o->length);
+    if (o->from >= 0)
+        close(o->from);
+}
+
+static _Noreturn void exec_command(const char *id, const char *command, int output, pid_t janitor)
 {
     sigset_t none;
+    /* With its janitor it dies too: the next one begins the command anew. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != janitor)
+        _exit(126);
+    cleanup_mark_process(id);
+    setpgid(0, 0);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
-    setpgid(0, 0);
-    cleanup_mark_process(id);
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(output, STDOUT_FILENO) < 0 ||
         dup2(output, STDERR_FILENO) < 0)
@@ -1279,44 +1410,89 @@ static _Noreturn void exec_command(const char *id, const char *command, int outp
     _exit(127);
 }
 
-/* Run an undo command to its end, within --undo-timeout. */
+/* Wait for PID's end, within --undo-timeout, and end all that it has started. False: in vain. */
+static bool await_command(pid_t pid, const char *id, int from, int *status)
+{
+    struct output out = {.from = from};
+    siginfo_t ended = {0};
+    int64_t until = clock_ms() + settings.undo_ms;
+    for (int pause = 1; clock_ms() < until; pause = pause < 20 ? pause * 2 : pause) {
+        if (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) < 0 || ended.si_pid != 0)
+            break;
+        if (output_take(&out, id, pause))
+            pause = 1;
+    }
+    kill(-pid, SIGKILL); /* its zombie, if that is what it is, still holds the number */
+    bool in_time = ended.si_pid != 0 && waitpid(pid, status, 0) == pid;
+    cleanup_end_children(0,
+                         NULL); /* what it left behind: daemons are a service manager's business */
+    output_end(&out, id, clock_ms() + 1000);
+    return in_time;
+}
+
+/* The request whose processes have been ended by this janitor, so that no command of an earlier
+ * one, which has lost the ledger with its life, runs beside its own. */
+static char hunted[CLEANUP_ID_SIZE];
+
+static void hunt_once(const char *id, pid_t session, pid_t parent, bool (*known)(pid_t))
+{
+    if (strcmp(hunted, id) == 0)
+        return;
+    if (!cleanup_end_request(id, session, parent, known))
+        log_event(id, "a process of this request does not end, even by SIGKILL");
+    snprintf(hunted, sizeof hunted, "%s", id);
+}
+
+static void command_failed(const char *id, const char *command, bool in_time, int status)
+{
+    char what[1200], why[64];
+    if (!in_time)
+        snprintf(why, sizeof why, "no end within %lld ms", (long long)settings.undo_ms);
+    else if (WIFEXITED(status))
+        snprintf(why, sizeof why, "exit status %d", WEXITSTATUS(status));
+    else
+        snprintf(why, sizeof why, "ended by signal %d", WTERMSIG(status));
+    snprintf(what, sizeof what, "could not undo: run %.800s%s: %s", command,
+             strlen(command) > 800 ? "..." : "", why);
+    report_failure(id, what);
+}
+
+/* Run an undo command to its end. The ledger's lock is held. */
 static int run_command(const char *id, const char *command)
 {
     int ends[2], status = 0;
-    int64_t until = clock_ms() + settings.undo_ms;
+    pid_t janitor = getpid();
+    hunt_once(id, 0, 0, NULL);
     if (pipe2(ends, O_CLOEXEC) < 0)
         return -1;
     pid_t pid = fork();
     if (pid == 0)
-        exec_command(id, command, ends[1]);
+        exec_command(id, command, ends[1], janitor);
     close(ends[1]);
     if (pid < 0) {
         close(ends[0]);
         return -1;
     }
-    log_output(id, ends[0], until);
-    close(ends[0]);
-    pid_t ended;
-    for (int64_t pause = 1; (ended = waitpid(pid, &status, WNOHANG)) == 0 && clock_ms() < until;
-         pause = pause < 20 ? pause * 2 : pause)
-        sleep_ms(pause);
-    if (ended == 0) {
-        kill(-pid, SIGKILL);
-        waitpid(pid, &status, 0);
-    }
-    cleanup_end_children(0,
-                         NULL); /* what it left behind: daemons are a service manager's business */
-    if (ended != 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0)
+    setpgid(pid, pid); /* here too: its group may have to be killed before it has run */
+    bool in_time = await_command(pid, id, ends[0], &status);
+    if (in_time && WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
-    if (ended == 0)
-        log_eventf(id, "undo command did not end in time: %s", command);
-    else
-        log_eventf(id, "undo command failed (%s %d): %s",
-                   WIFEXITED(status) ? "exit status" : "signal",
-                   WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), command);
+    command_failed(id, command, in_time, status);
     errno = 0; /* told */
     return -1;
 }
+
+/* ---- Janitors: settling what a child left -------------------------------------------- */
+
+enum janitor_exit {
+    JANITOR_UNDONE,
+    JANITOR_UNDO_FAILED,
+    JANITOR_KEPT,
+    JANITOR_KEEP_FAILED,
+    JANITOR_PARKED, /* failed for the last time */
+    JANITOR_RECOVERED,
+    JANITOR_DIED /* any other end */
+};
 
 /* Whether one of our own children: their pids are in the scoreboard. */
 static bool is_a_child_of_ours(pid_t pid)
@@ -1327,16 +1503,21 @@ static bool is_a_child_of_ours(pid_t pid)
     return false;
 }
 
+/* A ledger taken over from a dead server: its identities must prove themselves. */
+static bool is_adopted(const char *id)
+{
+    return strncmp(id, server.token, sizeof server.token - 1) != 0;
+}
+
 static int settle(const struct job *j, int connection, bool is_tcp)
 {
-    struct cleanup_settling how = {.dir = server.dir, .id = j->id, .run = run_command};
-    /* A ledger taken over from a dead server: its identities must prove themselves. */
-    how.after_crash = strncmp(j->id, server.token, sizeof server.token - 1) != 0;
+    struct cleanup_settling how = {
+        .dir = server.dir, .id = j->id, .run = run_command, .after_crash = is_adopted(j->id)};
     uint64_t n;
     bool sent = cleanup_was_sent(server.dir, j->id, &n);
-    bool keep = j->kept ||
-                (sent && (connection < 0 ||
-                          handler_was_delivered(connection, is_tcp, n, settings.handler.send_ms)));
+    bool keep = j->kept || (sent && !j->refuted &&
+                            (connection < 0 || handler_was_delivered(connection, is_tcp, n,
+                                                                     settings.handler.send_ms)));
     if (keep)
         return cleanup_settle_kept(&how) == CLEANUP_DONE ? JANITOR_KEPT : JANITOR_KEEP_FAILED;
     return (sent ? cleanup_settle_refuted(&how) : cleanup_settle(&how)) == CLEANUP_DONE
@@ -1344,13 +1525,55 @@ static int settle(const struct job *j, int connection, bool is_tcp)
                : JANITOR_UNDO_FAILED;
 }
 
-static int recover(void)
+static bool is_last_try(const struct job *j)
 {
-    unsigned left, settled = cleanup_recover(server.state, server.dir, &left);
-    if (settled > 0 || left > 0)
-        log_eventf(NULL, "recovered from a dead server: %u undone or kept, %u still to do", settled,
-                   left);
-    return left > 0 ? JANITOR_ADOPTED : JANITOR_UNDONE;
+    return j->tries >= (unsigned)settings.undo_retries;
+}
+
+/* Put the ledger aside, and say once, loudly, what is left and how it is tried again. WHAT is what
+ * failed, as a janitor knows it. */
+static bool park(const char *id, const char *what, const char *and_more)
+{
+    char again[PATH_MAX + 200];
+    struct text t = TEXT(again);
+    text_add(&t, "hangupd recover --state ");
+    shell_word_printable(&t, server.state_path);
+    text_char(&t, ' ');
+    text_add(&t, id);
+    if (!cleanup_park(server.state, server.dir, id))
+        return false;
+    log_eventf(id, "UNDO FAILED for good: %s%s; when that is mended: %s", what, and_more,
+               text_end(&t));
+    return true;
+}
+
+#define RECOVERY_LIMIT_S 10 /* of a server that was started for one connection */
+
+static struct {
+    unsigned settled, left;
+} recovery;
+
+static void recovery_count(const char *id, enum cleanup_result result, bool kept)
+{
+    (void)id;
+    (void)kept;
+    if (result == CLEANUP_DONE)
+        recovery.settled++;
+    else
+        recovery.left++;
+}
+
+static _Noreturn void recover(void)
+{
+    const struct cleanup_recovery how = {
+        .state = server.state, .adopt = server.dir, .settled = recovery_count};
+    if (server.once)
+        alarm(RECOVERY_LIMIT_S);
+    cleanup_recover(&how);
+    if (recovery.settled > 0 || recovery.left > 0)
+        log_eventf(NULL, "recovered from a dead server: %u undone or kept, %u still to do",
+                   recovery.settled, recovery.left);
+    _exit(JANITOR_RECOVERED);
 }
 
 static _Noreturn void janitor_main(const struct job *j, int connection, bool is_tcp)
@@ -1361,16 +1584,65 @@ static _Noreturn void janitor_main(const struct job *j, int connection, bool is_
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (j->id[0] == '\0')
-        _exit(recover());
-    if (j->session != 0 &&
-        !cleanup_end_request(j->id, j->session, server.has_strangers ? 0 : server.pid,
-                             is_a_child_of_ours))
-        log_event(j->id, "a process of this request does not end, even by SIGKILL");
-    _exit(settle(j, connection, is_tcp));
+        recover();
+    cleanup_report = report_failure;
+    if (j->session != 0)
+        hunt_once(j->id, j->session, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
+    int result = settle(j, connection, is_tcp);
+    if ((result == JANITOR_UNDO_FAILED || result == JANITOR_KEEP_FAILED) && is_last_try(j) &&
+        park(j->id, failure.what, failure.more ? " (and more)" : ""))
+        result = JANITOR_PARKED;
+    _exit(result);
 }
+
+/* ---- Jobs: which janitor works when -------------------------------------------------- */
 
 #define RETRY_FIRST_MS 1000
 #define RETRY_MAX_MS 300000
+
+static void job_append(struct job_list *l, struct job *j)
+{
+    j->next = NULL;
+    if (l->first == NULL)
+        l->first = j;
+    else
+        l->last->next = j;
+    l->last = j;
+}
+
+static struct job *job_take(struct job_list *l)
+{
+    struct job *j = l->first;
+    if (j != NULL)
+        l->first = j->next;
+    return j;
+}
+
+/* Its turn comes: before the others if a connection, and so a slot, waits for it. */
+static void job_ready(struct job *j)
+{
+    job_append(j->connection != NOBODY ? &server.urgent : &server.patient, j);
+}
+
+static void job_delay(struct job *j, int64_t ms)
+{
+    j->due = clock_ms() + ms;
+    if (server.delayed.first == NULL || server.delayed.last->due <= j->due) {
+        job_append(&server.delayed, j);
+        return;
+    }
+    struct job **at = &server.delayed.first;
+    while ((*at)->due <= j->due)
+        at = &(*at)->next;
+    j->next = *at;
+    *at = j;
+}
+
+static void jobs_due(int64_t now)
+{
+    while (server.delayed.first != NULL && server.delayed.first->due <= now)
+        job_ready(job_take(&server.delayed));
+}
 
 static void job_start(struct job *j)
 {
@@ -1385,13 +1657,29 @@ static void job_start(struct job *j)
         janitor_main(j, connection, is_tcp);
     if (pid > 0) {
         j->pid = pid;
+        server.janitors++;
+        job_append(&server.running, j);
     } else {
         log_eventf(j->id, "could not fork a janitor: %s", strerror(errno));
-        j->due = clock_ms() + RETRY_FIRST_MS;
+        job_delay(j, RETRY_FIRST_MS);
     }
 }
 
-static struct job *job_add(const char *id)
+/* Start janitors while there may be more; what waits for no connection is left to the next start
+ * when this server is stopping. */
+static void jobs_start(void)
+{
+    while (server.janitors < settings.undo_at_once) {
+        struct job *j = job_take(&server.urgent);
+        if (j == NULL && !is_draining())
+            j = job_take(&server.patient);
+        if (j == NULL)
+            return;
+        job_start(j);
+    }
+}
+
+static struct job *job_make(const char *id)
 {
     struct job *j = calloc(1, sizeof *j);
     if (j == NULL) {
@@ -1400,36 +1688,16 @@ static struct job *job_add(const char *id)
     }
     snprintf(j->id, sizeof j->id, "%s", id);
     j->connection = NOBODY;
-    j->next = server.jobs;
-    server.jobs = j;
     return j;
 }
 
-static void job_remove(struct job *j)
+static bool is_listed(const struct job_list *l, const char *id)
 {
-    struct job **at = &server.jobs;
-    while (*at != j)
-        at = &(*at)->next;
-    *at = j->next;
-    free(j);
+    for (const struct job *j = l->first; j != NULL; j = j->next)
+        if (strcmp(j->id, id) == 0)
+            return true;
+    return false;
 }
-
-static void park(const struct job *j)
-{
-    if (mkdirat(server.state, "failed", 0700) < 0 && errno != EEXIST)
-        log_eventf(j->id, "could not make the directory failed: %s", strerror(errno));
-    int failed = openat(server.state, "failed", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (failed < 0 || !cleanup_adopt(server.dir, failed, j->id))
-        log_eventf(j->id, "UNDO FAILED for good, and the ledger could not be parked: %s",
-                   strerror(errno));
-    else
-        log_event(j->id, "UNDO FAILED for good: what is left to do is in failed/ of the state "
-                         "directory");
-    if (failed >= 0)
-        close(failed);
-}
-
-static void request_settled(struct connection *c, const struct job *j, bool done);
 
 /* Ledgers that recovery has moved to our directory. */
 static void jobs_adopt(void)
@@ -1437,20 +1705,41 @@ static void jobs_adopt(void)
     size_t count;
     char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(server.dir, &count);
     for (size_t i = 0; i < count; i++) {
-        if (strncmp(ids[i], server.token, sizeof server.token - 1) == 0)
+        if (!is_adopted(ids[i]) || is_listed(&server.patient, ids[i]) ||
+            is_listed(&server.delayed, ids[i]) || is_listed(&server.running, ids[i]))
             continue;
-        struct job *j = job_add(ids[i]);
+        struct job *j = job_make(ids[i]);
         if (j != NULL)
-            job_start(j);
+            job_ready(j);
     }
     free(ids);
 }
 
+/* It has failed as often as it may, or it is not known how its last try ended. */
+static void job_give_up(const struct job *j, int result)
+{
+    if (result == JANITOR_PARKED)
+        return;
+    if (j->id[0] == '\0')
+        log_event(NULL, "could not recover from dead servers; the next start tries again, or "
+                        "hangupd recover");
+    else if (!park(j->id, "the janitor could not say what", "") && errno != ENOENT)
+        log_eventf(j->id,
+                   "UNDO FAILED for good, and the ledger could not be put aside: %s; the "
+                   "next start tries again",
+                   strerror(errno));
+}
+
+static void request_settled(struct connection *c, const struct job *j, bool done);
+
 static void job_ended(struct job *j, int result)
 {
-    bool done = result == JANITOR_UNDONE || result == JANITOR_KEPT || result == JANITOR_ADOPTED;
+    bool done = result == JANITOR_UNDONE || result == JANITOR_KEPT || result == JANITOR_RECOVERED;
+    bool brief = server.once && j->id[0] == '\0'; /* the next one goes on */
+    bool again = !done && result != JANITOR_PARKED && !is_last_try(j) && !brief;
     j->pid = 0;
     j->kept = j->kept || result == JANITOR_KEPT || result == JANITOR_KEEP_FAILED;
+    j->refuted = j->refuted || result == JANITOR_UNDO_FAILED;
     if (j->connection != NOBODY) {
         struct connection *c = &server.connections[j->connection];
         j->connection = NOBODY;
@@ -1458,18 +1747,79 @@ static void job_ended(struct job *j, int result)
     } else if (done && j->tries > 0) {
         log_event(j->id, "undone at last");
     }
-    if (result == JANITOR_ADOPTED)
-        jobs_adopt();
-    if (done) {
-        job_remove(j);
-    } else if (j->tries >= (unsigned)settings.undo_retries) {
-        park(j);
-        job_remove(j);
-    } else {
+    if (j->id[0] == '\0')
+        jobs_adopt(); /* also what one that died has moved */
+    if (again) {
         int64_t pause = (int64_t)RETRY_FIRST_MS << (j->tries < 9 ? j->tries : 9);
-        j->due = clock_ms() + (pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS);
+        pause = pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
+        log_eventf(j->id[0] != '\0' ? j->id : NULL, "undo failed; it is tried again in %lld s",
+                   (long long)(pause / 1000));
         j->tries++;
+        job_delay(j, pause);
+        return;
     }
+    if (!done)
+        job_give_up(j, result);
+    free(j);
+}
+
+/* If PID was a janitor, its job has ended. */
+static void janitor_ended(pid_t pid, const siginfo_t *ended)
+{
+    struct job **at = &server.running.first, *before = NULL;
+    while (*at != NULL && (*at)->pid != pid) {
+        before = *at;
+        at = &before->next;
+    }
+    struct job *j = *at;
+    if (j == NULL)
+        return;
+    *at = j->next;
+    if (server.running.last == j)
+        server.running.last = before;
+    server.janitors--;
+    bool said = ended->si_code == CLD_EXITED && ended->si_status < JANITOR_DIED;
+    if (!said)
+        log_eventf(j->id[0] != '\0' ? j->id : NULL, "a janitor ended by %s %d",
+                   ended->si_code == CLD_EXITED ? "exit status" : "signal", ended->si_status);
+    job_ended(j, said ? ended->si_status : JANITOR_DIED);
+}
+
+#define RECOVERY_EVERY_S 60
+
+/* Whether another server of this STATE has done it a short time ago; if not, this one does now. */
+static bool was_recovered(void)
+{
+    struct stat last;
+    if (fstatat(server.state, "recovered", &last, AT_SYMLINK_NOFOLLOW) == 0 &&
+        time(NULL) - last.st_mtime < RECOVERY_EVERY_S)
+        return true;
+    int stamp =
+        openat(server.state, "recovered", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (stamp < 0 || futimens(stamp, NULL) < 0)
+        log_eventf(NULL, "could not note the recovery: %s", strerror(errno));
+    if (stamp >= 0)
+        close(stamp);
+    return false;
+}
+
+/* Take over from dead servers. One that inetd started for one connection does so after that, not
+ * too often, and not for long. */
+static void recovery_begin(void)
+{
+    server.recovered = true;
+    if (server.once && (is_draining() || was_recovered()))
+        return;
+    struct job *j = job_make("");
+    if (j != NULL)
+        job_ready(j);
+}
+
+static void jobs_leave(const struct job_list *l)
+{
+    for (const struct job *j = l->first; j != NULL; j = j->next)
+        if (j->id[0] != '\0')
+            log_event(j->id, "still to be undone: the next start goes on with it");
 }
 
 /* ---- The end of a request ------------------------------------------------------------ */
@@ -1581,7 +1931,7 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     set_phase(c, PHASE_SETTLING);
     char id[CLEANUP_ID_SIZE];
     snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
-    struct job *j = job_add(id);
+    struct job *j = job_make(id);
     if (j == NULL) {
         struct job none = {.ended = *ended};
         request_settled(c, &none, false);
@@ -1591,7 +1941,7 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     j->connection = index_of(c);
     j->ended = *ended;
     j->ended.si_errno = cleanup_exists(server.dir, id);
-    job_start(j);
+    job_ready(j);
 }
 
 /* Look at each dead child before its number is given away, and only then reap it. */
@@ -1606,12 +1956,10 @@ static void reap(void)
             child_ended(c, &ended);
         siginfo_t gone = {0};
         waitid(P_PID, (id_t)ended.si_pid, &gone, WEXITED | WNOHANG);
-        for (struct job *j = server.jobs; c == NULL && j != NULL; j = j->next)
-            if (j->pid == ended.si_pid) {
-                job_ended(j, ended.si_code == CLD_EXITED ? ended.si_status : JANITOR_UNDO_FAILED);
-                break;
-            }
+        if (c == NULL)
+            janitor_ended(ended.si_pid, &ended);
     }
+    jobs_start();
     queue_serve();
 }
 
@@ -1787,18 +2135,12 @@ static void signals_arrived(void)
         reap();
 }
 
-static bool jobs_running(void)
-{
-    for (const struct job *j = server.jobs; j != NULL; j = j->next)
-        if (j->pid != 0)
-            return true;
-    return false;
-}
-
 static bool is_over(void)
 {
-    bool wanted = server.listener_count > 0 || server.open_count > 0;
-    return !wanted && !jobs_running() && (is_draining() || server.once);
+    bool waiting = server.patient.first != NULL || server.delayed.first != NULL;
+    if (server.listener_count > 0 || server.open_count > 0 || server.janitors > 0)
+        return false;
+    return is_draining() || (server.once && server.recovered && !waiting);
 }
 
 /* ---- The loop ------------------------------------------------------------------------ */
@@ -1818,9 +2160,8 @@ static int time_to_wait(int64_t now)
         sooner(&at, server.drain_at);
     if (settings.idle_exit_ms >= 0 && server.open_count == 0)
         sooner(&at, server.idle_since + settings.idle_exit_ms);
-    for (const struct job *j = server.jobs; j != NULL; j = j->next)
-        if (j->pid == 0)
-            sooner(&at, j->due);
+    if (server.delayed.first != NULL)
+        sooner(&at, server.delayed.first->due);
     if (at == 0)
         return -1;
     return at <= now ? 0 : at - now > INT_MAX ? INT_MAX : (int)(at - now);
@@ -1834,9 +2175,10 @@ static void do_what_is_due(int64_t now)
         unmute();
     if (server.draining && !server.ending && server.drain_at <= now)
         end_all();
-    for (struct job *j = server.jobs; j != NULL; j = j->next)
-        if (j->pid == 0 && j->due <= now && !is_draining())
-            job_start(j);
+    if (server.once && server.open_count == 0 && !server.recovered)
+        recovery_begin();
+    jobs_due(now);
+    jobs_start();
     if (server.open_count > 0)
         server.idle_since = now;
     else if (settings.idle_exit_ms >= 0 && now - server.idle_since >= settings.idle_exit_ms &&
@@ -2161,16 +2503,22 @@ static void open_state(uid_t owner, gid_t group)
     server.state = cleanup_state_open(path, owner, group, &why);
     if (server.state < 0)
         cannot("the state directory %s %s: %s", path, why, strerror(errno));
+    server.state_path = realpath(path, NULL);
+    if (server.state_path == NULL)
+        server.state_path = path;
 }
 
-/* Groups, group, user; then prove that there is no way back (setuid(2)). */
-static void become_user(const struct passwd *who)
+/* Groups, group, user; then prove that there is no way back (setuid(2)). NAME: NULL if the user
+ * has none, and so no further groups. */
+static void become_user(const char *name, uid_t user, gid_t group)
 {
-    if (initgroups(who->pw_name, who->pw_gid) < 0 || setgid(who->pw_gid) < 0 ||
-        setuid(who->pw_uid) < 0)
-        cannot("could not become the user %s: %s", who->pw_name, strerror(errno));
-    if (who->pw_uid != 0 && (setuid(0) == 0 || seteuid(0) == 0))
-        cannot("the user %s can become root again: not serving", who->pw_name);
+    if ((name != NULL ? initgroups(name, group) : setgroups(0, NULL)) < 0 || setgid(group) < 0 ||
+        setuid(user) < 0)
+        cannot("could not become the user %s (%u): %s", name != NULL ? name : "without a name",
+               (unsigned)user, strerror(errno));
+    if (user != 0 && (setuid(0) == 0 || seteuid(0) == 0))
+        cannot("the user %s (%u) can become root again: not going on",
+               name != NULL ? name : "without a name", (unsigned)user);
 }
 
 static void drop_privileges(void)
@@ -2189,7 +2537,7 @@ static void drop_privileges(void)
     }
     open_state(who != NULL ? who->pw_uid : geteuid(), who != NULL ? who->pw_gid : getegid());
     if (who != NULL && geteuid() == 0)
-        become_user(who);
+        become_user(who->pw_name, who->pw_uid, who->pw_gid);
 }
 
 static void open_scoreboard(void)
@@ -2359,52 +2707,343 @@ static void begin_serving(void)
     for (size_t i = 0; i < server.listener_count; i++)
         log_eventf(NULL, "listening on %s", server.listeners[i].name);
     warn_of_missing_programs();
-    struct job *j = job_add("");
-    if (j != NULL)
-        job_start(j);
+    recovery_begin();
+    jobs_start();
 }
 
-#define RECOVERY_EVERY_S 60
-#define RECOVERY_LIMIT_S 10
+/* ---- hangupd undo: records from a request's program ---------------------------------- */
 
-/* A server that inetd started for one connection recovers after it, not too often, not for long. */
-static void recover_after_once(void)
+static const char undo_help[] =
+    "Usage: hangupd undo VERB ARGUMENT...\n"
+    "In a program that serves a request: record how to undo what it is about to make. Call it\n"
+    "before the thing is made, and do not make it if this fails.\n"
+    "\n"
+    "  hangupd undo run COMMAND           run the shell command line COMMAND\n"
+    "  hangupd undo run PROGRAM ARG...    run exactly these words, whatever is in them\n"
+    "  hangupd undo unlink PATH           remove the file that then has this name\n"
+    "  hangupd undo rmtree PATH           remove the directory and all that is in it\n"
+    "  hangupd undo unlink-if [FILEID] PATH   the same, but only if it is still the very thing\n"
+    "  hangupd undo rmtree-if [FILEID] PATH   that it is now; or that FILEID, DEV:INO:BTIME, "
+    "names\n"
+    "  hangupd undo commit                keep all that was recorded so far, however this ends\n"
+    "\n"
+    "A relative PATH is one in the current directory. What is recorded last is undone first. A\n"
+    "command may be run more than once and must succeed when there is nothing to undo: name what\n"
+    "you make by a token known beforehand, such as $REQUEST_ID. Records are lines in the "
+    "request's\n"
+    "ledger, which is open as the descriptor $UNDO_FD; a newline cannot be recorded.\n"
+    "\n"
+    "Exit status: 0 recorded; 1 it could not be written: do not make the thing; 2 wrong use.\n"
+    "\n"
+    "Example:\n"
+    "  hangupd undo run kubectl delete job --ignore-not-found \"report-$REQUEST_ID\" &&\n"
+    "      kubectl create job \"report-$REQUEST_ID\" --image=report\n";
+
+static int undo_descriptor(void)
 {
-    struct stat last;
-    if (fstatat(server.state, "recovered", &last, AT_SYMLINK_NOFOLLOW) == 0 &&
-        time(NULL) - last.st_mtime < RECOVERY_EVERY_S)
-        return;
-    int stamp =
-        openat(server.state, "recovered", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (stamp < 0 || futimens(stamp, NULL) < 0)
-        log_eventf(NULL, "could not note the recovery: %s", strerror(errno));
-    if (stamp >= 0)
-        close(stamp);
-    struct job all = {.connection = NOBODY};
-    pid_t pid = fork();
-    if (pid == 0) {
-        alarm(RECOVERY_LIMIT_S);
-        janitor_main(&all, -1, false);
+    const char *value = getenv("UNDO_FD"), *end = value;
+    unsigned long long fd;
+    if (value == NULL || *value == '\0')
+        wrong_use("not called from a request's program: UNDO_FD, the ledger's descriptor, is not "
+                  "set");
+    if (!parse_number(&end, INT_MAX, &fd) || *end != '\0')
+        wrong_use("UNDO_FD=%s is not the number of a descriptor", value);
+    const char *why = cleanup_not_a_ledger((int)fd);
+    if (why != NULL)
+        wrong_use("UNDO_FD=%s: this descriptor %s: nothing is recorded, so do not make the thing",
+                  value, why);
+    return (int)fd;
+}
+
+/* PATH as the ledger wants it, in FULL; what could never be undone is refused. */
+static void undo_path(const char *verb, const char *path, char full[PATH_MAX])
+{
+    bool tree = strncmp(verb, "rmtree", 6) == 0;
+    if (*path == '\0')
+        wrong_use("%s: the path is empty", verb);
+    if (strchr(path, '\n') != NULL)
+        wrong_use("%s: a newline in the path: the ledger cannot hold it", verb);
+    if (cleanup_absolute(path, full) < 0)
+        wrong_use("%s %s: %s", verb, path,
+                  errno == EINVAL ? "the current directory has a newline in its name"
+                                  : strerror(errno));
+    size_t length = strlen(full);
+    if (full[length - 1] == '/' && !tree)
+        wrong_use("%s %s: that names a directory; use rmtree", verb, path);
+    while (length > 1 && full[length - 1] == '/')
+        full[--length] = '\0';
+    const char *last = strrchr(full, '/') + 1;
+    if (*last == '\0' || strcmp(last, ".") == 0 || strcmp(last, "..") == 0)
+        wrong_use("%s %s: name the thing itself, not /, . or ..", verb, path);
+}
+
+/* The identity of what PATH is now. */
+static void undo_identity(struct text *t, const char *verb, const char *path)
+{
+    char id[CLEANUP_FILEID_SIZE];
+    bool directory;
+    if (cleanup_fileid(path, id, &directory) < 0)
+        wrong_use("%s %s: %s; make it first, or record %.6s before it is made", verb, path,
+                  strerror(errno), verb);
+    if (directory != (strncmp(verb, "rmtree", 6) == 0))
+        wrong_use("%s %s: that is %s directory; use %s", verb, path, directory ? "a" : "not a",
+                  directory ? "rmtree-if" : "unlink-if");
+    text_add(t, id);
+}
+
+static void undo_command(struct text *t, int count, char **words)
+{
+    if (count < 1 || words[0][strspn(words[0], " \t")] == '\0')
+        wrong_use("run: the command is empty");
+    for (int i = 0; i < count; i++)
+        if (strchr(words[i], '\n') != NULL)
+            wrong_use("run: a newline in the command: the ledger cannot hold it; put such a "
+                      "command in a script");
+    if (count == 1)
+        text_add(t, words[0]);
+    for (int i = 0; count > 1 && i < count; i++) {
+        if (i > 0)
+            text_char(t, ' ');
+        shell_word(t, words[i]);
     }
-    if (pid > 0)
-        waitpid(pid, NULL, 0);
+}
+
+static void undo_argument(struct text *t, const char *verb, int count, char **words)
+{
+    bool identity = strcmp(verb, "unlink-if") == 0 || strcmp(verb, "rmtree-if") == 0;
+    if (strcmp(verb, "run") == 0) {
+        undo_command(t, count, words);
+    } else if (strcmp(verb, "commit") == 0) {
+        if (count != 0)
+            wrong_use("commit takes no argument: it keeps all that was recorded so far");
+    } else if (identity || strcmp(verb, "unlink") == 0 || strcmp(verb, "rmtree") == 0) {
+        if (count != 1 && !(identity && count == 2))
+            wrong_use("%s takes one path%s, and %d words came: quote a path with spaces", verb,
+                      identity ? ", and a FILEID before it if that is known" : "", count);
+        char path[PATH_MAX];
+        undo_path(verb, words[count - 1], path);
+        if (count == 2)
+            text_add(t, words[0]);
+        else if (identity)
+            undo_identity(t, verb, path);
+        if (identity)
+            text_char(t, ' ');
+        text_add(t, path);
+    } else {
+        wrong_use("there is no verb %s; there are run, unlink, rmtree, unlink-if, rmtree-if and "
+                  "commit",
+                  verb);
+    }
+}
+
+static int command_undo(int argc, char **argv)
+{
+    static char argument[2 * CLEANUP_RECORD_MAX]; /* what is cut is too long in any case */
+    struct text t = TEXT(argument);
+    called = "hangupd undo";
+    the_help = undo_help;
+    if (argc < 2)
+        wrong_use("what is to be undone? VERB is missing");
+    const char *verb = argv[1];
+    if (strcmp(verb, "--help") == 0)
+        tell_help();
+    undo_argument(&t, verb, argc - 2, argv + 2);
+    int fd = undo_descriptor();
+    if (cleanup_append(fd, verb, text_end(&t), false) == 0)
+        return 0;
+    if (errno == ENAMETOOLONG)
+        wrong_use("%s: the record would be longer than %d bytes, which the ledger cannot hold",
+                  verb, CLEANUP_RECORD_MAX);
+    if (errno == EINVAL)
+        wrong_use("%s %s: that is not FILEID PATH, as in %s 8:1:1095:1795412859.324394260 /tmp/it",
+                  verb, argument, verb);
+    cannot("could not record \"%s\": %s: do not make what it was to undo", verb, strerror(errno));
+}
+
+/* ---- hangupd recover: undo on demand ------------------------------------------------- */
+
+static const char recover_help[] =
+    "Usage: hangupd recover [OPTION...] [ID...]\n"
+    "Undo what servers that are dead left, and try again what had failed for good and lies in\n"
+    "STATE/failed: all of it, or that of the requests with these IDs, which are in the log. What "
+    "a\n"
+    "server that lives has in hand is left alone. Root becomes the owner of STATE first.\n"
+    "\n"
+    "  --state DIR           where ledgers are kept (root: /var/lib/hangupd; else\n"
+    "                        $XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)\n"
+    "  --undo-timeout TIME   for each command that undoes something (30)\n"
+    "  --help\n"
+    "\n"
+    "Commands run in the current directory, with this environment and REQUEST_ID.\n"
+    "\n"
+    "To drop a record without undoing it, remove its line from the ledger, STATE/failed/ID or\n"
+    "STATE/failed/ID.p, and recover again.\n"
+    "\n"
+    "Exit status: 0 nothing is left; 1 something is left, or could not be looked at; 2 wrong "
+    "use.\n";
+
+static struct {
+    char **ids; /* NULL: all */
+    int count;
+    unsigned settled, left;
+} wanted;
+
+static bool is_wanted(const char *id)
+{
+    for (int i = 0; i < wanted.count; i++)
+        if (wanted.ids[i] != NULL && strcmp(wanted.ids[i], id) == 0)
+            return true;
+    return false;
+}
+
+static void recover_told(const char *id, enum cleanup_result result, bool kept)
+{
+    if (result == CLEANUP_DONE) {
+        wanted.settled++;
+        log_event(id, kept ? "kept, as it had been answered" : "undone");
+    } else {
+        wanted.left++;
+        log_eventf(id, "NOT undone: %s%s", failure.what, failure.more ? " (and more)" : "");
+    }
+    failure.what[0] = '\0';
+    failure.more = false;
+}
+
+/* Refuse the ids that are not there to be recovered; they are taken off the list. */
+static void refuse_ids(void)
+{
+    for (int i = 0; i < wanted.count; i++) {
+        pid_t holder = 0;
+        enum cleanup_place place = cleanup_find(server.state, wanted.ids[i], &holder);
+        if (place == CLEANUP_NOWHERE)
+            log_event(wanted.ids[i], "refused: there is no ledger of this request; it is settled, "
+                                     "or had made nothing");
+        else if (place == CLEANUP_HELD)
+            log_eventf(wanted.ids[i],
+                       "refused: process %d has it in hand, a server that lives or recovers",
+                       (int)holder);
+        else
+            continue;
+        wanted.left++;
+        wanted.ids[i] = NULL;
+    }
+}
+
+/* One at a time: a command of another's would be taken for a leftover. Held while FD is open, by
+ * this process and, for a moment, by what it forks. */
+static void recover_alone(void)
+{
+    if (flock(server.state, LOCK_EX | LOCK_NB) == 0)
+        return;
+    if (errno == EWOULDBLOCK)
+        log_event(NULL, "another one is at work here: waiting for its end");
+    while (flock(server.state, LOCK_EX) < 0)
+        if (errno != EINTR)
+            cannot("could not lock %s: %s", server.state_path, strerror(errno));
+}
+
+static _Noreturn void recover_main(pid_t parent)
+{
+    const struct cleanup_recovery how = {.state = server.state,
+                                         .adopt = -1,
+                                         .run = run_command,
+                                         .wanted = wanted.count > 0 ? is_wanted : NULL,
+                                         .settled = recover_told};
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(EXIT_COULD_NOT);
+    recover_alone();
+    refuse_ids();
+    bool looked = cleanup_recover(&how);
+    looked = cleanup_recover_parked(&how) && looked;
+    if (wanted.settled + wanted.left == 0 && looked)
+        log_event(NULL, "nothing is left to undo");
+    else
+        log_eventf(NULL, "%u undone or kept, %u left in %s", wanted.settled, wanted.left,
+                   server.state_path);
+    _exit(wanted.left == 0 && looked ? 0 : EXIT_COULD_NOT);
+}
+
+/* STATE as it is: nothing is made. With the ids of its owner from then on. */
+static void recover_open(void)
+{
+    const char *path = settings.state != NULL ? settings.state : default_state();
+    struct stat there;
+    if (lstat(path, &there) < 0)
+        cannot("the state directory %s cannot be looked at: %s", path, strerror(errno));
+    open_state(geteuid() == 0 ? there.st_uid : geteuid(), there.st_gid);
+    if (geteuid() == 0 && there.st_uid != 0) {
+        const struct passwd *who = getpwuid(there.st_uid);
+        become_user(who != NULL ? who->pw_name : NULL, there.st_uid,
+                    who != NULL ? who->pw_gid : there.st_gid);
+    }
+}
+
+/* The work is done by a child, which has no children but its own. */
+static int command_recover(int argc, char **argv)
+{
+    int status = 0;
+    called = "hangupd recover";
+    the_help = recover_help;
+    cleanup_mark_prepare(argc, argv);
+    parse_options(argc, argv, " state undo-timeout help ");
+    wanted.ids = argv + optind;
+    wanted.count = argc - optind;
+    for (int i = 0; i < wanted.count; i++)
+        if (!cleanup_is_id(wanted.ids[i]))
+            wrong_use("%s is not the id of a request, as in 0123456789abcdef-1f", wanted.ids[i]);
+    recover_open();
+    journal.plain = true;
+    journal.fd = STDOUT_FILENO;
+    cleanup_report = report_failure;
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGCHLD, SIG_DFL);
+    pid_t self = getpid(), pid = fork();
+    if (pid == 0)
+        recover_main(self);
+    if (pid < 0)
+        cannot("could not fork: %s", strerror(errno));
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR)
+            cannot("could not wait for the work: %s", strerror(errno));
+    if (WIFEXITED(status))
+        return WEXITSTATUS(status);
+    cannot("ended by signal %d; recover again", WTERMSIG(status));
+}
+
+/* ---- Commands ------------------------------------------------------------------------ */
+
+static const struct command {
+    const char *name;
+    int (*run)(int argc, char **argv); /* argv[0] is the command's name */
+} commands[] = {
+    {"recover", command_recover},
+    {"undo", command_undo},
+};
+
+/* `hangupd COMMAND...`: it is run, and the process ends. */
+static void run_command_named(int argc, char **argv)
+{
+    for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof commands[0]; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            exit(commands[i].run(argc - 1, argv + 1));
 }
 
 int server_main(int argc, char **argv, const struct route *routes)
 {
     open_standard_descriptors();
+    run_command_named(argc, argv);
     cleanup_mark_prepare(argc, argv);
     cleanup_report = log_event;
-    parse_options(argc, argv);
+    parse_options(argc, argv, NULL);
     parse_routes(argc, argv, routes);
     note_strangers();
     open_all();
     begin_serving();
     loop();
-    if (server.once)
-        recover_after_once();
-    for (const struct job *j = server.jobs; j != NULL; j = j->next)
-        log_event(j->id, "still to be undone: the next start goes on with it");
+    jobs_leave(&server.patient);
+    jobs_leave(&server.delayed);
     cleanup_server_close(server.state, server.dir, server.token);
     if (!server.once)
         log_event(NULL, "stopped");

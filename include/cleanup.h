@@ -129,6 +129,15 @@ ASYNC_SAFE int cleanup_unsent(void);
  * descriptor on a ledger. 0, or -1 with errno, and then the ledger is as before. */
 int cleanup_append(int fd, const char *verb, const char *argument, bool sync);
 
+/* For who records through a descriptor that was handed over. */
+/* NULL: FD is a ledger that can be appended to; else what is wrong with it, in words. */
+const char *cleanup_not_a_ledger(int fd);
+/* PATH as an absolute one, against the current directory, in FULL (PATH_MAX bytes). */
+int cleanup_absolute(const char *path, char *full);
+/* "DEV:INO:BTIME" of what PATH stands for now; a link is not followed. */
+#define CLEANUP_FILEID_SIZE 96
+int cleanup_fileid(const char *path, char text[CLEANUP_FILEID_SIZE], bool *directory);
+
 enum cleanup_result {
     CLEANUP_DONE,     /* nothing is left; the ledger is gone */
     CLEANUP_RUN_LEFT, /* a `run` record is next: a janitor's work, not a signal handler's */
@@ -165,12 +174,33 @@ int cleanup_state_open(const char *path, uid_t owner, gid_t group, const char **
 int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE]);
 /* Remove it again, when it is empty but for the server's own files. */
 void cleanup_server_close(int state, int dir, const char *token);
-/* Take over from every dead server in STATE: end its processes, settle its ledgers. A ledger
- * that still needs a `run` or failed is moved to the directory ADOPT.
- * Returns how many ledgers were settled; *LEFT those moved. */
-unsigned cleanup_recover(int state, int adopt, unsigned *left);
+/* Recovery: the ledgers that dead servers left, and those that were parked. */
+struct cleanup_recovery {
+    int state;
+    /* What still needs a `run`, or failed, is moved to this directory; -1: it stays. */
+    int adopt;
+    int (*run)(const char *id, const char *command); /* as in cleanup_settling */
+    bool (*wanted)(const char *id);                  /* NULL: all */
+    /* Told of each ledger: what became of it, and whether its answer stands. */
+    void (*settled)(const char *id, enum cleanup_result result, bool kept);
+};
+/* Take over from every dead server in STATE: end its processes, settle its ledgers.
+ * False: there may be ledgers that could not be looked at. */
+bool cleanup_recover(const struct cleanup_recovery *how);
+/* Try again what is in STATE/failed. One process at a time. */
+bool cleanup_recover_parked(const struct cleanup_recovery *how);
+/* Move the ledger ID from DIR to STATE/failed. False with errno. */
+bool cleanup_park(int state, int dir, const char *id);
 
-/* The ids of the ledgers in DIR, *COUNT of them, for the caller to free; NULL: none. */
+/* Where the ledger ID is: nowhere; in STATE/failed; in the directory of a dead server; or of a
+ * server that lives or is being recovered by *HOLDER. */
+enum cleanup_place { CLEANUP_NOWHERE, CLEANUP_PARKED, CLEANUP_LEFT, CLEANUP_HELD };
+enum cleanup_place cleanup_find(int state, const char *id, pid_t *holder);
+
+/* Whether TEXT has the form of a request's id. */
+bool cleanup_is_id(const char *text);
+/* The ids of the ledgers in DIR, *COUNT of them, for the caller to free; NULL: none. What could
+ * not be listed is told by errno, which is 0 otherwise. */
 char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE];
 /* Move the ledger ID from one directory to another. False with errno. */
 bool cleanup_adopt(int from, int to, const char *id);
@@ -187,9 +217,9 @@ void cleanup_mark_process(const char *id);
  * be async-signal-safe. True when no child is left. */
 typedef void cleanup_meanwhile_fn(void);
 ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *meanwhile);
-/* End all that is left of the request ID, whose child had the pid SESSION: processes with its
- * id, of its session, and below these. With SERVER not 0: also that process's children outside
- * its session that KNOWN does not vouch for. True when none is left. */
+/* End all that is left of the request ID, whose child had the pid SESSION (0: not known): processes
+ * with its id, of its session, and below these. With SERVER not 0: also that process's children
+ * outside its session that KNOWN does not vouch for. True when none is left. */
 bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*known)(pid_t));
 
 #endif /* HANGUPD_INTERNAL */

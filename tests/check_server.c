@@ -2526,6 +2526,9 @@ static const struct {
     {"--per-client x", "--per-client", "x"},
     {"--timeout 5y", "--timeout", "5y"},
     {"--grace -1", "--grace", "-1"},
+    {"--undo-at-once 0", "--undo-at-once", "0"},
+    {"--undo-retries x", "--undo-retries", "x"},
+    {"--undo-timeout x", "--undo-timeout", "x"},
     {"--drain forever", "--drain", "forever"},
     {"--queue-timeout x", "--queue-timeout", "x"},
     {"--header-timeout x", "--header-timeout", "x"},
@@ -2577,7 +2580,8 @@ START_TEST(help_names_every_option)
         "--max-body",       "--max-header",   "--max-target",   "--half-close",
         "--on-hangup",      "--state",        "--sync",         "--log",
         "--log-to",         "--help",         "--version",      "timeout=",
-        "on-hangup=",       "half-close=",    "127.0.0.1:8080",
+        "on-hangup=",       "half-close=",    "127.0.0.1:8080", "--undo-timeout",
+        "--undo-retries",   "--undo-at-once", "hangupd undo",   "hangupd recover",
     };
     const char *argv[] = {the_hangupd(), "--help", NULL};
     struct output o = run_argv(argv, NULL, false);

@@ -92,6 +92,6 @@ END {
     print ".SH FILES"
     print ".TP\n.I STATE/SERVER/ID\nthe ledger of a request in flight: what it made and how to undo it"
     print ".TP\n.I STATE/SERVER/lock\nheld for as long as that server lives"
-    print ".TP\n.I STATE/failed/\nledgers of what could not be undone"
+    print ".TP\n.I STATE/failed/\nledgers of what could not be undone, for hangupd recover"
     print ".PP\nSTATE is what \\-\\-state says. It must be a directory of mode 0700 that the user owns."
 }
