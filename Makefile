@@ -88,7 +88,7 @@ run: all
 # ---- Checking ----------------------------------------------------------------------------
 
 need-check:
-	@tests/need.sh pkg-config check curl procps python3 netbase
+	@tests/need.sh pkg-config check curl procps python3 perl git netbase
 	@tests/need.sh --unpack $(TOOLS) xinetd openbsd-inetd
 
 # A sanitizer's finding is a crash, which no test takes for an ordinary ending. Leaks are not looked

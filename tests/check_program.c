@@ -1,0 +1,1076 @@
+/* check_program.c: programs as handlers, by CGI/1.1 (RFC 3875), as their callers and they
+ * themselves see it: what they are told, how they answer, how they fail, and that nothing of them
+ * is left. The programs are real ones, mostly shell scripts that a test writes. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "harness.h"
+
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
+/* A shell script cgi/NAME of the text BODY: its path. It runs in cgi/, below the test's directory.
+ */
+static const char *script(const char *name, const char *body)
+{
+    static char text[8192];
+    mkdir(at("cgi"), 0755);
+    const char *path = at("cgi/%s", name);
+    snprintf(text, sizeof text, "#!/bin/sh\n%s", body);
+    file_write(path, text);
+    must(chmod(path, 0755) == 0);
+    return path;
+}
+
+#define HEAD "printf 'Content-Type: text/plain\\n\\n'\n"
+/* Until the test opens it, with say_go. */
+#define AWAIT_GO "read word <../go\n"
+
+static struct server *serve(const char *body)
+{
+    script("program", body);
+    must(mkfifo(at("go"), 0600) == 0 || errno == EEXIST);
+    return hangupd("/p/=%s /cgi/=%s --grace 5", at("cgi/program"), at("cgi"));
+}
+
+static void say_go(void)
+{
+    int fd = open(at("go"), O_WRONLY | O_CLOEXEC);
+    must(fd >= 0 && write(fd, "go\n", 3) == 3);
+    close(fd);
+}
+
+static pid_t pid_in(const char *path)
+{
+    wait_until(*file_read(path) != '\0' && strchr(file_read(path), '\n') != NULL);
+    return (pid_t)atoi(file_read(path));
+}
+
+/* ---- What a program is told ---------------------------------------------------------------- */
+
+static char *variable(const char *text, const char *name)
+{
+    static char value[4096];
+    char line[128];
+    snprintf(line, sizeof line, "\n%s=", name);
+    const char *found = strstr(text, line);
+    if (found == NULL)
+        return NULL;
+    found += strlen(line);
+    snprintf(value, sizeof value, "%.*s", (int)strcspn(found, "\n"), found);
+    return value;
+}
+
+static void must_have(const char *text, const char *name, const char *expected)
+{
+    const char *value = variable(text, name);
+    must_say(value != NULL && strcmp(value, expected) == 0, "%s is %s, not %s in:\n%s", name,
+             value != NULL ? value : "not there", expected, text);
+}
+
+static void must_lack(const char *text, const char *name)
+{
+    must_say(variable(text, name) == NULL, "%s is there: %s", name, text);
+}
+
+static struct heard asked(struct server *s, const char *request)
+{
+    int c = dial(s);
+    say(c, "%s", request);
+    bool till_the_end = strstr(request, "HTTP/1.0") != NULL;
+    struct heard h = till_the_end ? hear(c) : hear_answer(c, false);
+    must_say(h.status == 200, "%s", h.text);
+    return h;
+}
+
+START_TEST(variables_of_a_request)
+{
+    struct server *s = serve(HEAD "echo; env");
+    char port[16];
+    snprintf(port, sizeof port, "%u", s->port);
+    const char *t = asked(s, "POST /p/a%20b/%c3%a4?x=%20y&z HTTP/1.1\r\nHost: example.org:81\r\n"
+                             "Content-Type: text/x-odd\r\nX-One: 1\r\nx-one: 2\r\nCookie: a=1\r\n"
+                             "Cookie: b=2\r\nProxy: evil\r\nX_Two: 3\r\nAuthorization: Basic x\r\n"
+                             "Connection: close\r\nTE: trailers\r\nContent-Length: 3\r\n\r\nabc")
+                        .text;
+    must_have(t, "GATEWAY_INTERFACE", "CGI/1.1");
+    must_have(t, "REQUEST_METHOD", "POST");
+    must_have(t, "SCRIPT_NAME", "/p");
+    must_have(t, "PATH_INFO", "/a b/\xc3\xa4");
+    must_have(t, "QUERY_STRING", "x=%20y&z");
+    must_have(t, "REQUEST_URI", "/p/a%20b/%c3%a4?x=%20y&z");
+    must_have(t, "SCRIPT_FILENAME", at("cgi/program"));
+    must_have(t, "CONTENT_LENGTH", "3");
+    must_have(t, "CONTENT_TYPE", "text/x-odd");
+    must_have(t, "SERVER_NAME", "example.org");
+    must_have(t, "SERVER_PORT", port);
+    must_have(t, "SERVER_ADDR", "127.0.0.1");
+    must_have(t, "SERVER_PROTOCOL", "HTTP/1.1");
+    must_have(t, "REMOTE_ADDR", "127.0.0.1");
+    must_have(t, "HTTP_HOST", "example.org:81");
+    must_have(t, "HTTP_X_ONE", "1, 2");
+    must_have(t, "HTTP_COOKIE", "a=1; b=2");
+    must_have(t, "HTTP_AUTHORIZATION", "Basic x");
+    must_have(t, "UNDO_FD", "3");
+    must_have(t, "HANGUPD", the_hangupd());
+    must(strncmp(variable(t, "SERVER_SOFTWARE"), "hangupd/", 8) == 0);
+    must(strlen(variable(t, "REMOTE_PORT")) > 0);
+    must(strlen(variable(t, "REQUEST_ID")) > 16);
+    must(strstr(variable(t, "TMPDIR"), at("tmp/hangupd-")) == variable(t, "TMPDIR"));
+    static const char *const absent[] = {"HTTP_PROXY", "HTTP_X_TWO",          "HTTP_CONNECTION",
+                                         "HTTP_TE",    "HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE",
+                                         "AUTH_TYPE",  "PATH_TRANSLATED",     "REMOTE_USER"};
+    for (size_t i = 0; i < COUNT(absent); i++)
+        must_lack(t, absent[i]);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(variables_of_a_plain_get)
+{
+    struct server *s = serve(HEAD "echo; env");
+    const char *t = asked(s, "GET /cgi/program HTTP/1.0\r\n\r\n").text;
+    must_have(t, "REQUEST_METHOD", "GET");
+    must_have(t, "SCRIPT_NAME", "/cgi/program");
+    must_have(t, "QUERY_STRING", "");
+    must_have(t, "SERVER_PROTOCOL", "HTTP/1.0");
+    must_have(t, "SERVER_NAME", "127.0.0.1");
+    static const char *const absent[] = {"PATH_INFO", "CONTENT_LENGTH", "CONTENT_TYPE",
+                                         "HTTP_HOST"};
+    for (size_t i = 0; i < COUNT(absent); i++)
+        must_lack(t, absent[i]);
+    t = asked(s, "POST /cgi/program/ HTTP/1.1\r\nHost: [::1]:8080\r\nContent-Length: 0\r\n\r\n")
+            .text;
+    must_have(t, "PATH_INFO", "/");
+    must_have(t, "CONTENT_LENGTH", "0");
+    must_have(t, "SERVER_NAME", "[::1]");
+    server_stop(s);
+}
+END_TEST
+
+/* What the server was started with goes on to the program, but for what would pass for the
+ * request's own. */
+START_TEST(variables_of_the_server)
+{
+    must(setenv("HTTP_PROXY", "http://evil", 1) == 0 && setenv("HTTP_X", "1", 1) == 0);
+    must(setenv("PATH_INFO", "/old", 1) == 0 && setenv("GREETING", "hello there", 1) == 0);
+    struct server *s = serve(HEAD "echo; env");
+    const char *t = asked(s, "GET /cgi/program HTTP/1.1\r\nHost: h\r\n\r\n").text;
+    must_have(t, "GREETING", "hello there");
+    must_lack(t, "HTTP_PROXY");
+    must_lack(t, "HTTP_X");
+    must_lack(t, "PATH_INFO");
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(variables_on_a_unix_socket)
+{
+    script("program", HEAD "echo; env");
+    struct server *s = hangupd("--listen unix:%s /p=%s", at("socket"), at("cgi/program"));
+    int c = dial_unix(at("socket"));
+    say(c, "GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
+    const char *t = hear_answer(c, false).text;
+    must_have(t, "SCRIPT_NAME", "/p");
+    must_have(t, "REMOTE_ADDR", "");
+    must_have(t, "SERVER_PORT", "0");
+    server_stop(s);
+}
+END_TEST
+
+/* Directory, descriptors, signals, group: as a program started by a shell would have them. */
+START_TEST(surroundings)
+{
+    struct rlimit files;
+    must(getrlimit(RLIMIT_NOFILE, &files) == 0);
+    struct server *s =
+        serve(HEAD "pwd; ls /proc/self/fd | tr '\\n' ' '; echo\n"
+                   "sed -nE 's/^(Sig(Blk|Ign)):.*(.{7})$/\\1 \\3/p' /proc/self/status\n"
+                   "ulimit -n; ls -ld $TMPDIR | cut -c 1-10; ls -A $TMPDIR; touch $TMPDIR/rest\n"
+                   "kill -s WINCH 0; cat /proc/$$/stat | cut -d ' ' -f 5; echo $$");
+    struct output o = curl(s, "/p/");
+    char expected[512];
+    snprintf(expected, sizeof expected,
+             "%s\n0 1 2 3 4 \nSigBlk 0000000\nSigIgn 0000000\n%llu\ndrwx------\n", at("cgi"),
+             (unsigned long long)files.rlim_cur);
+    must_say(o.status == 0 && strncmp(o.text, expected, strlen(expected)) == 0, "%s\n%s", o.text,
+             expected);
+    int group = 0, pid = -1;
+    must(sscanf(o.text + strlen(expected), "%d\n%d", &group, &pid) == 2 && group == pid);
+    log_wait(s, " ok undo=none");
+    must(is_empty(at("tmp")));
+    server_stop(s);
+}
+END_TEST
+
+/* ---- Its body ------------------------------------------------------------------------------ */
+
+START_TEST(body_of_known_length)
+{
+    struct server *s = serve(HEAD "echo $CONTENT_LENGTH; cat");
+    must(strcmp(curl(s, "-d hello /p/").text, "5\nhello") == 0);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(body_in_chunks)
+{
+    struct server *s = serve(HEAD "echo; echo L=$CONTENT_LENGTH; env | grep TRANSFER; cat");
+    const char *t = asked(s, "POST /p/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
+                             "Content-Encoding: gzip\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n")
+                        .text;
+    must_have(t, "L", "7");
+    must_say(strstr(t, "TRANSFER") == NULL && strstr(t, "abcdefg") != NULL, "%s", t);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(body_that_is_large)
+{
+    struct server *s = serve(HEAD "sha256sum; echo $CONTENT_LENGTH >&2");
+    must(run_argv((const char *const[]){"sh", "-c", "head -c 5000000 /dev/urandom >data", NULL},
+                  NULL, true)
+             .status == 0);
+    struct output sum =
+        run_argv((const char *const[]){"sh", "-c", "sha256sum <data", NULL}, NULL, true);
+    must(strcmp(curl(s, "--data-binary @data /p/").text, sum.text) == 0);
+    must(strcmp(curl(s, "-H Transfer-Encoding:chunked --data-binary @data /p/").text, sum.text) ==
+         0);
+    must(log_count(s, "5000000") == 2);
+    server_stop(s);
+}
+END_TEST
+
+/* A program that does not read its body is not harmed by it. */
+START_TEST(body_that_nobody_reads)
+{
+    struct server *s = serve(HEAD "echo well");
+    file_write(at("data"), "x");
+    must(truncate(at("data"), 3000000) == 0);
+    must(strcmp(curl(s, "--data-binary @data /p/").text, "well\n") == 0);
+    server_stop(s);
+}
+END_TEST
+
+/* ---- Its answer ---------------------------------------------------------------------------- */
+
+static const struct answer_case {
+    const char *body, *request; /* NULL: GET of HTTP/1.1 */
+    int status;
+    const char *has, *lacks; /* in the whole answer; NULL: nothing */
+    const char *says;        /* its body, in chunks if that is how it must come */
+} answers[] = {
+    {"printf 'Content-Type: text/x\\r\\nX-A: 1\\r\\n\\r\\nhello'", NULL, 200,
+     "Content-Type: text/x\r\n", "Content-Length", "5\r\nhello\r\n0\r\n\r\n"},
+    {"printf 'Content-Type: text/x\\nContent-Length: 5\\n\\nhello'", NULL, 200,
+     "Content-Length: 5\r\n", "chunked", "hello"},
+    {"printf 'content-type:text/x\\nSet-Cookie: a=1\\nSet-Cookie: b=2\\n\\n'", NULL, 200,
+     "Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n", NULL, "0\r\n\r\n"},
+    {"printf 'Content-Type: text/x\\n\\nhello'", "GET /p/ HTTP/1.0\r\n\r\n", 200,
+     "Connection: close\r\n", "chunked", "hello"},
+    {"printf 'Status: 201\\nContent-Type: text/x\\n\\nhi'", NULL, 201, "HTTP/1.1 201 Created\r\n",
+     NULL, "2\r\nhi\r\n0\r\n\r\n"},
+    {"printf 'Status: 299 Well, well\\n\\nhi'", NULL, 299, "HTTP/1.1 299 Well, well\r\n",
+     "Content-Type", "2\r\nhi\r\n0\r\n\r\n"},
+    {"printf 'Status: 204 None\\n\\n'", NULL, 204, "204 None", "chunked", ""},
+    {"printf 'Status: 404 Not Here\\nContent-Type: text/x\\n\\nhi'", NULL, 404, "404 Not Here",
+     NULL, "2\r\nhi\r\n0\r\n\r\n"},
+    {"printf 'Location: http://example.org/x\\n\\n'", NULL, 302,
+     "Location: http://example.org/x\r\n", NULL, "0\r\n\r\n"},
+    {"printf 'Location: //example.org/x\\n\\n'", NULL, 302, "Location: //example.org/x\r\n", NULL,
+     "0\r\n\r\n"},
+    {"printf 'Status: 303 See\\nLocation: /x\\nContent-Type: text/x\\n\\nhi'", NULL, 303,
+     "Location: /x\r\n", NULL, "2\r\nhi\r\n0\r\n\r\n"},
+    {"printf 'Content-Type: text/x\\nConnection: close\\nTransfer-Encoding: odd\\nDate: now\\n\\n'",
+     NULL, 200, "Date: ", "odd", "0\r\n\r\n"},
+    {"printf 'Content-Type: text/x\\nX-Empty:\\n\\nhi'", NULL, 200, "X-Empty: \r\n", NULL,
+     "2\r\nhi\r\n0\r\n\r\n"},
+};
+
+START_TEST(answers_as_the_program_says)
+{
+    const struct answer_case *a = &answers[_i];
+    struct server *s = serve(a->body);
+    int c = dial(s);
+    say(c, "%s",
+        a->request != NULL ? a->request
+                           : "GET /p/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    struct heard h = hear(c);
+    const char *body = strstr(h.text, "\r\n\r\n");
+    must_say(h.status == a->status && !h.reset && body != NULL, "%s", h.text);
+    must_say(a->has == NULL || strstr(h.text, a->has) != NULL, "%s", h.text);
+    must_say(a->lacks == NULL || strstr(h.text, a->lacks) == NULL, "%s", h.text);
+    must_say(strcmp(body + 4, a->says) == 0, "%s", h.text);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(answer_to_head)
+{
+    struct server *s = serve("printf 'Content-Type: text/x\\nContent-Length: 5\\n\\n'\n"
+                             "echo $REQUEST_METHOD >&2; printf hello");
+    struct output o = curl(s, "-I /p/");
+    must_say(o.status == 0 && strstr(o.text, "200 OK") && strstr(o.text, "Content-Length: 5\r\n"),
+             "%s", o.text);
+    must(log_has(s, " HEAD"));
+    log_wait(s, "\"HEAD /p/ HTTP/1.1\" 200 0 ");
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(answer_of_all_bytes)
+{
+    struct server *s =
+        serve("printf 'Content-Type: application/octet-stream\\n\\n'; cat ../all; cat ../all");
+    char all[256];
+    for (int i = 0; i < 256; i++)
+        all[i] = (char)i;
+    int fd = open(at("all"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    must(write(fd, all, sizeof all) == (ssize_t)sizeof all);
+    close(fd);
+    struct output o = curl(s, "/p/");
+    must(o.length == 512 && memcmp(o.text, all, 256) == 0 && memcmp(o.text + 256, all, 256) == 0);
+    server_stop(s);
+}
+END_TEST
+
+/* What the program has written is with the client while the program goes on. */
+START_TEST(answer_is_streamed)
+{
+    struct server *s = serve(HEAD "echo first; " AWAIT_GO "echo second");
+    int c = get(s, "/p/");
+    must(strstr(hear_until(c, "first\n\r\n").text, "200 OK") != NULL);
+    say_go();
+    must(strstr(hear_until(c, "0\r\n\r\n").text, "second") != NULL);
+    close(c);
+    server_stop(s);
+}
+END_TEST
+
+static long memory_kb(pid_t pid, const char *what)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    const char *line = strstr(file_read(path), what);
+    return line != NULL ? atol(line + strlen(what)) : -1;
+}
+
+#define GIGABYTE "1073741824"
+
+START_TEST(answer_of_a_gigabyte_in_little_memory)
+{
+    struct server *s = serve("printf 'Content-Type: application/x\\n\\n'\n"
+                             "head -c " GIGABYTE " /dev/zero; echo sent >&2; " AWAIT_GO);
+    file_write(at("size"), "");
+    char command[512];
+    snprintf(command, sizeof command,
+             "curl -sS -o /dev/null -w '%%{size_download}\\n' http://127.0.0.1:%u/p/ >%s", s->port,
+             at("size"));
+    pid_t caller = start_shell(command);
+    for (int patience = 0; !log_has(s, " sent"); patience++) { /* longer than any other wait */
+        must(patience < 6000);
+        rest();
+        if (patience % 100 == 0)
+            (void)log_count(s, "sent");
+    }
+    pid_t child = only_child(s->pid);
+    long peak = memory_kb(child, "VmHWM:");
+    must_say(peak > 0 && (*getenv("SAN") != '\0' || peak < 8192), "%ld kB at the most", peak);
+    say_go();
+    int status;
+    must(waitpid(caller, &status, 0) == caller && status == 0);
+    must_say(strcmp(file_read(at("size")), GIGABYTE "\n") == 0, "%s", file_read(at("size")));
+    server_stop(s);
+}
+END_TEST
+
+/* The program's exit ends the answer, not the last of its relatives to let go of the pipe. */
+START_TEST(answer_when_a_relative_holds_the_pipe)
+{
+    struct server *s = serve(HEAD "sleep 1000 & echo $! >../relative; echo well");
+    int c = get(s, "/p/");
+    must(strstr(hear_until(c, "0\r\n\r\n").text, "well\n") != NULL);
+    must(!is_alive(pid_in(at("relative"))));
+    close(c);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(answers_on_one_connection)
+{
+    struct server *s = serve(HEAD "echo $QUERY_STRING");
+    int c = dial(s);
+    for (int i = 0; i < 20; i++) {
+        say(c, "GET /p/?%d HTTP/1.1\r\nHost: h\r\n\r\n", i);
+        char line[16];
+        snprintf(line, sizeof line, "\n%d\n", i);
+        must(strstr(hear_answer(c, false).text, line) != NULL);
+    }
+    close_fin(c);
+    server_stop(s);
+}
+END_TEST
+
+/* ---- Local redirects ----------------------------------------------------------------------- */
+
+START_TEST(redirect_to_another_program)
+{
+    struct server *s = serve("printf 'Location: /cgi/second/more%%20of?it=1\\n\\n'; "
+                             "echo \"unlink $PWD/../made\" >&3; touch ../made");
+    script("second", HEAD "echo; echo M=$REQUEST_METHOD; echo I=$PATH_INFO; echo Q=$QUERY_STRING; "
+                          "echo L=$CONTENT_LENGTH; cat; ls ../made");
+    struct output o = curl(s, "-d body /p/");
+    must_have(o.text, "M", "GET");
+    must_have(o.text, "I", "/more of");
+    must_have(o.text, "Q", "it=1");
+    must_have(o.text, "L", "");
+    must_say(strstr(o.text, "body") == NULL && strstr(o.text, "../made") != NULL, "%s", o.text);
+    must(exists(at("made"))); /* it is one request, and it was answered */
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(redirect_to_a_handler)
+{
+    script("program", "printf 'Location: /a?seconds=0.01\\n\\n'");
+    struct server *s = hangupd("/p=%s /a=@a", at("cgi/program"));
+    must(strcmp(curl(s, "/p").text, "File persisted.\n") == 0);
+    must(unlink(at("tmp/txt")) == 0);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(redirects_without_an_end)
+{
+    struct server *s = serve("printf 'Location: /p/again\\n\\n'; touch ../made; "
+                             "echo \"unlink $PWD/../made\" >&3");
+    struct output o = curl(s, "-w %%{http_code} /p/");
+    must_say(strstr(o.text, "502") != NULL, "%s", o.text);
+    must(log_has(s, "too many redirects") && !exists(at("made")));
+    o = curl(s, "-w %%{http_code} /cgi/nowhere");
+    script("nowhere", "printf 'Location: /elsewhere\\n\\n'");
+    o = curl(s, "-w %%{http_code} /cgi/nowhere");
+    must_say(strstr(o.text, "502") != NULL, "%s", o.text);
+    must(log_has(s, "redirects to /elsewhere: no route serves that"));
+    server_stop(s);
+}
+END_TEST
+
+/* ---- How it fails -------------------------------------------------------------------------- */
+
+#define MADE "echo \"unlink $PWD/../made\" >&3; touch ../made\n"
+
+static const struct failure {
+    const char *body;
+    int status; /* 0: the connection is cut after some of a 200 */
+    const char *log;
+} failures[] = {
+    {MADE "exit 3", 502, "exited with status 3"},
+    {MADE "kill -s SEGV $$", 502, "was ended by signal 11"},
+    {MADE "kill -s KILL $$", 502, "was ended by signal 9"},
+    {MADE "exit 0", 502, "exited without a whole header"},
+    {MADE "printf 'Content-Type: text/x\\n'", 502, "exited without a whole header"},
+    {MADE "echo hello", 502, "not a header field, NAME: VALUE: hello"},
+    {MADE "printf '\\nhello'", 502, "a header without Content-Type"},
+    {MADE "printf 'X-A: 1\\n\\nhello'", 502, "a header without Content-Type"},
+    {MADE "printf 'Content-Type: a\\nContent-Type: b\\n\\n'", 502, "there twice: Content-Type: b"},
+    {MADE "printf 'Status: 99\\n\\n'", 502, "a Status is"},
+    {MADE "printf 'Status: 600\\n\\n'", 502, "a Status is"},
+    {MADE "printf 'Status: 100\\n\\n'", 502, "a Status is"},
+    {MADE "printf 'Status: abc\\n\\n'", 502, "a Status is"},
+    {MADE "printf 'Content-Type: a\\nContent-Length: x\\n\\n'", 502, "not a number"},
+    {MADE "printf 'Content-Type: a\\nX-A: \\001\\n\\n'", 502, "a control character"},
+    {MADE "printf 'Content-Type: a\\nX A: 1\\n\\n'", 502, "not a header field"},
+    {MADE "printf 'Content-Type: a\\n'; yes 'X-A: 1'", 502, "too many header fields"},
+    {MADE "yes | tr -d '\\n'", 502, "the header is too large"},
+    {MADE HEAD "exit 4", 502, "exited with status 4"}, /* no byte of it had been sent */
+    {MADE HEAD "echo part; " AWAIT_GO "exit 4", 0, "exited with status 4"},
+    {MADE HEAD "echo part; " AWAIT_GO "kill -s ABRT $$", 0, "was ended by signal 6"},
+    {MADE "printf 'Content-Type: a\\nContent-Length: 9\\n\\npart\\n'; " AWAIT_GO, 0, NULL},
+    {MADE "printf 'Content-Type: a\\nContent-Length: 6\\n\\npart\\n'; " AWAIT_GO "echo too much", 0,
+     "more than its Content-Length"},
+    {MADE "printf 'Status: 500 Sorry\\nContent-Type: a\\n\\npart\\n'", 500, NULL},
+};
+
+START_TEST(failure_is_told_and_undone)
+{
+    const struct failure *f = &failures[_i];
+    struct server *s = serve(f->body);
+    int c = get(s, "/p/");
+    struct heard h;
+    if (f->status == 0) {
+        hear_until(c, "par");
+        wait_exists(at("made"));
+        say_go();
+        h = hear(c);
+        must_say(h.reset, "%s", h.text);
+    } else {
+        h = hear_answer(c, false);
+        must_say(h.status == f->status, "%s", h.text);
+    }
+    if (f->log != NULL)
+        log_wait(s, "%s", f->log);
+    log_wait(s, " error undo=ok");
+    must(!exists(at("made")) && is_empty(at("tmp")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(program_that_cannot_be_started)
+{
+    struct server *s = serve("true");
+    script("plain", "true");
+    must(chmod(at("cgi/plain"), 0644) == 0);
+    script("nointerpreter", "");
+    file_write(at("cgi/nointerpreter"), "#!/does/not/exist\n");
+    file_write(at("cgi/nothing"), "\n");
+    must(chmod(at("cgi/nothing"), 0755) == 0);
+    static const struct {
+        const char *path;
+        int status;
+        const char *log;
+    } cases[] = {
+        {"/cgi/absent", 404, "cgi/absent: No such file or directory"},
+        {"/cgi/absent/more", 404, "cgi/absent: No such file or directory"},
+        {"/cgi/plain", 404, "cgi/plain: it is not an executable file"},
+        {"/cgi/nointerpreter", 502, "the interpreter in its first line is not there"},
+        {"/cgi/nothing", 502, "Exec format error (a script begins with #!"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct heard h = hear_answer(get(s, "%s", cases[i].path), false);
+        must_say(h.status == cases[i].status, "%s: %s", cases[i].path, h.text);
+        log_wait(s, "%s", cases[i].log);
+    }
+    must(unlink(at("cgi/program")) == 0);
+    must(hear_answer(get(s, "/p/"), false).status == 404);
+    file_write(at("cgi/program"), "#!/bin/sh\n");
+    must(chmod(at("cgi/program"), 0644) == 0);
+    if (geteuid() == 0) { /* root may search, but not execute */
+        must(hear_answer(get(s, "/p/"), false).status == 502);
+        log_wait(s, "Permission denied (chmod +x makes it executable)");
+    }
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(directory_gives_programs_only)
+{
+    struct server *s = serve(HEAD "echo $SCRIPT_NAME $PATH_INFO");
+    must(mkdir(at("cgi/sub"), 0755) == 0 && mkdir(at("cgi/.git"), 0755) == 0);
+    must(rename(script(".hidden", HEAD), at("cgi/.hidden")) == 0);
+    must(rename(script("x", HEAD "echo $SCRIPT_NAME $PATH_INFO"), at("cgi/sub/x")) == 0);
+    must(rename(script("x", HEAD), at("cgi/.git/x")) == 0);
+    script("../outside", HEAD);
+    must(mkfifo(at("cgi/fifo"), 0755) == 0);
+    must(strcmp(curl(s, "/cgi/sub/x").text, "/cgi/sub/x\n") == 0);
+    must(strcmp(curl(s, "/cgi/sub/x/a//b").text, "/cgi/sub/x /a//b\n") == 0);
+    static const char *const refused[] = {"/cgi/",
+                                          "/cgi/sub",
+                                          "/cgi/sub/",
+                                          "/cgi/.hidden",
+                                          "/cgi/.git/x",
+                                          "/cgi/../outside",
+                                          "/cgi/%%2e%%2e/outside",
+                                          "/cgi/sub/..%%2f..%%2f../outside",
+                                          "/cgi//program",
+                                          "/cgi/fifo",
+                                          "/cgi/%%2e%%2e%%2foutside",
+                                          "/cgi/program%%00"};
+    for (size_t i = 0; i < COUNT(refused); i++) {
+        char path[64];
+        snprintf(path, sizeof path, refused[i], 0);
+        struct heard h = hear_answer(get(s, "%s", path), false);
+        must_say(h.status == 404 || h.status == 400, "%s: %s", path, h.text);
+    }
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(mistaken_routes_are_explained)
+{
+    script("program", HEAD);
+    struct output o = run("%s --state %s /cgi=%s", the_hangupd(), at("state"), at("cgi"));
+    must_say(o.status == 2 && strstr(o.text, "write /cgi/=") != NULL, "%d %s", o.status, o.text);
+    struct server *s = hangupd("/x=%s", at("cgi/absent"));
+    log_wait(s, "warning: the program of the route /x, %s: No such file", at("cgi/absent"));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(errors_go_to_the_log)
+{
+    struct server *s =
+        serve("echo one >&2; printf 'two\\nthree' >&2; printf '\\033[31m' >&2\n" HEAD);
+    must(curl(s, "/p/").status == 0);
+    const char *line = log_wait(s, " one");
+    char id[64];
+    must(sscanf(line, "%*s %63s", id) == 1 && strlen(id) > 16);
+    log_wait(s, "%s two", id);
+    log_wait(s, "%s three\\x1b[31m", id);
+    script("program", "head -c 3000 /dev/zero | tr '\\0' x >&2\n" HEAD);
+    must(curl(s, "/p/").status == 0);
+    log_wait(s, "\"GET /p/ HTTP/1.1\" 200 0 ");
+    must_say(log_count(s, " xxxx") == 3, "%u", log_count(s, " xxxx"));
+    server_stop(s);
+}
+END_TEST
+
+/* ---- Its ledger, and its last word ---------------------------------------------------------- */
+
+START_TEST(hangup_undoes_what_it_recorded)
+{
+    struct server *s =
+        serve("d=$(dirname $PWD); echo \"unlink $d/file\" >&3; touch ../file\n"
+              "echo \"rmtree $d/tree\" >&3; mkdir -p ../tree/below; touch ../tree/x\n"
+              "echo \"run rm -f $d/remote; echo removed\" >&3; touch ../remote\n"
+              "echo ready >&2; sleep 1000");
+    int c = get(s, "/p/");
+    log_wait(s, " ready");
+    must(exists(at("file")) && exists(at("tree/x")) && exists(at("remote")));
+    _i == 0 ? close_fin(c) : close_rst(c);
+    log_wait(s, " removed");
+    log_wait(s, " hangup undo=ok");
+    must(!exists(at("file")) && !exists(at("tree")) && !exists(at("remote")));
+    must(is_empty(at("tmp")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(answer_keeps_what_it_recorded)
+{
+    struct server *s =
+        serve("echo \"unlink $(dirname $PWD)/file\" >&3; touch ../file\n" HEAD "echo");
+    must(curl(s, "/p/").status == 0);
+    log_wait(s, " ok undo=none");
+    must(exists(at("file")) && is_empty(at("tmp")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(commit_keeps_what_stands_above)
+{
+    struct server *s = serve("d=$(dirname $PWD); echo \"unlink $d/one\" >&3; touch ../one\n"
+                             "echo commit >&3; echo \"unlink $d/two\" >&3; touch ../two\n"
+                             "echo ready >&2; sleep 1000");
+    int c = get(s, "/p/");
+    log_wait(s, " ready");
+    close_fin(c);
+    log_wait(s, " hangup undo=ok");
+    must(exists(at("one")) && !exists(at("two")));
+    server_stop(s);
+}
+END_TEST
+
+/* SIGTERM, the trap runs though a command is in the foreground, and what it records still counts.
+ */
+START_TEST(last_word)
+{
+    struct server *s = serve("d=$(dirname $PWD)\n"
+                             "trap 'echo \"unlink $d/late\" >&3; touch ../late; echo bye >&2; "
+                             "head -c 300000 /dev/zero; exit 1' TERM\n"
+                             "echo ready >&2; sleep 1000");
+    int c = get(s, "/p/");
+    log_wait(s, " ready");
+    close_fin(c);
+    log_wait(s, " bye");
+    log_wait(s, " hangup undo=ok");
+    must(!exists(at("late")));
+    server_stop(s);
+}
+END_TEST
+
+/* A careless > instead of >> or >& takes its own records along, but not the server's. */
+START_TEST(ledger_that_its_program_truncates)
+{
+    struct server *s = serve("echo \"unlink $(dirname $PWD)/file\" >/dev/fd/3; touch ../file\n"
+                             "echo ready >&2; sleep 1000");
+    int c = get(s, "/p/");
+    log_wait(s, " ready");
+    close_fin(c);
+    log_wait(s, "the ledger was overwritten and records may be lost");
+    log_wait(s, " hangup ");
+    must(!exists(at("file")) && is_empty(at("tmp")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(undo_command_in_a_program)
+{
+    struct server *s =
+        serve("\"$HANGUPD\" undo rmtree '../a b' && mkdir '../a b'\n"
+              "\"$HANGUPD\" undo run rm -f \"$(dirname $PWD)/it's\" && touch \"../it's\"\n"
+              "\"$HANGUPD\" undo nonsense x; echo \"it says $?\" >&2\n"
+              "echo ready >&2; sleep 1000");
+    int c = get(s, "/p/");
+    log_wait(s, "it says 2");
+    log_wait(s, " ready");
+    must(exists(at("a b")) && exists(at("it's")));
+    close_fin(c);
+    log_wait(s, " hangup undo=ok");
+    must(!exists(at("a b")) && !exists(at("it's")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(finish_goes_on_for_nobody)
+{
+    script("program", HEAD "echo first; " AWAIT_GO
+                           "head -c 3000000 /dev/zero && touch ../done; echo gone on >&2");
+    must(mkfifo(at("go"), 0600) == 0);
+    struct server *s = hangupd("/p=%s,on-hangup=finish", at("cgi/program"));
+    int c = get(s, "/p");
+    hear_until(c, "first\n\r\n");
+    close_rst(c);
+    say_go();
+    log_wait(s, "gone on");
+    log_wait(s, " hangup undo=none");
+    must(exists(at("done")));
+    server_stop(s);
+}
+END_TEST
+
+/* ---- Nobody is left ------------------------------------------------------------------------ */
+
+#define SAY_PID "echo $$ >>../pids; "
+static const char *const families[] = {
+    /* a child in the background */
+    "sh -c '" SAY_PID "exec sleep 1000' &\n",
+    /* a session of its own */
+    "setsid sh -c '" SAY_PID "exec sleep 1000' &\n",
+    /* a daemon: forked twice, a session of its own, holding the pipes */
+    "(setsid sh -c '" SAY_PID "exec sleep 1000' & )\n",
+    /* the same without any descriptor, in / and with an empty environment */
+    "(setsid sh -c '" SAY_PID "cd /; exec env -i sleep 1000' </dev/null >/dev/null 2>&1 3>&- & )\n",
+    /* deaf to SIGTERM, with a child */
+    "sh -c 'trap \"\" TERM; " SAY_PID "sleep 1000; sleep 1000' &\n",
+    /* stopped */
+    "sh -c '" SAY_PID "kill -s STOP $$; sleep 1000' &\n",
+    /* forks on and on, in sessions of their own */
+    "sh -c '" SAY_PID
+    "i=0; while [ $i -lt 200 ]; do i=$((i+1)); setsid sleep 1000 & done; wait' &\n",
+};
+enum { END_BY_HANGUP, END_BY_SUCCESS, END_BY_FAILURE, END_BY_TIMEOUT, END_BY_KILL, ENDS };
+
+static void wait_for_family(void)
+{
+    wait_until(strchr(file_read(at("pids")), '\n') != NULL);
+}
+
+START_TEST(nobody_is_left)
+{
+    int family = _i / ENDS, end = _i % ENDS;
+    char body[2048];
+    snprintf(body, sizeof body, "%s%s%s", families[family],
+             "while ! [ -s ../pids ]; do sleep 0.01; done; echo ready >&2\n",
+             end == END_BY_SUCCESS   ? HEAD "echo well"
+             : end == END_BY_FAILURE ? "exit 1"
+                                     : "sleep 1000");
+    script("program", body);
+    struct server *s = hangupd("/p=%s%s --grace 0.2", at("cgi/program"),
+                               end == END_BY_TIMEOUT ? ",timeout=2s" : "");
+    int c = get(s, "/p");
+    log_wait(s, " ready");
+    wait_for_family();
+    if (end == END_BY_HANGUP)
+        close_fin(c);
+    else if (end == END_BY_KILL)
+        kill(only_child(s->pid), SIGKILL);
+    static const char *const outcomes[] = {" hangup undo=", " ok undo=none",
+                                           " error undo=", " timeout undo=", " killed undo="};
+    log_wait(s, "%s", outcomes[end]);
+    no_process_left();
+    must(is_empty(at("tmp")));
+    server_stop(s);
+}
+END_TEST
+
+/* kill -9 of the server and the child together: the next start ends the daemons first, and then
+ * undoes: a daemon that makes its file again and again would win otherwise. */
+START_TEST(next_start_ends_the_daemons_first)
+{
+    struct server *s =
+        serve("f=$(dirname $PWD)/file; echo \"unlink $f\" >&3\n"
+              "(setsid sh -c \"echo \\$\\$ >>../pids; while :; do touch $f; done\" & )\n"
+              "echo ready >&2; sleep 1000");
+    int c = get(s, "/p/");
+    log_wait(s, " ready");
+    wait_for_family();
+    wait_exists(at("file"));
+    pid_t child = only_child(s->pid);
+    kill(s->pid, SIGSTOP);
+    kill(child, SIGKILL);
+    server_kill(s, SIGKILL);
+    must(hear(c).reset);
+    must(is_alive(pid_in(at("pids"))) && exists(at("file")));
+    struct server *next = hangupd("/p=%s", at("cgi/program"));
+    log_wait(next, "recovered from a dead server");
+    must(!is_alive(pid_in(at("pids"))) && !exists(at("file")));
+    must(is_empty(at("tmp")));
+    server_stop(next);
+}
+END_TEST
+
+/* What was there before the server, it leaves alone. */
+START_TEST(strangers_live_on)
+{
+    script("program", "(setsid sh -c '" SAY_PID "exec sleep 1000' & )\n"
+                      "while ! [ -s ../pids ]; do sleep 0.01; done; echo ready >&2; sleep 1000");
+    char text[1024];
+    snprintf(text, sizeof text,
+             "#!/bin/sh\nsleep 1000 & echo $! >%s\n(sleep 1000 & echo $! >%s)\nexec %s \"$@\"\n",
+             at("stranger"), at("orphan"), the_hangupd());
+    file_write(at("start"), text);
+    must(chmod(at("start"), 0755) == 0);
+    struct server *s = server_start(at("start"), "/p=%s", at("cgi/program"));
+    int c = get(s, "/p");
+    log_wait(s, " ready");
+    close_fin(c);
+    log_wait(s, " hangup undo=");
+    must(!is_alive(pid_in(at("pids"))));
+    must(is_alive(pid_in(at("stranger"))) && is_alive(pid_in(at("orphan"))));
+    kill(pid_in(at("stranger")), SIGKILL);
+    kill(pid_in(at("orphan")), SIGKILL);
+    wait_until(!is_alive(pid_in(at("stranger"))) && !is_alive(pid_in(at("orphan"))));
+    server_stop(s);
+}
+END_TEST
+
+/* A long-lived program whose orphans come to its child, which must reap them. */
+START_TEST(orphans_are_reaped_meanwhile)
+{
+    struct server *s = serve("i=0; while [ $i -lt 50 ]; do i=$((i+1)); (setsid true &); done\n"
+                             "echo ready >&2; sleep 1000");
+    int c = get(s, "/p/");
+    log_wait(s, " ready");
+    pid_t child = only_child(s->pid);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)child, (int)child);
+    wait_until(strlen(file_read(path)) < 20); /* one or two pids: the shell, its sleep not ours */
+    close_fin(c);
+    log_wait(s, " hangup undo=");
+    server_stop(s);
+}
+END_TEST
+
+/* ---- The examples -------------------------------------------------------------------------- */
+
+static struct server *serve_example(const char *route, const char *name)
+{
+    must(mkdir(at("things"), 0755) == 0);
+    setenv("REPORTS", at("things"), 1);
+    setenv("CLOUD", at("things"), 1);
+    setenv("VIDEOS", at("things"), 1);
+    setenv("EXPORTS", at("things"), 1);
+    return hangupd("%s=%s/%s", route, getenv(strstr(name, ".") ? "TESTS" : "EXAMPLES"), name);
+}
+
+START_TEST(example_in_sh)
+{
+    struct server *s = serve_example("/report", "example_report.sh");
+    struct output o = curl(s, "-f /report?name=q3&lines=3");
+    must_say(o.status == 0 && strncmp(o.text, at("things/q3-"), strlen(at("things/q3-"))) == 0,
+             "%s", o.text);
+    o.text[strlen(o.text) - 1] = '\0';
+    must(strcmp(file_read(o.text), "1,1\n2,4\n3,9\n") == 0 && unlink(o.text) == 0);
+    must(strstr(curl(s, "-i /report?name=../x").text, "400") != NULL);
+    log_mark(s);
+    int c = get(s, "/report?name=q4&lines=1000");
+    log_wait(s, "writing %s", at("things/q4-"));
+    close_fin(c);
+    log_wait(s, " hangup undo=ok");
+    must(is_empty(at("things")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(example_in_python)
+{
+    struct server *s = serve_example("/machine", "example_cloud.py");
+    struct output o = curl(s, "-f /machine");
+    must_say(o.status == 0 && strncmp(o.text, "machine-", 8) == 0, "%s", o.text);
+    o.text[strlen(o.text) - 1] = '\0';
+    must(strcmp(file_read(at("things/%s", o.text)), "running\n") == 0);
+    must(unlink(at("things/%s", o.text)) == 0);
+    log_mark(s);
+    int c = get(s, "/machine?seconds=1000");
+    if (_i == 0)
+        wait_until(!is_empty(at("things"))); /* in the midst of the making */
+    else
+        log_wait(s, " made machine-");
+    close_fin(c);
+    log_wait(s, " hangup undo=ok");
+    must(is_empty(at("things")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(example_in_perl)
+{
+    struct server *s = serve_example("/video", "example_transcode.pl");
+    file_write(at("data"), "x");
+    must(truncate(at("data"), 3000) == 0);
+    struct output o = curl(s, "-f --data-binary @data /video");
+    must_say(o.status == 0 && strcmp(o.text, "frame\nframe\nframe\ndone\n") == 0, "%s", o.text);
+    must(!is_empty(at("things")));
+    must(run_argv((const char *const[]){"sh", "-c", "rm things/*", NULL}, NULL, true).status == 0);
+    must(truncate(at("data"), 10000000) == 0);
+    pid_t caller = curl_start(s, "--data-binary @data /video");
+    wait_until(!is_empty(at("things")));
+    log_mark(s);
+    kill(caller, SIGINT);
+    waitpid(caller, NULL, 0);
+    log_wait(s, " hangup undo=ok");
+    must(is_empty(at("things")));
+    no_process_left();
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(example_in_c)
+{
+    struct server *s = serve_example("/export", "example_export");
+    struct output o = curl(s, "-f -d hello /export");
+    must_say(o.status == 0, "%s", o.text);
+    o.text[strlen(o.text) - 1] = '\0';
+    must(strcmp(file_read(at("things/%s/data", strrchr(o.text, '/') + 1)), "hello") == 0);
+    log_mark(s);
+    int c = get(s, "/export?wait");
+    const char *line = log_wait(s, "committed ");
+    char path[4096];
+    must(sscanf(strstr(line, "committed "), "committed %4095s", path) == 1);
+    close_fin(c);
+    log_wait(s, " hangup undo=ok");
+    must_say(exists(path), "what was committed is gone");
+    server_stop(s);
+}
+END_TEST
+
+/* ---- git ------------------------------------------------------------------------------------ */
+
+/* A clone and a push of real git, large enough for chunked and gzip-coded bodies. */
+START_TEST(git_over_http)
+{
+    static const char prepare[] =
+        "set -e; export HOME=$PWD GIT_CONFIG_NOSYSTEM=1\n"
+        "git init -q -b main --bare repo.git; git -C repo.git config http.receivepack true\n"
+        "git init -q -b main first; cd first; git config user.email t@example.org; "
+        "git config user.name t\n"
+        "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo $i >f$i; done\n"
+        "head -c 3000000 /dev/urandom >big; git add .; git commit -qm one\n"
+        "i=0; while [ $i -lt 60 ]; do i=$((i+1)); git tag t$i; done\n";
+    static const char exchange[] =
+        "set -e; export HOME=$PWD GIT_CONFIG_NOSYSTEM=1\n"
+        "git -C first push -q $1 main --tags\n"
+        "git clone -q $1 second; cmp first/big second/big\n"
+        "cd second; git config user.email t@example.org; git config user.name t\n"
+        "echo more >>f1; git commit -qam two; git push -q origin main\n"
+        "cd ../first; git fetch -q $1; git -C ../second rev-parse HEAD >../a; "
+        "git rev-parse FETCH_HEAD >../b; cmp ../a ../b\n";
+    struct output o = run_argv((const char *const[]){"sh", "-c", prepare, NULL}, NULL, true);
+    must_say(o.status == 0, "%s", o.text);
+    setenv("GIT_PROJECT_ROOT", test_dir, 1);
+    setenv("GIT_HTTP_EXPORT_ALL", "1", 1);
+    setenv("HOME", test_dir, 1);
+    o = run("git --exec-path");
+    o.text[strcspn(o.text, "\n")] = '\0';
+    struct server *s = hangupd("/git/=%s/git-http-backend", o.text);
+    char url[128];
+    snprintf(url, sizeof url, "http://127.0.0.1:%u/git/repo.git", s->port);
+    o = run_argv((const char *const[]){"sh", "-c", exchange, "sh", url, NULL}, NULL, true);
+    must_say(o.status == 0, "%s", o.text);
+    log_wait(s, "\"POST /git/repo.git/git-receive-pack HTTP/1.1\" 200 ");
+    log_wait(s, "\"POST /git/repo.git/git-upload-pack HTTP/1.1\" 200 ");
+    server_stop(s);
+}
+END_TEST
+
+/* ---- The suite ------------------------------------------------------------------------------ */
+
+static TCase *theme(Suite *suite, const char *name)
+{
+    TCase *tcase = tcase_create(name);
+    tcase_add_checked_fixture(tcase, test_begin, end_processes);
+    tcase_set_timeout(tcase, 120);
+    suite_add_tcase(suite, tcase);
+    return tcase;
+}
+
+static Suite *program_suite(void)
+{
+    Suite *suite = suite_create("program");
+    TCase *t = theme(suite, "what it is told");
+    tcase_add_test(t, variables_of_a_request);
+    tcase_add_test(t, variables_of_a_plain_get);
+    tcase_add_test(t, variables_of_the_server);
+    tcase_add_test(t, variables_on_a_unix_socket);
+    tcase_add_test(t, surroundings);
+    tcase_add_test(t, body_of_known_length);
+    tcase_add_test(t, body_in_chunks);
+    tcase_add_test(t, body_that_is_large);
+    tcase_add_test(t, body_that_nobody_reads);
+
+    t = theme(suite, "how it answers");
+    tcase_add_loop_test(t, answers_as_the_program_says, 0, COUNT(answers));
+    tcase_add_test(t, answer_to_head);
+    tcase_add_test(t, answer_of_all_bytes);
+    tcase_add_test(t, answer_is_streamed);
+    tcase_add_test(t, answer_of_a_gigabyte_in_little_memory);
+    tcase_add_test(t, answer_when_a_relative_holds_the_pipe);
+    tcase_add_test(t, answers_on_one_connection);
+    tcase_add_test(t, redirect_to_another_program);
+    tcase_add_test(t, redirect_to_a_handler);
+    tcase_add_test(t, redirects_without_an_end);
+
+    t = theme(suite, "how it fails");
+    tcase_add_loop_test(t, failure_is_told_and_undone, 0, COUNT(failures));
+    tcase_add_test(t, program_that_cannot_be_started);
+    tcase_add_test(t, directory_gives_programs_only);
+    tcase_add_test(t, mistaken_routes_are_explained);
+    tcase_add_test(t, errors_go_to_the_log);
+
+    t = theme(suite, "undo");
+    tcase_add_loop_test(t, hangup_undoes_what_it_recorded, 0, 2);
+    tcase_add_test(t, answer_keeps_what_it_recorded);
+    tcase_add_test(t, commit_keeps_what_stands_above);
+    tcase_add_test(t, last_word);
+    tcase_add_test(t, ledger_that_its_program_truncates);
+    tcase_add_test(t, undo_command_in_a_program);
+    tcase_add_test(t, finish_goes_on_for_nobody);
+
+    t = theme(suite, "nobody is left");
+    tcase_add_loop_test(t, nobody_is_left, 0, COUNT(families) * ENDS);
+    tcase_add_test(t, next_start_ends_the_daemons_first);
+    tcase_add_test(t, strangers_live_on);
+    tcase_add_test(t, orphans_are_reaped_meanwhile);
+
+    t = theme(suite, "examples");
+    tcase_add_test(t, example_in_sh);
+    tcase_add_loop_test(t, example_in_python, 0, 2);
+    tcase_add_test(t, example_in_perl);
+    tcase_add_test(t, example_in_c);
+    tcase_add_test(t, git_over_http);
+    return suite;
+}
+
+int main(void)
+{
+    SRunner *runner = srunner_create(program_suite());
+    srunner_set_fork_status(runner, CK_FORK);
+    harness_begin();
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    unsigned left = harness_end();
+    if (left > 0)
+        fprintf(stderr, "%u processes were left\n", left);
+    return failed == 0 && left == 0 ? 0 : 1;
+}
