@@ -2067,6 +2067,7 @@ static void set_header_variables(struct request *rq)
         const char *value = request_header(rq, field);
         if (value != NULL)
             set_variable(name, "%s", value);
+        free((char *)value);
     }
 }
 
@@ -2086,6 +2087,7 @@ static void set_address_variables(struct request *rq)
         set_variable("SERVER_NAME", "%.*s", (int)n, asked);
     else
         set_variable("SERVER_NAME", v6 ? "[%s]" : "%s", host);
+    free((char *)asked);
     set_variable("SERVER_ADDR", "%s", host);
     set_variable("SERVER_PORT", "%s", port);
     const char *client = rq->slot->client, *colon = strrchr(client, ':');
@@ -2140,6 +2142,7 @@ static void make_environment(struct request *rq, const struct script *script)
         set_variable("CONTENT_LENGTH", "%llu", (unsigned long long)rq->body_length);
     if (type != NULL)
         set_variable("CONTENT_TYPE", "%s", type);
+    free((char *)type);
     set_address_variables(rq);
     set_header_variables(rq);
     set_variable("TMPDIR", "%s", cleanup_tempdir());
@@ -2299,36 +2302,43 @@ static bool is_for_client(const char *name)
            strcasecmp(name, "Upgrade") != 0 && strcasecmp(name, "Trailer") != 0;
 }
 
-static char *span_copy(const char *b, struct http_span s)
+/* What the span holds, as a string: the byte behind it, which ends a name or a line, is given up.
+ */
+static const char *span_text(char *b, struct http_span s)
 {
-    return s.length > 0 ? strndup(b + s.at, s.length) : NULL;
+    b[s.at + s.length] = '\0';
+    return b + s.at;
+}
+
+static int add_program_fields(struct request *rq, const struct cgi_head *h, char *b)
+{
+    for (uint32_t i = 0; i < h->field_count; i++) {
+        const char *name = span_text(b, h->fields[i].name);
+        const char *value = span_text(b, h->fields[i].value);
+        if (is_for_client(name) && respond_header(rq, name, value) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 /* The program's header is whole: prepare the answer. Its head goes out with the body's first byte,
  * so that a program which fails before that still gets its 502. */
-static int begin_program_answer(struct request *rq, const struct cgi_head *h, const char *b)
+static int begin_program_answer(struct request *rq, const struct cgi_head *h, char *b)
 {
-    char *location = span_copy(b, h->location);
+    const char *location = h->location.length > 0 ? span_text(b, h->location) : NULL;
     if (location != NULL && h->status == 0 && location[0] == '/' && location[1] != '/') {
-        rq->redirect = location; /* RFC 3875 section 6.2.2 */
-        return 0;
+        rq->redirect = strdup(location); /* RFC 3875 section 6.2.2 */
+        return rq->redirect != NULL ? 0 : -1;
     }
     if (location != NULL && respond_header(rq, "Location", location) < 0)
         return -1;
-    for (uint32_t i = 0; i < h->field_count; i++) {
-        char *name = span_copy(b, h->fields[i].name);
-        char *value = span_copy(b, h->fields[i].value);
-        if (name != NULL && is_for_client(name) &&
-            respond_header(rq, name, value != NULL ? value : "") < 0)
-            return -1;
-        free(name);
-        free(value);
-    }
-    int status = h->status != 0 ? h->status : location != NULL ? 302 : 200;
-    if (respond_begin(rq, status, span_copy(b, h->type), h->has_length ? (int64_t)h->length : -1) <
-        0)
+    if (add_program_fields(rq, h, b) < 0)
         return -1;
-    rq->answer.reason = span_copy(b, h->reason);
+    int status = h->status != 0 ? h->status : location != NULL ? 302 : 200;
+    const char *type = h->type.length > 0 ? span_text(b, h->type) : NULL;
+    if (respond_begin(rq, status, type, h->has_length ? (int64_t)h->length : -1) < 0)
+        return -1;
+    rq->answer.reason = h->reason.length > 0 ? strdup(span_text(b, h->reason)) : NULL;
     return 0;
 }
 

@@ -377,14 +377,14 @@ START_TEST(answer_of_a_gigabyte_in_little_memory)
              at("size"));
     pid_t caller = start_shell(command);
     for (int patience = 0; !log_has(s, " sent"); patience++) { /* longer than any other wait */
-        must(patience < 6000);
+        must(patience < 20000);
         rest();
-        if (patience % 100 == 0)
-            (void)log_count(s, "sent");
     }
     pid_t child = only_child(s->pid);
+    const char *sanitizers = getenv("SAN");
     long peak = memory_kb(child, "VmHWM:");
-    must_say(peak > 0 && (*getenv("SAN") != '\0' || peak < 8192), "%ld kB at the most", peak);
+    must_say(peak > 0 && (sanitizers == NULL || *sanitizers != '\0' || peak < 8192),
+             "%ld kB at the most", peak);
     say_go();
     int status;
     must(waitpid(caller, &status, 0) == caller && status == 0);
@@ -456,7 +456,6 @@ START_TEST(redirects_without_an_end)
     struct output o = curl(s, "-w %%{http_code} /p/");
     must_say(strstr(o.text, "502") != NULL, "%s", o.text);
     must(log_has(s, "too many redirects") && !exists(at("made")));
-    o = curl(s, "-w %%{http_code} /cgi/nowhere");
     script("nowhere", "printf 'Location: /elsewhere\\n\\n'");
     o = curl(s, "-w %%{http_code} /cgi/nowhere");
     must_say(strstr(o.text, "502") != NULL, "%s", o.text);
