@@ -676,9 +676,9 @@ START_TEST(last_word)
     struct server *s = serve("d=$(dirname $PWD)\n"
                              "trap 'echo \"unlink $d/late\" >&3; touch ../late; echo bye >&2; "
                              "head -c 300000 /dev/zero; exit 1' TERM\n"
-                             "echo ready >&2; sleep 1000");
+                             "echo $$ >../pid; sleep 1000");
     int c = get(s, "/p/");
-    log_wait(s, " ready");
+    only_child(pid_in(at("pid"))); /* the foreground command is there, to get the signal too */
     close_fin(c);
     log_wait(s, " bye");
     log_wait(s, " hangup undo=ok");
