@@ -953,6 +953,37 @@ START_TEST(example_in_c)
 }
 END_TEST
 
+/* The README's script, with its stand-in for a cloud. */
+START_TEST(readme_machine)
+{
+    char *text = readme_block("sh", "# machine.sh");
+    text = replaced(text, "sleep 5", "[ \"$QUERY_STRING\" = quick ] || sleep 1000");
+    file_write(at("machine.sh"), text);
+    must(chmod(at("machine.sh"), 0755) == 0);
+    free(text);
+    char path[8192], target[4096];
+    snprintf(target, sizeof target, "%s/example_cloudctl.sh", getenv("TESTS"));
+    must(mkdir(at("bin"), 0755) == 0 && mkdir(at("cloud"), 0755) == 0);
+    must(symlink(target, at("bin/cloud")) == 0);
+    snprintf(path, sizeof path, "%s:%s", at("bin"), getenv("PATH"));
+    setenv("PATH", path, 1);
+    setenv("CLOUD", at("cloud"), 1);
+    struct server *s = hangupd("/machine=./machine.sh --undo-retries 0");
+    struct output o = curl(s, "-f /machine?quick");
+    must_say(o.status == 0 && strstr(o.text, " is yours\n") != NULL, "%s", o.text);
+    o.text[strcspn(o.text, " ")] = '\0';
+    must(exists(at("cloud/%s", o.text)));
+    log_mark(s);
+    int c = get(s, "/machine");
+    wait_until(run("ls %s", at("cloud")).length > strlen(o.text) + 2);
+    close_fin(c);
+    log_wait(s, " hangup undo=ok");
+    must(strncmp(run("ls %s", at("cloud")).text, o.text, strlen(o.text)) == 0 &&
+         run("ls %s", at("cloud")).length == strlen(o.text) + 1);
+    server_stop(s);
+}
+END_TEST
+
 /* ---- git ------------------------------------------------------------------------------------ */
 
 /* A clone and a push of real git, large enough for chunked and gzip-coded bodies. */
@@ -1056,6 +1087,7 @@ static Suite *program_suite(void)
     tcase_add_loop_test(t, example_in_python, 0, 2);
     tcase_add_test(t, example_in_perl);
     tcase_add_test(t, example_in_c);
+    tcase_add_test(t, readme_machine);
     tcase_add_test(t, git_over_http);
     return suite;
 }

@@ -2165,38 +2165,6 @@ END_TEST
 
 /* ---- The README's snippets, as they stand but for what differs here ------------ */
 
-static char *replaced(char *text, const char *what, const char *with)
-{
-    char *found = strstr(text, what);
-    must_say(found, "the README has no %s in: %s", what, text);
-    char *result;
-    must(asprintf(&result, "%.*s%s%s", (int)(found - text), text, with, found + strlen(what)) >= 0);
-    free(text);
-    return result;
-}
-
-/* The first fenced block of the kind INFO that holds WITH. */
-static char *readme_block(const char *info, const char *with)
-{
-    char path[4096], fence[64];
-    must(getenv("TESTS"));
-    snprintf(path, sizeof(path), "%s/../README.md", getenv("TESTS"));
-    snprintf(fence, sizeof(fence), "```%s\n", info);
-    const char *at = file_read(path);
-    while ((at = strstr(at, fence))) {
-        at += strlen(fence);
-        const char *end = strstr(at, "```");
-        must(end);
-        char *block = strndup(at, (size_t)(end - at));
-        must(block);
-        if (strstr(block, with))
-            return block;
-        free(block);
-    }
-    must_say(false, "the README has no block %s with %s", info, with);
-    return NULL;
-}
-
 static void use_readme_snippet(const char *info, const char *daemon, const char *arguments)
 {
     char program[4096], command[16384], number[16];

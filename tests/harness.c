@@ -150,6 +150,39 @@ bool private_mounts(void)
     return mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
 }
 
+/* ---- The README's snippets -------------------------------------------------------------- */
+
+char *replaced(char *text, const char *what, const char *with)
+{
+    char *found = strstr(text, what);
+    must_say(found, "the README has no %s in: %s", what, text);
+    char *result;
+    must(asprintf(&result, "%.*s%s%s", (int)(found - text), text, with, found + strlen(what)) >= 0);
+    free(text);
+    return result;
+}
+
+char *readme_block(const char *info, const char *with)
+{
+    char path[4096], fence[64];
+    must(getenv("TESTS"));
+    snprintf(path, sizeof(path), "%s/../README.md", getenv("TESTS"));
+    snprintf(fence, sizeof(fence), "```%s\n", info);
+    const char *at = file_read(path);
+    while ((at = strstr(at, fence))) {
+        at += strlen(fence);
+        const char *end = strstr(at, "```");
+        must(end);
+        char *block = strndup(at, (size_t)(end - at));
+        must(block);
+        if (strstr(block, with))
+            return block;
+        free(block);
+    }
+    must_say(false, "the README has no block %s with %s", info, with);
+    return NULL;
+}
+
 /* ---- Processes --------------------------------------------------------------------------- */
 
 /* What /proc/PID/stat says after the name: state letter, parent, and more. False: it is gone. */

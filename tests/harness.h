@@ -59,6 +59,11 @@ void rest(void); /* for the few milliseconds between two looks */
  * False: not allowed here. */
 bool private_mounts(void);
 
+/* The README's first fenced block of the kind INFO that holds WITH; and TEXT, which is freed, with
+ * its first WHAT, which must be there, as WITH. Both for the caller to free. */
+char *readme_block(const char *info, const char *with);
+char *replaced(char *text, const char *what, const char *with);
+
 /* ---- Processes --------------------------------------------------------------------------- */
 
 bool is_alive(pid_t pid); /* and not a zombie */
