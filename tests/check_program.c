@@ -799,7 +799,7 @@ START_TEST(next_start_ends_the_daemons_first)
     struct server *s =
         serve("f=$(dirname $PWD)/file; echo \"unlink $f\" >&3\n"
               "(setsid sh -c \"echo \\$\\$ >>../pids; while :; do touch $f; done\" & )\n"
-              "echo ready >&2; sleep 1000");
+              "echo $$ >../pid; echo ready >&2; sleep 1000");
     int c = get(s, "/p/");
     log_wait(s, " ready");
     wait_for_family();
@@ -809,6 +809,7 @@ START_TEST(next_start_ends_the_daemons_first)
     kill(child, SIGKILL);
     server_kill(s, SIGKILL);
     must(hear(c).reset);
+    wait_until(!is_alive(pid_in(at("pid")))); /* the program itself dies with its child */
     must(is_alive(pid_in(at("pids"))) && exists(at("file")));
     struct server *next = hangupd("/p=%s", at("cgi/program"));
     log_wait(next, "recovered from a dead server");
