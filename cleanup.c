@@ -457,7 +457,8 @@ static int ledger_make(const char *name, const char *title)
     text_char(&p, '.');
     text_add(&p, name);
 
-    const int flags = O_RDWR | O_APPEND | O_CLOEXEC;
+    /* O_DSYNC: also for what a program appends. */
+    const int flags = O_RDWR | O_APPEND | O_CLOEXEC | (mine.who.sync ? O_DSYNC : 0);
     int dir = mine.who.dir;
     int fd = openat(dir, ".", O_TMPFILE | flags, 0600);
     bool nameless = fd >= 0;

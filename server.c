@@ -54,12 +54,14 @@ static const char *called = "hangupd"; /* what is being run: the server, or one 
 static struct {
     int fd;
     bool json, syslog;
-    bool plain;     /* for a person who waits: no time */
-    bool may_block; /* not a regular file: look before writing */
-    unsigned lost;  /* lines dropped because the log did not take them */
+    bool plain;      /* for a person who waits: no time */
+    bool may_block;  /* not a regular file: look before writing */
+    int patience_ms; /* a janitor's, which may wait; until once in vain */
+    unsigned lost;   /* lines dropped because the log did not take them */
 } journal = {.fd = STDERR_FILENO};
 
 #define LOG_LINE_SIZE 2048
+#define LOG_PATIENCE_MS 2000
 #define LOG_SYSLOG_PRIORITY "<30>" /* daemon, informational: RFC 3164 section 4.1.1 */
 
 ASYNC_SAFE static void log_time(struct text *t)
@@ -137,7 +139,7 @@ ASYNC_SAFE static void log_id(struct text *t, const char *id)
         text_add(t, "null");
 }
 
-/* Write the line if the log takes it now: nobody waits for a log. */
+/* Write the line if the log takes it now: nobody but a janitor waits for a log. */
 ASYNC_SAFE static void log_end(struct text *t)
 {
     int saved = errno;
@@ -149,8 +151,10 @@ ASYNC_SAFE static void log_end(struct text *t)
         if (t->length == t->room - 1)
             t->length--;
         text_char(t, '\n');
-        if (!journal.may_block || poll(&p, 1, 0) > 0)
+        if (!journal.may_block || poll(&p, 1, journal.patience_ms) > 0)
             n = write(journal.fd, t->at, t->length);
+        else
+            journal.patience_ms = 0;
     }
     if (n < 0)
         journal.lost++;
@@ -1416,8 +1420,10 @@ static bool await_command(pid_t pid, const char *id, int from, int *status)
     struct output out = {.from = from};
     siginfo_t ended = {0};
     int64_t until = clock_ms() + settings.undo_ms;
-    for (int pause = 1; clock_ms() < until; pause = pause < 20 ? pause * 2 : pause) {
-        if (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) < 0 || ended.si_pid != 0)
+    for (int pause = 1;; pause = pause < 20 ? pause * 2 : pause) {
+        bool late = clock_ms() >= until; /* before the look: a slow log must not decide */
+        if (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) < 0 ||
+            ended.si_pid != 0 || late)
             break;
         if (output_take(&out, id, pause))
             pause = 1;
@@ -1532,7 +1538,7 @@ static bool is_last_try(const struct job *j)
 
 /* Put the ledger aside, and say once, loudly, what is left and how it is tried again. WHAT is what
  * failed, as a janitor knows it. */
-static bool park(const char *id, const char *what, const char *and_more)
+static bool park(const char *id, const char *what, const char *and_more, int patience_ms)
 {
     char again[PATH_MAX + 200];
     struct text t = TEXT(again);
@@ -1542,6 +1548,7 @@ static bool park(const char *id, const char *what, const char *and_more)
     text_add(&t, id);
     if (!cleanup_park(server.state, server.dir, id))
         return false;
+    journal.patience_ms = patience_ms;
     log_eventf(id, "UNDO FAILED for good: %s%s; when that is mended: %s", what, and_more,
                text_end(&t));
     return true;
@@ -1586,11 +1593,12 @@ static _Noreturn void janitor_main(const struct job *j, int connection, bool is_
     if (j->id[0] == '\0')
         recover();
     cleanup_report = report_failure;
+    journal.patience_ms = LOG_PATIENCE_MS;
     if (j->session != 0)
         hunt_once(j->id, j->session, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
     int result = settle(j, connection, is_tcp);
     if ((result == JANITOR_UNDO_FAILED || result == JANITOR_KEEP_FAILED) && is_last_try(j) &&
-        park(j->id, failure.what, failure.more ? " (and more)" : ""))
+        park(j->id, failure.what, failure.more ? " (and more)" : "", LOG_PATIENCE_MS))
         result = JANITOR_PARKED;
     _exit(result);
 }
@@ -1723,7 +1731,7 @@ static void job_give_up(const struct job *j, int result)
     if (j->id[0] == '\0')
         log_event(NULL, "could not recover from dead servers; the next start tries again, or "
                         "hangupd recover");
-    else if (!park(j->id, "the janitor could not say what", "") && errno != ENOENT)
+    else if (!park(j->id, "the janitor could not say what", "", 0) && errno != ENOENT)
         log_eventf(j->id,
                    "UNDO FAILED for good, and the ledger could not be put aside: %s; the "
                    "next start tries again",
