@@ -1024,6 +1024,26 @@ START_TEST(start_spares_what_recover_runs)
 }
 END_TEST
 
+/* Only one of a dead server's ledgers is asked for: a start meanwhile finds the others. */
+START_TEST(start_beside_recover_of_one)
+{
+    struct working w[2];
+    struct server *s = things("%s", "");
+    w[0] = start_slow(s, "a");
+    w[1] = start_working(s, "run1=touch+ran");
+    kill_all_of(s, w, 2);
+    pid_t pid = start_recover("out", w[0].id);
+    wait_order("a\n");
+    s = things("%s", "");
+    wait_exists(at("ran"));
+    wait_until(children_of(s->pid) == 0);
+    go("a");
+    must_say(status_of(pid) == 0, "%s", file_read(at("out")));
+    must(strcmp(file_read(at("order")), "a\n") == 0);
+    server_stop(s);
+}
+END_TEST
+
 /* Root becomes the owner, with or without a name, before anything is run. */
 START_TEST(recover_as_root_becomes_the_owner)
 {
@@ -1072,6 +1092,27 @@ START_TEST(start_goes_on_with_commands)
     wait_until(children_of(s->pid) == 0);
     server_stop(s);
     must(is_ended("a"));
+}
+END_TEST
+
+/* What is to be tried again when the server is stopped is tried by the next one. */
+START_TEST(stop_leaves_retries_to_the_next_start)
+{
+    struct server *s = things("%s", "");
+    struct working w = start_working(s, "run1=test+-e+mended");
+    close_fin(w.connection);
+    log_wait(s, " %s undo failed; it is tried again in 1 s", w.id);
+    kill(s->pid, SIGTERM);
+    log_wait(s, " %s still to be undone: the next start goes on with it", w.id);
+    wait_until(!is_alive(s->pid));
+    must(waitpid(s->pid, NULL, 0) == s->pid);
+    s->ended = true;
+    file_write(at("mended"), "");
+    s = things("%s", "");
+    log_wait(s, "recovered from a dead server");
+    wait_until(children_of(s->pid) == 0);
+    server_stop(s);
+    must(!exists(at("state/failed")));
 }
 END_TEST
 
@@ -1173,11 +1214,13 @@ static Suite *undo_suite(void)
     tcase_add_loop_test(t, recover_that_is_killed_is_gone_on_with, 0, 4);
     tcase_add_test(t, recover_beside_a_start);
     tcase_add_test(t, start_spares_what_recover_runs);
+    tcase_add_test(t, start_beside_recover_of_one);
     tcase_add_loop_test(t, recover_as_root_becomes_the_owner, 0, 2);
     tcase_add_test(t, recover_by_another_user_is_refused);
 
     t = theme(suite, "after a crash");
     tcase_add_test(t, start_goes_on_with_commands);
+    tcase_add_test(t, stop_leaves_retries_to_the_next_start);
     tcase_add_test(t, start_goes_on_after_two_crashes);
     tcase_add_test(t, inetd_server_goes_on_too);
     return suite;
