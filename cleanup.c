@@ -457,7 +457,8 @@ static int ledger_make(const char *name, const char *title)
     text_char(&p, '.');
     text_add(&p, name);
 
-    const int flags = O_RDWR | O_APPEND | O_CLOEXEC;
+    /* O_DSYNC: also for what a program appends. */
+    const int flags = O_RDWR | O_APPEND | O_CLOEXEC | (mine.who.sync ? O_DSYNC : 0);
     int dir = mine.who.dir;
     int fd = openat(dir, ".", O_TMPFILE | flags, 0600);
     bool nameless = fd >= 0;
@@ -2045,6 +2046,16 @@ static bool recover_directory(const struct cleanup_recovery *r, int dir, const c
     return listed;
 }
 
+/* Who wants nothing here must not even lock it: a start would take the server for a living one. */
+static bool is_any_wanted(const struct cleanup_recovery *r, int dir)
+{
+    size_t count;
+    char(*ids)[CLEANUP_ID_SIZE] = r->wanted != NULL ? cleanup_list(dir, &count) : NULL;
+    bool any = r->wanted == NULL || errno != 0 || keep_wanted(r, ids, count) > 0;
+    free(ids);
+    return any;
+}
+
 /* False: there may be ledgers that could not be looked at. */
 static bool recover_server(const struct cleanup_recovery *r, const char *token)
 {
@@ -2052,7 +2063,8 @@ static bool recover_server(const struct cleanup_recovery *r, const char *token)
     int dir = openat(r->state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir < 0)
         return errno == ENOENT || errno == ENOTDIR || errno == ELOOP || cannot_look(token);
-    if (fstat(dir, &now) == 0 && now.st_dev == own.st_dev && now.st_ino == own.st_ino) {
+    bool is_own = fstat(dir, &now) == 0 && now.st_dev == own.st_dev && now.st_ino == own.st_ino;
+    if (is_own || !is_any_wanted(r, dir)) {
         close(dir);
         return true;
     }
@@ -2083,16 +2095,16 @@ bool cleanup_recover(const struct cleanup_recovery *r)
 
 /* ---- What failed for good: STATE/failed ---------------------------------------------- */
 
-static int failed_open(int state)
+int cleanup_failed_open(int state, bool make)
 {
+    if (make && mkdirat(state, FAILED, 0700) < 0 && errno != EEXIST)
+        return -1;
     return openat(state, FAILED, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
 bool cleanup_park(int state, int dir, const char *id)
 {
-    if (mkdirat(state, FAILED, 0700) < 0 && errno != EEXIST)
-        return false;
-    int failed = failed_open(state);
+    int failed = cleanup_failed_open(state, true);
     if (failed < 0)
         return false;
     bool parked = cleanup_adopt(dir, failed, id);
@@ -2106,7 +2118,7 @@ bool cleanup_park(int state, int dir, const char *id)
 
 bool cleanup_recover_parked(const struct cleanup_recovery *r)
 {
-    int failed = failed_open(r->state);
+    int failed = cleanup_failed_open(r->state, false);
     if (failed < 0)
         return errno == ENOENT || cannot_look(FAILED);
     bool done = recover_directory(r, failed, NULL);
@@ -2117,7 +2129,7 @@ bool cleanup_recover_parked(const struct cleanup_recovery *r)
 enum cleanup_place cleanup_find(int state, const char *id, pid_t *holder)
 {
     enum cleanup_place place = CLEANUP_NOWHERE;
-    int failed = failed_open(state);
+    int failed = cleanup_failed_open(state, false);
     if (failed >= 0 && cleanup_exists(failed, id))
         place = CLEANUP_PARKED;
     if (failed >= 0)

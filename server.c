@@ -54,12 +54,14 @@ static const char *called = "hangupd"; /* what is being run: the server, or one 
 static struct {
     int fd;
     bool json, syslog;
-    bool plain;     /* for a person who waits: no time */
-    bool may_block; /* not a regular file: look before writing */
-    unsigned lost;  /* lines dropped because the log did not take them */
+    bool plain;      /* for a person who waits: no time */
+    bool may_block;  /* not a regular file: look before writing */
+    int patience_ms; /* a janitor's, which may wait; until once in vain */
+    unsigned lost;   /* lines dropped because the log did not take them */
 } journal = {.fd = STDERR_FILENO};
 
 #define LOG_LINE_SIZE 2048
+#define LOG_PATIENCE_MS 2000
 #define LOG_SYSLOG_PRIORITY "<30>" /* daemon, informational: RFC 3164 section 4.1.1 */
 
 ASYNC_SAFE static void log_time(struct text *t)
@@ -137,7 +139,7 @@ ASYNC_SAFE static void log_id(struct text *t, const char *id)
         text_add(t, "null");
 }
 
-/* Write the line if the log takes it now: nobody waits for a log. */
+/* Write the line if the log takes it now: nobody but a janitor waits for a log. */
 ASYNC_SAFE static void log_end(struct text *t)
 {
     int saved = errno;
@@ -149,8 +151,10 @@ ASYNC_SAFE static void log_end(struct text *t)
         if (t->length == t->room - 1)
             t->length--;
         text_char(t, '\n');
-        if (!journal.may_block || poll(&p, 1, 0) > 0)
+        if (!journal.may_block || poll(&p, 1, journal.patience_ms) > 0)
             n = write(journal.fd, t->at, t->length);
+        else
+            journal.patience_ms = 0;
     }
     if (n < 0)
         journal.lost++;
@@ -1416,8 +1420,10 @@ static bool await_command(pid_t pid, const char *id, int from, int *status)
     struct output out = {.from = from};
     siginfo_t ended = {0};
     int64_t until = clock_ms() + settings.undo_ms;
-    for (int pause = 1; clock_ms() < until; pause = pause < 20 ? pause * 2 : pause) {
-        if (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) < 0 || ended.si_pid != 0)
+    for (int pause = 1;; pause = pause < 20 ? pause * 2 : pause) {
+        bool late = clock_ms() >= until; /* before the look: a slow log must not decide */
+        if (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) < 0 ||
+            ended.si_pid != 0 || late)
             break;
         if (output_take(&out, id, pause))
             pause = 1;
@@ -1490,6 +1496,7 @@ enum janitor_exit {
     JANITOR_KEPT,
     JANITOR_KEEP_FAILED,
     JANITOR_PARKED, /* failed for the last time */
+    JANITOR_KEEP_PARKED,
     JANITOR_RECOVERED,
     JANITOR_DIED /* any other end */
 };
@@ -1532,7 +1539,7 @@ static bool is_last_try(const struct job *j)
 
 /* Put the ledger aside, and say once, loudly, what is left and how it is tried again. WHAT is what
  * failed, as a janitor knows it. */
-static bool park(const char *id, const char *what, const char *and_more)
+static bool park(const char *id, const char *what, const char *and_more, int patience_ms)
 {
     char again[PATH_MAX + 200];
     struct text t = TEXT(again);
@@ -1542,6 +1549,7 @@ static bool park(const char *id, const char *what, const char *and_more)
     text_add(&t, id);
     if (!cleanup_park(server.state, server.dir, id))
         return false;
+    journal.patience_ms = patience_ms;
     log_eventf(id, "UNDO FAILED for good: %s%s; when that is mended: %s", what, and_more,
                text_end(&t));
     return true;
@@ -1586,12 +1594,13 @@ static _Noreturn void janitor_main(const struct job *j, int connection, bool is_
     if (j->id[0] == '\0')
         recover();
     cleanup_report = report_failure;
+    journal.patience_ms = LOG_PATIENCE_MS;
     if (j->session != 0)
         hunt_once(j->id, j->session, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
     int result = settle(j, connection, is_tcp);
     if ((result == JANITOR_UNDO_FAILED || result == JANITOR_KEEP_FAILED) && is_last_try(j) &&
-        park(j->id, failure.what, failure.more ? " (and more)" : ""))
-        result = JANITOR_PARKED;
+        park(j->id, failure.what, failure.more ? " (and more)" : "", LOG_PATIENCE_MS))
+        result = result == JANITOR_KEEP_FAILED ? JANITOR_KEEP_PARKED : JANITOR_PARKED;
     _exit(result);
 }
 
@@ -1699,14 +1708,16 @@ static bool is_listed(const struct job_list *l, const char *id)
     return false;
 }
 
-/* Ledgers that recovery has moved to our directory. */
-static void jobs_adopt(void)
+/* Ledgers that recovery has moved to our directory; by AGAIN not for the first time. */
+static void jobs_adopt(bool again)
 {
     size_t count;
     char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(server.dir, &count);
     for (size_t i = 0; i < count; i++) {
-        if (!is_adopted(ids[i]) || is_listed(&server.patient, ids[i]) ||
-            is_listed(&server.delayed, ids[i]) || is_listed(&server.running, ids[i]))
+        bool known =
+            again && (is_listed(&server.patient, ids[i]) || is_listed(&server.delayed, ids[i]) ||
+                      is_listed(&server.running, ids[i]));
+        if (!is_adopted(ids[i]) || known)
             continue;
         struct job *j = job_make(ids[i]);
         if (j != NULL)
@@ -1715,15 +1726,13 @@ static void jobs_adopt(void)
     free(ids);
 }
 
-/* It has failed as often as it may, or it is not known how its last try ended. */
-static void job_give_up(const struct job *j, int result)
+/* It has failed as often as it may, and its janitor did not put it aside. */
+static void job_give_up(const struct job *j)
 {
-    if (result == JANITOR_PARKED)
-        return;
     if (j->id[0] == '\0')
         log_event(NULL, "could not recover from dead servers; the next start tries again, or "
                         "hangupd recover");
-    else if (!park(j->id, "the janitor could not say what", "") && errno != ENOENT)
+    else if (!park(j->id, "the janitor could not say what", "", 0) && errno != ENOENT)
         log_eventf(j->id,
                    "UNDO FAILED for good, and the ledger could not be put aside: %s; the "
                    "next start tries again",
@@ -1736,9 +1745,11 @@ static void job_ended(struct job *j, int result)
 {
     bool done = result == JANITOR_UNDONE || result == JANITOR_KEPT || result == JANITOR_RECOVERED;
     bool brief = server.once && j->id[0] == '\0'; /* the next one goes on */
-    bool again = !done && result != JANITOR_PARKED && !is_last_try(j) && !brief;
+    bool parked = result == JANITOR_PARKED || result == JANITOR_KEEP_PARKED;
+    bool again = !done && !parked && !is_last_try(j) && !brief;
     j->pid = 0;
-    j->kept = j->kept || result == JANITOR_KEPT || result == JANITOR_KEEP_FAILED;
+    j->kept = j->kept || result == JANITOR_KEPT || result == JANITOR_KEEP_FAILED ||
+              result == JANITOR_KEEP_PARKED;
     j->refuted = j->refuted || result == JANITOR_UNDO_FAILED;
     if (j->connection != NOBODY) {
         struct connection *c = &server.connections[j->connection];
@@ -1748,7 +1759,7 @@ static void job_ended(struct job *j, int result)
         log_event(j->id, "undone at last");
     }
     if (j->id[0] == '\0')
-        jobs_adopt(); /* also what one that died has moved */
+        jobs_adopt(j->tries > 0); /* also what one that died has moved */
     if (again) {
         int64_t pause = (int64_t)RETRY_FIRST_MS << (j->tries < 9 ? j->tries : 9);
         pause = pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
@@ -1758,8 +1769,8 @@ static void job_ended(struct job *j, int result)
         job_delay(j, pause);
         return;
     }
-    if (!done)
-        job_give_up(j, result);
+    if (!done && !parked)
+        job_give_up(j);
     free(j);
 }
 
@@ -2909,6 +2920,15 @@ static void recover_told(const char *id, enum cleanup_result result, bool kept)
     failure.more = false;
 }
 
+/* What is moved to failed is told of when it is tried there. */
+static void recover_moved(const char *id, enum cleanup_result result, bool kept)
+{
+    if (result == CLEANUP_DONE)
+        recover_told(id, result, kept);
+    failure.what[0] = '\0';
+    failure.more = false;
+}
+
 /* Refuse the ids that are not there to be recovered; they are taken off the list. */
 static void refuse_ids(void)
 {
@@ -2942,21 +2962,37 @@ static void recover_alone(void)
             cannot("could not lock %s: %s", server.state_path, strerror(errno));
 }
 
+/* A dead server's directory is locked while that is at work in it. When only some of its ledgers
+ * are wanted that must be short, so that a start can take over the others: those that take long
+ * are moved to failed first. */
+static bool recover_wanted(void)
+{
+    struct cleanup_recovery how = {
+        .state = server.state, .adopt = -1, .run = run_command, .settled = recover_told};
+    if (wanted.count == 0) {
+        bool all = cleanup_recover(&how);
+        return cleanup_recover_parked(&how) && all;
+    }
+    struct cleanup_recovery move = {.state = server.state,
+                                    .adopt = cleanup_failed_open(server.state, true),
+                                    .wanted = is_wanted,
+                                    .settled = recover_moved};
+    if (move.adopt < 0)
+        cannot("could not make failed in %s: %s", server.state_path, strerror(errno));
+    how.wanted = is_wanted;
+    bool looked = cleanup_recover(&move);
+    return cleanup_recover_parked(&how) && looked;
+}
+
 static _Noreturn void recover_main(pid_t parent)
 {
-    const struct cleanup_recovery how = {.state = server.state,
-                                         .adopt = -1,
-                                         .run = run_command,
-                                         .wanted = wanted.count > 0 ? is_wanted : NULL,
-                                         .settled = recover_told};
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(EXIT_COULD_NOT);
     recover_alone();
     refuse_ids();
-    bool looked = cleanup_recover(&how);
-    looked = cleanup_recover_parked(&how) && looked;
+    bool looked = recover_wanted();
     if (wanted.settled + wanted.left == 0 && looked)
         log_event(NULL, "nothing is left to undo");
     else

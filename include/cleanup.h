@@ -189,6 +189,8 @@ struct cleanup_recovery {
 bool cleanup_recover(const struct cleanup_recovery *how);
 /* Try again what is in STATE/failed. One process at a time. */
 bool cleanup_recover_parked(const struct cleanup_recovery *how);
+/* Open STATE/failed, made first if MAKE: -1 with errno. */
+int cleanup_failed_open(int state, bool make);
 /* Move the ledger ID from DIR to STATE/failed. False with errno. */
 bool cleanup_park(int state, int dir, const char *id);
 

@@ -1756,6 +1756,23 @@ START_TEST(program_ledger_truncated)
 }
 END_TEST
 
+/* With --sync every record is on the disk when it is written, whoever writes it. */
+START_TEST(program_ledger_is_synced)
+{
+    for (int sync = 0; sync < 2; sync++) {
+        struct cleanup_owner owner = {
+            .dir = ledgers, .id = ID, .title = "GET /test", .tmpdir = at("tmp"), .sync = sync};
+
+        cleanup_begin(&owner);
+        int fd = cleanup_open_for_program();
+        ck_assert_int_ge(fd, 0);
+        ck_assert_int_eq(fcntl(fd, F_GETFL) & O_DSYNC, sync ? O_DSYNC : 0);
+        close(fd);
+        ck_assert_done(settle());
+    }
+}
+END_TEST
+
 /* ---- A full disk ------------------------------------------------------------------------- */
 
 /* A file system of SIZE at base/NAME. */
@@ -2536,6 +2553,98 @@ START_TEST(recover_spares_a_recycled_pid)
 }
 END_TEST
 
+static pid_t spawn_for(const char *token, const char *suffix)
+{
+    char variable[64];
+
+    snprintf(variable, sizeof variable, "REQUEST_ID=%s-%s", token, suffix);
+    pid_t pid = spawn(variable);
+    await_exec(pid);
+    return pid;
+}
+
+/* A ledger that the dead server had taken over bears another server's token. */
+START_TEST(recover_ends_processes_of_adopted_ledgers)
+{
+    unsigned left;
+
+    make_stage();
+    in_child(be_a_server);
+    int state = open_state();
+    int dir = openat(state, stage->token, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    leave_for(dir, "fedcba9876543210-7", 1, 1, "unlink %s\n", at("work/a"));
+    pid_t adopted = spawn_for("fedcba9876543210", "7");
+    pid_t other = spawn_for("fedcba9876543210", "71");
+    ck_assert_uint_eq(recover(state, adopt_dir(), &left), 1);
+    ck_assert(WIFSIGNALED(status_of(adopted)));
+    ck_assert(alive(other));
+    end(other);
+}
+END_TEST
+
+/* Who holds a ledger ends its processes: not those of one that is parked, or at another server. */
+START_TEST(recover_spares_processes_of_ledgers_elsewhere)
+{
+    char id[64], token[CLEANUP_TOKEN_SIZE];
+    unsigned left;
+
+    make_stage();
+    in_child(be_a_server);
+    int state = open_state();
+    int living = cleanup_server_open(state, token);
+    ck_assert_int_eq(mkdir(at("state/failed"), 0700), 0);
+    int failed = openat(state, "failed", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    snprintf(id, sizeof id, "%s-8", stage->token);
+    leave_for(living, id, 1, 1, "unlink %s\n", at("work/a"));
+    snprintf(id, sizeof id, "%s-9", stage->token);
+    leave_for(failed, id, 1, 1, "unlink %s\n", at("work/a"));
+    pid_t at_living = spawn_for(stage->token, "8");
+    pid_t parked = spawn_for(stage->token, "9");
+    pid_t unrecorded = spawn_for(stage->token, "1");
+    (void)recover(state, living, &left);
+    ck_assert(WIFSIGNALED(status_of(unrecorded)));
+    ck_assert(alive(at_living));
+    ck_assert(alive(parked));
+    end(at_living);
+    end(parked);
+}
+END_TEST
+
+/* A dead server's directory without its lock, as one that was put back by hand. */
+START_TEST(recover_takes_what_has_no_lock)
+{
+    unsigned left;
+    int state = open_state();
+
+    ck_assert_int_eq(mkdir(at("state/" TOKEN), 0700), 0);
+    int dir = openat(state, TOKEN, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    put(at("work/a"), "");
+    leave_for(dir, TOKEN "-1", 1, 1, "unlink %s\n", at("work/a"));
+    ck_assert_uint_eq(recover(state, adopt_dir(), &left), 1);
+    ck_assert_str_eq(listing("work"), "");
+    ck_assert_str_eq(listing("state"), "");
+}
+END_TEST
+
+/* Where there are no nameless files a ledger has another name first; only its maker's death makes
+ * that rubbish. */
+START_TEST(list_leaves_unfinished_ledgers)
+{
+    char token[CLEANUP_TOKEN_SIZE], path[PATH_MAX];
+    size_t count = 99;
+    int state = open_state();
+    int dir = cleanup_server_open(state, token);
+
+    close(openat(dir, "." ID, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    ck_assert_ptr_null(cleanup_list(dir, &count));
+    ck_assert_uint_eq(count, 0);
+    snprintf(path, sizeof path, "state/%s", token);
+    ck_assert_ptr_nonnull(strstr(listing(path), "." ID));
+    cleanup_server_close(state, dir, token);
+    ck_assert_str_eq(listing("state"), "");
+}
+END_TEST
+
 static int recover_state, recover_adopt;
 
 static void recover_as_a_janitor(void)
@@ -3178,6 +3287,7 @@ static void add_marks(Suite *s)
     tcase_add_test(tc, program_ledger_first);
     tcase_add_test(tc, program_ledger_kept);
     tcase_add_test(tc, program_ledger_truncated);
+    tcase_add_test(tc, program_ledger_is_synced);
     tcase_add_test(tc, forked_helper);
 }
 
@@ -3211,6 +3321,10 @@ static void add_state(Suite *s)
     tcase_add_test(tc, recover_moves_what_is_left);
     tcase_add_test(tc, recover_ends_processes);
     tcase_add_test(tc, recover_spares_a_recycled_pid);
+    tcase_add_test(tc, recover_ends_processes_of_adopted_ledgers);
+    tcase_add_test(tc, recover_spares_processes_of_ledgers_elsewhere);
+    tcase_add_test(tc, recover_takes_what_has_no_lock);
+    tcase_add_test(tc, list_leaves_unfinished_ledgers);
     tcase_add_test(tc, recover_spares_its_own);
     tcase_add_test(tc, recover_leaves_strangers);
 }

@@ -3,10 +3,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -293,13 +297,873 @@ START_TEST(undo_helps)
 }
 END_TEST
 
+/* ---- What the tests of janitors share ------------------------------------------------------ */
+
+/* A command of the tests': it says in the file `order` that it begins, as NAME, and waits for the
+ * file go-NAME. It says in `overlap` when a process of an earlier run of the same NAME is alive. It
+ * leaves a daemon behind, which a kill of its group does not reach. */
+static const char slow_script[] =
+    "name=$1\n"
+    "for p in $(cat pids-$name 2>/dev/null); do\n"
+    "    case $(sed 's/.*) //' /proc/$p/stat 2>/dev/null) in\n"
+    "    [!ZX]*) echo $name $p >>overlap ;;\n"
+    "    esac\n"
+    "done\n"
+    "setsid sh -c \"echo \\$\\$ >>pids-$name; exec sleep 1000\" </dev/null >/dev/null 2>&1 &\n"
+    "while ! grep -q . pids-$name 2>/dev/null; do sleep 0.02; done\n"
+    "echo $$ >>pids-$name\n"
+    "echo $PPID >janitor-$name\n"
+    "echo $name >>order\n"
+    "while ! [ -e go-$name ]; do sleep 0.02; done\n"
+    "[ ! -e fail-$name ]\n";
+
+static void begin_with_script(void)
+{
+    test_begin();
+    file_write(at("slow"), slow_script);
+}
+
+/* TEXT as it may stand in a query. Valid for the next 7 calls. */
+static const char *encoded(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static const char *encoded(const char *format, ...)
+{
+    static char texts[8][4096];
+    static unsigned next;
+    char plain[1024], *text = texts[next++ % 8];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(plain, sizeof(plain), format, arguments);
+    va_end(arguments);
+    int n = 0;
+    for (const char *s = plain; *s; s++)
+        n += snprintf(text + n, sizeof(texts[0]) - (size_t)n, "%%%02x", (unsigned char)*s);
+    return text;
+}
+
+/* The id at the beginning of the last line in the log with TEXT. */
+static const char *id_of(struct server *s, const char *text)
+{
+    static char ids[8][CLEANUP_ID_SIZE];
+    static unsigned next;
+    char *id = ids[next++ % 8];
+    const char *line = log_wait(s, "%s", text);
+    must_say(sscanf(line, "%*s %39s", id) == 1 && cleanup_is_id(id), "%s", line);
+    return id;
+}
+
+/* A request that has recorded what QUERY says and works on: its connection, id and child. */
+struct working {
+    int connection;
+    const char *id;
+    pid_t pid;
+};
+
+static struct working start_working(struct server *s, const char *query)
+{
+    struct working w;
+    log_mark(s);
+    w.connection = get(s, "/records?%s&seconds=60", query);
+    const char *line = log_wait(s, " recorded pid ");
+    w.pid = (pid_t)atoi(strstr(line, " pid ") + 5);
+    w.id = id_of(s, " recorded pid ");
+    return w;
+}
+
+static struct working start_slow(struct server *s, const char *name)
+{
+    char query[4096];
+    snprintf(query, sizeof(query), "run1=%s", encoded("exec sh slow %s", name));
+    return start_working(s, query);
+}
+
+/* End the server and the requests' children so that none of them can undo anything. */
+static void kill_all_of(struct server *s, const struct working *w, int count)
+{
+    for (int i = 0; i < count; i++) {
+        kill(w[i].pid, SIGSTOP);
+        wait_until(process_state(w[i].pid) == 'T');
+    }
+    server_kill(s, SIGKILL);
+    for (int i = 0; i < count; i++) {
+        kill(w[i].pid, SIGKILL);
+        wait_until(!is_alive(w[i].pid));
+    }
+}
+
+/* A server with one request that waits for go-NAME when it is undone; both are dead. */
+static const char *leave_slow(const char *name)
+{
+    struct server *s = things("%s", "");
+    struct working w = start_slow(s, name);
+    kill_all_of(s, &w, 1);
+    return w.id;
+}
+
+static void wait_order(const char *order)
+{
+    wait_until(strcmp(file_read(at("order")), order) == 0);
+}
+
+static void go(const char *name)
+{
+    file_write(at("go-%s", name), "");
+}
+
+static void no_overlap(void)
+{
+    must_say(!exists(at("overlap")), "run in parallel: %s", file_read(at("overlap")));
+}
+
+/* Every process that the slow command NAME has had is gone. */
+static bool is_ended(const char *name)
+{
+    char text[4096];
+    snprintf(text, sizeof(text), "%s", file_read(at("pids-%s", name)));
+    for (char *word = strtok(text, "\n"); word; word = strtok(NULL, "\n"))
+        if (is_alive((pid_t)atoi(word)))
+            return false;
+    return true;
+}
+
+static unsigned children_of(pid_t pid)
+{
+    struct output o = run("ps -o pid= --ppid %d", (int)pid);
+    unsigned lines = 0;
+    for (const char *s = o.text; *s; s++)
+        lines += *s == '\n';
+    free(o.text);
+    return lines;
+}
+
+/* What is not struck out in a parked ledger. */
+static const char *parked(const char *id)
+{
+    static char left[8192];
+    char *text = file_read(at("state/failed/%s", id));
+    size_t n = 0;
+    left[0] = '\0';
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+        if (*line != '#')
+            n += (size_t)snprintf(left + n, sizeof(left) - n, "%s\n", line);
+    return left;
+}
+
+static bool nothing_in_state(void)
+{
+    struct output o = run("find %s -type f ! -name recovered", at("state"));
+    return o.length == 0;
+}
+
+/* ---- Commands that undo -------------------------------------------------------------------- */
+
+START_TEST(commands_run_newest_first)
+{
+    struct server *s = things("%s", "");
+    char query[8192];
+    snprintf(query, sizeof(query), "run1=%s&make2=%s&run3=%s&run4=%s", encoded("echo one >>order"),
+             at("file"), encoded("test -e file; echo three $? >>order"),
+             encoded("echo four >>order"));
+    struct working w = start_working(s, query);
+    must(exists(at("file")));
+    close_fin(w.connection);
+    log_wait(s, " hangup undo=ok");
+    must_say(strcmp(file_read(at("order")), "four\nthree 0\none\n") == 0, "%s",
+             file_read(at("order")));
+    must(!exists(at("file")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(command_has_the_servers_environment)
+{
+    must(setenv("FROM_THE_SERVER", "yes indeed", 1) == 0 && setenv("REQUEST_ID", "wrong", 1) == 0);
+    struct server *s = things("%s", "");
+    file_write(at("tell"), "echo \"id $REQUEST_ID env $FROM_THE_SERVER\"\n"
+                           "echo \"input $(wc -c) group $(ps -o pgid= -p $$ | tr -d ' ') $$\"\n"
+                           "echo error >&2\n"
+                           "printf 'open\\0 end'\n");
+    struct working w = start_working(s, "run1=.+./tell");
+    close_fin(w.connection);
+    log_wait(s, " hangup undo=ok");
+    must(log_has(s, " %s id %s env yes indeed\n", w.id, w.id));
+    must(log_has(s, " %s error\n", w.id) && log_has(s, " %s open  end\n", w.id));
+    int group = 0, pid = -1;
+    const char *line = log_wait(s, " %s input 0 group ", w.id);
+    must(sscanf(strstr(line, "group"), "group %d %d", &group, &pid) == 2);
+    must_say(group == pid, "%s", line);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(command_that_floods_the_log)
+{
+    struct server *s = things("--undo-timeout 0.5 --undo-retries 0");
+    struct working w = start_working(s, "run1=yes");
+    close_fin(w.connection);
+    wait_until(log_has(s, "UNDO FAILED for good: run yes: no end within 500 ms"));
+    server_stop(s);
+}
+END_TEST
+
+static const struct {
+    const char *query, *what, *why;
+} failures[] = {
+    {"run1=exit+3", "run exit 3", "exit status 3"},
+    {"run1=kill+-9+$$", "run kill -9 $$", "ended by signal 9"},
+    {"run1=no-such-thing+x", "run no-such-thing x", "exit status 127"},
+    {"run1=sleep+1000", "run sleep 1000", "no end within 400 ms"},
+    {"run1=trap+''+TERM;+sleep+1000+%26+wait", "run trap '' TERM; sleep 1000 & wait",
+     "no end within 400 ms"},
+    {"unlink1=dir", NULL, "Is a directory"},
+};
+
+START_TEST(failure_is_told_with_its_reason)
+{
+    char what[8192];
+    must(mkdir(at("dir"), 0755) == 0);
+    snprintf(what, sizeof(what), failures[_i].what ? "%s" : "unlink %s",
+             failures[_i].what ? failures[_i].what : at("dir"));
+    struct server *s = things("--undo-timeout 0.4 --undo-retries 0");
+    struct working w = start_working(s, failures[_i].query);
+    close_fin(w.connection);
+    log_wait(s, " hangup undo=failed");
+    must(log_has(s, " %s could not undo: %s: %s\n", w.id, what, failures[_i].why));
+    log_wait(s, " %s UNDO FAILED for good: %s: %s;", w.id, what, failures[_i].why);
+    strcat(what, "\n");
+    must_say(strcmp(parked(w.id), what) == 0, "%s", parked(w.id));
+    server_stop(s);
+}
+END_TEST
+
+static const char *const lefts[] = {"sleep 1000 &", "setsid sleep 1000 & sleep 0.1",
+                                    "(trap '' TERM HUP; sleep 1000; :) & :"};
+
+/* The pipe that its output comes through is still open then: nobody waits for that. */
+START_TEST(command_leaves_nothing_behind)
+{
+    char query[4096];
+    struct server *s = things("%s", "");
+    snprintf(query, sizeof(query), "run1=%s", encoded("%s", lefts[_i]));
+    struct working w = start_working(s, query);
+    close_fin(w.connection);
+    log_wait(s, " hangup undo=ok");
+    no_process_left();
+    server_stop(s);
+}
+END_TEST
+
+/* ---- Janitors ------------------------------------------------------------------------------ */
+
+START_TEST(at_most_so_many_at_once)
+{
+    static const char *const names[] = {"a", "b", "c", "d", "e"};
+    struct working w[5];
+    struct server *s = things("--undo-at-once 2");
+    for (int i = 0; i < 5; i++)
+        w[i] = start_slow(s, names[i]);
+    for (int i = 0; i < 5; i++) {
+        close_fin(w[i].connection);
+        wait_until(!is_alive(w[i].pid));
+    }
+    wait_until(strlen(file_read(at("order"))) == 4); /* two of them */
+    must(hear_answer(get(s, "/who"), false).status == 200);
+    wait_until(children_of(s->pid) == 2);
+    must_say(strlen(file_read(at("order"))) == 4, "%s", file_read(at("order")));
+    for (int i = 0; i < 5; i++)
+        go(names[i]);
+    wait_until(log_count(s, " hangup undo=ok") == 5);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(waiting_connection_goes_first)
+{
+    struct working w[3];
+    static const char *const names[] = {"x", "y", "z"};
+    struct server *s = things("%s", "");
+    for (int i = 0; i < 3; i++)
+        w[i] = start_slow(s, names[i]);
+    kill_all_of(s, w, 3);
+    s = things("--undo-at-once 1");
+    wait_until(strlen(file_read(at("order"))) == 2);
+    struct working last = start_slow(s, "new");
+    close_fin(last.connection);
+    wait_until(!is_alive(last.pid));
+    must(hear_answer(get(s, "/who"), false).status == 200);
+    for (int i = 0; i < 3; i++)
+        go(names[i]);
+    go("new");
+    wait_until(strlen(file_read(at("order"))) == 10);
+    must_say(strncmp(file_read(at("order")) + 1, "\nnew\n", 5) == 0, "%s", file_read(at("order")));
+    log_wait(s, " hangup undo=ok");
+    wait_until(children_of(s->pid) == 0);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(failure_holds_back_nothing)
+{
+    char query[8192];
+    struct server *s = things("--undo-retries 1");
+    must(mkdir(at("dir"), 0755) == 0);
+    snprintf(query, sizeof(query), "run1=touch+first&make2=%s&run3=false&unlink4=dir&run5=%s",
+             at("file"), encoded("touch last"));
+    struct working bad = start_working(s, query);
+    struct working good = start_working(s, "run1=touch+other");
+    close_fin(bad.connection);
+    log_wait(s, " hangup undo=failed");
+    must(exists(at("first")) && exists(at("last")) && !exists(at("file")));
+    log_wait(s, " %s undo failed; it is tried again in 1 s", bad.id);
+    close_fin(good.connection);
+    log_wait(s, " hangup undo=ok");
+    must(exists(at("other")));
+    must(unlink(at("first")) == 0 && unlink(at("last")) == 0);
+    log_wait(s, " %s UNDO FAILED for good: unlink %s: Is a directory (and more); ", bad.id,
+             at("dir"));
+    must(log_count(s, "UNDO FAILED") == 1);
+    must(!exists(at("first")) && !exists(at("last"))); /* what is undone is not done again */
+    snprintf(query, sizeof(query), "run false\nunlink %s\n", at("dir"));
+    must_say(strcmp(parked(bad.id), query) == 0, "%s", parked(bad.id));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(failure_is_tried_again_later_and_later)
+{
+    struct server *s = things("--undo-retries 2");
+    struct working w = start_working(s, "run1=date+%2b%25s%25N+>>times;+false");
+    close_fin(w.connection);
+    log_wait(s, " hangup undo=failed");
+    log_wait(s, " %s undo failed; it is tried again in 1 s\n", w.id);
+    log_wait(s, " %s undo failed; it is tried again in 2 s\n", w.id);
+    log_wait(s, " %s UNDO FAILED for good", w.id);
+    must(log_count(s, "could not undo: run date") == 3); /* each try */
+    long long times[3];
+    must(sscanf(file_read(at("times")), "%lld %lld %lld", &times[0], &times[1], &times[2]) == 3);
+    must_say(times[1] - times[0] >= 1000000000 && times[2] - times[1] >= 2000000000,
+             "after %lld and %lld ns", times[1] - times[0], times[2] - times[1]);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(failure_that_goes_away_is_undone)
+{
+    struct server *s = things("%s", "");
+    struct working w = start_working(s, "run1=test+-e+mended");
+    close_fin(w.connection);
+    log_wait(s, " hangup undo=failed");
+    file_write(at("mended"), "");
+    log_wait(s, " %s undone at last", w.id);
+    must(!exists(at("state/failed")));
+    server_stop(s);
+}
+END_TEST
+
+/* With its janitor the command dies, and what it has left behind before the next one begins. */
+START_TEST(command_dies_with_its_janitor)
+{
+    struct server *s = things("%s", "");
+    struct working w = start_slow(s, "a");
+    close_fin(w.connection);
+    wait_order("a\n");
+    kill((pid_t)atoi(file_read(at("janitor-a"))), SIGKILL);
+    log_wait(s, " %s a janitor ended by signal 9", w.id);
+    wait_order("a\na\n");
+    no_overlap();
+    go("a");
+    log_wait(s, " %s undone at last", w.id);
+    no_process_left();
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(janitor_that_dies_last_leaves_it_to_the_parent)
+{
+    struct server *s = things("--undo-retries 0");
+    struct working w = start_slow(s, "a");
+    close_fin(w.connection);
+    wait_order("a\n");
+    kill((pid_t)atoi(file_read(at("janitor-a"))), SIGKILL);
+    log_wait(s, " %s UNDO FAILED for good: the janitor could not say what; ", w.id);
+    must(log_has(s, "hangup undo=failed"));
+    must_say(strcmp(parked(w.id), "run exec sh slow a\n") == 0, "%s", parked(w.id));
+    server_kill(s, SIGKILL);
+}
+END_TEST
+
+static const char *const states[] = {"state", "st'a%te", "st\xc3\xa4'te"};
+
+/* The line says what to type. */
+START_TEST(line_tells_how_to_try_again)
+{
+    char command[8192], path[8192];
+    struct server *s = things("--undo-retries 0 --state %s", at("%s", states[_i]));
+    struct working w = start_working(s, "run1=test+-e+mended");
+    close_fin(w.connection);
+    const char *line =
+        log_wait(s, " %s UNDO FAILED for good: run test -e mended: exit status 1; ", w.id);
+    snprintf(command, sizeof(command), "%s", strstr(line, "hangupd recover "));
+    must_say(strstr(command, w.id), "%s", command);
+    kill(s->pid, SIGTERM);
+    must(server_wait(s) == 0);
+    snprintf(path, sizeof(path), "%s:%s", the_hangupd(), getenv("PATH"));
+    char *slash = strstr(path, "/hangupd:");
+    must(slash != NULL);
+    memmove(slash, slash + strlen("/hangupd"), strlen(slash + strlen("/hangupd")) + 1);
+    must(setenv("PATH", path, 1) == 0);
+    const char *argv[] = {"sh", "-c", command, NULL};
+    struct output o = run_argv(argv, NULL, true);
+    must_say(o.status == 1 && strstr(o.text, "NOT undone: run test -e mended: exit status 1"),
+             "%s: %s", command, o.text);
+    file_write(at("mended"), "");
+    o = run_argv(argv, NULL, true);
+    must_say(o.status == 0 && strstr(o.text, ": undone"), "%s: %s", command, o.text);
+    must(!exists(at("%s/failed/%s", states[_i], w.id)));
+}
+END_TEST
+
+/* Make the file one that can only be appended to, or an ordinary one again. */
+static bool set_append_only(const char *path, bool yes)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC), flags = 0;
+    bool done = fd >= 0 && ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0;
+    flags = yes ? flags | FS_APPEND_FL : flags & ~FS_APPEND_FL;
+    done = done && ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
+    close(fd);
+    return done;
+}
+
+/* An answer that was refuted stays so, also when that could not be written down at once. */
+START_TEST(refuted_answer_is_not_kept_by_a_later_try)
+{
+    struct server *s = things("%s", "");
+    int c = get(s, "/big?path=%s&bytes=50000000", at("file"));
+    hear_until(c, "bbb");
+    const char *id = id_of(s, "big answer is ready");
+    const char *ledger = at("state/%.16s/%s", id, id);
+    wait_until(strstr(file_read(ledger), "\nsent "));
+    if (!set_append_only(ledger, true)) {
+        test_skipped("refuted_answer_is_not_kept_by_a_later_try", "no append-only files here");
+        return;
+    }
+    close_rst(c);
+    log_wait(s, " undo=failed");
+    must(exists(at("file")) && strstr(file_read(ledger), "\nsent "));
+    must(set_append_only(ledger, false));
+    log_wait(s, " undone at last");
+    must(!exists(at("file")));
+    server_stop(s);
+}
+END_TEST
+
+/* ---- hangupd recover ----------------------------------------------------------------------- */
+
+static struct output recover(const char *words)
+{
+    return run("%s recover --state %s %s", the_hangupd(), at("state"), words);
+}
+
+/* The same in the background; what it says is in the file OUT. */
+static pid_t start_recover(const char *out, const char *words)
+{
+    char command[8192];
+    snprintf(command, sizeof(command), "exec '%s' recover --state '%s' %s >%s 2>&1", the_hangupd(),
+             at("state"), words, out);
+    return start_shell(command);
+}
+
+static int status_of(pid_t pid)
+{
+    int status;
+    wait_until(!is_alive(pid));
+    must(waitpid(pid, &status, 0) == pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+START_TEST(recover_undoes_all_that_was_left)
+{
+    char query[8192];
+    struct working w[2];
+    struct server *s = things("--undo-retries 0");
+    struct working bad = start_working(s, "run1=test+-e+mended;+false+||+test+-e+mended");
+    close_fin(bad.connection);
+    log_wait(s, "UNDO FAILED for good");
+    snprintf(query, sizeof(query), "run1=%s&make2=%s", encoded("echo ran $REQUEST_ID"), at("file"));
+    w[0] = start_working(s, query);
+    w[1] = start_working(s, "run1=echo+other+$REQUEST_ID");
+    kill_all_of(s, w, 2);
+    file_write(at("mended"), "");
+    must(exists(at("file")));
+    struct output o = recover("");
+    must_say(o.status == 0, "%d: %s", o.status, o.text);
+    must_say(strstr(o.text, bad.id) && strstr(o.text, "3 undone or kept, 0 left"), "%s", o.text);
+    snprintf(query, sizeof(query), "%s: ran %s\n%s: undone\n", w[0].id, w[0].id, w[0].id);
+    must_say(strstr(o.text, query), "%s", o.text);
+    must(!exists(at("file")) && nothing_in_state());
+    nothing_left();
+    o = recover("");
+    must_say(o.status == 0 && strstr(o.text, "nothing is left"), "%d: %s", o.status, o.text);
+}
+END_TEST
+
+START_TEST(recover_undoes_only_what_is_named)
+{
+    struct working w[3];
+    struct server *s = things("--undo-retries 0");
+    struct working bad = start_working(s, "run1=test+-e+mended");
+    close_fin(bad.connection);
+    log_wait(s, "UNDO FAILED for good");
+    w[0] = start_working(s, "run1=echo+0+>>order");
+    w[1] = start_working(s, "run1=echo+1+>>order");
+    w[2] = start_working(s, "run1=echo+2+>>order");
+    kill_all_of(s, w, 3);
+    file_write(at("mended"), "");
+    struct output o = recover(w[1].id);
+    must_say(o.status == 0 && strcmp(file_read(at("order")), "1\n") == 0, "%s", o.text);
+    must(exists(at("state/failed/%s", bad.id)) && exists(at("state/%.16s/%s", w[0].id, w[0].id)));
+    char words[256];
+    snprintf(words, sizeof(words), "%s %s", bad.id, w[2].id);
+    o = recover(words);
+    must_say(o.status == 0 && strcmp(file_read(at("order")), "1\n2\n") == 0, "%s", o.text);
+    must(!exists(at("state/failed/%s", bad.id)) && exists(at("state/%.16s/%s", w[0].id, w[0].id)));
+    o = recover("");
+    must(o.status == 0 && strcmp(file_read(at("order")), "1\n2\n0\n") == 0 && nothing_in_state());
+}
+END_TEST
+
+START_TEST(recover_keeps_what_was_answered)
+{
+    char *ledger = (char *)at("state/0123456789abcdef/" ID);
+    must(mkdir(at("state"), 0700) == 0 && mkdir(at("state/0123456789abcdef"), 0700) == 0);
+    file_write(at("file"), "");
+    file_write(ledger, "# hangupd ledger 1 id=" ID " pid=1 start=1 boot=- GET /x\n"
+                       "unlink file\nrun touch ran\nsent 17\n");
+    struct output o = recover("");
+    must_say(o.status == 0 && strstr(o.text, ID ": kept"), "%d: %s", o.status, o.text);
+    must(exists(at("file")) && !exists(at("ran")) && nothing_in_state());
+}
+END_TEST
+
+START_TEST(recover_says_what_is_left_and_why)
+{
+    char text[8192];
+    struct server *s = things("%s", "");
+    struct working w[2];
+    must(mkdir(at("dir"), 0755) == 0);
+    w[0] = start_working(s, "run1=touch+first&run2=echo+sorry;+exit+4&unlink3=dir&run4=touch+last");
+    w[1] = start_working(s, "run1=sleep+1000");
+    kill_all_of(s, w, 2);
+    struct output o = recover("--undo-timeout 0.3");
+    must_say(o.status == 1, "%d: %s", o.status, o.text);
+    snprintf(text, sizeof(text), "%s: sorry\n%s: could not undo: run echo sorry; exit 4: exit ",
+             w[0].id, w[0].id);
+    must_say(strstr(o.text, text), "%s", o.text);
+    snprintf(text, sizeof(text), "%s: NOT undone: unlink %s: Is a directory (and more)\n", w[0].id,
+             at("dir"));
+    must_say(strstr(o.text, text), "%s", o.text);
+    snprintf(text, sizeof(text), "%s: NOT undone: run sleep 1000: no end within 300 ms\n", w[1].id);
+    must_say(strstr(o.text, text) && strstr(o.text, "0 undone or kept, 2 left"), "%s", o.text);
+    must(exists(at("first")) && exists(at("last")));
+    no_process_left();
+    must(rmdir(at("dir")) == 0);
+    o = recover("--undo-timeout 0.3");
+    must_say(o.status == 1 && !strstr(o.text, "Is a directory"), "%s", o.text);
+    s = things("--undo-timeout 0.3 --undo-retries 0"); /* a start goes on with it, too */
+    wait_until(log_count(s, "UNDO FAILED") == 2);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(recover_refuses_what_is_not_its)
+{
+    char words[256], text[256];
+    struct server *s = things("%s", "");
+    struct working lives = start_working(s, "run1=touch+ran");
+    wait_until(children_of(s->pid) == 1); /* its own recovery has ended */
+    struct output o = recover(lives.id);
+    snprintf(text, sizeof(text), "%s: refused: process %d has it in hand", lives.id, (int)s->pid);
+    must_say(o.status == 1 && strstr(o.text, text), "%d: %s", o.status, o.text);
+    o = recover("");
+    must_say(o.status == 0 && strstr(o.text, "nothing is left"), "%d: %s", o.status, o.text);
+    must(is_alive(lives.pid) && !exists(at("ran")));
+    o = recover(ID);
+    must_say(o.status == 1 && strstr(o.text, ID ": refused: there is no ledger"), "%s", o.text);
+    const char *dead = leave_slow("a");
+    go("a");
+    snprintf(words, sizeof(words), "%s %s " ID, dead, lives.id);
+    o = recover(words); /* what can be done is done */
+    snprintf(text, sizeof(text), "%s: undone", dead);
+    must_say(o.status == 1 && strstr(o.text, text), "%d: %s", o.status, o.text);
+    close_fin(lives.connection);
+    log_wait(s, " hangup undo=ok");
+    server_stop(s);
+}
+END_TEST
+
+static const struct {
+    const char *words;
+    int status;
+    const char *why;
+} recover_mistakes[] = {
+    {"../" ID, 2, "../" ID " is not the id"},
+    {"x", 2, "x is not the id"},
+    {"--undo-timeout soon", 2, "--undo-timeout soon"},
+    {"--listen :80", 2, "no option --listen"},
+    {"--state nowhere", 1, "nowhere cannot be looked at: No such file"},
+    {"--state file", 1, "not a directory"},
+    {"--state open", 1, "chmod 700"},
+    {"--help", 0, "Exit status"},
+};
+
+START_TEST(recover_explains_mistakes)
+{
+    file_write(at("file"), "");
+    must(mkdir(at("open"), 0755) == 0 && mkdir(at("state"), 0700) == 0);
+    struct output o = recover(recover_mistakes[_i].words);
+    must_say(o.status == recover_mistakes[_i].status && strstr(o.text, recover_mistakes[_i].why),
+             "%d: %s", o.status, o.text);
+    must(is_empty(at("state")) && !exists(at("nowhere")));
+}
+END_TEST
+
+/* From a dead server's directory, or from failed. */
+static const char *leave_somewhere(bool in_failed)
+{
+    if (!in_failed)
+        return leave_slow("a");
+    struct server *s = things("--undo-retries 0");
+    struct working w = start_slow(s, "a");
+    file_write(at("fail-a"), "");
+    go("a");
+    close_fin(w.connection);
+    log_wait(s, "UNDO FAILED for good");
+    kill(s->pid, SIGTERM);
+    must(server_wait(s) == 0);
+    must(unlink(at("fail-a")) == 0 && unlink(at("go-a")) == 0 && unlink(at("order")) == 0);
+    return w.id;
+}
+
+START_TEST(second_recover_waits_for_the_first)
+{
+    const char *id = leave_somewhere(_i);
+    pid_t first = start_recover("out1", "");
+    wait_order("a\n");
+    pid_t second = start_recover("out2", id);
+    wait_until(strstr(file_read(at("out2")), "waiting for its end"));
+    go("a");
+    must_say(status_of(first) == 0, "%s", file_read(at("out1")));
+    must_say(status_of(second) == 1 && strstr(file_read(at("out2")), "no ledger"), "%s",
+             file_read(at("out2")));
+    must(strcmp(file_read(at("order")), "a\n") == 0);
+    no_overlap();
+    must(nothing_in_state());
+}
+END_TEST
+
+/* The process that a terminal's kill meets, or the one that does the work. */
+START_TEST(recover_that_is_killed_is_gone_on_with)
+{
+    leave_somewhere(_i / 2);
+    pid_t first = start_recover("out1", "");
+    wait_order("a\n");
+    pid_t worker = (pid_t)atoi(file_read(at("janitor-a")));
+    kill(_i % 2 ? worker : first, SIGKILL);
+    must(status_of(first) != 0);
+    pid_t second = start_recover("out2", "");
+    wait_order("a\na\n");
+    no_overlap();
+    must(!is_alive(worker));
+    go("a");
+    must_say(status_of(second) == 0, "%s", file_read(at("out2")));
+    must(nothing_in_state());
+    no_process_left();
+}
+END_TEST
+
+START_TEST(recover_beside_a_start)
+{
+    leave_slow("a");
+    pid_t pid = start_recover("out", "");
+    wait_order("a\n");
+    struct server *s = things("%s", "");
+    struct working w = start_slow(s, "b");
+    wait_until(children_of(s->pid) == 1); /* its recovery has ended */
+    go("a");
+    must_say(status_of(pid) == 0, "%s", file_read(at("out")));
+    must_say(strcmp(file_read(at("order")), "a\n") == 0, "%s", file_read(at("order")));
+    no_overlap();
+    go("b");
+    close_fin(w.connection);
+    log_wait(s, " hangup undo=ok");
+    server_stop(s);
+}
+END_TEST
+
+/* The dead server's start-up recovery looks for all its requests' processes; but not for those of
+ * a ledger that somebody else holds by now. */
+START_TEST(start_spares_what_recover_runs)
+{
+    struct server *s = things("--undo-retries 0");
+    struct working parked_one = start_slow(s, "a");
+    file_write(at("fail-a"), "");
+    go("a");
+    close_fin(parked_one.connection);
+    log_wait(s, "UNDO FAILED for good");
+    struct working w = start_working(s, "run1=touch+ran");
+    kill_all_of(s, &w, 1);
+    must(unlink(at("fail-a")) == 0 && unlink(at("go-a")) == 0 && unlink(at("order")) == 0);
+    pid_t pid = start_recover("out", parked_one.id);
+    wait_order("a\n");
+    s = things("%s", "");
+    log_wait(s, "recovered from a dead server");
+    wait_exists(at("ran"));
+    go("a");
+    must_say(status_of(pid) == 0, "%s", file_read(at("out")));
+    must(strcmp(file_read(at("order")), "a\n") == 0);
+    server_stop(s);
+}
+END_TEST
+
+/* Only one of a dead server's ledgers is asked for: a start meanwhile finds the others. */
+START_TEST(start_beside_recover_of_one)
+{
+    struct working w[2];
+    struct server *s = things("%s", "");
+    w[0] = start_slow(s, "a");
+    w[1] = start_working(s, "run1=touch+ran");
+    kill_all_of(s, w, 2);
+    pid_t pid = start_recover("out", w[0].id);
+    wait_order("a\n");
+    s = things("%s", "");
+    wait_exists(at("ran"));
+    wait_until(children_of(s->pid) == 0);
+    go("a");
+    must_say(status_of(pid) == 0, "%s", file_read(at("out")));
+    must(strcmp(file_read(at("order")), "a\n") == 0);
+    server_stop(s);
+}
+END_TEST
+
+/* Root becomes the owner, with or without a name, before anything is run. */
+START_TEST(recover_as_root_becomes_the_owner)
+{
+    static const uid_t owners[] = {65534, 54321};
+    char text[256];
+    if (geteuid() != 0) {
+        test_skipped("recover_as_root_becomes_the_owner", "only root can become another user");
+        return;
+    }
+    must(mkdir(at("state"), 0700) == 0 && mkdir(at("state/failed"), 0700) == 0);
+    file_write(at("state/failed/" ID), "# hangupd ledger 1 id=" ID " pid=1 start=1 boot=- GET /x\n"
+                                       "run id -u; id -ru; id -g; id -G; true\n");
+    must(chown(at("state/failed/" ID), owners[_i], 65534) == 0);
+    must(chown(at("state/failed"), owners[_i], 65534) == 0);
+    must(chown(at("state"), owners[_i], 65534) == 0);
+    struct output o = recover("");
+    snprintf(text, sizeof(text),
+             ID ": %u\n" ID ": %u\n" ID ": 65534\n" ID ": 65534\n" ID ": undone", owners[_i],
+             owners[_i]);
+    must_say(o.status == 0 && strstr(o.text, text), "%d: %s", o.status, o.text);
+}
+END_TEST
+
+START_TEST(recover_by_another_user_is_refused)
+{
+    if (geteuid() != 0) {
+        test_skipped("recover_by_another_user_is_refused", "only root can become another user");
+        return;
+    }
+    must(mkdir(at("state"), 0700) == 0 && chmod(test_dir, 0755) == 0);
+    must(setgid(65534) == 0 && setuid(65534) == 0);
+    struct output o = recover("");
+    must_say(o.status == 1 && strstr(o.text, at("state")), "%d: %s", o.status, o.text);
+}
+END_TEST
+
+/* ---- After a crash ------------------------------------------------------------------------- */
+
+START_TEST(start_goes_on_with_commands)
+{
+    leave_slow("a");
+    struct server *s = things("%s", "");
+    wait_order("a\n");
+    must(log_has(s, "recovered from a dead server: 0 undone or kept, 1 still to do"));
+    go("a");
+    wait_until(children_of(s->pid) == 0);
+    server_stop(s);
+    must(is_ended("a"));
+}
+END_TEST
+
+/* What is to be tried again when the server is stopped is tried by the next one. */
+START_TEST(stop_leaves_retries_to_the_next_start)
+{
+    struct server *s = things("%s", "");
+    struct working w = start_working(s, "run1=test+-e+mended");
+    close_fin(w.connection);
+    log_wait(s, " %s undo failed; it is tried again in 1 s", w.id);
+    kill(s->pid, SIGTERM);
+    log_wait(s, " %s still to be undone: the next start goes on with it", w.id);
+    wait_until(!is_alive(s->pid));
+    must(waitpid(s->pid, NULL, 0) == s->pid);
+    s->ended = true;
+    file_write(at("mended"), "");
+    s = things("%s", "");
+    log_wait(s, "recovered from a dead server");
+    wait_until(children_of(s->pid) == 0);
+    server_stop(s);
+    must(!exists(at("state/failed")));
+}
+END_TEST
+
+/* The second server dies in the middle of what it took over from the first. */
+START_TEST(start_goes_on_after_two_crashes)
+{
+    const char *id = leave_slow("a");
+    struct server *s = things("%s", "");
+    wait_order("a\n");
+    must(exists(at("state/%.16s", id)) == false); /* it has been taken over */
+    server_kill(s, SIGKILL);
+    s = things("%s", "");
+    wait_order("a\na\n");
+    no_overlap();
+    server_kill(s, SIGKILL);
+    struct output o = {0};
+    go("a");
+    o = recover(id);
+    must_say(o.status == 0, "%d: %s", o.status, o.text);
+    no_overlap();
+    must(is_ended("a") && nothing_in_state());
+    nothing_left();
+}
+END_TEST
+
+/* A server for one connection does the same when that has ended, and follows its own undo. */
+START_TEST(inetd_server_goes_on_too)
+{
+    int ends[2];
+    leave_slow("a");
+    go("a");
+    must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+    struct server *s =
+        server_spawn(the_things(), "--inetd --log-to stderr --undo-retries 1", ends[1], false, -1);
+    close(ends[1]);
+    say(ends[0], "GET /records?run1=false&seconds=60 HTTP/1.1\r\nHost: test\r\n\r\n");
+    log_wait(s, " recorded pid ");
+    close(ends[0]);
+    log_wait(s, "UNDO FAILED for good: run false: exit status 1");
+    must(server_wait(s) == 0);
+    must(strcmp(file_read(at("order")), "a\n") == 0 && is_ended("a"));
+}
+END_TEST
+
 /* ---- Running ------------------------------------------------------------------------------- */
 
 static TCase *theme(Suite *suite, const char *name)
 {
     TCase *t = tcase_create(name);
     suite_add_tcase(suite, t);
-    tcase_add_checked_fixture(t, test_begin, end_processes);
+    tcase_add_checked_fixture(t, begin_with_script, end_processes);
     tcase_set_timeout(t, 120);
     return t;
 }
@@ -320,6 +1184,45 @@ static Suite *undo_suite(void)
     tcase_add_test(t, any_descriptor_will_do);
     tcase_add_test(t, record_that_cannot_be_written_is_told);
     tcase_add_test(t, undo_helps);
+
+    t = theme(suite, "commands");
+    tcase_add_test(t, commands_run_newest_first);
+    tcase_add_test(t, command_has_the_servers_environment);
+    tcase_add_test(t, command_that_floods_the_log);
+    tcase_add_loop_test(t, failure_is_told_with_its_reason, 0, COUNT(failures));
+    tcase_add_loop_test(t, command_leaves_nothing_behind, 0, COUNT(lefts));
+
+    t = theme(suite, "janitors");
+    tcase_add_test(t, at_most_so_many_at_once);
+    tcase_add_test(t, waiting_connection_goes_first);
+    tcase_add_test(t, failure_holds_back_nothing);
+    tcase_add_test(t, failure_is_tried_again_later_and_later);
+    tcase_add_test(t, failure_that_goes_away_is_undone);
+    tcase_add_test(t, command_dies_with_its_janitor);
+    tcase_add_test(t, janitor_that_dies_last_leaves_it_to_the_parent);
+    tcase_add_loop_test(t, line_tells_how_to_try_again, 0, COUNT(states));
+    tcase_add_test(t, refuted_answer_is_not_kept_by_a_later_try);
+
+    t = theme(suite, "hangupd recover");
+    tcase_add_test(t, recover_undoes_all_that_was_left);
+    tcase_add_test(t, recover_undoes_only_what_is_named);
+    tcase_add_test(t, recover_keeps_what_was_answered);
+    tcase_add_test(t, recover_says_what_is_left_and_why);
+    tcase_add_test(t, recover_refuses_what_is_not_its);
+    tcase_add_loop_test(t, recover_explains_mistakes, 0, COUNT(recover_mistakes));
+    tcase_add_loop_test(t, second_recover_waits_for_the_first, 0, 2);
+    tcase_add_loop_test(t, recover_that_is_killed_is_gone_on_with, 0, 4);
+    tcase_add_test(t, recover_beside_a_start);
+    tcase_add_test(t, start_spares_what_recover_runs);
+    tcase_add_test(t, start_beside_recover_of_one);
+    tcase_add_loop_test(t, recover_as_root_becomes_the_owner, 0, 2);
+    tcase_add_test(t, recover_by_another_user_is_refused);
+
+    t = theme(suite, "after a crash");
+    tcase_add_test(t, start_goes_on_with_commands);
+    tcase_add_test(t, stop_leaves_retries_to_the_next_start);
+    tcase_add_test(t, start_goes_on_after_two_crashes);
+    tcase_add_test(t, inetd_server_goes_on_too);
     return suite;
 }
 

@@ -340,6 +340,26 @@ static int run(struct request *rq)
     return respond_text(rq, 200, "recorded\n");
 }
 
+/* What the query says, in its order of numbers: ?run1=COMMAND&make2=PATH&unlink3=PATH... */
+static int records(struct request *rq)
+{
+    for (int n = 1; n <= 9; n++) {
+        char name[16];
+        snprintf(name, sizeof(name), "run%d", n);
+        if (request_parameter(rq, name) && cleanup_run(text_of(rq, name, "")) < 0)
+            return respond_errno(rq, "record the command");
+        snprintf(name, sizeof(name), "unlink%d", n);
+        if (request_parameter(rq, name) && cleanup_unlink(text_of(rq, name, "")) < 0)
+            return respond_errno(rq, "record the file");
+        snprintf(name, sizeof(name), "make%d", n);
+        if (request_parameter(rq, name) && create(rq, name, 0) < 0)
+            return respond_errno(rq, "create the file");
+    }
+    request_log(rq, "recorded pid %d", (int)getpid());
+    work(rq);
+    return respond_text(rq, 200, "recorded\n");
+}
+
 static int who(struct request *rq)
 {
     const char *header = request_header(rq, "X-Who");
@@ -424,6 +444,7 @@ int main(int argc, char **argv)
         {.path = "/big", .handler = big},
         {.path = "/commit", .handler = committed},
         {.path = "/run", .handler = run},
+        {.path = "/records", .handler = records},
         {.path = "/who", .handler = who},
         {.path = "/under/", .handler = who},
         {.path = "/full", .handler = full},
