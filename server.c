@@ -312,6 +312,8 @@ static const char help[] =
     "                                 about to make (hangupd undo --help)\n"
     "  hangupd recover [ID...]        undo what dead servers left and what had failed for good\n"
     "                                 (hangupd recover --help)\n"
+    "  hangupd status [OPTION...]     requests in flight, queued, being undone and parked, as a\n"
+    "                                 table, JSON, page or metrics (hangupd status --help)\n"
     "\n"
     "Listening:\n"
     "  --listen ADDR:PORT            or [V6]:PORT, :PORT (all addresses), unix:PATH; may be\n"
@@ -568,12 +570,27 @@ static void parse_routes(int argc, char **argv, const struct route *compiled)
 
 /* ---- What the parent holds ----------------------------------------------------------- */
 
-#define SCOREBOARD_MAGIC 0x68677570 /* "hgup" */
+#define SCOREBOARD_MAGIC "hangupd board 2\n" /* the number changes with what follows */
+#define LISTENER_NAME_SIZE 140
 
-/* The file STATE/SERVER/scoreboard, mapped and shared with the children. */
+/* What the parent alone knows. It holds this in private memory and writes copies out. */
+struct figures {
+    uint64_t pid;
+    uint64_t started; /* milliseconds since 1970 */
+    uint64_t draining, open, idle, queued;
+    uint64_t requests;                                   /* that got a child so far */
+    uint64_t ended[OUTCOME_KILLED + 1][UNDO_FAILED + 1]; /* as logged */
+};
+#define FIGURE_WORDS (sizeof(struct figures) / sizeof(uint64_t))
+
+/* The file STATE/SERVER/scoreboard, mapped and shared with the children, read by `hangupd status`.
+ */
 struct scoreboard {
-    uint32_t magic, slot_count;
+    char magic[16];
+    uint32_t slot_count, slot_size;
     _Atomic uint32_t draining;
+    char listening[LISTENERS_MAX][LISTENER_NAME_SIZE];
+    _Atomic uint64_t figures[FIGURE_WORDS]; /* struct figures */
     struct slot slots[];
 };
 
@@ -632,7 +649,7 @@ static struct {
     struct listener {
         int fd;
         bool is_tcp;
-        char name[140];
+        char name[LISTENER_NAME_SIZE];
         char unix_path[sizeof((struct sockaddr_un *)0)->sun_path];
         dev_t dev;
         ino_t ino;
@@ -645,6 +662,7 @@ static struct {
     const char *state_path; /* absolute, for people */
     char token[CLEANUP_TOKEN_SIZE];
     uint64_t request_count;
+    struct figures figures;
     struct scoreboard *board;
     int *free_slots, free_slot_count;
     struct connection *connections;
@@ -673,6 +691,27 @@ static struct {
 static struct slot *slot_of(const struct connection *c)
 {
     return &server.board->slots[c->slot];
+}
+
+/* Write out what `hangupd status` tells. It is never read back: a child can write there too. */
+static void publish(void)
+{
+    uint64_t words[FIGURE_WORDS];
+    server.figures.draining = server.draining || server.ending;
+    server.figures.open = (uint64_t)server.open_count;
+    server.figures.idle = (uint64_t)server.idle.count;
+    server.figures.queued = (uint64_t)server.queue.count;
+    memcpy(words, &server.figures, sizeof words);
+    for (size_t i = 0; i < FIGURE_WORDS; i++)
+        atomic_store_explicit(&server.board->figures[i], words[i], memory_order_relaxed);
+}
+
+/* The request's end: its one log line, and the totals. */
+static void request_ended(const struct slot *s, enum outcome outcome, enum undo_result undo,
+                          int64_t ms)
+{
+    server.figures.ended[outcome][undo]++;
+    log_request(s, outcome, undo, ms);
 }
 
 /* ---- Lists, timers, pids ------------------------------------------------------------- */
@@ -1018,10 +1057,12 @@ static void request_start(struct connection *c)
         child_main(&call);
     if (pid < 0) {
         log_eventf(id, "could not fork for a request: %s", strerror(errno));
+        atomic_store(&slot_of(c)->state, SLOT_FREE);
         server.free_slots[server.free_slot_count++] = c->slot;
         answer_and_finish(c, 503, false, "the server has no room for another process");
         return;
     }
+    server.figures.requests++;
     pid_remember(c, pid);
     set_phase(c, PHASE_BUSY);
     set_deadline(c, settings.request_ms > 0 ? c->since + settings.request_ms : 0);
@@ -1107,7 +1148,7 @@ static void log_queued(struct connection *c, enum outcome outcome, int status)
     snprintf(s.id, sizeof s.id, "%s-%llx", server.token,
              (unsigned long long)++server.request_count);
     connection_name(c, s.client, sizeof s.client);
-    log_request(&s, outcome, UNDO_NONE, clock_ms() - c->since);
+    request_ended(&s, outcome, UNDO_NONE, clock_ms() - c->since);
 }
 
 /* ---- Hangup, and every other reason to end a request --------------------------------- */
@@ -1872,7 +1913,7 @@ static void request_done(struct connection *c, bool reuse)
     struct slot s = slot_copy(c);
     enum outcome outcome = s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome : OUTCOME_OK;
     if (s.request[0] != '\0' || outcome != OUTCOME_OK)
-        log_request(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
+        request_ended(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
     slot_release(c);
     if (reuse)
         connection_idle(c);
@@ -1905,11 +1946,11 @@ static void request_settled(struct connection *c, const struct job *j, bool done
     bool tell = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
     if (tell)
         s.status = (uint16_t)status;
-    log_request(&s, outcome,
-                !made || j->kept ? UNDO_NONE
-                : done           ? UNDO_OK
-                                 : UNDO_FAILED,
-                clock_ms() - c->since);
+    request_ended(&s, outcome,
+                  !made || j->kept ? UNDO_NONE
+                  : done           ? UNDO_OK
+                                   : UNDO_FAILED,
+                  clock_ms() - c->since);
     slot_release(c);
     if (tell)
         answer_and_finish(c, status, s.head != 0,
@@ -1940,6 +1981,7 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     }
     kill(-pid, SIGKILL); /* its zombie still holds the number */
     set_phase(c, PHASE_SETTLING);
+    atomic_fetch_or(&slot_of(c)->state, SLOT_SETTLING);
     char id[CLEANUP_ID_SIZE];
     snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
     struct job *j = job_make(id);
@@ -2224,6 +2266,7 @@ static void loop(void)
     struct epoll_event events[128];
     server.idle_since = clock_ms();
     while (!is_over()) {
+        publish();
         int n = epoll_wait(server.epoll, events, 128, time_to_wait(clock_ms()));
         if (n < 0 && errno != EINTR)
             cannot("could not wait for events: %s", strerror(errno));
@@ -2563,8 +2606,16 @@ static void open_scoreboard(void)
         cannot("could not make the scoreboard in the state directory: %s",
                strerror(error != 0 ? error : errno));
     close(fd);
-    server.board->magic = SCOREBOARD_MAGIC;
     server.board->slot_count = (uint32_t)count;
+    server.board->slot_size = sizeof(struct slot);
+    for (size_t i = 0; i < server.listener_count; i++)
+        memcpy(server.board->listening[i], server.listeners[i].name, LISTENER_NAME_SIZE);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    server.figures.pid = (uint64_t)server.pid;
+    server.figures.started = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    publish();
+    memcpy(server.board->magic, SCOREBOARD_MAGIC, sizeof server.board->magic);
 }
 
 /* Memory that children do not get: they need not pay for it at fork, and cannot read it. */
@@ -3048,6 +3099,1540 @@ static int command_recover(int argc, char **argv)
     cannot("ended by signal %d; recover again", WTERMSIG(status));
 }
 
+/* ---- hangupd status: what it is ------------------------------------------------------ */
+
+static const char status_help[] =
+    "Usage: hangupd status [OPTION...]\n"
+    "What the servers of a state directory are doing: requests in flight, queued, being undone\n"
+    "and parked (undo failed for good), and totals by outcome.\n"
+    "\n"
+    "  --state DIR            as the server was given it; same default. In a program that serves "
+    "a\n"
+    "                         request: the state directory of the server that runs it\n"
+    "  --json                 one JSON object\n"
+    "  --prometheus           metrics for Prometheus (text format 0.0.4)\n"
+    "  --html                 a page, which loads itself again every TIME of --watch (5)\n"
+    "  --watch [TIME]         show it again every TIME (1), until Ctrl-C\n"
+    "\n"
+    "Run as a program of a request (CGI), it says its header first. A status page is the script\n"
+    "    #!/bin/sh\n"
+    "    exec hangupd status --html\n"
+    "It shows request lines and addresses: do not serve it to strangers.\n"
+    "\n"
+    "Exit status: 0 told, also that no server is running; 1 it could not be; 2 wrong use.\n";
+
+/* ---- hangupd status: gathering ------------------------------------------------------- */
+
+/* It reads files and /proc, and takes no lock: a server under full load does not notice. The
+ * scoreboard is read and not mapped, as a child could cut the file short meanwhile, and none of
+ * what is in it is believed: a child can write there. */
+
+enum status_phase {
+    PHASE_READS,
+    PHASE_RUNS,
+    PHASE_ANSWERS,
+    PHASE_DELIVERS,
+    PHASE_UNDOES,
+    PHASE_ENDS
+};
+static const char *const status_phases[] = {"reading",    "running", "answering",
+                                            "delivering", "undoing", "ending"};
+static const char *const status_causes[] = {"",      "hangup",   "timeout",
+                                            "drain", "operator", "evicted"};
+
+enum status_condition {
+    CONDITION_SERVING,
+    CONDITION_DRAINING,
+    CONDITION_STARTING,
+    CONDITION_RECOVERING, /* dead, and its ledgers are being settled */
+    CONDITION_DEAD,
+    CONDITION_UNREADABLE
+};
+static const char *const status_conditions[] = {"serving",    "draining", "starting",
+                                                "recovering", "dead",     "unreadable"};
+
+struct status_request {
+    char id[CLEANUP_ID_SIZE];
+    char client[sizeof((struct slot *)0)->client];
+    char line[SLOT_REQUEST_SIZE];
+    enum status_phase phase;
+    enum cause cause;
+    int64_t age_ms;
+    pid_t pid;
+    int processes; /* -1: they cannot be seen from here */
+    unsigned records;
+};
+
+struct status_server {
+    char token[CLEANUP_TOKEN_SIZE];
+    enum status_condition condition;
+    const char *why; /* unreadable */
+    pid_t pid;       /* 0: not of this pid namespace */
+    struct figures figures;
+    uint32_t slot_count;
+    char listening[LISTENERS_MAX][LISTENER_NAME_SIZE];
+    char where[LISTENERS_MAX * (LISTENER_NAME_SIZE + 2)]; /* the same in one line */
+    struct status_request *requests;
+    size_t request_count;
+    struct cleanup_look *undoing; /* of a dead server: all its ledgers */
+    size_t undoing_count;
+};
+
+static struct status {
+    const char *path; /* of STATE */
+    bool short_ids;   /* for a narrow terminal */
+    int64_t now_ms;   /* since 1970 */
+    struct status_server *servers;
+    size_t server_count;
+    struct cleanup_look *parked;
+    size_t parked_count;
+} status;
+
+static void copy_bounded(char *to, const char *from, size_t size)
+{
+    memcpy(to, from, size);
+    to[size - 1] = '\0';
+}
+
+static enum status_phase phase_of_state(uint32_t state)
+{
+    switch (state & SLOT_STATE_MASK) {
+    case SLOT_READING:
+        return PHASE_READS;
+    case SLOT_DONE:
+        return PHASE_ENDS;
+    case SLOT_ANSWERING:
+        return (state & SLOT_DELIVERING) != 0 ? PHASE_DELIVERS : PHASE_ANSWERS;
+    default:
+        return PHASE_RUNS;
+    }
+}
+
+static struct status_request request_of_slot(int dir, const struct slot *s)
+{
+    struct status_request r = {.pid = s->pid, .processes = -1};
+    struct cleanup_look ledger;
+    uint32_t state = s->state, cause = s->cause;
+    int64_t now = clock_ms();
+    copy_bounded(r.id, s->id, sizeof r.id);
+    copy_bounded(r.client, s->client, sizeof r.client);
+    copy_bounded(r.line, s->request, sizeof r.line);
+    r.age_ms = s->started < 0 || s->started > now ? 0 : now - s->started;
+    r.cause = cause <= CAUSE_EVICTED ? (enum cause)cause : CAUSE_NONE;
+    if (cleanup_look_ledger(dir, r.id, &ledger))
+        r.records = ledger.records;
+    bool failed = s->outcome > OUTCOME_OK && s->undo == UNDO_NONE && r.records > 0;
+    bool settling = (state & SLOT_SETTLING) != 0;
+    r.phase = settling || failed || r.cause != CAUSE_NONE ? PHASE_UNDOES : phase_of_state(state);
+    if (settling)
+        r.pid = 0; /* reaped: the number may be another's */
+    return r;
+}
+
+static _Noreturn void no_memory(void)
+{
+    cannot("out of memory for the status");
+}
+
+/* All requests in the slots of the scoreboard FD. False: it was cut short meanwhile. */
+static bool read_slots(int fd, int dir, struct status_server *s)
+{
+    struct slot some[32];
+    size_t room = 0;
+    for (uint32_t i = 0, got; i < s->slot_count; i += got) {
+        uint32_t want = s->slot_count - i < 32 ? s->slot_count - i : 32;
+        off_t at = (off_t)(offsetof(struct scoreboard, slots) + i * sizeof some[0]);
+        ssize_t n = pread(fd, some, want * sizeof some[0], at);
+        if (n < (ssize_t)sizeof some[0])
+            return false;
+        got = (uint32_t)((size_t)n / sizeof some[0]);
+        for (uint32_t k = 0; k < got; k++) {
+            if ((some[k].state & SLOT_STATE_MASK) == SLOT_FREE)
+                continue;
+            if (s->request_count == room) {
+                room = room == 0 ? 64 : room * 2;
+                s->requests = reallocarray(s->requests, room, sizeof *s->requests);
+                if (s->requests == NULL)
+                    no_memory();
+            }
+            s->requests[s->request_count++] = request_of_slot(dir, &some[k]);
+        }
+    }
+    return true;
+}
+
+static void read_listening(struct status_server *s, const struct scoreboard *head)
+{
+    struct text where = TEXT(s->where);
+    for (size_t i = 0; i < LISTENERS_MAX; i++) {
+        copy_bounded(s->listening[i], head->listening[i], LISTENER_NAME_SIZE);
+        if (s->listening[i][0] == '\0')
+            continue;
+        if (where.length > 0)
+            text_add(&where, ", ");
+        text_add(&where, s->listening[i]);
+    }
+    text_end(&where);
+}
+
+static const char *read_board(int fd, int dir, struct status_server *s)
+{
+    static const char none[sizeof((struct scoreboard *)0)->magic];
+    struct scoreboard head;
+    struct stat now;
+    uint64_t words[FIGURE_WORDS];
+    if (fstat(fd, &now) < 0 || !S_ISREG(now.st_mode))
+        return "its scoreboard is not a file";
+    ssize_t n = pread(fd, &head, sizeof head, 0);
+    if (n == 0 || (n == (ssize_t)sizeof head && memcmp(head.magic, none, sizeof none) == 0)) {
+        s->condition = CONDITION_STARTING;
+        return NULL;
+    }
+    if (n != (ssize_t)sizeof head)
+        return "its scoreboard is cut short";
+    if (memcmp(head.magic, SCOREBOARD_MAGIC, sizeof head.magic) != 0 ||
+        head.slot_size != sizeof(struct slot))
+        return "its scoreboard is of another version of hangupd; ask that version";
+    s->slot_count = head.slot_count;
+    if ((uint64_t)now.st_size <
+        offsetof(struct scoreboard, slots) + (uint64_t)head.slot_count * sizeof(struct slot))
+        return "its scoreboard is cut short";
+    for (size_t i = 0; i < FIGURE_WORDS; i++)
+        words[i] = head.figures[i];
+    memcpy(&s->figures, words, sizeof words);
+    read_listening(s, &head);
+    s->condition = s->figures.draining != 0 ? CONDITION_DRAINING : CONDITION_SERVING;
+    return read_slots(fd, dir, s) ? NULL : "its scoreboard is cut short";
+}
+
+/* Whether the process PID calls itself NAMED in the pid namespace that it lives in. */
+static bool is_called(pid_t pid, uint64_t named)
+{
+    char path[32], line[256];
+    bool same = false;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    FILE *in = fopen(path, "re");
+    while (in != NULL && fgets(line, sizeof line, in) != NULL)
+        if (strncmp(line, "NSpid:", 6) == 0)
+            same = strtoull(strrchr(line, '\t'), NULL, 10) == named;
+    if (in != NULL)
+        fclose(in);
+    return same;
+}
+
+/* HOLDER has the lock: is it the server, or somebody who recovers a dead one? */
+static void judge_holder(struct status_server *s, pid_t holder)
+{
+    bool known = s->condition == CONDITION_SERVING || s->condition == CONDITION_DRAINING;
+    if (!known || holder == 0 || (uint64_t)holder == s->figures.pid)
+        s->pid = holder;
+    else if (!is_called(holder, s->figures.pid))
+        s->condition = CONDITION_RECOVERING;
+}
+
+/* Take out the ledgers of requests in flight that nobody undoes yet, and those that are gone. */
+static void keep_undoing(int dir, struct status_server *s)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < s->undoing_count; i++) {
+        const char *id = s->undoing[i].id;
+        struct cleanup_look now;
+        bool busy = false;
+        for (size_t k = 0; k < s->request_count && !busy; k++)
+            busy = strcmp(s->requests[k].id, id) == 0 && s->requests[k].phase != PHASE_UNDOES;
+        if (!busy && cleanup_look_ledger(dir, id, &now))
+            s->undoing[kept++] = now;
+    }
+    s->undoing_count = kept;
+}
+
+/* The server of TOKEN. False: there is nothing to tell of. */
+static bool read_server(int state, const char *token, struct status_server *s)
+{
+    pid_t holder = 0;
+    *s = (struct status_server){.condition = CONDITION_UNREADABLE};
+    memcpy(s->token, token, CLEANUP_TOKEN_SIZE);
+    int dir = openat(state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir < 0) {
+        s->why = strerror(errno);
+        return errno != ENOENT;
+    }
+    int lives = cleanup_look_lock(dir, &holder);
+    int error = errno;
+    /* Ledgers first: what is not in flight when the slots are read later had ended by then. */
+    s->undoing = cleanup_look_ledgers(dir, &s->undoing_count);
+    int board = openat(dir, "scoreboard", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (lives < 0 && error != ENOENT) {
+        s->why = strerror(error);
+    } else if (lives <= 0) {
+        s->condition = CONDITION_DEAD;
+    } else if (board < 0) {
+        if (errno == ENOENT)
+            s->condition = CONDITION_STARTING;
+        else
+            s->why = strerror(errno);
+    } else {
+        s->why = read_board(board, dir, s);
+        if (s->why != NULL)
+            s->condition = CONDITION_UNREADABLE;
+        judge_holder(s, holder);
+        keep_undoing(dir, s);
+    }
+    /* Without either it is just being made, or removed. */
+    bool anything = s->condition != CONDITION_DEAD || board >= 0 || s->undoing_count > 0;
+    if (board >= 0)
+        close(board);
+    close(dir);
+    return anything;
+}
+
+struct status_owner {
+    pid_t pid;
+    struct status_request *request;
+};
+
+static int compare_owners(const void *a, const void *b)
+{
+    const struct status_owner *x = a, *y = b;
+    return (x->pid > y->pid) - (x->pid < y->pid);
+}
+
+static int compare_processes(const void *a, const void *b)
+{
+    const struct cleanup_process *x = a, *y = b;
+    return (x->pid > y->pid) - (x->pid < y->pid);
+}
+
+#define ANCESTORS_MAX 1000 /* the list was not made at one moment: it may go round in circles */
+
+/* A child adopts its orphans: what is below it is its request's, and nothing else is. */
+static void count_process(const struct cleanup_process *p, const struct cleanup_process *all,
+                          size_t count, const struct status_owner *owners, size_t owner_count)
+{
+    for (int steps = 0; p != NULL && steps < ANCESTORS_MAX; steps++) {
+        const struct status_owner *owner = bsearch(&(struct status_owner){.pid = p->pid}, owners,
+                                                   owner_count, sizeof *owners, compare_owners);
+        if (owner != NULL) {
+            owner->request->processes++;
+            return;
+        }
+        p = bsearch(&(struct cleanup_process){.pid = p->parent}, all, count, sizeof *all,
+                    compare_processes);
+    }
+}
+
+static void count_processes(void)
+{
+    size_t count, owner_count = 0, room = 0;
+    for (size_t i = 0; i < status.server_count; i++)
+        room += status.servers[i].pid != 0 ? status.servers[i].request_count : 0;
+    struct status_owner *owners = calloc(room + 1, sizeof *owners);
+    struct cleanup_process *all = room > 0 ? cleanup_look_processes(&count) : NULL;
+    if (owners == NULL)
+        no_memory();
+    for (size_t i = 0; all != NULL && i < status.server_count; i++)
+        for (size_t k = 0; status.servers[i].pid != 0 && k < status.servers[i].request_count; k++) {
+            struct status_request *r = &status.servers[i].requests[k];
+            r->processes = 0;
+            if (r->pid > 0)
+                owners[owner_count++] = (struct status_owner){r->pid, r};
+        }
+    qsort(owners, owner_count, sizeof *owners, compare_owners);
+    for (size_t i = 0; all != NULL && i < count; i++)
+        count_process(&all[i], all, count, owners, owner_count);
+    free(all);
+    free(owners);
+}
+
+static int compare_servers(const void *a, const void *b)
+{
+    const struct status_server *x = a, *y = b;
+    return x->condition != y->condition
+               ? (x->condition > y->condition) - (x->condition < y->condition)
+           : x->figures.started != y->figures.started
+               ? (x->figures.started > y->figures.started) -
+                     (x->figures.started < y->figures.started)
+               : strcmp(x->token, y->token);
+}
+
+static int compare_requests(const void *a, const void *b)
+{
+    const struct status_request *x = a, *y = b;
+    return x->age_ms != y->age_ms ? (x->age_ms < y->age_ms) - (x->age_ms > y->age_ms)
+                                  : strcmp(x->id, y->id);
+}
+
+static void status_gather(int state)
+{
+    struct timespec now;
+    size_t count;
+    clock_gettime(CLOCK_REALTIME, &now);
+    status.now_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    char(*tokens)[CLEANUP_TOKEN_SIZE] = cleanup_look_servers(state, &count);
+    if (errno != 0)
+        cannot("could not list the state directory %s: %s", status.path, strerror(errno));
+    status.servers = calloc(count + 1, sizeof *status.servers);
+    if (status.servers == NULL)
+        no_memory();
+    for (size_t i = 0; i < count; i++)
+        if (read_server(state, tokens[i], &status.servers[status.server_count]))
+            status.server_count++;
+    free(tokens);
+    count_processes();
+    qsort(status.servers, status.server_count, sizeof *status.servers, compare_servers);
+    for (size_t i = 0; i < status.server_count; i++)
+        if (status.servers[i].request_count > 1)
+            qsort(status.servers[i].requests, status.servers[i].request_count,
+                  sizeof *status.servers[i].requests, compare_requests);
+    int failed = openat(state, "failed", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (failed < 0)
+        return;
+    status.parked = cleanup_look_ledgers(failed, &status.parked_count);
+    close(failed);
+}
+
+static void status_forget(void)
+{
+    for (size_t i = 0; i < status.server_count; i++) {
+        free(status.servers[i].requests);
+        free(status.servers[i].undoing);
+    }
+    free(status.servers);
+    free(status.parked);
+    status.servers = NULL;
+    status.parked = NULL;
+    status.server_count = status.parked_count = 0;
+}
+
+/* ---- hangupd status: words ----------------------------------------------------------- */
+
+#define WORDS_SIZE (PATH_MAX + 512) /* of a line with a path in it */
+
+enum status_format { FORMAT_TEXT, FORMAT_JSON, FORMAT_PROMETHEUS, FORMAT_HTML };
+
+/* S as it may stand in the output: nothing that a client sent can end a string, or an element, or
+ * steer a terminal. */
+static void put_escaped(FILE *out, const char *s, enum status_format format)
+{
+    bool strings = format == FORMAT_JSON || format == FORMAT_PROMETHEUS;
+    for (; *s != '\0'; s++) {
+        unsigned char c = (unsigned char)*s;
+        if (c < ' ' || c >= 0x7f)
+            fprintf(out,
+                    format == FORMAT_JSON         ? "\\u%04x"
+                    : format == FORMAT_PROMETHEUS ? "\\\\x%02x"
+                                                  : "\\x%02x",
+                    c);
+        else if (strings && (c == '"' || c == '\\'))
+            fprintf(out, "\\%c", c);
+        else if (format == FORMAT_HTML && strchr("&<>\"'", c) != NULL)
+            fprintf(out, "&#%u;", c);
+        else
+            putc(c, out);
+    }
+}
+
+static void text_time(struct text *t, int64_t seconds)
+{
+    const int64_t last = 253402300799; /* of the year 9999 */
+    struct utc u = handler_utc(seconds < 0 || seconds > last ? 0 : seconds);
+    char words[32];
+    snprintf(words, sizeof words, "%04u-%02u-%02uT%02u:%02u:%02uZ", u.year, u.month, u.day, u.hour,
+             u.minute, u.second);
+    text_add(t, words);
+}
+
+/* "3.2s", "42s", "12m", "5h", "9d": never more than two digits where that is to be had. */
+static void text_age(struct text *t, int64_t ms)
+{
+    const int64_t second = 1000, minute = 60 * second, hour = 60 * minute, day = 24 * hour;
+    char words[32];
+    long long n = ms < 0 ? 0 : ms;
+    if (n < 10 * second)
+        snprintf(words, sizeof words, "%lld.%llds", n / second, n % second / 100);
+    else
+        snprintf(words, sizeof words, "%lld%c",
+                 n / (n < 2 * minute ? second
+                      : n < 2 * hour ? minute
+                      : n < 2 * day  ? hour
+                                     : day),
+                 n < 2 * minute ? 's'
+                 : n < 2 * hour ? 'm'
+                 : n < 2 * day  ? 'h'
+                                : 'd');
+    text_add(t, words);
+}
+
+static int64_t uptime_ms(const struct status_server *s)
+{
+    uint64_t now = (uint64_t)status.now_ms;
+    return s->figures.started > now ? 0 : (int64_t)(now - s->figures.started);
+}
+
+static uint64_t ended_by(const struct status_server *s, enum outcome outcome)
+{
+    uint64_t sum = 0;
+    for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++)
+        sum += s->figures.ended[outcome][undo];
+    return sum;
+}
+
+static uint64_t ended_in_all(const struct status_server *s)
+{
+    uint64_t sum = 0;
+    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
+        sum += ended_by(s, (enum outcome)outcome);
+    return sum;
+}
+
+static bool is_living(const struct status_server *s)
+{
+    return s->condition == CONDITION_SERVING || s->condition == CONDITION_DRAINING;
+}
+
+static size_t how_many(bool living)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < status.server_count; i++)
+        n += is_living(&status.servers[i]) == living;
+    return n;
+}
+
+/* The command line that settles what ID left, or everything. */
+static void text_recover(struct text *t, const char *id)
+{
+    text_add(t, "hangupd recover --state ");
+    shell_word(t, status.path);
+    if (id != NULL) {
+        text_char(t, ' ');
+        text_add(t, id);
+    }
+}
+
+/* "1200 ok, 30 hangup (28 undone, 1 not undone)" */
+static void text_totals(struct text *t, const struct status_server *s)
+{
+    char words[160];
+    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++) {
+        const uint64_t *by_undo = s->figures.ended[outcome];
+        if (ended_by(s, (enum outcome)outcome) == 0)
+            continue;
+        snprintf(words, sizeof words, "%s%llu %s", t->length > 0 ? ", " : "",
+                 (unsigned long long)ended_by(s, (enum outcome)outcome), outcome_names[outcome]);
+        text_add(t, words);
+        if (by_undo[UNDO_OK] + by_undo[UNDO_FAILED] == 0)
+            continue;
+        snprintf(words, sizeof words,
+                 by_undo[UNDO_FAILED] > 0 ? " (%llu undone, %llu not undone)" : " (%llu undone)",
+                 (unsigned long long)by_undo[UNDO_OK], (unsigned long long)by_undo[UNDO_FAILED]);
+        text_add(t, words);
+    }
+    if (t->length == 0)
+        text_add(t, "none yet");
+}
+
+/* ---- hangupd status: tables, for terminals and pages --------------------------------- */
+
+struct status_column {
+    const char *brief, *full;
+    bool number;
+};
+
+struct status_table {
+    const char *caption;
+    const struct status_column *columns;
+    unsigned column_count;
+    const void *rows;
+    size_t row_count;
+    void (*cell)(struct text *t, const void *rows, size_t row, unsigned column);
+};
+
+#define CELL_SIZE (4 * SLOT_REQUEST_SIZE + 64)
+
+static void cell_id(struct text *t, const char *id)
+{
+    bool brief = status.short_ids && strlen(id) > CLEANUP_TOKEN_SIZE;
+    text_add(t, brief ? id + CLEANUP_TOKEN_SIZE - 1 : id);
+}
+
+static const struct status_column request_columns[] = {
+    {"ID", "Id", false},           {"AGE", "Age", true},         {"CLIENT", "Client", false},
+    {"PHASE", "Phase", false},     {"PROCS", "Processes", true}, {"RECORDS", "Records", true},
+    {"REQUEST", "Request", false},
+};
+
+static void request_cell(struct text *t, const void *rows, size_t row, unsigned column)
+{
+    const struct status_request *r = (const struct status_request *)rows + row;
+    switch (column) {
+    case 0:
+        cell_id(t, r->id);
+        break;
+    case 1:
+        text_age(t, r->age_ms);
+        break;
+    case 2:
+        text_add(t, r->client);
+        break;
+    case 3:
+        text_add(t, status_phases[r->phase]);
+        if (r->cause != CAUSE_NONE) {
+            text_add(t, ": ");
+            text_add(t, status_causes[r->cause]);
+        }
+        break;
+    case 4:
+        if (r->processes < 0)
+            text_char(t, '-');
+        else
+            text_signed(t, r->processes);
+        break;
+    case 5:
+        text_number(t, r->records, 1);
+        break;
+    default:
+        text_add(t, r->line[0] != '\0' ? r->line : "-");
+        break;
+    }
+}
+
+static const struct status_column ledger_columns[] = {
+    {"ID", "Id", false},           {"SINCE", "Since", true},        {"RECORDS", "Records", true},
+    {"REQUEST", "Request", false}, {"NEXT", "To undo next", false},
+};
+
+static void ledger_cell(struct text *t, const void *rows, size_t row, unsigned column)
+{
+    const struct cleanup_look *l = (const struct cleanup_look *)rows + row;
+    switch (column) {
+    case 0:
+        text_add(t, l->id);
+        break;
+    case 1:
+        text_age(t, status.now_ms - l->changed * 1000);
+        break;
+    case 2:
+        text_number(t, l->records, 1);
+        break;
+    case 3:
+        text_add(t, l->title[0] != '\0' ? l->title : "-");
+        break;
+    default:
+        text_add(t, l->next[0] != '\0' ? l->next : "-");
+        break;
+    }
+}
+
+#define COLUMNS(array) (array), sizeof(array) / sizeof((array)[0])
+
+static struct status_table table_of_requests(const struct status_server *s)
+{
+    return (struct status_table){"Requests in flight", COLUMNS(request_columns), s->requests,
+                                 s->request_count, request_cell};
+}
+
+static struct status_table table_of_ledgers(const char *caption, const struct cleanup_look *l,
+                                            size_t count)
+{
+    return (struct status_table){caption, COLUMNS(ledger_columns), l, count, ledger_cell};
+}
+
+static const char *cell_text(const struct status_table *t, size_t row, unsigned column,
+                             char cell[CELL_SIZE])
+{
+    struct text raw = {.at = cell, .room = CELL_SIZE};
+    t->cell(&raw, t->rows, row, column);
+    return text_end(&raw);
+}
+
+/* The same with what is odd made visible. */
+static const char *cell_visible(const struct status_table *t, size_t row, unsigned column,
+                                char visible[CELL_SIZE])
+{
+    char cell[CELL_SIZE];
+    struct text v = {.at = visible, .room = CELL_SIZE};
+    log_escaped(&v, cell_text(t, row, column, cell), false);
+    return text_end(&v);
+}
+
+#define COLUMNS_MAX 8
+#define ROW_SIZE ((CELL_SIZE + 2) * COLUMNS_MAX)
+
+static void put_row(FILE *out, const struct status_table *t, size_t row, const size_t *widths,
+                    bool head, size_t screen)
+{
+    char line[ROW_SIZE], cell[CELL_SIZE];
+    struct text l = TEXT(line);
+    for (unsigned c = 0; c < t->column_count; c++) {
+        const char *words = head ? t->columns[c].brief : cell_visible(t, row, c, cell);
+        size_t blanks = widths[c] - strlen(words);
+        for (size_t i = 0; t->columns[c].number && i < blanks; i++)
+            text_char(&l, ' ');
+        text_add(&l, words);
+        for (size_t i = 0; !t->columns[c].number && c + 1 < t->column_count && i < blanks; i++)
+            text_char(&l, ' ');
+        if (c + 1 < t->column_count)
+            text_add(&l, "  ");
+    }
+    if (screen > 3 && l.length > screen) {
+        l.length = screen - 3;
+        text_add(&l, "...");
+    }
+    fprintf(out, "%s\n", text_end(&l));
+}
+
+/* SCREEN: the width that there is, 0 for any. */
+static void put_table(FILE *out, const struct status_table *t, size_t screen)
+{
+    size_t widths[COLUMNS_MAX] = {0};
+    char cell[CELL_SIZE];
+    for (unsigned c = 0; c < t->column_count; c++) {
+        widths[c] = strlen(t->columns[c].brief);
+        for (size_t row = 0; row < t->row_count; row++) {
+            size_t n = strlen(cell_visible(t, row, c, cell));
+            widths[c] = n > widths[c] ? n : widths[c];
+        }
+    }
+    put_row(out, t, 0, widths, true, screen);
+    for (size_t row = 0; row < t->row_count; row++)
+        put_row(out, t, row, widths, false, screen);
+}
+
+static void put_line(FILE *out, const char *before, const char *words, const char *after)
+{
+    fputs(before, out);
+    put_escaped(out, words, FORMAT_TEXT);
+    fprintf(out, "%s\n", after);
+}
+
+static void put_server(FILE *out, const struct status_server *s, size_t screen)
+{
+    char age[32], totals[WORDS_SIZE];
+    struct text a = TEXT(age), t = TEXT(totals);
+    const struct figures *f = &s->figures;
+    text_age(&a, uptime_ms(s));
+    text_totals(&t, s);
+    fputs("hangupd on ", out);
+    put_escaped(out, s->where[0] != '\0' ? s->where : "a connection that was handed to it",
+                FORMAT_TEXT);
+    if (s->pid != 0)
+        fprintf(out, ", pid %d", (int)s->pid);
+    fprintf(out, ", up %s%s\n", text_end(&a),
+            s->condition == CONDITION_DRAINING ? ", draining" : "");
+    fprintf(out,
+            "%zu of %u requests in flight, %llu queued; %llu connections, %llu of them idle; ids "
+            "%s-N\n",
+            s->request_count, s->slot_count, (unsigned long long)f->queued,
+            (unsigned long long)f->open, (unsigned long long)f->idle, s->token);
+    fprintf(out, "%llu requests ended: %s\n", (unsigned long long)ended_in_all(s), text_end(&t));
+    struct status_table requests = table_of_requests(s);
+    if (s->request_count > 0) {
+        putc('\n', out);
+        put_table(out, &requests, screen);
+    }
+    struct status_table undoing = table_of_ledgers("", s->undoing, s->undoing_count);
+    if (s->undoing_count > 0) {
+        fputs("\nBeing undone:\n", out);
+        put_table(out, &undoing, screen);
+    }
+    putc('\n', out);
+}
+
+/* A server that cannot be asked, in one line. */
+static void text_other_server(struct text *t, const struct status_server *s)
+{
+    char words[64];
+    bool dead = s->condition == CONDITION_DEAD || s->condition == CONDITION_RECOVERING;
+    text_add(t, dead ? "dead server " : "server ");
+    text_add(t, s->token);
+    snprintf(words, sizeof words, ", %zu ledger%s", s->undoing_count,
+             s->undoing_count == 1 ? "" : "s");
+    if (dead)
+        text_add(t, words);
+    if (s->condition == CONDITION_STARTING) {
+        text_add(t, " is starting");
+    } else if (s->condition == CONDITION_RECOVERING) {
+        text_add(t, ", being settled now");
+    } else if (s->condition == CONDITION_DEAD) {
+        text_add(t, "; to settle: ");
+        text_recover(t, NULL);
+    } else {
+        text_add(t, ": ");
+        text_add(t, s->why);
+    }
+}
+
+static void status_text(FILE *out, size_t screen)
+{
+    char words[WORDS_SIZE];
+    if (how_many(true) == 0)
+        put_line(out, "No server is running with the state directory ", status.path, ".\n");
+    for (size_t i = 0; i < status.server_count; i++)
+        if (is_living(&status.servers[i]))
+            put_server(out, &status.servers[i], screen);
+    for (size_t i = 0; i < status.server_count; i++) {
+        struct text t = TEXT(words);
+        if (is_living(&status.servers[i]))
+            continue;
+        text_other_server(&t, &status.servers[i]);
+        put_line(out, "", text_end(&t), "");
+    }
+    struct status_table parked = table_of_ledgers("", status.parked, status.parked_count);
+    if (status.parked_count == 0)
+        return;
+    struct text t = TEXT(words);
+    text_recover(&t, NULL);
+    put_line(out, "Undo failed for good; to try again: ", text_end(&t), " [ID...]");
+    put_table(out, &parked, screen);
+}
+
+/* ---- hangupd status: JSON ------------------------------------------------------------ */
+
+static bool json_more; /* something stands before this in the object or list */
+
+static void json_comma(FILE *out)
+{
+    if (json_more)
+        putc(',', out);
+    json_more = true;
+}
+
+static void json_name(FILE *out, const char *name)
+{
+    json_comma(out);
+    if (name != NULL)
+        fprintf(out, "\"%s\":", name);
+}
+
+/* An object or list, a member if it has a NAME. */
+static void json_open(FILE *out, const char *name, char bracket)
+{
+    json_name(out, name);
+    putc(bracket, out);
+    json_more = false;
+}
+
+static void json_close(FILE *out, char bracket)
+{
+    putc(bracket, out);
+    json_more = true;
+}
+
+static void json_string(FILE *out, const char *name, const char *value)
+{
+    json_name(out, name);
+    if (value == NULL) {
+        fputs("null", out);
+        return;
+    }
+    putc('"', out);
+    put_escaped(out, value, FORMAT_JSON);
+    putc('"', out);
+}
+
+static void json_number(FILE *out, const char *name, uint64_t value)
+{
+    json_name(out, name);
+    fprintf(out, "%llu", (unsigned long long)value);
+}
+
+/* A number that may not be known, and is negative or 0 then. */
+static void json_known(FILE *out, const char *name, bool known, int value)
+{
+    if (known)
+        json_number(out, name, (uint64_t)value);
+    else
+        json_string(out, name, NULL);
+}
+
+static void json_seconds(FILE *out, const char *name, int64_t ms)
+{
+    json_name(out, name);
+    fprintf(out, "%lld.%03lld", (long long)ms / 1000, (long long)ms % 1000);
+}
+
+static void json_time(FILE *out, const char *name, int64_t seconds)
+{
+    char words[32];
+    struct text t = TEXT(words);
+    text_time(&t, seconds);
+    json_string(out, name, text_end(&t));
+}
+
+static void json_request(FILE *out, const struct status_request *r)
+{
+    json_open(out, NULL, '{');
+    json_string(out, "id", r->id);
+    json_seconds(out, "age_seconds", r->age_ms);
+    json_string(out, "client", r->client);
+    json_string(out, "request", r->line);
+    json_string(out, "phase", status_phases[r->phase]);
+    json_string(out, "cause", r->cause != CAUSE_NONE ? status_causes[r->cause] : NULL);
+    json_known(out, "processes", r->processes >= 0, r->processes);
+    json_number(out, "records", r->records);
+    json_close(out, '}');
+}
+
+static void json_ledgers(FILE *out, const char *name, const struct cleanup_look *l, size_t count)
+{
+    json_open(out, name, '[');
+    for (size_t i = 0; i < count; i++) {
+        char words[WORDS_SIZE];
+        struct text retry = TEXT(words);
+        text_recover(&retry, l[i].id);
+        json_open(out, NULL, '{');
+        json_string(out, "id", l[i].id);
+        json_number(out, "records", l[i].records);
+        json_string(out, "request", l[i].title);
+        json_string(out, "next", l[i].next);
+        json_time(out, "changed", l[i].changed);
+        json_string(out, "retry", text_end(&retry));
+        json_close(out, '}');
+    }
+    json_close(out, ']');
+}
+
+static void json_ended(FILE *out, const struct status_server *s)
+{
+    json_open(out, "ended", '[');
+    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
+        for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
+            if (s->figures.ended[outcome][undo] == 0)
+                continue;
+            json_open(out, NULL, '{');
+            json_string(out, "outcome", outcome_names[outcome]);
+            json_string(out, "undo", undo_names[undo]);
+            json_number(out, "count", s->figures.ended[outcome][undo]);
+            json_close(out, '}');
+        }
+    json_close(out, ']');
+}
+
+static void json_figures(FILE *out, const struct status_server *s)
+{
+    const struct figures *f = &s->figures;
+    json_known(out, "pid", s->pid != 0, s->pid);
+    json_time(out, "started", (int64_t)(f->started / 1000));
+    json_seconds(out, "uptime_seconds", uptime_ms(s));
+    json_open(out, "listening", '[');
+    for (size_t i = 0; i < LISTENERS_MAX; i++)
+        if (s->listening[i][0] != '\0')
+            json_string(out, NULL, s->listening[i]);
+    json_close(out, ']');
+    json_number(out, "requests_limit", s->slot_count);
+    json_number(out, "in_flight", s->request_count);
+    json_number(out, "queued", f->queued);
+    json_number(out, "connections_open", f->open);
+    json_number(out, "connections_idle", f->idle);
+    json_number(out, "requests_started", f->requests);
+    json_number(out, "requests_ended", ended_in_all(s));
+    json_ended(out, s);
+    json_open(out, "requests", '[');
+    for (size_t i = 0; i < s->request_count; i++)
+        json_request(out, &s->requests[i]);
+    json_close(out, ']');
+}
+
+static void json_servers(FILE *out, const char *name, bool living)
+{
+    json_open(out, name, '[');
+    for (size_t i = 0; i < status.server_count; i++) {
+        const struct status_server *s = &status.servers[i];
+        if (is_living(s) != living)
+            continue;
+        json_open(out, NULL, '{');
+        json_string(out, "server", s->token);
+        json_string(out, "condition", status_conditions[s->condition]);
+        if (s->why != NULL)
+            json_string(out, "why", s->why);
+        if (living)
+            json_figures(out, s);
+        json_ledgers(out, living ? "undoing" : "ledgers", s->undoing, s->undoing_count);
+        json_close(out, '}');
+    }
+    json_close(out, ']');
+}
+
+static void status_json(FILE *out)
+{
+    json_more = false;
+    json_open(out, NULL, '{');
+    json_string(out, "hangupd", HANGUPD_VERSION);
+    json_time(out, "time", status.now_ms / 1000);
+    json_string(out, "state", status.path);
+    json_servers(out, "servers", true);
+    json_servers(out, "other_servers", false);
+    json_ledgers(out, "parked", status.parked, status.parked_count);
+    json_close(out, '}');
+    putc('\n', out);
+}
+
+/* ---- hangupd status: Prometheus, text exposition format 0.0.4 ------------------------ */
+
+/* Series are told apart by where a server listens, which a restart does not change. */
+
+static double metric_start(const struct status_server *s)
+{
+    return (double)s->figures.started / 1000;
+}
+
+static double metric_draining(const struct status_server *s)
+{
+    return s->condition == CONDITION_DRAINING;
+}
+
+static double metric_limit(const struct status_server *s)
+{
+    return s->slot_count;
+}
+
+static double metric_in_flight(const struct status_server *s)
+{
+    return (double)s->request_count;
+}
+
+static double metric_queued(const struct status_server *s)
+{
+    return (double)s->figures.queued;
+}
+
+static double metric_oldest(const struct status_server *s)
+{
+    return s->request_count > 0 ? (double)s->requests[0].age_ms / 1000 : 0;
+}
+
+static double metric_processes(const struct status_server *s)
+{
+    double sum = 0;
+    for (size_t i = 0; i < s->request_count; i++)
+        sum += s->requests[i].processes > 0 ? s->requests[i].processes : 0;
+    return sum;
+}
+
+static double metric_open(const struct status_server *s)
+{
+    return (double)s->figures.open;
+}
+
+static double metric_idle(const struct status_server *s)
+{
+    return (double)s->figures.idle;
+}
+
+static double metric_started(const struct status_server *s)
+{
+    return (double)s->figures.requests;
+}
+
+static double metric_undoing(const struct status_server *s)
+{
+    return (double)s->undoing_count;
+}
+
+static const struct metric {
+    const char *name, *type, *help;
+    double (*value)(const struct status_server *s);
+    bool
+        largest; /* of several servers at one address, which is so while one drains: else the sum */
+} metrics[] = {
+    {"hangupd_start_time_seconds", "gauge", "Start of the server, in seconds since 1970.",
+     metric_start, true},
+    {"hangupd_draining", "gauge", "Servers that are stopping.", metric_draining, false},
+    {"hangupd_requests_limit", "gauge", "Requests that may be in flight at once.", metric_limit,
+     false},
+    {"hangupd_requests_in_flight", "gauge", "Requests that have a process or are being undone.",
+     metric_in_flight, false},
+    {"hangupd_requests_queued", "gauge", "Requests that wait for a place.", metric_queued, false},
+    {"hangupd_request_oldest_seconds", "gauge", "Age of the oldest request in flight; 0 for none.",
+     metric_oldest, true},
+    {"hangupd_request_processes", "gauge", "Processes of the requests in flight.", metric_processes,
+     false},
+    {"hangupd_connections_open", "gauge", "Connections that are open.", metric_open, false},
+    {"hangupd_connections_idle", "gauge", "Open connections without a request.", metric_idle,
+     false},
+    {"hangupd_undo_in_progress", "gauge", "Requests that are being undone, or wait for a retry.",
+     metric_undoing, false},
+    {"hangupd_requests_started_total", "counter", "Requests that got a process.", metric_started,
+     false},
+};
+
+/* The value for all servers that listen where FIRST does. */
+static double sum_of(const struct metric *m, const struct status_server *first)
+{
+    double sum = 0;
+    for (size_t i = 0; i < status.server_count; i++) {
+        const struct status_server *s = &status.servers[i];
+        if (!is_living(s) || strcmp(s->where, first->where) != 0)
+            continue;
+        double value = m->value(s);
+        sum = !m->largest ? sum + value : value > sum ? value : sum;
+    }
+    return sum;
+}
+
+static uint64_t ended_sum(const struct status_server *first, int outcome, int undo)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < status.server_count; i++)
+        if (is_living(&status.servers[i]) && strcmp(status.servers[i].where, first->where) == 0)
+            sum += status.servers[i].figures.ended[outcome][undo];
+    return sum;
+}
+
+/* The next server from I on that listens where none before it does; NULL after the last. */
+static const struct status_server *next_address(size_t *i)
+{
+    for (; *i < status.server_count; ++*i) {
+        const struct status_server *s = &status.servers[*i];
+        bool seen = !is_living(s);
+        for (size_t k = 0; k < *i && !seen; k++)
+            seen = is_living(&status.servers[k]) && strcmp(status.servers[k].where, s->where) == 0;
+        if (!seen) {
+            ++*i;
+            return s;
+        }
+    }
+    return NULL;
+}
+
+static void put_metric_head(FILE *out, const char *name, const char *type, const char *words)
+{
+    fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, words, name, type);
+}
+
+static void put_listen_label(FILE *out, const struct status_server *s)
+{
+    fputs("{listen=\"", out);
+    put_escaped(out, s->where, FORMAT_PROMETHEUS);
+    putc('"', out);
+}
+
+static void put_ended(FILE *out)
+{
+    const struct status_server *s;
+    put_metric_head(out, "hangupd_requests_total", "counter",
+                    "Requests that have ended, by outcome and by the result of their undo.");
+    for (size_t i = 0; (s = next_address(&i)) != NULL;)
+        for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
+            for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
+                fputs("hangupd_requests_total", out);
+                put_listen_label(out, s);
+                fprintf(out, ",outcome=\"%s\",undo=\"%s\"} %llu\n", outcome_names[outcome],
+                        undo_names[undo], (unsigned long long)ended_sum(s, outcome, undo));
+            }
+}
+
+static void put_whole(FILE *out, const char *name, const char *words, size_t value)
+{
+    put_metric_head(out, name, "gauge", words);
+    fprintf(out, "%s %zu\n", name, value);
+}
+
+static void status_prometheus(FILE *out)
+{
+    const struct status_server *s;
+    size_t left = 0;
+    for (size_t i = 0; i < status.server_count; i++)
+        left += is_living(&status.servers[i]) ? 0 : status.servers[i].undoing_count;
+    put_whole(out, "hangupd_servers", "Servers that run with this state directory.",
+              how_many(true));
+    for (size_t m = 0; m < sizeof metrics / sizeof metrics[0]; m++) {
+        put_metric_head(out, metrics[m].name, metrics[m].type, metrics[m].help);
+        for (size_t i = 0; (s = next_address(&i)) != NULL;) {
+            fputs(metrics[m].name, out);
+            put_listen_label(out, s);
+            fprintf(out, "} %.*f\n", strstr(metrics[m].name, "_seconds") != NULL ? 3 : 0,
+                    sum_of(&metrics[m], s));
+        }
+    }
+    put_ended(out);
+    put_whole(out, "hangupd_undo_parked", "Requests whose undo has failed for good.",
+              status.parked_count);
+    put_whole(out, "hangupd_undo_left_by_dead",
+              "Requests of dead servers that still have to be undone.", left);
+}
+
+/* ---- hangupd status: the page -------------------------------------------------------- */
+
+static const char page_style[] =
+    ":root{color-scheme:light dark;--ink:#1c2733;--soft:#5a6876;--line:#d5dce3;--paper:#fff;"
+    "--head:#eef2f6;--bad:#a61b1b}"
+    "@media(prefers-color-scheme:dark){:root{--ink:#e4eaf0;--soft:#9fb0c0;--line:#34414e;"
+    "--paper:#131a21;--head:#1d2730;--bad:#ff8a80}}"
+    "*{box-sizing:border-box}"
+    "body{margin:0 auto;padding:1rem;max-width:80rem;background:var(--paper);color:var(--ink);"
+    "font:1rem/1.45 system-ui,sans-serif}"
+    "h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .25rem;overflow-wrap:anywhere}"
+    "p{margin:.25rem 0;overflow-wrap:anywhere}p.soft{color:var(--soft)}.bad{color:var(--bad)}"
+    "code,td.mono{font-family:ui-monospace,monospace;font-size:.9em;overflow-wrap:anywhere}"
+    "table{border-collapse:collapse;width:100%;margin:.75rem 0}"
+    "caption{text-align:left;font-weight:600;padding:.25rem 0}"
+    "th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--line);"
+    "vertical-align:top}"
+    "thead th{background:var(--head);white-space:nowrap}"
+    "tbody th{font-weight:400;font-family:ui-monospace,monospace;font-size:.9em}"
+    ".number{text-align:right;font-variant-numeric:tabular-nums}"
+    "@media(max-width:45rem){thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;"
+    "overflow:hidden}table,caption,tbody,tr,th,td{display:block}"
+    "tbody tr{border:1px solid var(--line);border-radius:.4rem;margin:.5rem 0;padding:.25rem 0}"
+    "tbody th,tbody td{display:flex;gap:1rem;justify-content:space-between;border:0;"
+    "text-align:right;overflow-wrap:anywhere}"
+    "tbody th::before,tbody td::before{content:attr(data-label);color:var(--soft);"
+    "font-family:system-ui,sans-serif;flex:none}}";
+
+static void page_table(FILE *out, const struct status_table *t)
+{
+    char cell[CELL_SIZE];
+    fputs("<table role=\"table\"><caption>", out);
+    put_escaped(out, t->caption, FORMAT_HTML);
+    fputs("</caption>\n<thead role=\"rowgroup\"><tr role=\"row\">", out);
+    for (unsigned c = 0; c < t->column_count; c++)
+        fprintf(out, "<th role=\"columnheader\" scope=\"col\"%s>%s</th>",
+                t->columns[c].number ? " class=\"number\"" : "", t->columns[c].full);
+    fputs("</tr></thead>\n<tbody role=\"rowgroup\">\n", out);
+    for (size_t row = 0; row < t->row_count; row++) {
+        fputs("<tr role=\"row\">", out);
+        for (unsigned c = 0; c < t->column_count; c++) {
+            const char *kind = c == 0 ? "th role=\"rowheader\" scope=\"row\"" : "td role=\"cell\"";
+            fprintf(out, "<%s data-label=\"%s\"%s><span>", kind, t->columns[c].full,
+                    t->columns[c].number       ? " class=\"number\""
+                    : c + 1 == t->column_count ? " class=\"mono\""
+                                               : "");
+            put_escaped(out, cell_text(t, row, c, cell), FORMAT_HTML);
+            fprintf(out, "</span></%s>", c == 0 ? "th" : "td");
+        }
+        fputs("</tr>\n", out);
+    }
+    fputs("</tbody></table>\n", out);
+}
+
+static void page_server(FILE *out, const struct status_server *s)
+{
+    char age[32], totals[WORDS_SIZE];
+    struct text a = TEXT(age), t = TEXT(totals);
+    const struct figures *f = &s->figures;
+    text_age(&a, uptime_ms(s));
+    text_totals(&t, s);
+    fputs("<section>\n<h2>", out);
+    put_escaped(out, s->where[0] != '\0' ? s->where : "a connection that was handed over",
+                FORMAT_HTML);
+    fputs("</h2>\n<p class=\"soft\">", out);
+    if (s->pid != 0)
+        fprintf(out, "pid %d, ", (int)s->pid);
+    fprintf(out, "up %s%s</p>\n", text_end(&a),
+            s->condition == CONDITION_DRAINING ? ", <strong class=\"bad\">draining</strong>" : "");
+    fprintf(out,
+            "<p><strong>%zu</strong> of %u requests in flight, <strong>%llu</strong> queued; "
+            "%llu connections, %llu of them idle</p>\n",
+            s->request_count, s->slot_count, (unsigned long long)f->queued,
+            (unsigned long long)f->open, (unsigned long long)f->idle);
+    fprintf(out, "<p>%llu requests ended: %s</p>\n", (unsigned long long)ended_in_all(s),
+            text_end(&t));
+    struct status_table requests = table_of_requests(s);
+    if (s->request_count > 0)
+        page_table(out, &requests);
+    struct status_table undoing = table_of_ledgers("Being undone", s->undoing, s->undoing_count);
+    if (s->undoing_count > 0)
+        page_table(out, &undoing);
+    fputs("</section>\n", out);
+}
+
+static void page_paragraph(FILE *out, const char *before, const char *words, const char *after)
+{
+    fputs(before, out);
+    put_escaped(out, words, FORMAT_HTML);
+    fputs(after, out);
+}
+
+static void page_parked(FILE *out)
+{
+    char words[WORDS_SIZE];
+    struct text t = TEXT(words);
+    struct status_table parked =
+        table_of_ledgers("Undo failed for good", status.parked, status.parked_count);
+    if (status.parked_count == 0)
+        return;
+    text_recover(&t, NULL);
+    fputs("<section>\n<h2 class=\"bad\">Parked</h2>\n", out);
+    page_paragraph(out, "<p>To try again: <code>", text_end(&t), " [ID...]</code></p>\n");
+    page_table(out, &parked);
+    fputs("</section>\n", out);
+}
+
+static size_t how_many_in_flight(void)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < status.server_count; i++)
+        n += is_living(&status.servers[i]) ? status.servers[i].request_count : 0;
+    return n;
+}
+
+static void status_page(FILE *out, int64_t every_ms)
+{
+    char words[WORDS_SIZE];
+    struct text now = TEXT(words);
+    text_time(&now, status.now_ms / 1000);
+    fprintf(out,
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+            "<meta http-equiv=\"refresh\" content=\"%lld\">\n"
+            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
+            "style-src 'unsafe-inline'\">\n"
+            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+            "<title>hangupd: %zu in flight</title>\n<style>%s</style>\n</head>\n<body>\n<main>\n"
+            "<h1>hangupd</h1>\n",
+            (long long)(every_ms + 999) / 1000, how_many_in_flight(), page_style);
+    page_paragraph(out, "<p class=\"soft\">", text_end(&now), ", ");
+    page_paragraph(out, "<code>", status.path, "</code></p>\n");
+    if (how_many(true) == 0)
+        fputs("<p>No server is running with this state directory.</p>\n", out);
+    for (size_t i = 0; i < status.server_count; i++)
+        if (is_living(&status.servers[i]))
+            page_server(out, &status.servers[i]);
+    for (size_t i = 0; i < status.server_count; i++) {
+        struct text t = TEXT(words);
+        if (is_living(&status.servers[i]))
+            continue;
+        text_other_server(&t, &status.servers[i]);
+        page_paragraph(out, "<p class=\"bad\">", text_end(&t), "</p>\n");
+    }
+    page_parked(out);
+    fputs("</main>\n</body>\n</html>\n", out);
+}
+
+/* ---- hangupd status: asking and showing ---------------------------------------------- */
+
+#define WATCH_MS 1000
+#define PAGE_MS 5000
+#define WATCH_LEAST_MS 100
+
+static struct {
+    enum status_format format;
+    bool watch;
+    int64_t every_ms; /* 0: not said */
+} view;
+
+static volatile sig_atomic_t watch_ended;
+
+static void end_watch(int signal)
+{
+    (void)signal;
+    watch_ended = 1;
+}
+
+/* A program of a request has its ledger, STATE/SERVER/ID.p, as UNDO_FD: so a status page needs no
+ * option to find the state directory of the server that runs it. */
+static const char *state_of_request(void)
+{
+    static char found[PATH_MAX];
+    char descriptor[32];
+    unsigned long long fd;
+    const char *number = getenv("UNDO_FD");
+    if (number == NULL || !parse_number(&number, INT_MAX, &fd) || *number != '\0')
+        return NULL;
+    snprintf(descriptor, sizeof descriptor, "/proc/self/fd/%llu", fd);
+    ssize_t n = readlink(descriptor, found, sizeof found - 1);
+    if (n <= 0 || found[0] != '/')
+        return NULL;
+    found[n] = '\0';
+    for (int i = 0; i < 2; i++) {
+        char *slash = strrchr(found, '/');
+        if (slash == found)
+            return NULL;
+        /* SERVER is a token, and ID starts with it. */
+        if (i == 0 &&
+            (slash - found < CLEANUP_TOKEN_SIZE ||
+             strncmp(slash + 1, slash - (CLEANUP_TOKEN_SIZE - 1), CLEANUP_TOKEN_SIZE - 1) != 0 ||
+             slash[-CLEANUP_TOKEN_SIZE] != '/'))
+            return NULL;
+        *slash = '\0';
+    }
+    return found;
+}
+
+static void take_interval(const char *text)
+{
+    view.watch = true;
+    if (text == NULL)
+        return;
+    view.every_ms = parse_duration(text);
+    if (view.every_ms < 0)
+        wrong_use("--watch %s is not a time, as in 0.5, 5s or 1m", text);
+    if (view.every_ms < WATCH_LEAST_MS)
+        wrong_use("--watch %s is too little; the least is %d ms", text, WATCH_LEAST_MS);
+}
+
+static void take_format(enum status_format format)
+{
+    if (view.format != FORMAT_TEXT && view.format != format)
+        wrong_use("--json, --prometheus and --html exclude each other");
+    view.format = format;
+}
+
+static void status_options(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"state", required_argument, NULL, 's'},
+        {"json", no_argument, NULL, 'j'},
+        {"prometheus", no_argument, NULL, 'p'},
+        {"html", no_argument, NULL, 'h'},
+        {"watch", optional_argument, NULL, 'w'},
+        {"help", no_argument, NULL, 'H'},
+        {0},
+    };
+    opterr = 0;
+    for (int c; (c = getopt_long(argc, argv, "+:", options, NULL)) != -1;) {
+        bool time_follows =
+            optarg == NULL && optind < argc && isdigit((unsigned char)*argv[optind]);
+        if (c == 's')
+            status.path = optarg;
+        else if (c == 'j' || c == 'p' || c == 'h')
+            take_format(c == 'j' ? FORMAT_JSON : c == 'p' ? FORMAT_PROMETHEUS : FORMAT_HTML);
+        else if (c == 'w')
+            take_interval(time_follows ? argv[optind++] : optarg);
+        else if (c == 'H')
+            tell_help();
+        else if (c == ':')
+            wrong_use("%s wants a value", argv[optind - 1]);
+        else
+            wrong_use("there is no option %s", argv[optind - 1]);
+    }
+    if (optind < argc)
+        wrong_use("%s is not an option, and nothing else is wanted", argv[optind]);
+}
+
+static int status_open(void)
+{
+    if (status.path == NULL)
+        status.path = state_of_request();
+    if (status.path == NULL)
+        status.path = default_state();
+    int fd = open(status.path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        cannot("could not open the state directory %s: %s; %s", status.path, strerror(errno),
+               errno == EACCES ? "ask as its owner or as root"
+                               : "--state DIR names the one that the server was started with");
+    return fd;
+}
+
+/* The status as it is now, allocated. SCREEN: the width that there is, 0 for any. */
+static char *status_render(int state, size_t screen)
+{
+    char *words = NULL;
+    size_t length;
+    FILE *out = open_memstream(&words, &length);
+    if (out == NULL)
+        no_memory();
+    status_gather(state);
+    status.short_ids = screen > 0 && screen < 100;
+    if (view.format == FORMAT_JSON)
+        status_json(out);
+    else if (view.format == FORMAT_PROMETHEUS)
+        status_prometheus(out);
+    else if (view.format == FORMAT_HTML)
+        status_page(out, view.every_ms > 0 ? view.every_ms : PAGE_MS);
+    else
+        status_text(out, screen);
+    status_forget();
+    if (fclose(out) != 0)
+        no_memory();
+    return words;
+}
+
+static void status_write(const char *words, size_t length)
+{
+    if (write_all(STDOUT_FILENO, words, length) < 0)
+        cannot("could not write the status: %s", strerror(errno));
+}
+
+/* WORDS in the place of what the screen shows, as much as it holds; in one write, not to flicker.
+ */
+static void show_in_place(const char *words, const struct winsize *screen)
+{
+    char *frame = NULL;
+    size_t length, rows = screen->ws_row > 1 ? screen->ws_row - 1U : SIZE_MAX;
+    FILE *out = open_memstream(&frame, &length);
+    if (out == NULL)
+        no_memory();
+    fputs("\033[H", out);
+    while (*words != '\0' && rows-- > 0) {
+        int n = (int)strcspn(words, "\n"), room = screen->ws_col > 0 ? screen->ws_col : INT_MAX;
+        if (rows == 0 && words[n] != '\0' && words[n + 1] != '\0')
+            fputs("...\033[K\n", out);
+        else
+            fprintf(out, "%.*s\033[K\n", n < room ? n : room, words);
+        words += n + (words[n] != '\0');
+    }
+    fputs("\033[J", out);
+    if (fclose(out) != 0)
+        no_memory();
+    status_write(frame, length);
+    free(frame);
+}
+
+static void status_show(int state)
+{
+    struct winsize screen = {0};
+    bool terminal = isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &screen) == 0;
+    char *words = status_render(state, screen.ws_col);
+    if (terminal && view.watch)
+        show_in_place(words, &screen);
+    else
+        status_write(words, strlen(words));
+    free(words);
+}
+
+/* What a CGI program says first. */
+static void put_cgi_head(void)
+{
+    static const char *const types[] = {"text/plain; charset=utf-8", "application/json",
+                                        "text/plain; version=0.0.4; charset=utf-8",
+                                        "text/html; charset=utf-8"};
+    char head[128];
+    snprintf(head, sizeof head, "Content-Type: %s\nCache-Control: no-store\n\n",
+             types[view.format]);
+    status_write(head, strlen(head));
+}
+
+static void watch_status(int state)
+{
+    struct sigaction end = {.sa_handler = end_watch};
+    int64_t every = view.every_ms > 0 ? view.every_ms : WATCH_MS;
+    struct timespec pause = {.tv_sec = every / 1000, .tv_nsec = every % 1000 * 1000000};
+    sigset_t ending, before;
+    sigemptyset(&ending);
+    sigaddset(&ending, SIGINT);
+    sigaddset(&ending, SIGTERM);
+    sigaddset(&ending, SIGHUP);
+    sigprocmask(SIG_BLOCK, &ending, &before); /* they arrive in the pause, and in whole lines */
+    sigaction(SIGINT, &end, NULL);
+    sigaction(SIGTERM, &end, NULL);
+    sigaction(SIGHUP, &end, NULL);
+    if (isatty(STDOUT_FILENO))
+        status_write("\033[H\033[2J", 7);
+    while (!watch_ended) {
+        status_show(state);
+        ppoll(NULL, 0, &pause, &before);
+    }
+    if (isatty(STDOUT_FILENO))
+        status_write("\n", 1);
+}
+
+static int command_status(int argc, char **argv)
+{
+    called = "hangupd status";
+    the_help = status_help;
+    status_options(argc, argv);
+    int state = status_open();
+    if (getenv("GATEWAY_INTERFACE") != NULL)
+        put_cgi_head();
+    if (view.watch && view.format != FORMAT_HTML)
+        watch_status(state);
+    else
+        status_show(state);
+    close(state);
+    return 0;
+}
+
 /* ---- Commands ------------------------------------------------------------------------ */
 
 static const struct command {
@@ -3056,6 +4641,7 @@ static const struct command {
 } commands[] = {
     {"recover", command_recover},
     {"undo", command_undo},
+    {"status", command_status},
 };
 
 /* `hangupd COMMAND...`: it is run, and the process ends. */

@@ -224,5 +224,32 @@ ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *mea
  * outside its session that KNOWN does not vouch for. True when none is left. */
 bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*known)(pid_t));
 
+/* Looking, for `hangupd status`: nothing is made, changed, locked or waited for, and nothing that
+ * is read is believed. Lists are for the caller to free; errno not 0: not all there is. */
+/* The tokens of the servers in STATE, living and dead, sorted. NULL: none. */
+char (*cleanup_look_servers(int state, size_t *count))[CLEANUP_TOKEN_SIZE];
+/* Who holds the lock of the server's directory DIR: 1 and *PID, which is 0 in a pid namespace that
+ * cannot be seen from here; 0: nobody, the server is dead. -1 with errno: it cannot be told. */
+int cleanup_look_lock(int dir, pid_t *pid);
+
+#define CLEANUP_EXCERPT_SIZE 256
+struct cleanup_look {
+    char id[CLEANUP_ID_SIZE];
+    unsigned records; /* that an undo would still act on; marks are not records */
+    int64_t changed;  /* last, in seconds since 1970 */
+    /* Cut to fit: the title in its header, and the record that is undone next; "" for none. */
+    char title[CLEANUP_EXCERPT_SIZE], next[CLEANUP_EXCERPT_SIZE];
+};
+/* The ledger ID in DIR with its program's. False: there is none, or it cannot be read (errno). */
+bool cleanup_look_ledger(int dir, const char *id, struct cleanup_look *l);
+/* All ledgers in DIR, sorted by id. NULL: none. */
+struct cleanup_look *cleanup_look_ledgers(int dir, size_t *count);
+
+struct cleanup_process {
+    pid_t pid, parent;
+};
+/* All processes that live, sorted by pid. NULL: it cannot be told. */
+struct cleanup_process *cleanup_look_processes(size_t *count);
+
 #endif /* HANGUPD_INTERNAL */
 #endif

@@ -150,7 +150,8 @@ enum slot_state {
     SLOT_FIN_HANGUP = 0x80,  /* half-close=hangup */
     SLOT_FIN_IGNORE = 0x100, /* half-close=ignore */
     SLOT_FINISH = 0x200,     /* on-hangup=finish */
-    SLOT_DELIVERING = 0x400  /* SIGTERM waits: the client's acknowledgement decides */
+    SLOT_DELIVERING = 0x400, /* SIGTERM waits: the client's acknowledgement decides */
+    SLOT_SETTLING = 0x800    /* the child is dead, a janitor undoes: for people, by the parent */
 };
 
 /* Why the parent ends a request; written before it signals. */

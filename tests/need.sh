@@ -24,7 +24,7 @@ have()
     openbsd-inetd) command -v inetd ;;
     procps) command -v pgrep ;;
     pkg-config) command -v pkg-config || command -v pkgconf ;;
-    lib* | *-dev | ca-certificates) dpkg -s "$1" 2>/dev/null | grep -q '^Status: .* installed$' ;;
+    lib* | *-dev | python3-* | ca-certificates) dpkg -s "$1" 2>/dev/null | grep -q '^Status: .* installed$' ;;
     *) command -v "$1" ;;
     esac >/dev/null
 }
