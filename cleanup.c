@@ -1149,6 +1149,17 @@ ASYNC_SAFE static int undo_if(const struct settlement *s, const char *argument, 
     return 0;
 }
 
+/* The same of the record in `current` for a verb that removes trees. With a slash behind it, a name
+ * that has become a link would be followed, O_NOFOLLOW or not: it is taken off. */
+ASYNC_SAFE static const char *tree_of(const char *verb)
+{
+    const char *arg = argument_of(current.text, verb);
+    size_t start = arg != NULL ? (size_t)(arg - current.text) : 0;
+    for (size_t n = arg != NULL ? strlen(arg) : 0; n > 1 && arg[n - 1] == '/'; n--)
+        current.text[start + n - 1] = '\0';
+    return arg;
+}
+
 /* Undo the record in `current`: 1 done, 0 nothing to do with it, -1 failed (errno). */
 ASYNC_SAFE static int undo_record(struct settlement *s)
 {
@@ -1159,14 +1170,14 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
         errno = EBADMSG;
         return s->kept ? 0 : -1;
     }
-    if ((arg = argument_of(line, "scratch")) != NULL && *arg == '/')
+    if (current.too_long) { /* only its beginning was read: likewise */
+        errno = ENAMETOOLONG;
+        return s->kept ? 0 : -1;
+    }
+    if ((arg = tree_of("scratch")) != NULL && *arg == '/')
         return undo_rmtree(arg) < 0 ? -1 : 1;
     if (s->kept)
         return 0;
-    if (current.too_long) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
     if (strcmp(line, "commit") == 0) {
         s->kept = true;
         return 0;
@@ -1175,11 +1186,11 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
         return 0;
     if ((arg = argument_of(line, "unlink-if")) != NULL)
         return undo_if(s, arg, false) < 0 ? -1 : 1;
-    if ((arg = argument_of(line, "rmtree-if")) != NULL)
+    if ((arg = tree_of("rmtree-if")) != NULL)
         return undo_if(s, arg, true) < 0 ? -1 : 1;
     if ((arg = argument_of(line, "unlink")) != NULL && *arg == '/')
         return undo_unlink(arg) < 0 ? -1 : 1;
-    if ((arg = argument_of(line, "rmtree")) != NULL && *arg == '/')
+    if ((arg = tree_of("rmtree")) != NULL && *arg == '/')
         return undo_rmtree(arg) < 0 ? -1 : 1;
     if ((arg = argument_of(line, "run")) != NULL && *arg != '\0') {
         if (s->how->run == NULL) {
@@ -1318,7 +1329,8 @@ ASYNC_SAFE static bool sent_find(int fd, uint64_t *n, off_t *at)
     if (fstat(fd, &now) < 0)
         return false;
     for (off_t end = lines_end(fd, now.st_size); line_read(fd, end) > 0; end = current.start) {
-        const char *arg = argument_of(current.text, "sent");
+        bool whole = !current.too_long && strlen(current.text) == current.length;
+        const char *arg = whole ? argument_of(current.text, "sent") : NULL;
         unsigned long long value;
         if (arg != NULL && parse_number(&arg, UINT64_MAX, &value) && *arg == '\0') {
             *n = value;

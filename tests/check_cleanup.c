@@ -1476,6 +1476,22 @@ START_TEST(overlong_line)
 }
 END_TEST
 
+/* What was read of such a line is not what was recorded, whatever it says. */
+START_TEST(overlong_scratch)
+{
+    static char noise[2 * CLEANUP_RECORD_MAX] = "";
+
+    memset(noise, 'x', sizeof noise - 1);
+    leave(ID, "scratch /%s\n", noise);
+    ck_assert_int_eq(settle(), CLEANUP_FAILED);
+    ck_assert_str_ne(reports, "");
+    leave(ID, "scratch /%s\n", noise);
+    ck_assert_int_eq(
+        cleanup_settle_kept(&(struct cleanup_settling){.dir = ledgers, .id = ID, .run = note_run}),
+        CLEANUP_DONE);
+}
+END_TEST
+
 START_TEST(line_with_nul)
 {
     int fd;
@@ -1638,14 +1654,24 @@ START_TEST(unsent_without_sent)
 }
 END_TEST
 
-/* A mark that only looks like one: cut off, or in the program's ledger, which is not believed. */
+/* A mark that only looks like one: cut off, too long, with a NUL, or in the program's ledger, which
+ * is not believed. */
 START_TEST(sent_mark_forged)
 {
+    static char zeros[CLEANUP_RECORD_MAX];
     uint64_t n;
 
     leave(ID, "unlink /no/such\nsent 12");
     ck_assert(!cleanup_was_sent(ledgers, ID, &n));
     leave(ID, "#ent 12\nrun sent 12\nsent\nsent x\nsent 12x\n");
+    ck_assert(!cleanup_was_sent(ledgers, ID, &n));
+    memset(zeros, '0', sizeof zeros - 1);
+    leave(ID, "sent %s1\n", zeros);
+    ck_assert(!cleanup_was_sent(ledgers, ID, &n));
+    leave(ID, "sent 12");
+    int fd = openat(ledgers, ID, O_WRONLY | O_APPEND | O_CLOEXEC);
+    ck_assert_int_eq(write(fd, "\0tail\n", 6), 6);
+    close(fd);
     ck_assert(!cleanup_was_sent(ledgers, ID, &n));
     leave(ID, "unlink /no/such\n");
     leave(ID ".p", "sent 12\n");
@@ -1992,6 +2018,24 @@ START_TEST(rmtree_does_not_follow)
     ck_assert_done(cleanup_undo());
     ck_assert_str_eq(listing("work"), "");
     ck_assert_str_eq(get(at("outside/x")), "theirs");
+}
+END_TEST
+
+/* A name recorded with a slash at its end is no leave to follow the link that it has become. */
+START_TEST(rmtree_does_not_follow_for_a_slash)
+{
+    static const char *const verbs[] = {"rmtree", "scratch"};
+    ck_assert_int_eq(mkdir(at("outside"), 0755), 0);
+    put(at("outside/x"), "theirs");
+    ck_assert_int_eq(symlink(at("outside"), at("work/tree")), 0);
+    leave(ID, "%s %s//\n", verbs[_i], at("work/tree"));
+    ck_assert_done(settle());
+    ck_assert_str_eq(listing("work"), "");
+    ck_assert_str_eq(get(at("outside/x")), "theirs");
+    ck_assert_int_eq(mkdir(at("work/tree"), 0755), 0);
+    leave(ID, "%s %s/\n", verbs[_i], at("work/tree"));
+    ck_assert_done(settle());
+    ck_assert_str_eq(listing("work"), "");
 }
 END_TEST
 
@@ -3261,6 +3305,7 @@ static void add_undo(Suite *s)
     tcase_add_test(tc, comments_and_empty_lines);
     tcase_add_test(tc, read_error);
     tcase_add_test(tc, overlong_line);
+    tcase_add_test(tc, overlong_scratch);
     tcase_add_test(tc, line_with_nul);
 }
 
@@ -3303,6 +3348,7 @@ static void add_disk(Suite *s)
     tcase_add_test(tc, rmtree_with_few_descriptors);
     tcase_add_test(tc, rmtree_wide);
     tcase_add_test(tc, rmtree_does_not_follow);
+    tcase_add_loop_test(tc, rmtree_does_not_follow_for_a_slash, 0, 2);
     tcase_add_test(tc, rmtree_without_permission);
     tcase_add_loop_test(tc, rmtree_stays_on_its_mount, 0, 2);
 }

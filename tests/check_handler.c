@@ -1020,7 +1020,7 @@ START_TEST(routes_say_why)
     static const char *const cases[][2] = {
         {"/a=@three", "@one @two"},   {"/a=@one,color=red", "color"},
         {"/a=@one,timeout=x", "90s"}, {"/a=@one,on-hangup=x", "finish"},
-        {"/a", "PATH=TARGET"},
+        {"/a", "PATH=TARGET"},        {"/a=,,", "PATH=TARGET"},
     };
     for (size_t i = 0; i < SIZE_OF(cases); i++) {
         ck_assert_int_eq(route_parse(cases[i][0], compiled, &r, why, sizeof why), -1);
