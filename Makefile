@@ -8,7 +8,10 @@ ARGS    ?= --listen 127.0.0.1:8080
 # Sanitizers, as in SAN=address,undefined.
 SAN     ?=
 # The suites that `make check` runs, as in SUITES=check_server.
-SUITES  ?= $(patsubst tests/%.c,%,$(wildcard tests/check_*.c))
+SUITES  ?= $(patsubst tests/%.c,%,$(wildcard tests/check_*.c tests/fuzz_*.c))
+# How long `make fuzz` runs each target, and which.
+FUZZ_SECONDS ?= 600
+FUZZ    ?= $(patsubst tests/%.c,%,$(wildcard tests/fuzz_*.c))
 
 # The products lie at the top level; in BUILD, when that was chosen or sanitizers are on.
 comma := ,
@@ -29,6 +32,9 @@ HEADERS  := $(wildcard include/*.h)
 OBJECTS  := $(patsubst %,$(BUILD)/%.o,server handler cleanup)
 SUITE_BINARIES := $(patsubst tests/%.c,$(BUILD)/suites/%,$(wildcard tests/check_*.c))
 EXAMPLES := $(patsubst tests/%.c,$(BUILD)/examples/%,$(wildcard tests/example_*.c))
+TARGETS  := $(patsubst tests/%.c,%,$(wildcard tests/fuzz_*.c))
+REPLAYS  := $(addprefix $(BUILD)/replays/,$(TARGETS))
+FUZZERS  := $(addprefix $(BUILD)/fuzzers/,$(TARGETS))
 HARNESS  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(wildcard tests/harness.c tests/sanitizers.c))
 
 # ---- Flags -------------------------------------------------------------------------------
@@ -53,7 +59,7 @@ say = $(if $(V),,@echo '  $(1) $(if $(2),$(2),$@)' && )
 all: $(PRODUCTS)
 
 # Everything that is compiled, the tests too.
-everything: all $(SUITE_BINARIES) $(EXAMPLES)
+everything: all $(SUITE_BINARIES) $(EXAMPLES) $(REPLAYS)
 
 $(OUT)/hangupd: $(OBJECTS)
 	$(call say,link   )$(LINK) -o $@ $(OBJECTS) $(LDLIBS)
@@ -76,6 +82,19 @@ $(SUITE_BINARIES): $(BUILD)/suites/%: $(BUILD)/tests/%.o $(HARNESS) $(OUT)/libha
 $(EXAMPLES): $(BUILD)/examples/%: $(BUILD)/tests/%.o $(OUT)/libhangupd.a
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -o $@ $^ $(LDLIBS)
+
+# The ledger's target looks at every call that takes a path.
+$(BUILD)/replays/fuzz_ledger $(BUILD)/fuzzers/fuzz_ledger: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,\
+	unlink rmdir unlinkat open openat renameat chmod statx)
+
+# A fuzz target that is fed files, and the same with libFuzzer (see fuzz, below).
+$(REPLAYS): $(BUILD)/replays/%: $(BUILD)/tests/%.o $(BUILD)/tests/replay.o $(OUT)/libhangupd.a
+	@mkdir -p $(@D)
+	$(call say,link   )$(LINK) -o $@ $^ $(LDLIBS)
+
+$(FUZZERS): $(BUILD)/fuzzers/%: $(BUILD)/tests/%.o $(OUT)/libhangupd.a
+	@mkdir -p $(@D)
+	$(call say,link   )$(LINK) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
 # Changes only when the flags do, so that other flags make other objects.
 $(BUILD)/flags: FORCE
@@ -106,6 +125,31 @@ check: need-check everything
 
 run-check_%:
 	@$(SUITE_ENVIRONMENT) $(BUILD)/suites/check_$* </dev/null
+
+# A fuzz target takes its corpus, once.
+run-fuzz_%:
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	    $(SUITE_ENVIRONMENT) TMPDIR="$$scratch" $(BUILD)/replays/fuzz_$* tests/corpus/$* </dev/null
+
+need-fuzz:
+	@tests/need.sh clang libclang-rt-dev pkg-config check
+
+# libFuzzer on every target, with sanitizers, two at a time. What it finds on the way stays in
+# BUILD/fuzz for the next run.
+fuzz: need-fuzz
+	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined CFLAGS='-O1 -g' \
+	    TOOLS=$(TOOLS) BUILD=$(BUILD)/fuzz fuzzers
+	@tests/fuzz.sh $(FUZZ_SECONDS) $(BUILD)/fuzz $(FUZZ)
+
+fuzzers: $(FUZZERS)
+
+need-model:
+	@tests/need.sh spin gcc
+
+# The model of the promise, exhaustively, and the broken ones that must be seen to be broken.
+check-model: need-model
+	@mkdir -p $(BUILD)/model
+	@tests/model.sh $(BUILD)/model
 
 need-lint:
 	@tests/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check
@@ -175,6 +219,8 @@ help:
 	@echo 'make             build ./hangupd and ./libhangupd.a'
 	@echo 'make run         build, and serve the demonstration on 127.0.0.1:8080 (ARGS=... for other options)'
 	@echo 'make check       build and run all tests, installing what they need (SUITES=check_server for one suite)'
+	@echo 'make fuzz        libFuzzer on each fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) (FUZZ=fuzz_head for one)'
+	@echo 'make check-model the model of the promise, with spin'
 	@echo 'make lint        format, static analysis, warnings of gcc and clang, signal safety'
 	@echo 'make format      lay the sources out as .clang-format says'
 	@echo 'make install     into PREFIX ($(PREFIX)), below DESTDIR if that is set; make uninstall'
@@ -186,7 +232,8 @@ help:
 FORCE:
 
 .DELETE_ON_ERROR:
-.PHONY: all everything run need-check check need-lint format lint lint-format lint-tidy \
+.PHONY: all everything run need-check check need-fuzz fuzz fuzzers need-model check-model \
+	need-lint format lint lint-format lint-tidy \
 	lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals install uninstall clean help FORCE
 # Made by `make check` and worth keeping for the next one.
 .SECONDARY:

@@ -24,6 +24,9 @@ have()
     openbsd-inetd) command -v inetd ;;
     procps) command -v pgrep ;;
     pkg-config) command -v pkg-config || command -v pkgconf ;;
+    libclang-rt-dev) # clang's sanitizers and libFuzzer
+        [ -e "$(clang -print-file-name="libclang_rt.fuzzer-$(uname -m).a" 2>/dev/null)" ]
+        ;;
     lib* | *-dev | python3-* | ca-certificates) dpkg -s "$1" 2>/dev/null | grep -q '^Status: .* installed$' ;;
     *) command -v "$1" ;;
     esac >/dev/null

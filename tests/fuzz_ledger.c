@@ -1,0 +1,727 @@
+/* fuzz_ledger.c: the ledger's reader, cleanup_settle and its kin, fed any bytes as a ledger.
+ *
+ * The promise: only what a whole record names is touched. An oracle reads the same bytes by the
+ * grammar alone and says what may be touched; every system call that takes a path is caught on
+ * its way (the linker's --wrap) and held against that. Then, from the ledger that is left: what
+ * was undone is struck out and nothing else is changed; it is not undone again; what could be
+ * undone is gone.
+ *
+ * The input's first line has letters for how it is settled: k kept, r refuted, n without `run`,
+ * c after a crash, f every second command fails. The rest is the ledger, with these filled in:
+ *     %R  the directory of the things that may be removed: file, other, link, dir/...
+ *     %F  the identity of %R/file      %D  that of %R/dir      %B  this boot's id
+ *     %P  here the program's own ledger, ID.p, begins
+ * Nothing outside %R is ever really touched: the catchers only say that it is not there, and
+ * where the kernel has Landlock, it refuses too.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <limits.h>
+#include <linux/landlock.h>
+#include <stdarg.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "fuzz.h"
+
+#define ID "0123456789abcdef-1"
+
+static char base[128], world[160]; /* the target's directory; %R in it */
+static int state = -1;             /* BASE/state, where the ledger is */
+static char boot[40];
+static bool armed;        /* the reader is at work: its calls are caught */
+static unsigned removals; /* that it has really made */
+
+/* ---- The calls as they are --------------------------------------------------------------- */
+
+int __real_unlink(const char *path);
+int __real_rmdir(const char *path);
+int __real_unlinkat(int dir, const char *path, int flags);
+int __real_open(const char *path, int flags, ...);
+int __real_openat(int dir, const char *path, int flags, ...);
+int __real_renameat(int from_dir, const char *from, int to_dir, const char *to);
+int __real_chmod(const char *path, mode_t mode);
+int __real_statx(int dir, const char *path, int flags, unsigned mask, struct statx *x);
+int __wrap_unlink(const char *path);
+int __wrap_rmdir(const char *path);
+int __wrap_unlinkat(int dir, const char *path, int flags);
+int __wrap_open(const char *path, int flags, ...);
+int __wrap_openat(int dir, const char *path, int flags, ...);
+int __wrap_renameat(int from_dir, const char *from, int to_dir, const char *to);
+int __wrap_chmod(const char *path, mode_t mode);
+int __wrap_statx(int dir, const char *path, int flags, unsigned mask, struct statx *x);
+
+/* ---- The things: files, a tree, and links that lead out of it ---------------------------- */
+
+static const char *const directories[] = {"dir", "dir/sub", "outside"};
+static const char *const files[] = {"file", "other", "dir/one", "dir/sub/two", "outside/three"};
+static const char *const links[] = {"link", "dir/link", "dir/sub/link"}; /* all to outside */
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
+static const char *in_world(const char *name)
+{
+    static char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", world, name);
+    return path;
+}
+
+static int remove_one(const char *path, const struct stat *s, int type, struct FTW *walk)
+{
+    (void)s;
+    (void)walk;
+    return type == FTW_DP ? __real_rmdir(path) : __real_unlink(path);
+}
+
+static void remove_all(const char *path)
+{
+    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static bool is_there(const char *path)
+{
+    struct stat s;
+    return lstat(path, &s) == 0;
+}
+
+/* Make what is missing. */
+static void world_make(void)
+{
+    char target[sizeof world + 16];
+    for (size_t i = 0; i < COUNT(directories); i++)
+        must(mkdir(in_world(directories[i]), 0700) == 0 || errno == EEXIST);
+    for (size_t i = 0; i < COUNT(files); i++) {
+        int fd = __real_open(in_world(files[i]), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+        must(fd >= 0);
+        close(fd);
+    }
+    snprintf(target, sizeof target, "%s/outside", world);
+    for (size_t i = 0; i < COUNT(links); i++)
+        must(symlink(target, in_world(links[i])) == 0 || errno == EEXIST);
+}
+
+static unsigned missing_of(const char *const names[], size_t count)
+{
+    unsigned n = 0;
+    for (size_t i = 0; i < count; i++)
+        n += !is_there(in_world(names[i]));
+    return n;
+}
+
+static unsigned missing(void)
+{
+    return missing_of(directories, COUNT(directories)) + missing_of(files, COUNT(files)) +
+           missing_of(links, COUNT(links));
+}
+
+/* ---- The oracle: what the bytes on record allow ------------------------------------------ */
+
+enum verb { UNLINK, UNLINK_IF, RMTREE, RMTREE_IF, RUN, SCRATCH, SENT, COMMIT, NO_RECORD };
+static const char *const verbs[] = {"unlink", "unlink-if", "rmtree", "rmtree-if",
+                                    "run",    "scratch",   "sent",   "commit"};
+
+struct record {
+    enum verb verb;
+    size_t at;      /* where its line starts in the file */
+    char *identity; /* "DEV:INO:BTIME" */
+    char *argument; /* the path, the command or the number */
+    bool is_kept;   /* by a commit below it, or because all is kept */
+    bool was_run;   /* with success */
+};
+
+#define RECORDS_MAX 4096
+struct ledger {
+    const char *name;
+    char *bytes;
+    size_t size;
+    bool is_there, this_boot;
+    struct record records[RECORDS_MAX]; /* oldest first; only those that are live */
+    size_t count;
+};
+static struct ledger ledgers[2] = {{.name = ID ".p"}, {.name = ID}}; /* as they are undone */
+static struct {
+    bool kept, refuted, crash, run, fail;
+} mode;
+
+static char *text_of(const char *bytes, size_t size)
+{
+    char *text = malloc(size + 1);
+    must(text != NULL);
+    memcpy(text, bytes, size);
+    text[size] = '\0';
+    return text;
+}
+
+/* Whether TEXT is a decimal number, all of it, of at most 64 bits. */
+static bool is_number(const char *text)
+{
+    errno = 0;
+    return *text != '\0' && text[strspn(text, "0123456789")] == '\0' &&
+           (strtoull(text, NULL, 10) != ULLONG_MAX || errno == 0);
+}
+
+static enum verb verb_of(const char *line, size_t length)
+{
+    for (size_t i = 0; i < COUNT(verbs); i++)
+        if (strlen(verbs[i]) == length && memcmp(line, verbs[i], length) == 0)
+            return (enum verb)i;
+    return NO_RECORD;
+}
+
+/* The record in one whole line, or NO_RECORD: VERB ARGUMENT, VERB IDENTITY PATH. */
+static struct record record_of(const char *line, size_t length)
+{
+    struct record r = {.verb = NO_RECORD};
+    if (length == 0 || line[0] == '#' || length + 1 > CLEANUP_RECORD_MAX ||
+        memchr(line, '\0', length) != NULL)
+        return r;
+    const char *space = memchr(line, ' ', length);
+    size_t n = space != NULL ? (size_t)(space - line) : length;
+    enum verb verb = verb_of(line, n);
+    const char *argument = space != NULL ? space + 1 : line + length;
+    size_t left = (size_t)(line + length - argument);
+    bool is_conditional = verb == UNLINK_IF || verb == RMTREE_IF;
+    if (is_conditional) {
+        const char *second = memchr(argument, ' ', left);
+        if (second == NULL)
+            return r;
+        r.identity = text_of(argument, (size_t)(second - argument));
+        left -= (size_t)(second - argument) + 1;
+        argument = second + 1;
+    }
+    bool is_path = left > 0 && *argument == '/';
+    /* What "link/" stands for is where the link leads; a tree is its name without the slash. */
+    bool is_tree = verb == RMTREE || verb == RMTREE_IF || verb == SCRATCH;
+    while (is_tree && left > 1 && argument[left - 1] == '/')
+        left--;
+    r.argument = text_of(argument, left);
+    bool is_good = verb == COMMIT ? space == NULL
+                   : verb == RUN  ? left > 0
+                   : verb == SENT ? is_number(r.argument)
+                                  : is_path;
+    r.verb = is_good ? verb : NO_RECORD;
+    return r;
+}
+
+static void ledger_forget(struct ledger *l)
+{
+    for (size_t i = 0; i < l->count; i++) {
+        free(l->records[i].identity);
+        free(l->records[i].argument);
+    }
+    free(l->bytes);
+    l->bytes = NULL;
+    l->size = l->count = 0;
+}
+
+static void ledger_load(struct ledger *l)
+{
+    struct stat s;
+    ledger_forget(l);
+    int fd = __real_openat(state, l->name, O_RDONLY | O_CLOEXEC);
+    l->is_there = fd >= 0;
+    if (fd < 0)
+        return;
+    must(fstat(fd, &s) == 0);
+    l->size = (size_t)s.st_size;
+    l->bytes = malloc(l->size + 1);
+    must(l->bytes != NULL && read(fd, l->bytes, l->size) == s.st_size);
+    close(fd);
+}
+
+static void ledger_understand(struct ledger *l)
+{
+    static const char magic[] = "# hangupd ledger 1 ";
+    for (size_t at = 0; at < l->size && l->count < RECORDS_MAX;) {
+        const char *line = l->bytes + at, *end = memchr(line, '\n', l->size - at);
+        if (end == NULL)
+            break; /* it never happened */
+        struct record r = record_of(line, (size_t)(end - line));
+        r.at = at;
+        if (r.verb == NO_RECORD) {
+            free(r.identity);
+            free(r.argument);
+        } else {
+            l->records[l->count++] = r;
+        }
+        at += (size_t)(end - line) + 1;
+    }
+    bool kept = mode.kept;
+    for (size_t i = l->count; i-- > 0;) {
+        l->records[i].is_kept = kept && l->records[i].verb != SCRATCH;
+        kept = kept || l->records[i].verb == COMMIT;
+    }
+    /* The header is what the first line says, or as much of it as is ever looked at. */
+    char *header = text_of(l->bytes != NULL ? l->bytes : "", l->size < 511 ? l->size : 511);
+    char *said = strstr(header, " boot=");
+    l->this_boot = strncmp(header, magic, sizeof magic - 1) == 0 && said != NULL &&
+                   strncmp(said + 6, boot, strlen(boot)) == 0;
+    free(header);
+}
+
+/* Whether the thing that PATH stands for is the one that IDENTITY names. */
+static bool is_identity_of(const struct ledger *l, const char *identity, const char *path)
+{
+    struct statx x;
+    char *end;
+    if (__real_statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &x) < 0)
+        return false;
+    unsigned long long major = strtoull(identity, &end, 10);
+    unsigned long long minor = *end == ':' ? strtoull(end + 1, &end, 10) : 0;
+    unsigned long long inode = *end == ':' ? strtoull(end + 1, &end, 10) : 0;
+    if (*end++ != ':' || inode != x.stx_ino)
+        return false;
+    if (l->this_boot && (major != x.stx_dev_major || minor != x.stx_dev_minor))
+        return false;
+    if (strcmp(end, "-") == 0 || (x.stx_mask & STATX_BTIME) == 0)
+        return !mode.crash;
+    long long seconds = strtoll(end, &end, 10);
+    return *end == '.' && seconds == x.stx_btime.tv_sec &&
+           strtoull(end + 1, &end, 10) == x.stx_btime.tv_nsec && *end == '\0';
+}
+
+enum touch { LOOK, OPEN, REMOVE_FILE, REMOVE_DIRECTORY };
+
+static bool record_allows(const struct ledger *l, const struct record *r, enum touch how)
+{
+    switch (r->verb) {
+    case UNLINK:
+        return how == REMOVE_FILE;
+    case UNLINK_IF:
+        return how == LOOK || (how == REMOVE_FILE && is_identity_of(l, r->identity, r->argument));
+    case RMTREE:
+    case SCRATCH:
+        return how != LOOK;
+    case RMTREE_IF:
+        return how == LOOK || (how != REMOVE_FILE && is_identity_of(l, r->identity, r->argument));
+    default:
+        return false;
+    }
+}
+
+static bool is_allowed(const char *path, enum touch how)
+{
+    for (size_t k = 0; k < COUNT(ledgers); k++)
+        for (size_t i = 0; i < ledgers[k].count; i++) {
+            const struct record *r = &ledgers[k].records[i];
+            if (!r->is_kept && strcmp(r->argument, path) == 0 && record_allows(&ledgers[k], r, how))
+                return true;
+        }
+    return false;
+}
+
+/* ---- The catchers ------------------------------------------------------------------------ */
+
+/* Trees that a record let the reader open, by their real names. */
+static char trees[64][PATH_MAX];
+static size_t tree_count;
+
+static bool name_of(int fd, char name[PATH_MAX])
+{
+    char link[32];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, name, PATH_MAX - 1);
+    name[n > 0 ? n : 0] = '\0';
+    return n > 0;
+}
+
+static bool is_below(const char *path, const char *top)
+{
+    size_t n = strlen(top);
+    return strncmp(path, top, n) == 0 && (path[n] == '\0' || path[n] == '/');
+}
+
+/* Whether PATH, whatever links and dots it has, stays in the world. */
+static bool is_in_world(const char *path)
+{
+    char parent[PATH_MAX], real[PATH_MAX];
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    while (n > 1 && path[n - 1] != '/')
+        n--;
+    if (n >= sizeof parent)
+        return false;
+    memcpy(parent, path, n);
+    parent[n] = '\0';
+    if (realpath(parent, real) == NULL || !is_below(real, world))
+        return false;
+    return realpath(path, real) == NULL || is_below(real, world);
+}
+
+/* A call on an absolute path. True: make it; false: errno says that it is not there. */
+static bool caught(const char *path, enum touch how)
+{
+    must_of(*path == '/', path, strlen(path));
+    must_of(is_allowed(path, how), path, strlen(path));
+    errno = ENOENT;
+    return is_in_world(path);
+}
+
+/* A call on NAME in the open directory DIR, which is in a tree that may go. */
+static void caught_in_tree(int dir, const char *name)
+{
+    char top[PATH_MAX];
+    must(name_of(dir, top) && is_below(top, world));
+    must_of(strchr(name, '/') == NULL && strcmp(name, ".") != 0 && strcmp(name, "..") != 0, name,
+            strlen(name));
+    for (size_t i = 0; i < tree_count; i++)
+        if (is_below(top, trees[i]))
+            return;
+    must_failed(__FILE__, __LINE__, "a tree that a record names", top, strlen(top));
+}
+
+static bool is_ledger(int dir, const char *name)
+{
+    return dir == state &&
+           (strcmp(name, ledgers[0].name) == 0 || strcmp(name, ledgers[1].name) == 0);
+}
+
+static int counted(int result)
+{
+    removals += armed && result == 0;
+    return result;
+}
+
+int __wrap_unlink(const char *path)
+{
+    if (armed && !caught(path, REMOVE_FILE))
+        return -1;
+    return counted(__real_unlink(path));
+}
+
+int __wrap_rmdir(const char *path)
+{
+    if (armed && !caught(path, REMOVE_DIRECTORY))
+        return -1;
+    return counted(__real_rmdir(path));
+}
+
+int __wrap_unlinkat(int dir, const char *path, int flags)
+{
+    if (!armed || is_ledger(dir, path))
+        return __real_unlinkat(dir, path, flags);
+    must_of(*path != '/' && dir != AT_FDCWD, path, strlen(path));
+    caught_in_tree(dir, path);
+    return counted(__real_unlinkat(dir, path, flags));
+}
+
+static int opened(int fd, const char *path)
+{
+    char *name = trees[tree_count];
+    if (fd < 0)
+        return fd;
+    must(tree_count < COUNT(trees) - 1 && name_of(fd, name));
+    /* What a record names by its last link is the link, not where it leads. */
+    struct stat s;
+    must_of(lstat(path, &s) == 0 && !S_ISLNK(s.st_mode), path, strlen(path));
+    tree_count++;
+    return fd;
+}
+
+int __wrap_open(const char *path, int flags, ...)
+{
+    va_list rest;
+    va_start(rest, flags);
+    mode_t mode_bits = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(rest, mode_t) : 0;
+    va_end(rest);
+    if (!armed || strcmp(path, "/proc/sys/kernel/random/boot_id") == 0)
+        return __real_open(path, flags, mode_bits);
+    must_of((flags & (O_CREAT | O_TRUNC)) == 0, path, strlen(path));
+    return caught(path, OPEN) ? opened(__real_open(path, flags), path) : -1;
+}
+
+int __wrap_openat(int dir, const char *path, int flags, ...)
+{
+    va_list rest;
+    va_start(rest, flags);
+    mode_t mode_bits = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(rest, mode_t) : 0;
+    va_end(rest);
+    if (!armed || is_ledger(dir, path))
+        return __real_openat(dir, path, flags, mode_bits);
+    must_of((flags & (O_CREAT | O_TRUNC)) == 0, path, strlen(path));
+    if (dir == AT_FDCWD)
+        return caught(path, OPEN) ? opened(__real_openat(dir, path, flags), path) : -1;
+    caught_in_tree(dir, path);
+    int fd = __real_openat(dir, path, flags);
+    char top[PATH_MAX], name[PATH_MAX];
+    must(fd < 0 || (name_of(dir, top) && name_of(fd, name) && is_below(name, top)));
+    return fd;
+}
+
+int __wrap_renameat(int from_dir, const char *from, int to_dir, const char *to)
+{
+    if (armed) {
+        caught_in_tree(from_dir, from);
+        caught_in_tree(to_dir, to);
+    }
+    return __real_renameat(from_dir, from, to_dir, to);
+}
+
+int __wrap_chmod(const char *path, mode_t mode_bits)
+{
+    char real[PATH_MAX];
+    if (armed)
+        must_of(strncmp(path, "/proc/self/fd/", 14) == 0 && realpath(path, real) != NULL &&
+                    is_below(real, world),
+                path, strlen(path));
+    return __real_chmod(path, mode_bits);
+}
+
+int __wrap_statx(int dir, const char *path, int flags, unsigned mask, struct statx *x)
+{
+    if (armed && *path != '\0') {
+        must_of(dir == AT_FDCWD, path, strlen(path));
+        if (!caught(path, LOOK))
+            return -1;
+    }
+    return __real_statx(dir, path, flags, mask, x);
+}
+
+/* ---- The commands, which are only noted -------------------------------------------------- */
+
+static size_t run_count;
+
+/* The N-th `run` that must come: newest first, the program's before the server's. */
+static struct record *run_expected(size_t n)
+{
+    for (size_t k = 0; k < COUNT(ledgers); k++)
+        for (size_t i = ledgers[k].count; i-- > 0;) {
+            struct record *r = &ledgers[k].records[i];
+            if (r->verb == RUN && !r->is_kept && n-- == 0)
+                return r;
+        }
+    return NULL;
+}
+
+static int note_command(const char *id, const char *command)
+{
+    struct record *r = run_expected(run_count++);
+    must(strcmp(id, ID) == 0);
+    must_of(r != NULL && strcmp(r->argument, command) == 0, command, strlen(command));
+    r->was_run = !mode.fail || run_count % 2 == 0;
+    errno = 0;
+    return r->was_run ? 0 : -1;
+}
+
+static void note_report(const char *id, const char *what)
+{
+    must(strcmp(id, ID) == 0 && strlen(what) > 0);
+}
+
+/* ---- What must hold afterwards ----------------------------------------------------------- */
+
+/* Only the first bytes of records that were done have changed, to '#'. */
+static void check_strikes(const struct ledger *before, const struct ledger *after)
+{
+    must(after->is_there && after->size == before->size);
+    size_t next = 0;
+    for (size_t i = 0; i < before->size; i++) {
+        bool is_start = next < before->count && before->records[next].at == i;
+        const struct record *r = is_start ? &before->records[next++] : NULL;
+        if (r != NULL && r->was_run)
+            must_of(after->bytes[i] == '#', r->argument, strlen(r->argument));
+        if (after->bytes[i] == before->bytes[i])
+            continue;
+        must_of(r != NULL && after->bytes[i] == '#', before->bytes, before->size);
+        must_of(r->verb == SENT ? mode.refuted : !r->is_kept && r->verb != COMMIT, r->argument,
+                strlen(r->argument));
+        must_of(r->verb != RUN || r->was_run, r->argument, strlen(r->argument));
+    }
+}
+
+/* What can be undone for certain is gone. */
+static void check_gone(const struct record *r)
+{
+    struct stat s;
+    if (r->is_kept || (r->verb != UNLINK && r->verb != RMTREE && r->verb != SCRATCH))
+        return;
+    if (strstr(r->argument, "/.") != NULL || r->argument[strlen(r->argument) - 1] == '/' ||
+        !is_in_world(r->argument) || lstat(r->argument, &s) < 0)
+        return;
+    must_of(r->verb == UNLINK && S_ISDIR(s.st_mode), r->argument, strlen(r->argument));
+}
+
+static void check_after(enum cleanup_result result, size_t runs)
+{
+    static struct ledger after[2];
+    for (size_t k = 0; k < COUNT(ledgers); k++) {
+        after[k].name = ledgers[k].name;
+        ledger_load(&after[k]);
+        if (result == CLEANUP_DONE)
+            must(!after[k].is_there);
+        else if (ledgers[k].is_there)
+            check_strikes(&ledgers[k], &after[k]);
+        for (size_t i = 0; result != CLEANUP_RUN_LEFT && i < ledgers[k].count; i++)
+            check_gone(&ledgers[k].records[i]);
+        ledger_forget(&after[k]);
+    }
+    must(removals == missing());
+    must((result == CLEANUP_RUN_LEFT) == (!mode.run && runs > 0));
+    must(run_count == (mode.run ? runs : 0));
+    for (size_t i = 0; result == CLEANUP_DONE && i < runs; i++)
+        must(run_expected(i)->was_run);
+}
+
+static void check_sent(void)
+{
+    const struct ledger *own = &ledgers[1];
+    const struct record *sent = NULL;
+    for (size_t i = 0; i < own->count; i++)
+        if (own->records[i].verb == SENT)
+            sent = &own->records[i];
+    uint64_t n = 0;
+    must(cleanup_was_sent(state, ID, &n) == (sent != NULL));
+    must(sent == NULL || n == strtoull(sent->argument, NULL, 10));
+}
+
+/* Settle what is on record, once, from inside the world, so that a relative path would be met. */
+static void settle_once(void)
+{
+    struct cleanup_settling how = {.dir = state, .id = ID, .after_crash = mode.crash};
+    size_t runs = 0;
+    how.run = mode.run ? note_command : NULL;
+    for (size_t k = 0; k < COUNT(ledgers); k++) {
+        ledger_load(&ledgers[k]);
+        ledger_understand(&ledgers[k]);
+    }
+    check_sent();
+    while (run_expected(runs) != NULL)
+        runs++;
+    tree_count = run_count = 0;
+    armed = true;
+    enum cleanup_result result = mode.kept      ? cleanup_settle_kept(&how)
+                                 : mode.refuted ? cleanup_settle_refuted(&how)
+                                                : cleanup_settle(&how);
+    armed = false;
+    check_after(result, runs);
+}
+
+/* ---- The input --------------------------------------------------------------------------- */
+
+static void identity_of(const char *name, char *to, size_t room)
+{
+    struct statx x;
+    must(__real_statx(AT_FDCWD, in_world(name), AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &x) ==
+         0);
+    int n = snprintf(to, room, "%u:%u:%llu:", x.stx_dev_major, x.stx_dev_minor,
+                     (unsigned long long)x.stx_ino);
+    if ((x.stx_mask & STATX_BTIME) != 0)
+        snprintf(to + n, room - (size_t)n, "%lld.%09u", (long long)x.stx_btime.tv_sec,
+                 x.stx_btime.tv_nsec);
+    else
+        snprintf(to + n, room - (size_t)n, "-");
+}
+
+static FILE *ledger_file(const char *name)
+{
+    int fd = __real_openat(state, name, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
+    must(file != NULL);
+    return file;
+}
+
+/* Write the ledger, and the program's from the first %P on, with the world's names filled in. */
+static void ledgers_write(const char *data, size_t size)
+{
+    char of_file[96], of_dir[96];
+    identity_of("file", of_file, sizeof of_file);
+    identity_of("dir", of_dir, sizeof of_dir);
+    FILE *to = ledger_file(ledgers[1].name);
+    __real_unlinkat(state, ledgers[0].name, 0);
+    for (size_t i = 0; i < size; i++) {
+        char letter = data[i] == '%' && i + 1 < size ? data[i + 1] : '\0';
+        const char *filled = letter == 'R'   ? world
+                             : letter == 'F' ? of_file
+                             : letter == 'D' ? of_dir
+                             : letter == 'B' ? boot
+                             : letter == 'P' ? ""
+                                             : NULL;
+        if (letter == 'P') {
+            must(fclose(to) == 0);
+            to = ledger_file(ledgers[0].name);
+        }
+        if (filled != NULL)
+            fputs(filled, to), i++;
+        else
+            fputc(data[i], to);
+    }
+    must(fclose(to) == 0);
+}
+
+/* Nothing but what is below BASE can be removed or cut any more; where there is no Landlock, the
+ * catchers are all there is. */
+static void fence(void)
+{
+    struct landlock_ruleset_attr what = {.handled_access_fs = LANDLOCK_ACCESS_FS_REMOVE_FILE |
+                                                              LANDLOCK_ACCESS_FS_REMOVE_DIR};
+    struct landlock_path_beneath_attr where = {.allowed_access = what.handled_access_fs};
+    int rules = (int)syscall(SYS_landlock_create_ruleset, &what, sizeof what, 0);
+    where.parent_fd = __real_open(base, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (rules >= 0 && where.parent_fd >= 0 &&
+        syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &where, 0) == 0 &&
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
+        syscall(SYS_landlock_restrict_self, rules, 0);
+    if (rules >= 0)
+        close(rules);
+    if (where.parent_fd >= 0)
+        close(where.parent_fd);
+}
+
+static void remove_base(void)
+{
+    remove_all(base);
+}
+
+static void begin(void)
+{
+    const char *tmp = getenv("TMPDIR");
+    char real[PATH_MAX], path[sizeof base + 16];
+    must(realpath(tmp != NULL ? tmp : "/tmp", real) != NULL);
+    must(snprintf(base, sizeof base, "%s/hangupd-fuzz-XXXXXX", real) < (int)sizeof base);
+    must(mkdtemp(base) != NULL);
+    fence();
+    atexit(remove_base);
+    snprintf(world, sizeof world, "%s/world", base);
+    snprintf(path, sizeof path, "%s/state", base);
+    must(mkdir(path, 0700) == 0);
+    state = __real_open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    FILE *from = fopen("/proc/sys/kernel/random/boot_id", "r");
+    must(state >= 0 && from != NULL && fscanf(from, "%36s", boot) == 1);
+    fclose(from);
+    cleanup_report = note_report;
+    must(mkdir(world, 0700) == 0);
+    world_make();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    const char *text = (const char *)data, *end = memchr(data, '\n', size);
+    if (end == NULL)
+        return 0;
+    if (state < 0)
+        begin();
+    size_t letters = (size_t)(end - text);
+    mode.kept = memchr(text, 'k', letters) != NULL;
+    mode.refuted = memchr(text, 'r', letters) != NULL;
+    mode.crash = memchr(text, 'c', letters) != NULL;
+    mode.fail = memchr(text, 'f', letters) != NULL;
+    mode.run = memchr(text, 'n', letters) == NULL;
+    if (removals > 0)
+        world_make();
+    removals = 0;
+    int here = __real_open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    must(here >= 0);
+    ledgers_write(end + 1, size - letters - 1);
+    must(chdir(world) == 0);
+    settle_once();
+    mode.run = true; /* what a signal handler leaves to a janitor */
+    settle_once();
+    must(fchdir(here) == 0);
+    close(here);
+    return 0;
+}
