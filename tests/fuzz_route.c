@@ -33,11 +33,14 @@ static void check_route(const char *text, size_t why_size)
         size_t path = strcspn(text, "=");
         must_of(r.path != NULL && strlen(r.path) == path, text, strlen(text));
         must_of(r.path[0] == '/' && strncmp(r.path, text, path) == 0, text, strlen(text));
-        must_of(r.handler == handler_a, text, strlen(text));
+        must_of((r.handler == handler_a) != (r.program != NULL), text, strlen(text));
+        must_of(r.program == NULL || (*r.program == '/' && strlen(r.program) < PATH_MAX), text,
+                strlen(text));
         must_of(r.timeout_ms >= 0 && r.timeout_ms <= INT_MAX, text, strlen(text));
         must_of(r.on_hangup <= ON_HANGUP_FINISH && r.half_close <= HALF_CLOSE_IGNORE, text,
                 strlen(text));
         free((char *)r.path);
+        free((char *)r.program);
     } else {
         must(result == -1 && r.path == NULL);
         must_of(memchr(why, '\0', why_size) != NULL, text, strlen(text));
