@@ -29,6 +29,7 @@ HEADERS  := $(wildcard include/*.h)
 OBJECTS  := $(patsubst %,$(BUILD)/%.o,server handler cleanup)
 SUITE_BINARIES := $(patsubst tests/%.c,$(BUILD)/suites/%,$(wildcard tests/check_*.c))
 EXAMPLES := $(patsubst tests/%.c,$(BUILD)/examples/%,$(wildcard tests/example_*.c))
+FAULTS   := $(patsubst tests/%.c,$(BUILD)/faults/%,$(wildcard tests/fault_*.c))
 HARNESS  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(wildcard tests/harness.c tests/sanitizers.c))
 
 # ---- Flags -------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ say = $(if $(V),,@echo '  $(1) $(if $(2),$(2),$@)' && )
 all: $(PRODUCTS)
 
 # Everything that is compiled, the tests too.
-everything: all $(SUITE_BINARIES) $(EXAMPLES)
+everything: all $(SUITE_BINARIES) $(EXAMPLES) $(FAULTS)
 
 $(OUT)/hangupd: $(OBJECTS)
 	$(call say,link   )$(LINK) -o $@ $(OBJECTS) $(LDLIBS)
@@ -72,6 +73,10 @@ $(SUITE_BINARIES): $(BUILD)/suites/%: $(BUILD)/tests/%.o $(HARNESS) $(OUT)/libha
 	$(call say,link   )$(LINK) -o $@ $^ $$(pkg-config --libs check) $(LDLIBS)
 
 $(EXAMPLES): $(BUILD)/examples/%: $(BUILD)/tests/%.o $(OUT)/libhangupd.a
+	@mkdir -p $(@D)
+	$(call say,link   )$(LINK) -o $@ $^ $(LDLIBS)
+
+$(FAULTS): $(BUILD)/faults/%: $(BUILD)/tests/%.o
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -o $@ $^ $(LDLIBS)
 
@@ -104,6 +109,13 @@ check: need-check everything
 
 run-check_%:
 	@$(SUITE_ENVIRONMENT) $(BUILD)/suites/check_$* </dev/null
+
+# The proofs that the promise holds under faults, in full: a quarter of an hour.
+check-faults: need-check everything
+	@$(MAKE) --no-print-directory -k $(addprefix prove-,$(notdir $(FAULTS)))
+
+prove-fault_%:
+	@$(SUITE_ENVIRONMENT) $(BUILD)/faults/fault_$* </dev/null
 
 need-lint:
 	@tests/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check
@@ -173,6 +185,7 @@ help:
 	@echo 'make             build ./hangupd and ./libhangupd.a'
 	@echo 'make run         build, and serve the demonstration on 127.0.0.1:8080 (ARGS=... for other options)'
 	@echo 'make check       build and run all tests, installing what they need (SUITES=check_server for one suite)'
+	@echo 'make check-faults  the proofs under faults, in full'
 	@echo 'make lint        format, static analysis, warnings of gcc and clang, signal safety'
 	@echo 'make format      lay the sources out as .clang-format says'
 	@echo 'make install     into PREFIX ($(PREFIX)), below DESTDIR if that is set; make uninstall'
@@ -184,7 +197,8 @@ help:
 FORCE:
 
 .DELETE_ON_ERROR:
-.PHONY: all everything run need-check check need-lint format lint lint-format lint-tidy \
-	lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals install uninstall clean help FORCE
+.PHONY: all everything run need-check check check-faults need-lint format lint lint-format \
+	lint-tidy lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals install uninstall clean \
+	help FORCE
 # Made by `make check` and worth keeping for the next one.
 .SECONDARY:
