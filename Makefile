@@ -35,6 +35,7 @@ EXAMPLES := $(patsubst tests/%.c,$(BUILD)/examples/%,$(wildcard tests/example_*.
 TARGETS  := $(patsubst tests/%.c,%,$(wildcard tests/fuzz_*.c))
 REPLAYS  := $(addprefix $(BUILD)/replays/,$(TARGETS))
 FUZZERS  := $(addprefix $(BUILD)/fuzzers/,$(TARGETS))
+FAULTS   := $(patsubst tests/%.c,$(BUILD)/faults/%,$(wildcard tests/fault_*.c))
 HARNESS  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(wildcard tests/harness.c tests/sanitizers.c))
 
 # ---- Flags -------------------------------------------------------------------------------
@@ -59,7 +60,7 @@ say = $(if $(V),,@echo '  $(1) $(if $(2),$(2),$@)' && )
 all: $(PRODUCTS)
 
 # Everything that is compiled, the tests too.
-everything: all $(SUITE_BINARIES) $(EXAMPLES) $(REPLAYS)
+everything: all $(SUITE_BINARIES) $(EXAMPLES) $(FAULTS) $(REPLAYS)
 
 $(OUT)/hangupd: $(OBJECTS)
 	$(call say,link   )$(LINK) -o $@ $(OBJECTS) $(LDLIBS)
@@ -95,6 +96,10 @@ $(REPLAYS): $(BUILD)/replays/%: $(BUILD)/tests/%.o $(BUILD)/tests/replay.o $(OUT
 $(FUZZERS): $(BUILD)/fuzzers/%: $(BUILD)/tests/%.o $(OUT)/libhangupd.a
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+$(FAULTS): $(BUILD)/faults/%: $(BUILD)/tests/%.o
+	@mkdir -p $(@D)
+	$(call say,link   )$(LINK) -o $@ $^ $(LDLIBS)
 
 # Changes only when the flags do, so that other flags make other objects.
 $(BUILD)/flags: FORCE
@@ -150,6 +155,12 @@ need-model:
 check-model: need-model
 	@mkdir -p $(BUILD)/model
 	@tests/model.sh $(BUILD)/model
+# The proofs that the promise holds under faults, in full: a quarter of an hour.
+check-faults: need-check everything
+	@$(MAKE) --no-print-directory -k $(addprefix prove-,$(notdir $(FAULTS)))
+
+prove-fault_%:
+	@$(SUITE_ENVIRONMENT) $(BUILD)/faults/fault_$* </dev/null
 
 need-lint:
 	@tests/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check
@@ -221,6 +232,7 @@ help:
 	@echo 'make check       build and run all tests, installing what they need (SUITES=check_server for one suite)'
 	@echo 'make fuzz        libFuzzer on each fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) (FUZZ=fuzz_head for one)'
 	@echo 'make check-model the model of the promise, with spin'
+	@echo 'make check-faults  the proofs under faults, in full'
 	@echo 'make lint        format, static analysis, warnings of gcc and clang, signal safety'
 	@echo 'make format      lay the sources out as .clang-format says'
 	@echo 'make install     into PREFIX ($(PREFIX)), below DESTDIR if that is set; make uninstall'
@@ -232,8 +244,8 @@ help:
 FORCE:
 
 .DELETE_ON_ERROR:
-.PHONY: all everything run need-check check need-fuzz fuzz fuzzers need-model check-model \
-	need-lint format lint lint-format lint-tidy \
-	lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals install uninstall clean help FORCE
+.PHONY: all everything run need-check check check-faults need-fuzz fuzz fuzzers need-model \
+	check-model need-lint format lint lint-format lint-tidy lint-cppcheck lint-gcc lint-clang \
+	lint-analyzer lint-signals install uninstall clean help FORCE
 # Made by `make check` and worth keeping for the next one.
 .SECONDARY:

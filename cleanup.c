@@ -447,23 +447,30 @@ static int link_nameless(int fd, int dir, const char *name)
     return linkat(AT_FDCWD, text_end(&t), dir, name, AT_SYMLINK_FOLLOW);
 }
 
+/* A ledger on a file system without O_TMPFILE is called so until its header is whole. */
+ASYNC_SAFE static const char *partial_name(char partial[CLEANUP_ID_SIZE + 8], const char *name)
+{
+    struct text t = {.at = partial, .room = CLEANUP_ID_SIZE + 8};
+    text_char(&t, '.');
+    text_add(&t, name);
+    return text_end(&t);
+}
+
 /* Make the file NAME in the server's directory, with its header, in one step. */
 static int ledger_make(const char *name, const char *title)
 {
     char header[1024], partial[CLEANUP_ID_SIZE + 8];
     struct text t = TEXT(header);
-    struct text p = TEXT(partial);
     header_write(&t, title);
-    text_char(&p, '.');
-    text_add(&p, name);
+    partial_name(partial, name);
 
     /* O_DSYNC: also for what a program appends. */
     const int flags = O_RDWR | O_APPEND | O_CLOEXEC | (mine.who.sync ? O_DSYNC : 0);
     int dir = mine.who.dir;
     int fd = openat(dir, ".", O_TMPFILE | flags, 0600);
     bool nameless = fd >= 0;
-    if (!nameless) /* a file system without O_TMPFILE; recovery sweeps dot files away */
-        fd = openat(dir, text_end(&p), O_CREAT | O_EXCL | O_NOFOLLOW | flags, 0600);
+    if (!nameless)
+        fd = openat(dir, partial, O_CREAT | O_EXCL | O_NOFOLLOW | flags, 0600);
     if (fd < 0)
         return -1;
     /* Room for the first records now, while a refusal costs nothing. Not everywhere to be had. */
@@ -478,7 +485,7 @@ static int ledger_make(const char *name, const char *title)
     return fd;
 fail:
     if (!nameless)
-        unlinkat(dir, text_end(&p), 0);
+        unlinkat(dir, partial, 0);
     close_keep_errno(fd);
     return -1;
 }
@@ -1143,9 +1150,13 @@ ASYNC_SAFE static int undo_if(const struct settlement *s, const char *argument, 
     if (fd < 0)
         return is_not_there(errno) ? 0 : -1;
     /* What was opened is what is emptied: it must still be the one that was looked at. */
-    if (identify(fd, "", AT_EMPTY_PATH, &is) == 0 && is_same(s, &was, &is) > 0)
+    if (identify(fd, "", AT_EMPTY_PATH, &is) < 0) {
+        close_keep_errno(fd);
+        return -1;
+    }
+    if (is_same(s, &was, &is) > 0)
         return remove_open_tree(fd, argument);
-    close_keep_errno(fd);
+    close(fd);
     return 0;
 }
 
@@ -1258,9 +1269,11 @@ ASYNC_SAFE static int ledger_lock(int dir, const char *name)
             close_keep_errno(fd);
             return -1;
         }
-    if (fstat(fd, &now) == 0 && S_ISREG(now.st_mode) && now.st_nlink > 0)
-        return fd;
-    errno = S_ISREG(now.st_mode) ? ENOENT : EINVAL;
+    if (fstat(fd, &now) == 0) {
+        if (S_ISREG(now.st_mode) && now.st_nlink > 0)
+            return fd;
+        errno = S_ISREG(now.st_mode) ? ENOENT : EINVAL;
+    }
     close_keep_errno(fd);
     return -1;
 }
@@ -1281,15 +1294,21 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
     struct header h = header_read(fd);
     if (!h.valid)
         report(how->id, "the ledger was overwritten and records may be lost:", name, 0);
-    struct settlement s = {.how = how, .fd = fd};
-    struct stat before, after;
-    do { /* until nothing new appears */
-        s.kept = kept;
-        s.this_boot = h.this_boot;
-        if (fstat(fd, &before) < 0)
+    struct settlement s = {.how = how, .fd = fd, .this_boot = h.this_boot};
+    struct stat now;
+    off_t looked = 0;
+    while (!s.run_left) { /* until nothing new appears */
+        if (fstat(fd, &now) < 0) {
+            s.failed = true;
+            report(how->id, "could not look at the ledger", name, errno);
             break;
-        undo_pass(&s, before.st_size);
-    } while (!s.run_left && fstat(fd, &after) == 0 && after.st_size > before.st_size);
+        }
+        if (now.st_size <= looked)
+            break;
+        looked = now.st_size;
+        s.kept = kept;
+        undo_pass(&s, looked);
+    }
     return s.run_left ? CLEANUP_RUN_LEFT : s.failed ? CLEANUP_FAILED : CLEANUP_DONE;
 }
 
@@ -1297,6 +1316,13 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
 ASYNC_SAFE static bool remove_settled(int dir, const char *name, int locked)
 {
     return locked < 0 || unlinkat(dir, name, 0) == 0 || errno == ENOENT;
+}
+
+/* What its maker died over, or was stopped in. */
+ASYNC_SAFE static bool remove_partial(int dir, const char *name)
+{
+    char partial[CLEANUP_ID_SIZE + 8];
+    return unlinkat(dir, partial_name(partial, name), 0) == 0 || errno == ENOENT;
 }
 
 ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how, bool kept)
@@ -1311,8 +1337,10 @@ ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how,
         if (result == CLEANUP_DONE)
             result = first;
     }
-    if (result == CLEANUP_DONE && (!remove_settled(how->dir, program, locked[0]) ||
-                                   !remove_settled(how->dir, how->id, locked[1]))) {
+    if (result == CLEANUP_DONE &&
+        (!remove_settled(how->dir, program, locked[0]) ||
+         !remove_settled(how->dir, how->id, locked[1]) ||
+         (!kept && (!remove_partial(how->dir, program) || !remove_partial(how->dir, how->id))))) {
         report(how->id, "could not remove the ledger", how->id, errno);
         result = CLEANUP_FAILED;
     }
@@ -1322,33 +1350,35 @@ ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how,
     return result;
 }
 
-/* Find the `sent` mark that is not struck out. */
-ASYNC_SAFE static bool sent_find(int fd, uint64_t *n, off_t *at)
+/* Find the `sent` mark that is not struck out: 1, 0 if there is none, -1 if it cannot be told. */
+ASYNC_SAFE static int sent_find(int fd, uint64_t *n, off_t *at)
 {
     struct stat now;
     if (fstat(fd, &now) < 0)
-        return false;
-    for (off_t end = lines_end(fd, now.st_size); line_read(fd, end) > 0; end = current.start) {
+        return -1;
+    int found;
+    off_t end = lines_end(fd, now.st_size);
+    for (; (found = line_read(fd, end)) > 0; end = current.start) {
         bool whole = !current.too_long && strlen(current.text) == current.length;
         const char *arg = whole ? argument_of(current.text, "sent") : NULL;
         unsigned long long value;
         if (arg != NULL && parse_number(&arg, UINT64_MAX, &value) && *arg == '\0') {
             *n = value;
             *at = current.start;
-            return true;
+            return 1;
         }
     }
-    return false;
+    return found;
 }
 
-bool cleanup_was_sent(int dir, const char *id, uint64_t *n)
+int cleanup_was_sent(int dir, const char *id, uint64_t *n)
 {
     off_t at;
     int fd = openat(dir, id, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
-        return false;
-    bool sent = sent_find(fd, n, &at);
-    close(fd);
+        return errno == ENOENT ? 0 : -1;
+    int sent = sent_find(fd, n, &at);
+    close_keep_errno(fd);
     return sent;
 }
 
@@ -1359,7 +1389,8 @@ ASYNC_SAFE static int sent_strike(int dir, const char *id)
     int fd = openat(dir, id, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? 0 : -1;
-    int done = !sent_find(fd, &n, &at) || strike(fd, at) ? 0 : -1;
+    int found = sent_find(fd, &n, &at);
+    int done = found < 0 || (found > 0 && !strike(fd, at)) ? -1 : 0;
     close_keep_errno(fd);
     return done;
 }
@@ -1849,11 +1880,16 @@ int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
     return -1;
 }
 
-static void remove_server_files(int state, int dir, const char *token)
+static bool remove_name(int dir, const char *name, int flags)
 {
-    unlinkat(dir, "scoreboard", 0);
-    unlinkat(dir, "lock", 0);
-    unlinkat(state, token, AT_REMOVEDIR); /* fails, as it should, while a ledger is left */
+    return unlinkat(dir, name, flags) == 0 || errno == ENOENT;
+}
+
+static bool remove_server_files(int state, int dir, const char *token)
+{
+    return remove_name(dir, "scoreboard", 0) && remove_name(dir, "lock", 0) &&
+           (remove_name(state, token, AT_REMOVEDIR) ||
+            errno == ENOTEMPTY); /* as it should while something is left */
 }
 
 /* ---- Recovery ------------------------------------------------------------------------ */
@@ -1889,6 +1925,16 @@ static DIR *list_directory(int dir)
     return list;
 }
 
+/* The next entry, or NULL, and then *ERROR says whether that was the end. */
+static const struct dirent *next_entry(DIR *list, int *error)
+{
+    errno = 0;
+    const struct dirent *e = readdir(list);
+    if (e == NULL && errno != 0)
+        *error = errno;
+    return e;
+}
+
 char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE]
 {
     char(*ids)[CLEANUP_ID_SIZE] = NULL;
@@ -1898,7 +1944,7 @@ char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE]
     if (list == NULL)
         return NULL;
     int error = 0;
-    for (const struct dirent *e; (e = readdir(list)) != NULL;) {
+    for (const struct dirent *e; (e = next_entry(list, &error)) != NULL;) {
         char name[CLEANUP_ID_SIZE];
         size_t length = strlen(e->d_name);
         bool program = length > 2 && strcmp(e->d_name + length - 2, ".p") == 0;
@@ -1978,14 +2024,19 @@ static void end_leftovers(int state, int dir, const char *token, char (*ids)[CLE
 }
 
 /* Dot files are ledgers that were never finished: their maker is dead. */
-static void sweep_unfinished(int dir)
+static bool sweep_unfinished(int dir)
 {
+    int error = 0;
     DIR *list = list_directory(dir);
-    for (const struct dirent *e; list != NULL && (e = readdir(list)) != NULL;)
-        if (e->d_name[0] == '.' && e->d_name[1] != '\0' && e->d_name[1] != '.')
-            unlinkat(dir, e->d_name, 0);
-    if (list != NULL)
-        closedir(list);
+    if (list == NULL)
+        return false;
+    for (const struct dirent *e; (e = next_entry(list, &error)) != NULL;)
+        if (e->d_name[0] == '.' && e->d_name[1] != '\0' && e->d_name[1] != '.' &&
+            !remove_name(dir, e->d_name, 0))
+            error = errno;
+    closedir(list);
+    errno = error;
+    return error == 0;
 }
 
 bool cleanup_adopt(int from, int to, const char *id)
@@ -1999,14 +2050,14 @@ bool cleanup_adopt(int from, int to, const char *id)
 }
 
 /* Remove the server's directory, if no ledger is left in it. */
-static void remove_server(int state, int dir, const char *token)
+static bool remove_server(int state, int dir, const char *token)
 {
     size_t count;
-    sweep_unfinished(dir);
+    bool swept = sweep_unfinished(dir);
     char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &count);
-    if (count == 0 && errno == 0)
-        remove_server_files(state, dir, token);
+    bool listed = errno == 0;
     free(ids);
+    return swept && listed && (count > 0 || remove_server_files(state, dir, token));
 }
 
 void cleanup_server_close(int state, int dir, const char *token)
@@ -2025,21 +2076,34 @@ static size_t keep_wanted(const struct cleanup_recovery *r, char (*ids)[CLEANUP_
     return kept;
 }
 
-/* Settle a ledger whose maker, and maker's server, are dead. */
-static void recover_ledger(const struct cleanup_recovery *r, int dir, const char *id)
+/* Settle a ledger whose maker, and maker's server, are dead. False: it waits here for another try.
+ */
+static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char *id)
 {
     struct cleanup_settling how = {.dir = dir, .id = id, .after_crash = true, .run = r->run};
     uint64_t n;
-    bool kept = cleanup_was_sent(dir, id, &n);
-    enum cleanup_result result = kept ? cleanup_settle_kept(&how) : cleanup_settle(&how);
-    r->settled(id, result, kept);
-    if (result != CLEANUP_DONE && r->adopt >= 0 && !cleanup_adopt(dir, r->adopt, id))
-        report(id, "could not take over the ledger", id, errno);
+    int sent = cleanup_was_sent(dir, id, &n);
+    enum cleanup_result result = CLEANUP_FAILED;
+    if (sent < 0)
+        report(id, "could not look for the sent mark of", id, errno);
+    else
+        result = sent > 0 ? cleanup_settle_kept(&how) : cleanup_settle(&how);
+    r->settled(id, result, sent > 0);
+    if (result == CLEANUP_DONE || r->adopt < 0 || cleanup_adopt(dir, r->adopt, id))
+        return true;
+    report(id, "could not take over the ledger", id, errno);
+    return false;
 }
 
 static bool cannot_look(const char *token)
 {
     report(token, "could not look for ledgers in", token, errno);
+    return false;
+}
+
+static bool cannot_remove(const char *token)
+{
+    report(token, "could not remove the dead server's directory", token, errno);
     return false;
 }
 
@@ -2052,10 +2116,11 @@ static bool recover_directory(const struct cleanup_recovery *r, int dir, const c
     count = keep_wanted(r, ids, count);
     if (token != NULL && (r->wanted == NULL || count > 0))
         end_leftovers(r->state, dir, r->wanted == NULL ? token : NULL, ids, count);
+    bool done = listed;
     for (size_t i = 0; i < count; i++)
-        recover_ledger(r, dir, ids[i]);
+        done = recover_ledger(r, dir, ids[i]) && done;
     free(ids);
-    return listed;
+    return done;
 }
 
 /* Who wants nothing here must not even lock it: a start would take the server for a living one. */
@@ -2085,7 +2150,10 @@ static bool recover_server(const struct cleanup_recovery *r, const char *token)
     bool done = lock >= 0 || errno == ENOENT || cannot_look(token);
     if (lock >= 0 && lock_try(lock)) {
         done = recover_directory(r, dir, token);
-        remove_server(r->state, dir, token);
+        if (!remove_server(r->state, dir, token))
+            done = cannot_remove(token);
+    } else if (lock >= 0 && errno != EAGAIN && errno != EACCES) {
+        done = cannot_look(token); /* not because its server lives */
     }
     if (lock >= 0)
         close(lock);
@@ -2097,12 +2165,14 @@ bool cleanup_recover(const struct cleanup_recovery *r)
 {
     DIR *list = list_directory(r->state);
     bool done = list != NULL || cannot_look("STATE");
-    for (const struct dirent *e; list != NULL && (e = readdir(list)) != NULL;)
+    int error = 0;
+    for (const struct dirent *e; list != NULL && (e = next_entry(list, &error)) != NULL;)
         if (is_token(e->d_name) && !recover_server(r, e->d_name))
             done = false;
     if (list != NULL)
         closedir(list);
-    return done;
+    errno = error;
+    return error == 0 ? done : cannot_look("STATE");
 }
 
 /* ---- What failed for good: STATE/failed ---------------------------------------------- */

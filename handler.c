@@ -1353,12 +1353,13 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
     struct pollfd p = {.fd = connection, .events = POLLRDHUP};
     for (int64_t step_us = 50;; step_us = step_us < 5000 ? step_us * 2 : step_us) {
         bool closed = false;
+        int queued = unsent(connection); /* asked first: what is acknowledged leaves it */
         if (is_tcp ? tcp_look(connection, &acked, &closed) && acked >= n
                    : unix_was_read(connection, &closed))
             return true;
-        if (closed)
+        /* Nothing is on its way: whoever should have written the rest is dead. */
+        if (closed || (is_tcp && queued == 0))
             return false;
-        int queued = is_tcp ? 0 : unsent(connection);
         if (acked > best || queued < queued_before)
             until = clock_ms() + send_ms;
         best = acked;

@@ -1539,7 +1539,8 @@ enum janitor_exit {
     JANITOR_PARKED, /* failed for the last time */
     JANITOR_KEEP_PARKED,
     JANITOR_RECOVERED,
-    JANITOR_DIED /* any other end */
+    JANITOR_UNDECIDED, /* it could not tell whether the answer had been sent */
+    JANITOR_DIED       /* any other end */
 };
 
 /* Whether one of our own children: their pids are in the scoreboard. */
@@ -1562,13 +1563,17 @@ static int settle(const struct job *j, int connection, bool is_tcp)
     struct cleanup_settling how = {
         .dir = server.dir, .id = j->id, .run = run_command, .after_crash = is_adopted(j->id)};
     uint64_t n;
-    bool sent = cleanup_was_sent(server.dir, j->id, &n);
-    bool keep = j->kept || (sent && !j->refuted &&
+    int sent = cleanup_was_sent(server.dir, j->id, &n);
+    if (sent < 0 && !j->kept && !j->refuted) {
+        cleanup_report(j->id, "could not look for the ledger's sent mark");
+        return JANITOR_UNDECIDED;
+    }
+    bool keep = j->kept || (sent > 0 && !j->refuted &&
                             (connection < 0 || handler_was_delivered(connection, is_tcp, n,
                                                                      settings.handler.send_ms)));
     if (keep)
         return cleanup_settle_kept(&how) == CLEANUP_DONE ? JANITOR_KEPT : JANITOR_KEEP_FAILED;
-    return (sent ? cleanup_settle_refuted(&how) : cleanup_settle(&how)) == CLEANUP_DONE
+    return (sent != 0 ? cleanup_settle_refuted(&how) : cleanup_settle(&how)) == CLEANUP_DONE
                ? JANITOR_UNDONE
                : JANITOR_UNDO_FAILED;
 }
@@ -1618,11 +1623,11 @@ static _Noreturn void recover(void)
         .state = server.state, .adopt = server.dir, .settled = recovery_count};
     if (server.once)
         alarm(RECOVERY_LIMIT_S);
-    cleanup_recover(&how);
+    bool done = cleanup_recover(&how);
     if (recovery.settled > 0 || recovery.left > 0)
         log_eventf(NULL, "recovered from a dead server: %u undone or kept, %u still to do",
                    recovery.settled, recovery.left);
-    _exit(JANITOR_RECOVERED);
+    _exit(done ? JANITOR_RECOVERED : JANITOR_UNDO_FAILED);
 }
 
 static _Noreturn void janitor_main(const struct job *j, int connection, bool is_tcp)
@@ -1792,7 +1797,10 @@ static void job_ended(struct job *j, int result)
     j->kept = j->kept || result == JANITOR_KEPT || result == JANITOR_KEEP_FAILED ||
               result == JANITOR_KEEP_PARKED;
     j->refuted = j->refuted || result == JANITOR_UNDO_FAILED;
-    if (j->connection != NOBODY) {
+    /* The connection, which alone can tell whether the answer arrived, is kept to be asked again.
+     */
+    bool undecided = result == JANITOR_DIED || result == JANITOR_UNDECIDED;
+    if (j->connection != NOBODY && !(undecided && again)) {
         struct connection *c = &server.connections[j->connection];
         j->connection = NOBODY;
         request_settled(c, j, done);
