@@ -1356,7 +1356,8 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
         if (is_tcp ? tcp_look(connection, &acked, &closed) && acked >= n
                    : unix_was_read(connection, &closed))
             return true;
-        if (closed)
+        /* Nor can it be any more when less than that was ever sent: who was to send it is dead. */
+        if (closed || (is_tcp && acked_when_all_is(connection, 0) < n))
             return false;
         int queued = is_tcp ? 0 : unsent(connection);
         if (acked > best || queued < queued_before)
