@@ -29,6 +29,8 @@ HEADERS  := $(wildcard include/*.h)
 OBJECTS  := $(patsubst %,$(BUILD)/%.o,server handler cleanup)
 SUITE_BINARIES := $(patsubst tests/%.c,$(BUILD)/suites/%,$(wildcard tests/check_*.c))
 EXAMPLES := $(patsubst tests/%.c,$(BUILD)/examples/%,$(wildcard tests/example_*.c))
+FAULTS   := $(patsubst tests/%.c,%,$(wildcard tests/fault_*.c))
+FAULT_BINARIES := $(patsubst %,$(BUILD)/faults/%,$(FAULTS))
 HARNESS  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(wildcard tests/harness.c tests/sanitizers.c))
 
 # ---- Flags -------------------------------------------------------------------------------
@@ -51,7 +53,7 @@ say = $(if $(V),,@echo '  $(1) $(if $(2),$(2),$@)' && )
 all: $(PRODUCTS)
 
 # Everything that is compiled, the tests too.
-everything: all $(SUITE_BINARIES) $(EXAMPLES)
+everything: all $(SUITE_BINARIES) $(FAULT_BINARIES) $(EXAMPLES)
 
 $(OUT)/hangupd: $(OBJECTS)
 	$(call say,link   )$(LINK) -o $@ $(OBJECTS) $(LDLIBS)
@@ -68,6 +70,11 @@ $(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags | need-check
 	$(call say,compile,$<)$(COMPILE) -Itests $$(pkg-config --cflags check) -MMD -MP -c -o $@ $<
 
 $(SUITE_BINARIES): $(BUILD)/suites/%: $(BUILD)/tests/%.o $(HARNESS) $(OUT)/libhangupd.a
+	@mkdir -p $(@D)
+	$(call say,link   )$(LINK) -o $@ $^ $$(pkg-config --libs check) $(LDLIBS)
+
+$(FAULT_BINARIES): $(BUILD)/faults/%: $(BUILD)/tests/%.o $(BUILD)/tests/callers.o $(HARNESS) \
+    $(OUT)/libhangupd.a
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -o $@ $^ $$(pkg-config --libs check) $(LDLIBS)
 
@@ -104,6 +111,13 @@ check: need-check everything
 
 run-check_%:
 	@$(SUITE_ENVIRONMENT) $(BUILD)/suites/check_$* </dev/null
+
+# Each proof by itself, in full or (BRIEF=1) as long as .ci/run has time for it.
+check-faults: need-check everything
+	@$(MAKE) --no-print-directory -k -j1 $(addprefix run-,$(FAULTS))
+
+run-fault_%:
+	@$(SUITE_ENVIRONMENT) $(BUILD)/faults/fault_$* $(if $(BRIEF),--brief) </dev/null
 
 need-lint:
 	@tests/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check
@@ -173,6 +187,7 @@ help:
 	@echo 'make             build ./hangupd and ./libhangupd.a'
 	@echo 'make run         build, and serve the demonstration on 127.0.0.1:8080 (ARGS=... for other options)'
 	@echo 'make check       build and run all tests, installing what they need (SUITES=check_server for one suite)'
+	@echo 'make check-faults  prove the promise in storms, under abuse, and for long (BRIEF=1: a short proof)'
 	@echo 'make lint        format, static analysis, warnings of gcc and clang, signal safety'
 	@echo 'make format      lay the sources out as .clang-format says'
 	@echo 'make install     into PREFIX ($(PREFIX)), below DESTDIR if that is set; make uninstall'
@@ -184,7 +199,7 @@ help:
 FORCE:
 
 .DELETE_ON_ERROR:
-.PHONY: all everything run need-check check need-lint format lint lint-format lint-tidy \
+.PHONY: all everything run need-check check check-faults need-lint format lint lint-format lint-tidy \
 	lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals install uninstall clean help FORCE
 # Made by `make check` and worth keeping for the next one.
 .SECONDARY:
