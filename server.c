@@ -1738,8 +1738,8 @@ static void job_ended(struct job *j, int result)
     bool brief = server.once && j->id[0] == '\0'; /* the next one goes on */
     bool again = !done && result != JANITOR_PARKED && !is_last_try(j) && !brief;
     j->pid = 0;
-    /* It has not told whether the caller has the answer. Only the connection can, so the next janitor
-     * gets it too. */
+    /* It has not told whether the caller has the answer. Only the connection can, so the next
+     * janitor gets it too. */
     if (result == JANITOR_DIED && j->connection != NOBODY && again) {
         j->tries++;
         job_ready(j);
