@@ -137,7 +137,8 @@ enum fate { FATE_OPEN, FATE_KEPT, FATE_VOID, FATE_DOUBT };
 struct ask {
     uint8_t kind, fate;
     uint8_t manner;
-    bool there, window;
+    uint8_t there; /* things of its that were found */
+    bool window;
     bool old, slow, sips, first; /* how it was asked for; first on its connection */
     uint16_t name;               /* of what several make */
     uint32_t began, ended;       /* lines of the journal; 0: none */
@@ -150,8 +151,9 @@ static struct callers_plan plan;
 static const char *world;
 static uint16_t port;
 
-static const char *const kind_names[KINDS] = {"made",     "over",    "taken", "tree",   "cloud",
-                                              "streamed", "daemons", "bad",   "posted", "plain"};
+static const char *const kind_names[KINDS] = {"made",   "over",     "taken",   "tree",
+                                              "cloud",  "streamed", "daemons", "bad",
+                                              "posted", "plain",    "program"};
 
 /* In the order of enum manner. */
 static const char *const manner_names[] = {"stays", "resets when answered", "closes", "resets",
@@ -699,7 +701,7 @@ static void found_own(const char *path, const char *name)
 {
     struct ask *a = ask_named(name, path);
     if (a)
-        a->there = true;
+        a->there++;
 }
 
 /* A name that several wanted: its content says whose it is now. */
@@ -713,7 +715,7 @@ static void found_shared(const char *path, const char *name)
         return;
     if (a->kind != (over ? KIND_OVER : KIND_TAKEN) || a->name != number)
         callers_violation("%s holds what was made elsewhere", path);
-    a->there = true;
+    a->there++;
     holders[over][number] = a;
 }
 
@@ -750,9 +752,11 @@ static bool is_possible(const struct ask *a)
 static void check_own(unsigned long tag)
 {
     struct ask *a = &asks[tag];
-    bool makes = a->kind != KIND_PLAIN;
-    if (makes && is_sure(a) && !a->there)
+    unsigned makes = a->kind == KIND_PLAIN ? 0 : a->kind == KIND_PROGRAM ? 2 : 1;
+    if (is_sure(a) && a->there < makes)
         callers_violation("%s was answered and undone", described(tag));
+    else if (a->there != 0 && a->there != makes)
+        callers_violation("%s: half of what it made is there", described(tag));
 }
 
 /* A file is there: whoever it names may have made it. */

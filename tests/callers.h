@@ -64,6 +64,7 @@ enum kind {
     KIND_BAD,
     KIND_POSTED,
     KIND_PLAIN,
+    KIND_PROGRAM, /* makes two things */
     KINDS
 };
 

@@ -214,7 +214,10 @@ static int plain(struct request *rq)
 
 int main(int argc, char **argv)
 {
-    static const struct route routes[] = {
+    char program[4096];
+    const char *tests = getenv("TESTS");
+    snprintf(program, sizeof(program), "%s/example_storm.sh", tests ? tests : "tests");
+    const struct route routes[] = {
         {.path = "/made", .handler = made},
         {.path = "/over", .handler = over},
         {.path = "/taken", .handler = taken},
@@ -225,6 +228,7 @@ int main(int argc, char **argv)
         {.path = "/bad", .handler = bad},
         {.path = "/posted", .handler = posted, .methods = "POST"},
         {.path = "/plain", .handler = plain},
+        {.path = "/program", .program = program},
         {0},
     };
     return server_main(argc, argv, routes);

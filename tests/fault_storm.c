@@ -42,8 +42,14 @@ static void kill_some_children(const struct server *s)
 {
     pid_t pids[1024];
     unsigned count = children_of(s->pid, pids, 1024);
-    for (unsigned i = 0; count > 0 && i < 1 + count / 8; i++)
-        killed_children += kill_child(s->pid, pids[callers_random(count)]);
+    for (unsigned i = 0; count > 0 && i < 1 + count / 8; i++) {
+        pid_t child = pids[callers_random(count)], below[64];
+        unsigned grandchildren = callers_random(8) == 0 ? children_of(child, below, 64) : 0;
+        if (grandchildren > 0)
+            kill_child(child, below[callers_random(grandchildren)]);
+        else
+            killed_children += kill_child(s->pid, child);
+    }
 }
 
 /* ---- Ledgers of a dead server ------------------------------------------------------------ */
@@ -226,7 +232,8 @@ START_TEST(storm)
                     [KIND_DAEMONS] = 4,
                     [KIND_BAD] = 5,
                     [KIND_POSTED] = 8,
-                    [KIND_PLAIN] = 2},
+                    [KIND_PLAIN] = 2,
+                    [KIND_PROGRAM] = 4},
         .undisturbed = _i == NOBODY,
     };
     struct rlimit files = {65536, 65536};
