@@ -1757,6 +1757,8 @@ static void decode_head(struct request *rq)
         refuse(rq, 503, "out of memory");
     rq->is_head = strcmp(rq->method, "HEAD") == 0;
     rq->slot->head = rq->is_head;
+    if (strcmp(rq->method, "CONNECT") == 0)
+        rq->must_close = true; /* what follows was meant for a tunnel */
     rq->unread_body = h->chunked || h->body_length > 0;
     const char *target = rq->buffer + h->target.at;
     if (strcmp(rq->method, "OPTIONS") == 0 && h->target.length == 1 && *target == '*') {

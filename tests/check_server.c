@@ -782,6 +782,50 @@ START_TEST(kill_of_the_child_undoes)
 }
 END_TEST
 
+/* Wait until a ledger says that the answer is on its way. */
+static void wait_sent(void)
+{
+    wait_until(run("grep -rlE ^sent %s", at("state")).status == 0);
+}
+
+START_TEST(answer_that_a_killed_child_cannot_finish_is_undone)
+{
+    struct server *s = things("--send-timeout 3600");
+    int c = get(s, "/big?path=%s&bytes=50000000", at("file"));
+    pid_t pid = wait_made(s, at("file"));
+    wait_sent();
+    kill(pid, SIGKILL);
+    log_wait(s, " killed undo=ok");
+    must(!exists(at("file")) && hear(c).reset);
+    server_stop(s);
+}
+END_TEST
+
+/* All of the answer has been sent, and the client has not read it: whoever asks, waits. */
+START_TEST(killed_janitor_leaves_its_question_to_the_next)
+{
+    struct server *s = things("%s", "");
+    int c = get(s, "/big?path=%s&bytes=150000", at("file"));
+    pid_t child = wait_made(s, at("file")), janitor;
+    wait_sent();
+    kill(child, SIGKILL);
+    wait_until((janitor = only_child(s->pid)) != child);
+    kill(janitor, SIGKILL);
+    wait_until(only_child(s->pid) != janitor);
+    must(exists(at("file")));
+    if (_i == WAYS) {
+        must(hear_answer(c, false).status == 200);
+        log_wait(s, " ok undo=none");
+        must(exists(at("file")));
+    } else {
+        hang_up(c, _i);
+        log_wait(s, " undo=ok");
+        must(!exists(at("file")));
+    }
+    server_stop(s);
+}
+END_TEST
+
 START_TEST(hangup_reaches_a_stopped_child)
 {
     struct server *s = things("--grace 0.2");
@@ -2669,6 +2713,8 @@ static Suite *server_suite(void)
     t = theme(suite, "death");
     tcase_add_test(t, crash_undoes);
     tcase_add_loop_test(t, kill_of_the_child_undoes, 0, 4);
+    tcase_add_test(t, answer_that_a_killed_child_cannot_finish_is_undone);
+    tcase_add_loop_test(t, killed_janitor_leaves_its_question_to_the_next, 0, WAYS + 1);
     tcase_add_loop_test(t, hangup_reaches_a_stopped_child, 0, WAYS);
     tcase_add_test(t, time_limit_reaches_a_stopped_child);
     tcase_add_test(t, child_undoes_when_the_server_is_killed);

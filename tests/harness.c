@@ -21,12 +21,14 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#define SERVERS_MAX 16
+#define SERVERS_MAX 512
+#define LOG_SHOWN_MAX 65536 /* bytes of each server's log, of a test that failed */
 #define WORDS_MAX 64
 
 static char base_dir[PATH_MAX];
@@ -307,6 +309,35 @@ pid_t only_child(pid_t parent)
     return find.child;
 }
 
+unsigned children_of(pid_t of, pid_t *pids, unsigned room)
+{
+    unsigned count = 0;
+    DIR *proc = opendir("/proc");
+    must(proc);
+    for (const struct dirent *entry; count < room && (entry = readdir(proc));) {
+        pid_t pid = atoi(entry->d_name), parent;
+        char state;
+        unsigned long ticks;
+        if (pid > 0 && process_stat(pid, &state, &parent, &ticks) && parent == of && state != 'Z')
+            pids[count++] = pid;
+    }
+    closedir(proc);
+    return count;
+}
+
+bool kill_child(pid_t of, pid_t pid)
+{
+    char state;
+    pid_t parent;
+    unsigned long ticks;
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    bool killed = fd >= 0 && process_stat(pid, &state, &parent, &ticks) && parent == of &&
+                  syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0) == 0;
+    if (fd >= 0)
+        close(fd);
+    return killed;
+}
+
 /* Kill, and look again, until there is nobody: a process that forks in a loop is not seen whole
  * in one look. Returns how many there were. */
 static unsigned kill_all(const char *directory)
@@ -527,8 +558,10 @@ void test_failed(const char *file, int line, const char *condition, const char *
         failing = true;
         for (unsigned i = 0; i < server_count; i++) {
             log_has(&servers[i], "%s", "");
-            fprintf(stderr, "--- %s:%d: log of server %d:\n%s", file, line, (int)servers[i].pid,
-                    servers[i].text);
+            const char *end = servers[i].text + servers[i].length;
+            bool all = servers[i].length <= LOG_SHOWN_MAX;
+            fprintf(stderr, "--- %s:%d: log of server %d%s:\n%s", file, line, (int)servers[i].pid,
+                    all ? "" : " (its end)", all ? servers[i].text : end - LOG_SHOWN_MAX);
         }
         fflush(stderr);
         end_processes();
@@ -775,6 +808,37 @@ void server_kill(struct server *s, int signal)
 {
     must(kill(s->pid, signal) == 0);
     reap(s);
+}
+
+static unsigned count_entries(const char *directory)
+{
+    unsigned count = 0;
+    DIR *d = opendir(directory);
+    for (const struct dirent *e; d && (e = readdir(d));)
+        count += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+    if (d)
+        closedir(d);
+    return count;
+}
+
+struct gauge server_gauge(const struct server *s)
+{
+    char path[64];
+    pid_t pids[4096];
+    struct gauge g = {.pss_kb = -1};
+    snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)s->pid);
+    const char *pss = strstr(file_read(path), "\nPss:");
+    must_say(pss && sscanf(pss, "\nPss: %ld", &g.pss_kb) == 1, "no Pss in %s", path);
+    snprintf(path, sizeof(path), "/proc/%d/fd", (int)s->pid);
+    g.descriptors = count_entries(path);
+    g.children = children_of(s->pid, pids, 4096);
+    DIR *state = opendir(at("state"));
+    for (const struct dirent *e; state && (e = readdir(state));)
+        if (e->d_name[0] != '.')
+            g.state_entries += count_entries(at("state/%s", e->d_name));
+    if (state)
+        closedir(state);
+    return g;
 }
 
 /* ---- Clients ----------------------------------------------------------------------------- */

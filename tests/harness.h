@@ -72,6 +72,10 @@ char process_state(pid_t pid);
 long processor_ms(pid_t pid);
 /* The only child of PARENT; waits until there is one. */
 pid_t only_child(pid_t parent);
+/* Its children that are alive, at most ROOM of them: how many there are. */
+unsigned children_of(pid_t parent, pid_t *pids, unsigned room);
+/* SIGKILL to PID if it still is a child of PARENT: a number alone may be another's by now. */
+bool kill_child(pid_t parent, pid_t pid);
 /* Fails if a process of this test is left, besides its servers; zombies do not count. */
 void no_process_left(void);
 /* Wait until none is. */
@@ -118,6 +122,12 @@ struct server *server_start(const char *program, const char *format, ...)
 struct server *server_spawn(const char *program, const char *words, int in, bool all, int three);
 /* SIGTERM; it must exit with 0 and leave nothing: no process, no state, nothing in TMPDIR. */
 void server_stop(struct server *s);
+/* What it takes at this moment. */
+struct gauge {
+    long pss_kb; /* of its memory, by the share that it has of each page */
+    unsigned descriptors, children, state_entries;
+};
+struct gauge server_gauge(const struct server *s);
 /* Its exit status, once it has ended by itself; and that nothing is left. */
 int server_wait(struct server *s);
 void server_kill(struct server *s, int signal);
