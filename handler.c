@@ -1353,13 +1353,13 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
     struct pollfd p = {.fd = connection, .events = POLLRDHUP};
     for (int64_t step_us = 50;; step_us = step_us < 5000 ? step_us * 2 : step_us) {
         bool closed = false;
-        int queued = unsent(connection); /* asked first: what is acknowledged leaves it */
         if (is_tcp ? tcp_look(connection, &acked, &closed) && acked >= n
                    : unix_was_read(connection, &closed))
             return true;
-        /* Nothing is on its way: whoever should have written the rest is dead. */
-        if (closed || (is_tcp && queued == 0))
+        /* Nor can it be any more when less than that was ever sent: who was to send it is dead. */
+        if (closed || (is_tcp && acked_when_all_is(connection, 0) < n))
             return false;
+        int queued = unsent(connection);
         if (acked > best || queued < queued_before)
             until = clock_ms() + send_ms;
         best = acked;

@@ -377,6 +377,7 @@ static void caught_in_tree(int dir, const char *name)
 
 static bool is_ledger(int dir, const char *name)
 {
+    name += *name == '.'; /* under that name it was made */
     return dir == state &&
            (strcmp(name, ledgers[0].name) == 0 || strcmp(name, ledgers[1].name) == 0);
 }
