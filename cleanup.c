@@ -323,6 +323,7 @@ ASYNC_SAFE static bool strike(int fd, off_t at);
 static struct {
     struct cleanup_owner who;
     pid_t pid;                      /* of the owner; 0: nobody's */
+    unsigned long long start;       /* when it was born, as /proc says; 0: not looked up yet */
     int fd, program_fd;             /* O_APPEND; -1: not made yet */
     off_t last;                     /* where the newest record starts */
     off_t program_start;            /* the size of ID.p without a record */
@@ -338,6 +339,7 @@ void cleanup_begin(const struct cleanup_owner *owner)
     mine.fd = mine.program_fd = -1;
     mine.touched = mine.recorded = 0;
     mine.scratch[0] = '\0';
+    mine.start = 0;
     mine.pid = getpid();
 }
 
@@ -422,13 +424,14 @@ int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
 static void header_write(struct text *t, const char *title)
 {
     struct process self = {0};
-    process_read(getpid(), &self);
+    if (mine.start == 0 && process_read(mine.pid, &self))
+        mine.start = self.start;
     text_add(t, "# hangupd ledger 1 id=");
     text_add(t, mine.who.id);
     text_add(t, " pid=");
-    text_signed(t, getpid());
+    text_signed(t, mine.pid);
     text_add(t, " start=");
-    text_number(t, self.start, 1);
+    text_number(t, mine.start, 1);
     text_add(t, " boot=");
     text_add(t, boot_id);
     text_char(t, ' ');
@@ -473,9 +476,8 @@ static int ledger_make(const char *name, const char *title)
         fd = openat(dir, partial, O_CREAT | O_EXCL | O_NOFOLLOW | flags, 0600);
     if (fd < 0)
         return -1;
-    /* Room for the first records now, while a refusal costs nothing. Not everywhere to be had. */
-    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 4096) < 0 && errno == ENOSPC)
-        goto fail;
+    /* Its header takes the file's first block: a full disk is found now, while a refusal costs
+     * nothing, and the first records have their room. */
     if (write_all(fd, header, t.length) < 0 || (mine.who.sync && fdatasync(fd) < 0))
         goto fail;
     if (nameless ? link_nameless(fd, dir, name) < 0 : renameat(dir, partial, dir, name) < 0)
@@ -1418,7 +1420,17 @@ ASYNC_SAFE enum cleanup_result cleanup_undo(void)
 
 ASYNC_SAFE enum cleanup_result cleanup_keep(void)
 {
-    return settle_mine(true);
+    char program[CLEANUP_ID_SIZE + 4];
+    if (!cleanup_pending() || cleanup_has_records())
+        return settle_mine(true);
+    /* Nothing but a scratch directory, as with most programs: nothing to read. */
+    if (mine.scratch[0] != '\0' && undo_rmtree(mine.scratch) < 0)
+        return settle_mine(true); /* which tells why */
+    if ((unlinkat(mine.who.dir, program_name(program, mine.who.id), 0) < 0 && errno != ENOENT) ||
+        unlinkat(mine.who.dir, mine.who.id, 0) < 0)
+        return settle_mine(true);
+    mine.touched = 0;
+    return CLEANUP_DONE;
 }
 
 ASYNC_SAFE enum cleanup_result cleanup_settle(const struct cleanup_settling *how)

@@ -2175,8 +2175,9 @@ __attribute__((no_sanitize("address"))) static int become_program(void *data)
     struct rlimit files;
     sigset_t none;
     char *const words[] = {(char *)l->script->file, NULL};
-    for (int signal = 1; signal < NSIG; signal++)
-        sigaction(signal, &usual, NULL);
+    for (int signal = 1; signal < NSIG; signal++) /* what is handled, exec would reset too late */
+        if (signal == SIGTERM || sigismember(&l->rq->settings->ignored, signal) == 1)
+            sigaction(signal, &usual, NULL);
     sigemptyset(&none);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != l->self)

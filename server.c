@@ -2676,6 +2676,15 @@ static void add_watch(int fd, uint64_t what)
         cannot("could not watch for events: %s", strerror(errno));
 }
 
+static void note_ignored(void)
+{
+    struct sigaction now;
+    sigemptyset(&settings.handler.ignored);
+    for (int signal = 1; signal < NSIG; signal++)
+        if (sigaction(signal, NULL, &now) == 0 && now.sa_handler == SIG_IGN)
+            sigaddset(&settings.handler.ignored, signal);
+}
+
 static void open_events(void)
 {
     sigset_t handled;
@@ -2697,6 +2706,7 @@ static void open_events(void)
     if (server.signals < 0 || server.epoll < 0)
         cannot("could not watch for events: %s", strerror(errno));
     signal(SIGPIPE, SIG_IGN);
+    note_ignored();
     signal(SIGCHLD, SIG_DFL); /* ignored, as some starters leave it, children could not be reaped */
     signal(SIGTERM, SIG_DFL);
 }
@@ -3093,6 +3103,7 @@ static int command_recover(int argc, char **argv)
     journal.fd = STDOUT_FILENO;
     cleanup_report = report_failure;
     signal(SIGPIPE, SIG_IGN);
+    note_ignored();
     signal(SIGCHLD, SIG_DFL);
     pid_t self = getpid(), pid = fork();
     if (pid == 0)

@@ -122,6 +122,7 @@ int respond_write(struct request *rq, const void *data, size_t length);
 
 /* ---- For the server's own files from here on ----------------------------------------- */
 
+#include <signal.h>
 #include <stdatomic.h>
 
 /* ---- What parent and child share: one slot a request -------------------------------------
@@ -200,6 +201,7 @@ struct handler_settings {
     enum on_hangup on_hangup;
     bool sync;
     const char *tmpdir;  /* absolute */
+    sigset_t ignored;    /* signals that the server ignores and a program must not */
     uint64_t open_files; /* the soft limit that the server was started with, for programs */
 };
 
