@@ -940,11 +940,16 @@ static int send_all(struct request *rq, struct iovec *v, int count)
 }
 
 /* An answer that has begun and must not complete: the client sees a reset, at once. */
-ASYNC_SAFE static void cut_connection(const struct request *rq)
+ASYNC_SAFE void handler_cut(int connection, bool is_tcp)
 {
     struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    if (!rq->call->is_tcp || connect(rq->call->connection, &nobody, sizeof nobody) < 0)
-        shutdown(rq->call->connection, SHUT_RDWR);
+    if (!is_tcp || connect(connection, &nobody, sizeof nobody) < 0)
+        shutdown(connection, SHUT_RDWR);
+}
+
+ASYNC_SAFE static void cut_connection(const struct request *rq)
+{
+    handler_cut(rq->call->connection, rq->call->is_tcp);
 }
 
 /* The orderly end of what we send; without it, SO_LINGER makes every close a reset. */
