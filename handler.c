@@ -64,6 +64,12 @@ static int hex_value(unsigned char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
+/* White space within a line: not the NUL that strchr would find, too. */
+static bool is_blank(char c)
+{
+    return c == ' ' || c == '\t';
+}
+
 static bool is_token_char(unsigned char c)
 {
     return is_digit(c) || is_alpha(c) || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL);
@@ -184,7 +190,7 @@ static bool is_authority(const char *s, size_t n)
 /* The next element of a comma-separated list, without white space; empty ones are skipped. */
 static bool next_element(const char *b, struct http_span *list, struct http_span *element)
 {
-    while (list->length > 0 && strchr(" \t,", b[list->at]) != NULL) {
+    while (list->length > 0 && (is_blank(b[list->at]) || b[list->at] == ',')) {
         list->at++;
         list->length--;
     }
@@ -195,7 +201,7 @@ static bool next_element(const char *b, struct http_span *list, struct http_span
     *element = (struct http_span){list->at, n};
     list->at += n;
     list->length -= n;
-    while (element->length > 0 && strchr(" \t", b[element->at + element->length - 1]) != NULL)
+    while (element->length > 0 && is_blank(b[element->at + element->length - 1]))
         element->length--;
     return true;
 }
@@ -282,9 +288,9 @@ static int64_t parse_field(struct http_head *h, const char *b, struct http_span 
     if (!is_token(s, f.name.length))
         return bad(h, 400, "a header field's name is not a token");
     uint32_t at = f.name.at + f.name.length + 1, end = line.at + line.length;
-    while (at < end && strchr(" \t", b[at]) != NULL)
+    while (at < end && is_blank(b[at]))
         at++;
-    while (end > at && strchr(" \t", b[end - 1]) != NULL)
+    while (end > at && is_blank(b[end - 1]))
         end--;
     f.value = (struct http_span){at, end - at};
     if (h->field_count == HTTP_FIELDS_MAX)
@@ -597,9 +603,9 @@ static int64_t cgi_field(struct cgi_head *h, const char *b, struct http_span lin
         return cgi_bad(h, line, "not a header field, NAME: VALUE");
     struct http_span name = {line.at, (uint32_t)(colon - s)};
     uint32_t at = name.at + name.length + 1, end = line.at + line.length;
-    while (at < end && strchr(" \t", b[at]) != NULL)
+    while (at < end && is_blank(b[at]))
         at++;
-    while (end > at && strchr(" \t", b[end - 1]) != NULL)
+    while (end > at && is_blank(b[end - 1]))
         end--;
     struct http_span value = {at, end - at};
     for (uint32_t i = at; i < end; i++)
@@ -940,11 +946,16 @@ static int send_all(struct request *rq, struct iovec *v, int count)
 }
 
 /* An answer that has begun and must not complete: the client sees a reset, at once. */
-ASYNC_SAFE static void cut_connection(const struct request *rq)
+ASYNC_SAFE void handler_cut(int connection, bool is_tcp)
 {
     struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    if (!rq->call->is_tcp || connect(rq->call->connection, &nobody, sizeof nobody) < 0)
-        shutdown(rq->call->connection, SHUT_RDWR);
+    if (!is_tcp || connect(connection, &nobody, sizeof nobody) < 0)
+        shutdown(connection, SHUT_RDWR);
+}
+
+ASYNC_SAFE static void cut_connection(const struct request *rq)
+{
+    handler_cut(rq->call->connection, rq->call->is_tcp);
 }
 
 /* The orderly end of what we send; without it, SO_LINGER makes every close a reset. */

@@ -1573,6 +1573,8 @@ static int settle(const struct job *j, int connection, bool is_tcp)
                                                                      settings.handler.send_ms)));
     if (keep)
         return cleanup_settle_kept(&how) == CLEANUP_DONE ? JANITOR_KEPT : JANITOR_KEEP_FAILED;
+    if (sent > 0 && connection >= 0) /* it must not complete any more while it is undone */
+        handler_cut(connection, is_tcp);
     return (sent != 0 ? cleanup_settle_refuted(&how) : cleanup_settle(&how)) == CLEANUP_DONE
                ? JANITOR_UNDONE
                : JANITOR_UNDO_FAILED;

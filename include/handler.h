@@ -227,6 +227,10 @@ _Noreturn void handler_serve(const struct handler_call *call);
  * there is progress, at most SEND_MS without. On AF_UNIX N is not looked at. */
 bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms);
 
+/* An answer that has begun and must not complete: reset the connection, at once, whoever else holds
+ * it. */
+ASYNC_SAFE void handler_cut(int connection, bool is_tcp);
+
 /* A whole answer of the server's own: an error, or an answer without a body. */
 ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, bool head_only,
                                         const char *reason);

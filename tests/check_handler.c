@@ -1033,6 +1033,35 @@ START_TEST(routes_say_why)
 }
 END_TEST
 
+/* ---- A program's header -------------------------------------------------------------------- */
+
+static const struct {
+    struct bytes text;
+    const char *wrong; /* a word of it; NULL: nothing is */
+} program_heads[] = {
+    {BYTES("Content-Type: a/b\nX: y\n\n"), NULL},
+    {BYTES("Status: 404 Not \tFound\r\n\r\n"), NULL},
+    {BYTES("Status: 404 Not Found\0\n\n"), "control character"},
+    {BYTES("Status: \000404 Not Found\n\n"), "control character"},
+    {BYTES("Status:\0 404\n\n"), "control character"},
+    {BYTES("Content-Type: a/b\0\n\n"), "control character"},
+    {BYTES("Content-Type: a/b\nX: \0\n\n"), "control character"},
+    {BYTES("Content-Type: a/b\nX: y\rZ: z\n\n"), "control character"},
+    {BYTES("Content-Type: a/b\nX\0: y\n\n"), "not a header field"},
+};
+
+START_TEST(program_head)
+{
+    struct cgi_head h;
+    struct bytes text = program_heads[_i].text;
+    const char *wrong = program_heads[_i].wrong;
+    int64_t found = cgi_parse_head(&h, text.at, text.length);
+    ck_assert_int_eq(found, wrong == NULL ? (int64_t)text.length : -1);
+    if (wrong != NULL)
+        ck_assert_msg(strstr(h.wrong, wrong) != NULL, "%s", h.wrong);
+}
+END_TEST
+
 /* ---- Has the answer arrived? ------------------------------------------------------------- */
 
 enum { SERVER, CLIENT };
@@ -1311,6 +1340,8 @@ int main(void)
     tcase_add_test(tc, canned_date);
     tcase_add_test(tc, reasons);
     tcase_add_test(tc, utc);
+    tc = new_case(s, "program");
+    tcase_add_loop_test(tc, program_head, 0, (int)SIZE_OF(program_heads));
     tc = new_case(s, "words");
     tcase_add_test(tc, durations);
     tcase_add_test(tc, sizes);

@@ -313,13 +313,15 @@ static int big(struct request *rq)
     size_t bytes = (size_t)number_of(rq, "bytes", 1000000);
     if (request_parameter(rq, "path") && create(rq, "path", 0) < 0)
         return respond_errno(rq, "create the file");
+    if (request_parameter(rq, "run") && cleanup_run(text_of(rq, "run", "")) < 0)
+        return respond_errno(rq, "record the command");
     char *body = malloc(bytes);
     if (!body)
         return respond_errno(rq, "find the memory");
     memset(body, 'b', bytes);
     int result = respond(rq, 200, "text/plain", body, bytes);
     free(body);
-    request_log(rq, "big answer is ready");
+    request_log(rq, "big answer is ready pid %d", (int)getpid());
     return result;
 }
 
