@@ -414,6 +414,16 @@ static void no_overlap(void)
     must_say(!exists(at("overlap")), "run in parallel: %s", file_read(at("overlap")));
 }
 
+/* The shell of the slow command NAME, in its latest run. */
+static pid_t shell_of(const char *name)
+{
+    char *text = file_read(at("pids-%s", name));
+    pid_t pid = 0;
+    for (char *word = strtok(text, "\n"); word; word = strtok(NULL, "\n"))
+        pid = (pid_t)atoi(word);
+    return pid;
+}
+
 /* Every process that the slow command NAME has had is gone. */
 static bool is_ended(const char *name)
 {
@@ -965,6 +975,7 @@ START_TEST(recover_that_is_killed_is_gone_on_with)
     pid_t worker = (pid_t)atoi(file_read(at("janitor-a")));
     kill(_i % 2 ? worker : first, SIGKILL);
     must(status_of(first) != 0);
+    wait_until(!is_alive(shell_of("a"))); /* nobody had to look for it */
     pid_t second = start_recover("out2", "");
     wait_order("a\na\n");
     no_overlap();
