@@ -1123,7 +1123,7 @@ START_TEST(stop_leaves_retries_to_the_next_start)
     file_write(at("mended"), "");
     s = things("%s", "");
     log_wait(s, "recovered from a dead server");
-    wait_until(child_count(s->pid) == 0);
+    wait_until(*run("find %s -name %s*", at("state"), w.id).text == '\0');
     server_stop(s);
     must(!exists(at("state/failed")));
 }
