@@ -923,7 +923,7 @@ const char *cleanup_not_a_ledger(int fd)
     /* A shell's >> opens for writing only: read through a descriptor of our own. */
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     int own_fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool valid = own_fd >= 0 && header_read(own_fd).valid;
+    bool valid = header_read(own_fd >= 0 ? own_fd : fd).valid;
     if (own_fd >= 0)
         close(own_fd);
     return valid ? NULL : "is not a ledger, or was overwritten (open it with >>, never with >)";
