@@ -157,7 +157,8 @@ struct cleanup_settling {
     /* Run COMMAND for the request ID to its end: 0, or -1 when it failed. NULL: stop there. */
     int (*run)(const char *id, const char *command);
 };
-/* The `sent` mark of the ledger: 1 and *N, 0 if there is none, -1 with errno if it cannot be told. */
+/* The `sent` mark of the ledger: 1 and *N, 0 if there is none, -1 with errno if it cannot be told.
+ */
 int cleanup_was_sent(int dir, const char *id, uint64_t *n);
 ASYNC_SAFE enum cleanup_result cleanup_settle(const struct cleanup_settling *how);
 enum cleanup_result cleanup_settle_kept(const struct cleanup_settling *how);

@@ -179,6 +179,16 @@ START_TEST(phases)
              "%s", status(""));
     file_write(at("go"), "");
     wait_for("(r, s['undoing'])", "([], [])");
+    /* A child that died by itself: only the server knows that it is being undone. */
+    log_mark(s);
+    c = get(s, "/run?cmd=" UNTIL "&seconds=60", at("go-again"));
+    const char *pid = strrchr(log_wait(s, "recorded pid"), ' ');
+    kill((pid_t)atoi(pid), SIGKILL);
+    wait_for("[(x['phase'], x['cause'], x['records'], x['processes']) for x in r]",
+             "[('undoing', None, 1, 0)]");
+    file_write(at("go-again"), "");
+    wait_for("(r, s['undoing'])", "([], [])");
+    close_fin(c);
     server_stop(s);
 }
 END_TEST
