@@ -4434,7 +4434,7 @@ static struct {
 
 static volatile sig_atomic_t watch_ended;
 
-static void end_watch(int signal)
+ASYNC_SAFE static void end_watch(int signal)
 {
     (void)signal;
     watch_ended = 1;

@@ -322,6 +322,33 @@ START_TEST(undo_that_was_given_up)
 }
 END_TEST
 
+/* What is struck out, a mark, kept by a `commit`, or not whole is not counted. */
+START_TEST(records_of_a_ledger)
+{
+    static const char id[] = "state/failed/0123456789abcdef-1f";
+    static const char *const parked =
+        "[(p['records'], p['next'], p['request']) for p in d['parked']]";
+    server_stop(things("%s", ""));
+    must(mkdir(at("state/failed"), 0700) == 0 || errno == EEXIST);
+    file_write(at("%s", id),
+               "# hangupd ledger 1 id=0123456789abcdef-1f pid=1 start=1 boot=b GET /x y\n"
+               "scratch /s\nunlink /kept\ncommit\nrmtree /left\n#nlink /struck\n"
+               "# a comment\n\nsent 77\nrun not whole");
+    must_be(parked, "[(2, 'rmtree /left', 'GET /x y')]");
+    file_write(at("%s.p", id),
+               "# hangupd ledger 1 id=0123456789abcdef-1f pid=1 start=1 boot=b (p)\n"
+               "unlink /kept\ncommit\n");
+    must_be(parked, "[(2, 'rmtree /left', 'GET /x y')]");
+    file_write(at("%s.p", id), "run this\n#ommit\ncommit\nunlink /a\nrun that\n");
+    must_be(parked, "[(4, 'run that', 'GET /x y')]");
+    must(unlink(at("%s", id)) == 0);
+    must_be(parked, "[(2, 'run that', '')]");
+    file_write(at("state/failed/no-ledger"), "run x\n");
+    file_write(at("state/failed/0123456789abcdef-1g"), "run x\n");
+    must_be("len(d['parked'])", "1");
+}
+END_TEST
+
 /* Lock FILE as a server, or whoever recovers it, does. */
 static void hold_lock(const char *file)
 {
@@ -963,6 +990,7 @@ static Suite *status_suite(void)
     t = theme(suite, "undo");
     tcase_add_test(t, undo_that_waits_for_its_retry);
     tcase_add_test(t, undo_that_was_given_up);
+    tcase_add_test(t, records_of_a_ledger);
     tcase_add_test(t, server_that_died);
 
     t = theme(suite, "command line");
