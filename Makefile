@@ -168,6 +168,12 @@ brief_syscalls = --every 8 --offset $$(git rev-list --count HEAD 2>/dev/null || 
 run-fault_%:
 	@$(SUITE_ENVIRONMENT) $(BUILD)/faults/fault_$* $(if $(BRIEF),$(or $(brief_$*),--brief)) </dev/null
 
+# The status page, read in a browser; screenshots in BUILD/status-page. Apart from `check`, since the
+# browser is large.
+check-page: need-check $(OUT)/hangupd
+	@tests/need.sh chromium
+	@$(SUITE_ENVIRONMENT) tests/status_page.sh $(BUILD)/status-page
+
 need-lint:
 	@tests/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check
 
@@ -239,6 +245,7 @@ help:
 	@echo 'make fuzz        libFuzzer on each fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) (FUZZ=fuzz_head for one)'
 	@echo 'make check-model the model of the promise, with spin'
 	@echo 'make check-faults  prove the promise in storms, under abuse, and for long (BRIEF=1: a short proof)'
+	@echo 'make check-page  read the status page in Chromium, installing that; screenshots in BUILD/status-page'
 	@echo 'make lint        format, static analysis, warnings of gcc and clang, signal safety'
 	@echo 'make format      lay the sources out as .clang-format says'
 	@echo 'make install     into PREFIX ($(PREFIX)), below DESTDIR if that is set; make uninstall'
@@ -250,8 +257,8 @@ help:
 FORCE:
 
 .DELETE_ON_ERROR:
-.PHONY: all everything run need-check check check-faults need-fuzz fuzz fuzzers need-model \
-	check-model need-lint format lint lint-format lint-tidy lint-cppcheck lint-gcc lint-clang \
-	lint-analyzer lint-signals install uninstall clean help FORCE
+.PHONY: all everything run need-check check check-page check-faults need-fuzz fuzz fuzzers \
+	need-model check-model need-lint format lint lint-format lint-tidy lint-cppcheck lint-gcc \
+	lint-clang lint-analyzer lint-signals install uninstall clean help FORCE
 # Made by `make check` and worth keeping for the next one.
 .SECONDARY:

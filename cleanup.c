@@ -2382,8 +2382,9 @@ static bool tally_file(int dir, const char *name, bool program, struct cleanup_l
     look->records += records;
     if (records > 0)
         memcpy(look->next, t.next, sizeof t.next);
-    if (now.st_ctim.tv_sec > look->changed)
-        look->changed = now.st_ctim.tv_sec;
+    int64_t changed_ms = (int64_t)now.st_ctim.tv_sec * 1000 + now.st_ctim.tv_nsec / 1000000;
+    if (changed_ms > look->changed_ms)
+        look->changed_ms = changed_ms;
     return true;
 }
 

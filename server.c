@@ -3630,23 +3630,30 @@ static void text_recover(struct text *t, const char *id)
     }
 }
 
+static void text_count(struct text *t, const char *before, uint64_t n, const char *after)
+{
+    text_add(t, before);
+    text_number(t, n, 1);
+    text_add(t, after);
+}
+
 /* "1200 ok, 30 hangup (28 undone, 1 not undone)" */
 static void text_totals(struct text *t, const struct status_server *s)
 {
-    char words[160];
     for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++) {
-        const uint64_t *by_undo = s->figures.ended[outcome];
-        if (ended_by(s, (enum outcome)outcome) == 0)
+        uint64_t sum = ended_by(s, (enum outcome)outcome);
+        uint64_t done = s->figures.ended[outcome][UNDO_OK];
+        uint64_t failed = s->figures.ended[outcome][UNDO_FAILED];
+        if (sum == 0)
             continue;
-        snprintf(words, sizeof words, "%s%llu %s", t->length > 0 ? ", " : "",
-                 (unsigned long long)ended_by(s, (enum outcome)outcome), outcome_names[outcome]);
-        text_add(t, words);
-        if (by_undo[UNDO_OK] + by_undo[UNDO_FAILED] == 0)
-            continue;
-        snprintf(words, sizeof words,
-                 by_undo[UNDO_FAILED] > 0 ? " (%llu undone, %llu not undone)" : " (%llu undone)",
-                 (unsigned long long)by_undo[UNDO_OK], (unsigned long long)by_undo[UNDO_FAILED]);
-        text_add(t, words);
+        text_count(t, t->length > 0 ? ", " : "", sum, " ");
+        text_add(t, outcome_names[outcome]);
+        if (done > 0)
+            text_count(t, " (", done, " undone");
+        if (failed > 0)
+            text_count(t, done > 0 ? ", " : " (", failed, " not undone");
+        if (done + failed > 0)
+            text_char(t, ')');
     }
     if (t->length == 0)
         text_add(t, "none yet");
@@ -3656,7 +3663,7 @@ static void text_totals(struct text *t, const struct status_server *s)
 
 struct status_column {
     const char *brief, *full;
-    bool number;
+    const char *style; /* "number": to the right; "mono": code; "" */
 };
 
 struct status_table {
@@ -3677,9 +3684,13 @@ static void cell_id(struct text *t, const char *id)
 }
 
 static const struct status_column request_columns[] = {
-    {"ID", "Id", false},           {"AGE", "Age", true},         {"CLIENT", "Client", false},
-    {"PHASE", "Phase", false},     {"PROCS", "Processes", true}, {"RECORDS", "Records", true},
-    {"REQUEST", "Request", false},
+    {"ID", "Id", "mono"},
+    {"AGE", "Age", "number"},
+    {"CLIENT", "Client", ""},
+    {"PHASE", "Phase", ""},
+    {"PROCS", "Processes", "number"},
+    {"RECORDS", "Records", "number"},
+    {"REQUEST", "Request", "mono"},
 };
 
 static void request_cell(struct text *t, const void *rows, size_t row, unsigned column)
@@ -3718,8 +3729,11 @@ static void request_cell(struct text *t, const void *rows, size_t row, unsigned 
 }
 
 static const struct status_column ledger_columns[] = {
-    {"ID", "Id", false},           {"SINCE", "Since", true},        {"RECORDS", "Records", true},
-    {"REQUEST", "Request", false}, {"NEXT", "To undo next", false},
+    {"ID", "Id", "mono"},
+    {"SINCE", "Since", "number"},
+    {"RECORDS", "Records", "number"},
+    {"REQUEST", "Request", "mono"},
+    {"NEXT", "To undo next", "mono"},
 };
 
 static void ledger_cell(struct text *t, const void *rows, size_t row, unsigned column)
@@ -3730,7 +3744,7 @@ static void ledger_cell(struct text *t, const void *rows, size_t row, unsigned c
         text_add(t, l->id);
         break;
     case 1:
-        text_age(t, status.now_ms - l->changed * 1000);
+        text_age(t, status.now_ms - l->changed_ms);
         break;
     case 2:
         text_number(t, l->records, 1);
@@ -3787,10 +3801,11 @@ static void put_row(FILE *out, const struct status_table *t, size_t row, const s
     for (unsigned c = 0; c < t->column_count; c++) {
         const char *words = head ? t->columns[c].brief : cell_visible(t, row, c, cell);
         size_t blanks = widths[c] - strlen(words);
-        for (size_t i = 0; t->columns[c].number && i < blanks; i++)
+        bool number = strcmp(t->columns[c].style, "number") == 0;
+        for (size_t i = 0; number && i < blanks; i++)
             text_char(&l, ' ');
         text_add(&l, words);
-        for (size_t i = 0; !t->columns[c].number && c + 1 < t->column_count && i < blanks; i++)
+        for (size_t i = 0; !number && c + 1 < t->column_count && i < blanks; i++)
             text_char(&l, ' ');
         if (c + 1 < t->column_count)
             text_add(&l, "  ");
@@ -4006,7 +4021,7 @@ static void json_ledgers(FILE *out, const char *name, const struct cleanup_look 
         json_number(out, "records", l[i].records);
         json_string(out, "request", l[i].title);
         json_string(out, "next", l[i].next);
-        json_time(out, "changed", l[i].changed);
+        json_time(out, "changed", l[i].changed_ms / 1000);
         json_string(out, "retry", text_end(&retry));
         json_close(out, '}');
     }
@@ -4277,29 +4292,29 @@ static void status_prometheus(FILE *out)
 
 static const char page_style[] =
     ":root{color-scheme:light dark;--ink:#1c2733;--soft:#5a6876;--line:#d5dce3;--paper:#fff;"
-    "--head:#eef2f6;--bad:#a61b1b}"
+    "--head:#eef2f6;--bad:#a61b1b}\n"
     "@media(prefers-color-scheme:dark){:root{--ink:#e4eaf0;--soft:#9fb0c0;--line:#34414e;"
-    "--paper:#131a21;--head:#1d2730;--bad:#ff8a80}}"
-    "*{box-sizing:border-box}"
+    "--paper:#131a21;--head:#1d2730;--bad:#ff8a80}}\n"
+    "*{box-sizing:border-box}\n"
     "body{margin:0 auto;padding:1rem;max-width:80rem;background:var(--paper);color:var(--ink);"
-    "font:1rem/1.45 system-ui,sans-serif}"
-    "h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .25rem;overflow-wrap:anywhere}"
-    "p{margin:.25rem 0;overflow-wrap:anywhere}p.soft{color:var(--soft)}.bad{color:var(--bad)}"
-    "code,td.mono{font-family:ui-monospace,monospace;font-size:.9em;overflow-wrap:anywhere}"
-    "table{border-collapse:collapse;width:100%;margin:.75rem 0}"
-    "caption{text-align:left;font-weight:600;padding:.25rem 0}"
+    "font:1rem/1.45 system-ui,sans-serif;overflow-wrap:anywhere}\n"
+    "h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .25rem}p{margin:.25rem 0}\n"
+    ".soft{color:var(--soft)}.bad{color:var(--bad)}\n"
+    "code,tbody .mono span{font:.9em ui-monospace,monospace}\n"
+    "table{border-collapse:collapse;width:100%;margin:.75rem 0}\n"
+    "caption{text-align:left;font-weight:600;padding:.25rem 0}\n"
     "th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--line);"
-    "vertical-align:top}"
-    "thead th{background:var(--head);white-space:nowrap}"
-    "tbody th{font-weight:400;font-family:ui-monospace,monospace;font-size:.9em}"
-    ".number{text-align:right;font-variant-numeric:tabular-nums}"
-    "@media(max-width:45rem){thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;"
-    "overflow:hidden}table,caption,tbody,tr,th,td{display:block}"
-    "tbody tr{border:1px solid var(--line);border-radius:.4rem;margin:.5rem 0;padding:.25rem 0}"
-    "tbody th,tbody td{display:flex;gap:1rem;justify-content:space-between;border:0;"
-    "text-align:right;overflow-wrap:anywhere}"
+    "vertical-align:baseline}\n"
+    "thead th{background:var(--head);white-space:nowrap}tbody th{font-weight:400}\n"
+    ".number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\n"
+    "tbody th{white-space:nowrap}\n"
+    /* On a phone each row is a card, and each cell has its label. */
+    "@media(max-width:45rem){table,caption,tbody,tr,th,td{display:block}\n"
+    "thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}\n"
+    "tbody tr{border:1px solid var(--line);border-radius:.4rem;margin:.5rem 0;padding:.25rem 0}\n"
+    "tbody th,tbody td{display:flex;gap:1rem;align-items:baseline;border:0;padding:.2rem .6rem}\n"
     "tbody th::before,tbody td::before{content:attr(data-label);color:var(--soft);"
-    "font-family:system-ui,sans-serif;flex:none}}";
+    "flex:0 0 6.5rem;text-align:left}}";
 
 static void page_table(FILE *out, const struct status_table *t)
 {
@@ -4308,17 +4323,15 @@ static void page_table(FILE *out, const struct status_table *t)
     put_escaped(out, t->caption, FORMAT_HTML);
     fputs("</caption>\n<thead role=\"rowgroup\"><tr role=\"row\">", out);
     for (unsigned c = 0; c < t->column_count; c++)
-        fprintf(out, "<th role=\"columnheader\" scope=\"col\"%s>%s</th>",
-                t->columns[c].number ? " class=\"number\"" : "", t->columns[c].full);
+        fprintf(out, "<th role=\"columnheader\" scope=\"col\" class=\"%s\">%s</th>",
+                t->columns[c].style, t->columns[c].full);
     fputs("</tr></thead>\n<tbody role=\"rowgroup\">\n", out);
     for (size_t row = 0; row < t->row_count; row++) {
         fputs("<tr role=\"row\">", out);
         for (unsigned c = 0; c < t->column_count; c++) {
-            const char *kind = c == 0 ? "th role=\"rowheader\" scope=\"row\"" : "td role=\"cell\"";
-            fprintf(out, "<%s data-label=\"%s\"%s><span>", kind, t->columns[c].full,
-                    t->columns[c].number       ? " class=\"number\""
-                    : c + 1 == t->column_count ? " class=\"mono\""
-                                               : "");
+            fprintf(out, "<%s data-label=\"%s\" class=\"%s\"><span>",
+                    c == 0 ? "th role=\"rowheader\" scope=\"row\"" : "td role=\"cell\"",
+                    t->columns[c].full, t->columns[c].style);
             put_escaped(out, cell_text(t, row, c, cell), FORMAT_HTML);
             fprintf(out, "</span></%s>", c == 0 ? "th" : "td");
         }
@@ -4334,7 +4347,7 @@ static void page_server(FILE *out, const struct status_server *s)
     const struct figures *f = &s->figures;
     text_age(&a, uptime_ms(s));
     text_totals(&t, s);
-    fputs("<section>\n<h2>", out);
+    fputs("<section>\n<h2>Server on ", out);
     put_escaped(out, s->where[0] != '\0' ? s->where : "a connection that was handed over",
                 FORMAT_HTML);
     fputs("</h2>\n<p class=\"soft\">", out);
@@ -4397,7 +4410,7 @@ static void status_page(FILE *out, int64_t every_ms)
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
             "<meta http-equiv=\"refresh\" content=\"%lld\">\n"
             "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
-            "style-src 'unsafe-inline'\">\n"
+            "style-src 'unsafe-inline'; img-src data:\">\n<link rel=\"icon\" href=\"data:,\">\n"
             "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
             "<title>hangupd: %zu in flight</title>\n<style>%s</style>\n</head>\n<body>\n<main>\n"
             "<h1>hangupd</h1>\n",
@@ -4434,39 +4447,36 @@ static struct {
 
 static volatile sig_atomic_t watch_ended;
 
-static void end_watch(int signal)
+ASYNC_SAFE static void end_watch(int signal)
 {
     (void)signal;
     watch_ended = 1;
 }
 
 /* A program of a request has its ledger, STATE/SERVER/ID.p, as UNDO_FD: so a status page needs no
- * option to find the state directory of the server that runs it. */
+ * option to find the state directory of the server that runs it. The file's own name is not looked
+ * at, as one that was made nameless is said to be deleted. */
 static const char *state_of_request(void)
 {
     static char found[PATH_MAX];
     char descriptor[32];
     unsigned long long fd;
-    const char *number = getenv("UNDO_FD");
-    if (number == NULL || !parse_number(&number, INT_MAX, &fd) || *number != '\0')
+    const char *number = getenv("UNDO_FD"), *id = getenv("REQUEST_ID");
+    if (number == NULL || id == NULL || !cleanup_is_id(id) ||
+        !parse_number(&number, INT_MAX, &fd) || *number != '\0')
         return NULL;
     snprintf(descriptor, sizeof descriptor, "/proc/self/fd/%llu", fd);
     ssize_t n = readlink(descriptor, found, sizeof found - 1);
-    if (n <= 0 || found[0] != '/')
+    found[n > 0 ? n : 0] = '\0';
+    char *file = strrchr(found, '/');
+    if (file == NULL)
         return NULL;
-    found[n] = '\0';
-    for (int i = 0; i < 2; i++) {
-        char *slash = strrchr(found, '/');
-        if (slash == found)
-            return NULL;
-        /* SERVER is a token, and ID starts with it. */
-        if (i == 0 &&
-            (slash - found < CLEANUP_TOKEN_SIZE ||
-             strncmp(slash + 1, slash - (CLEANUP_TOKEN_SIZE - 1), CLEANUP_TOKEN_SIZE - 1) != 0 ||
-             slash[-CLEANUP_TOKEN_SIZE] != '/'))
-            return NULL;
-        *slash = '\0';
-    }
+    *file = '\0';
+    char *token = strrchr(found, '/');
+    if (token == NULL || token == found || strlen(token + 1) != CLEANUP_TOKEN_SIZE - 1 ||
+        strncmp(token + 1, id, CLEANUP_TOKEN_SIZE - 1) != 0)
+        return NULL;
+    *token = '\0';
     return found;
 }
 

@@ -236,8 +236,8 @@ int cleanup_look_lock(int dir, pid_t *pid);
 #define CLEANUP_EXCERPT_SIZE 256
 struct cleanup_look {
     char id[CLEANUP_ID_SIZE];
-    unsigned records; /* that an undo would still act on; marks are not records */
-    int64_t changed;  /* last, in seconds since 1970 */
+    unsigned records;   /* that an undo would still act on; marks are not records */
+    int64_t changed_ms; /* last, since 1970 */
     /* Cut to fit: the title in its header, and the record that is undone next; "" for none. */
     char title[CLEANUP_EXCERPT_SIZE], next[CLEANUP_EXCERPT_SIZE];
 };

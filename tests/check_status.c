@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -178,6 +179,16 @@ START_TEST(phases)
              "%s", status(""));
     file_write(at("go"), "");
     wait_for("(r, s['undoing'])", "([], [])");
+    /* A child that died by itself: only the server knows that it is being undone. */
+    log_mark(s);
+    c = get(s, "/run?cmd=" UNTIL "&seconds=60", at("go-again"));
+    const char *pid = strrchr(log_wait(s, "recorded pid"), ' ');
+    kill((pid_t)atoi(pid), SIGKILL);
+    wait_for("[(x['phase'], x['cause'], x['records'], x['processes']) for x in r]",
+             "[('undoing', None, 1, 0)]");
+    file_write(at("go-again"), "");
+    wait_for("(r, s['undoing'])", "([], [])");
+    close_fin(c);
     server_stop(s);
 }
 END_TEST
@@ -308,6 +319,33 @@ START_TEST(undo_that_was_given_up)
     must(strstr(status("--prometheus"), "\nhangupd_undo_parked 1\n"));
     must(strstr(status("--html"), "<h2 class=\"bad\">Parked</h2>"));
     free(id);
+}
+END_TEST
+
+/* What is struck out, a mark, kept by a `commit`, or not whole is not counted. */
+START_TEST(records_of_a_ledger)
+{
+    static const char id[] = "state/failed/0123456789abcdef-1f";
+    static const char *const parked =
+        "[(p['records'], p['next'], p['request']) for p in d['parked']]";
+    server_stop(things("%s", ""));
+    must(mkdir(at("state/failed"), 0700) == 0 || errno == EEXIST);
+    file_write(at("%s", id),
+               "# hangupd ledger 1 id=0123456789abcdef-1f pid=1 start=1 boot=b GET /x y\n"
+               "scratch /s\nunlink /kept\ncommit\nrmtree /left\n#nlink /struck\n"
+               "# a comment\n\nsent 77\nrun not whole");
+    must_be(parked, "[(2, 'rmtree /left', 'GET /x y')]");
+    file_write(at("%s.p", id),
+               "# hangupd ledger 1 id=0123456789abcdef-1f pid=1 start=1 boot=b (p)\n"
+               "unlink /kept\ncommit\n");
+    must_be(parked, "[(2, 'rmtree /left', 'GET /x y')]");
+    file_write(at("%s.p", id), "run this\n#ommit\ncommit\nunlink /a\nrun that\n");
+    must_be(parked, "[(4, 'run that', 'GET /x y')]");
+    must(unlink(at("%s", id)) == 0);
+    must_be(parked, "[(2, 'run that', '')]");
+    file_write(at("state/failed/no-ledger"), "run x\n");
+    file_write(at("state/failed/0123456789abcdef-1g"), "run x\n");
+    must_be("len(d['parked'])", "1");
 }
 END_TEST
 
@@ -748,29 +786,70 @@ START_TEST(cgi_header)
 }
 END_TEST
 
-START_TEST(state_of_the_own_request)
+/* A script in the test's directory. */
+static void program(const char *name, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static void program(const char *name, const char *format, ...)
 {
-    struct server *s = things("%s", "");
-    int c = get(s, "/make?path=%s&seconds=60", at("file"));
-    wait_made(s, at("file"));
-    char shell[PATH_MAX], *id = strdup(ask("r[0]['id']")), *token = strdup(ask("s['server']"));
-    snprintf(shell, sizeof(shell), "UNDO_FD=3 exec %s status --json 3>>%s", the_hangupd(),
-             at("state/%s/%s", token, id));
-    const char *argv[] = {"sh", "-c", shell, NULL};
-    struct output o = run_argv(argv, NULL, true);
-    must_say(o.status == 0, "%s", o.text);
-    must(strcmp(of_json(o.text, "d['state']"), at("state")) == 0);
-    must(strcmp(of_json(o.text, "r[0]['id']"), id) == 0);
-    /* Another descriptor is no ledger, and the default is taken. */
-    snprintf(shell, sizeof(shell), "HOME=%s XDG_STATE_HOME= UNDO_FD=3 exec %s status 3>>%s",
-             test_dir, the_hangupd(), at("other"));
-    o = run_argv(argv, NULL, true);
-    must_say(o.status == (geteuid() == 0 ? o.status : 1) && !strstr(o.text, id), "%s", o.text);
-    free(id);
-    free(token);
+    char text[PATH_MAX + 256] = "#!/bin/sh\n";
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text + strlen(text), sizeof(text) - strlen(text), format, arguments);
+    va_end(arguments);
+    file_write(at("%s", name), text);
+    must(chmod(at("%s", name), 0755) == 0);
+}
+
+START_TEST(served_through_itself)
+{
+    program("json", "exec %s status --json\n", the_hangupd());
+    program("text", "exec %s status\n", the_hangupd());
+    program("work", "echo \"unlink $TMPDIR/x\" >&3\nsleep 60 &\nsleep 60\n");
+    struct server *s = hangupd("/json=%s /text=%s /work=%s", at("json"), at("text"), at("work"));
+    int c = get(s, "/work");
+    wait_for("[(x['processes'], x['records']) for x in r]", "[(4, 2)]");
+    struct output o = curl(s, "-f -i /json");
+    char *body = strstr(o.text, "\r\n\r\n");
+    must_say(o.status == 0 && body && strstr(o.text, "Content-Type: application/json\r\n") &&
+                 strstr(o.text, "Cache-Control: no-store\r\n"),
+             "%s", o.text);
+    must(strcmp(of_json(body, "d['state']"), at("state")) == 0);
+    must(strcmp(of_json(body, "[(x['request'], x['phase'], x['processes']) for x in r]"),
+                "[('GET /work HTTP/1.1', 'running', 4), ('GET /json HTTP/1.1', 'running', 2)]") ==
+         0);
+    o = curl(s, "-f /text");
+    must_say(o.status == 0 && strstr(o.text, "  GET /text HTTP/1.1\n"), "%s", o.text);
     close_fin(c);
     wait_for("r", "[]");
     server_stop(s);
+}
+END_TEST
+
+/* The descriptor must be a file in the directory of the server that the id is of. */
+START_TEST(descriptor_that_is_no_ledger)
+{
+    static const struct {
+        const char *settings;
+        bool found;
+    } cases[] = {
+        {"UNDO_FD=3 REQUEST_ID=" TOKEN "-1", true},
+        {"UNDO_FD=3", false},
+        {"UNDO_FD=3x REQUEST_ID=" TOKEN "-1", false},
+        {"UNDO_FD=3 REQUEST_ID=" TOKEN, false},
+        {"UNDO_FD=3 REQUEST_ID=0123456789abcdef-1", false},
+        {"UNDO_FD=77 REQUEST_ID=" TOKEN "-1", false},
+        {"UNDO_FD=0 REQUEST_ID=" TOKEN "-1", false},
+    };
+    char shell[PATH_MAX];
+    must(mkdir(at("away"), 0700) == 0 && mkdir(at("away/" TOKEN), 0700) == 0);
+    for (int i = 0; i < COUNT(cases); i++) {
+        snprintf(shell, sizeof(shell), "HOME=/ XDG_STATE_HOME= %s exec %s status 3>%s",
+                 cases[i].settings, the_hangupd(), at("away/" TOKEN "/file"));
+        const char *argv[] = {"sh", "-c", shell, NULL};
+        struct output o = run_argv(argv, NULL, true);
+        must_say((strstr(o.text, at("away")) != NULL) == cases[i].found, "%s: %s",
+                 cases[i].settings, o.text);
+    }
 }
 END_TEST
 
@@ -911,6 +990,7 @@ static Suite *status_suite(void)
     t = theme(suite, "undo");
     tcase_add_test(t, undo_that_waits_for_its_retry);
     tcase_add_test(t, undo_that_was_given_up);
+    tcase_add_test(t, records_of_a_ledger);
     tcase_add_test(t, server_that_died);
 
     t = theme(suite, "command line");
@@ -929,7 +1009,8 @@ static Suite *status_suite(void)
     tcase_add_test(t, metrics);
     tcase_add_test(t, metrics_of_several);
     tcase_add_test(t, cgi_header);
-    tcase_add_test(t, state_of_the_own_request);
+    tcase_add_test(t, served_through_itself);
+    tcase_add_test(t, descriptor_that_is_no_ledger);
     tcase_add_test(t, page_reloads_itself);
     tcase_add_test(t, watch_into_a_pipe);
     tcase_add_test(t, watch_on_a_terminal);
