@@ -4,7 +4,8 @@
  * then keeps what the request made or undoes it. It knows one request and one connection, which it
  * borrows from the parent:
  *
- *     READING     the head, then the whole body into a file    error: answered, nothing was made
+ *     READING     the head, the line of a route with `max`,    error: answered, nothing was made
+ *                 then the whole body into a file
  *     RUNNING     the route's handler works                    SIGTERM: undone in the handler below
  *     ANSWERING   from the first byte of the answer on         SIGTERM: the connection is reset
  *     delivery    the answer's last byte goes out; then the    SIGTERM waits: the client's
@@ -18,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/futex.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netdb.h>
@@ -37,6 +39,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -694,8 +697,9 @@ struct request {
     int body;
     uint64_t body_length;
     bool is_head, must_close, unread_body;
-    bool client_gone; /* a write has failed: why it failed is not the handler's fault */
-    char *redirect;   /* a program's local redirect: the target to go on with */
+    int64_t waited_ms; /* in its route's line */
+    bool client_gone;  /* a write has failed: why it failed is not the handler's fault */
+    char *redirect;    /* a program's local redirect: the target to go on with */
     pid_t parent;
     struct answer answer;
 };
@@ -866,7 +870,7 @@ ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag)
 ASYNC_SAFE static void begin_answering(struct request *rq)
 {
     if (state_of(atomic_load(&rq->slot->state)) < SLOT_ANSWERING)
-        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN);
+        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN | SLOT_WAITING);
 }
 
 ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
@@ -1385,14 +1389,14 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
 
 /* ---- The end of a request: kept, or undone ------------------------------------------- */
 
-ASYNC_SAFE static int status_for(enum outcome outcome, enum cause cause)
+ASYNC_SAFE static int status_for(enum outcome outcome, enum cause cause, uint32_t state)
 {
     if (cause == CAUSE_EVICTED)
-        return 408;
+        return (state & SLOT_HEAD_OPEN) != 0 ? 408 : 503;
     return outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_CRASH ? 500 : 503;
 }
 
-ASYNC_SAFE static const char *words_for(int status)
+ASYNC_SAFE static const char *words_for(int status, enum cause cause)
 {
     switch (status) {
     case 408:
@@ -1400,7 +1404,9 @@ ASYNC_SAFE static const char *words_for(int status)
     case 504:
         return "the time limit was reached; the work was stopped and undone";
     case 503:
-        return "the server is stopping; the work was stopped and undone";
+        return cause == CAUSE_EVICTED
+                   ? "too many requests; this one waited for its turn and had to make room"
+                   : "the server is stopping; the work was stopped and undone";
     case 502:
         return "the program failed and what it made was undone";
     default:
@@ -1442,7 +1448,8 @@ ASYNC_SAFE static void program_last_words(void)
 /* Stop the work and undo it, tell the client if there is something to tell, and exit. */
 ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcome, enum cause cause)
 {
-    bool ran = state_of(atomic_load(&rq->slot->state)) >= SLOT_RUNNING;
+    uint32_t state = atomic_load(&rq->slot->state);
+    bool ran = state_of(state) >= SLOT_RUNNING;
     rq->slot->outcome = (uint8_t)outcome;
     if (rq->answer.started)
         cut_connection(rq);
@@ -1454,9 +1461,9 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
         _exit(HANDLER_EXIT_UNDONE); /* the parent goes on, and tells the client */
     if (outcome != OUTCOME_HANGUP && !rq->answer.started) {
         char answer[1024];
-        int status = status_for(outcome, cause);
-        size_t n =
-            handler_canned_answer(answer, sizeof answer, status, rq->is_head, words_for(status));
+        int status = status_for(outcome, cause, state);
+        size_t n = handler_canned_answer(answer, sizeof answer, status, rq->is_head,
+                                         words_for(status, cause));
         begin_answering(rq);
         if (send(rq->call->connection, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)n) {
             rq->slot->status = (uint16_t)status;
@@ -1646,7 +1653,7 @@ _Noreturn static void finish(struct request *rq, int result)
                     : !a->prepared ? "returned without an answer"
                                    : "returned before its answer was complete");
         answer_again(rq);
-        respond_text(rq, 500, "500 Internal Server Error: %s\n", words_for(500));
+        respond_text(rq, 500, "500 Internal Server Error: %s\n", words_for(500, CAUSE_NONE));
     }
     finish_badly(rq);
 }
@@ -1654,6 +1661,8 @@ _Noreturn static void finish(struct request *rq, int result)
 /* Refuse the request: nothing has been made. */
 _Noreturn static void refuse(struct request *rq, int status, const char *reason)
 {
+    if (status == 503)
+        respond_header(rq, "Retry-After", "5");
     respond_text(rq, status, "%d %s: %s\n", status, handler_reason(status), reason);
     finish(rq, 0);
 }
@@ -1820,7 +1829,6 @@ static void find_route(struct request *rq)
         if (n > best) {
             best = n;
             rq->route = r;
-            rq->slot->route = (int16_t)i;
         }
     }
     rq->path_info = "";
@@ -1852,6 +1860,9 @@ static void check_request(struct request *rq)
     bool known = lists_method(standard_methods, rq->method);
     if (strcmp(rq->path, "*") != 0) {
         find_route(rq);
+        /* A place in its line is kept when a program redirects: published here, and once. */
+        if (rq->route != NULL)
+            rq->slot->route = (int16_t)(rq->route - rq->settings->routes);
         if (!known)
             refuse(rq, 501, "the method is not implemented");
         if (rq->route == NULL)
@@ -1875,6 +1886,109 @@ static void check_request(struct request *rq)
         rq->answer.framing = FRAMING_CHUNKED; /* no length is claimed for what was not made */
         finish(rq, 0);
     }
+}
+
+/* ---- Reading: a turn, where the route has `max` (why it works: handler.h) ------------- */
+
+static uint32_t half_close_flags(const struct request *rq)
+{
+    enum half_close policy = rq->route->half_close != HALF_CLOSE_DEFAULT ? rq->route->half_close
+                                                                         : rq->settings->half_close;
+    return policy == HALF_CLOSE_HANGUP   ? SLOT_FIN_HANGUP
+           : policy == HALF_CLOSE_IGNORE ? SLOT_FIN_IGNORE
+                                         : 0;
+}
+
+/* Tell the parent the time limit, which does not count what was spent WAITING, as it does not count
+ * the time in the queue. */
+static void announce_limit(struct request *rq, int64_t waiting)
+{
+    int64_t limit = rq->route->timeout_ms > 0 ? rq->route->timeout_ms : rq->settings->request_ms;
+    if (limit <= 0)
+        return;
+    limit += waiting;
+    atomic_store(&rq->slot->limit_ms, limit < INT_MAX ? limit : INT_MAX);
+    if (write_all(rq->call->nudge, &rq->call->slot_number, sizeof rq->call->slot_number) < 0)
+        request_log(rq, "could not tell the server this request's time limit: %s", strerror(errno));
+}
+
+enum turn handler_turn(const struct slot *slots, uint32_t count, int route, uint64_t ticket,
+                       int64_t max)
+{
+    int64_t before = 0, choosing = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        /* In this order: the route of a slot was written before its ticket. */
+        uint64_t other = atomic_load(&slots[i].ticket);
+        if (other == TICKET_NONE || atomic_load(&slots[i].route) != route)
+            continue;
+        before += other < ticket;
+        choosing += other == TICKET_CHOOSING;
+    }
+    return before >= max ? TURN_LATER : before + choosing >= max ? TURN_UNCLEAR : TURN_NOW;
+}
+
+uint64_t handler_draw_ticket(struct line *line, struct slot *slot)
+{
+    atomic_store(&slot->ticket, TICKET_CHOOSING);
+    /* Whatever the counter says, neither NONE nor CHOOSING. */
+    uint64_t ticket = atomic_fetch_add(&line->drawn, 1) % (TICKET_CHOOSING - 1) + 1;
+    atomic_store(&slot->ticket, ticket);
+    return ticket;
+}
+
+#define UNCLEAR_MS_MAX 32 /* choosing takes two instructions, unless somebody was stopped there */
+
+/* Sleep until the parent has freed a place since SEEN, or UNTIL. */
+static bool sleep_in_line(const struct request *rq, uint32_t seen, int64_t until)
+{
+    struct timespec end = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
+    if (syscall(SYS_futex, &rq->call->line->releases, FUTEX_WAIT_BITSET, seen, &end, NULL,
+                LINE_BIT(rq->slot->route)) == 0 ||
+        errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT)
+        return true;
+    request_log(rq, "could not wait in the line of the route: %s", strerror(errno));
+    return false;
+}
+
+/* First come, first served. False: not in time. */
+static bool wait_for_turn(const struct request *rq, uint64_t ticket, int64_t until)
+{
+    const struct handler_call *call = rq->call;
+    int route = (int)(rq->route - rq->settings->routes);
+    for (int64_t pause = 1;;) {
+        uint32_t seen = atomic_load(&call->line->releases);
+        enum turn turn = handler_turn(call->slots, call->slot_count, route, ticket, rq->route->max);
+        int64_t now = clock_ms(), soon = until;
+        if (turn == TURN_NOW)
+            return true;
+        if (turn == TURN_UNCLEAR && now + pause < until) {
+            soon = now + pause;
+            pause = pause < UNCLEAR_MS_MAX ? pause * 2 : pause;
+        }
+        if (now >= until || !sleep_in_line(rq, seen, soon))
+            return false;
+    }
+}
+
+/* Until there are fewer than `max` requests of the route before this one. It has made nothing and
+ * has read no byte of its body; it may be ended to make room. */
+static void await_turn(struct request *rq)
+{
+    if (rq->route->max <= 0)
+        return;
+    uint64_t ticket = handler_draw_ticket(rq->call->line, rq->slot);
+    int64_t since = clock_ms(), limit = rq->settings->queue_ms;
+    if (wait_for_turn(rq, ticket, since))
+        return;
+    announce_limit(rq, limit);
+    uint32_t fin = half_close_flags(rq) & SLOT_FIN_HANGUP;
+    uint32_t was = slot_advance(rq->slot, SLOT_READING, SLOT_WAITING | fin, 0);
+    if ((was & SLOT_FIN_SEEN) != 0 && fin != 0)
+        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
+    if (!wait_for_turn(rq, ticket, since + limit))
+        refuse(rq, 503, "too many requests for this path; this one waited too long for its turn");
+    slot_advance(rq->slot, SLOT_READING, 0, SLOT_WAITING | fin);
+    rq->waited_ms = clock_ms() - since;
 }
 
 /* ---- Reading: the body, whole, into a file ------------------------------------------- */
@@ -2527,7 +2641,7 @@ static int serve_program(struct request *rq)
     rq->redirect = NULL;
     if (!rq->answer.started) {
         answer_again(rq);
-        respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502));
+        respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
     }
     return -1;
 }
@@ -2569,7 +2683,7 @@ static int follow_redirect(struct request *rq)
         return 0;
     request_log(rq, "the program redirects to %s: %s", target,
                 wrong != NULL ? wrong : "no route serves that");
-    respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502));
+    respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
     return -1;
 }
 
@@ -2581,20 +2695,11 @@ static int run_route(struct request *rq)
             return result;
         if (redirects == REDIRECTS_MAX) {
             request_log(rq, "the program redirects to %s: too many redirects", rq->redirect);
-            return respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502));
+            return respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
         }
         if (follow_redirect(rq) < 0)
             return -1;
     }
-}
-
-static uint32_t half_close_flags(const struct request *rq)
-{
-    enum half_close policy = rq->route->half_close != HALF_CLOSE_DEFAULT ? rq->route->half_close
-                                                                         : rq->settings->half_close;
-    return policy == HALF_CLOSE_HANGUP   ? SLOT_FIN_HANGUP
-           : policy == HALF_CLOSE_IGNORE ? SLOT_FIN_IGNORE
-                                         : 0;
 }
 
 /* From here on the parent acts on a hangup as the route wants it. */
@@ -2608,12 +2713,8 @@ static void enter_running(struct request *rq)
         flags |= SLOT_FINISH;
     if (rq->head.minor == 0)
         flags |= SLOT_NOPROBE;
-    if (rq->route->timeout_ms > 0) {
-        atomic_store(&rq->slot->limit_ms, rq->route->timeout_ms);
-        if (write_all(rq->call->nudge, &rq->call->slot_number, sizeof rq->call->slot_number) < 0)
-            request_log(rq, "could not tell the server this route's time limit: %s",
-                        strerror(errno));
-    }
+    if (rq->route->timeout_ms > 0 || atomic_load(&rq->slot->limit_ms) > 0)
+        announce_limit(rq, rq->waited_ms);
     uint32_t was = slot_advance(rq->slot, SLOT_RUNNING, flags, 0);
     if ((was & SLOT_FIN_SEEN) == 0 || (flags & (SLOT_FINISH | SLOT_FIN_IGNORE)) != 0)
         return;
@@ -2661,6 +2762,7 @@ _Noreturn void handler_serve(const struct handler_call *call)
     read_head(rq);
     decode_head(rq);
     check_request(rq);
+    await_turn(rq);
     read_body(rq);
     enter_running(rq);
     finish(rq, run_route(rq));
@@ -2700,6 +2802,8 @@ int64_t parse_size(const char *text)
     return (int64_t)(n << shift);
 }
 
+#define ROUTE_MAX_MAX 1000000
+
 static int parse_key(struct route *r, const char *key, const char *value, char *why, size_t size)
 {
     if (strcmp(key, "timeout") == 0) {
@@ -2717,8 +2821,17 @@ static int parse_key(struct route *r, const char *key, const char *value, char *
         if (r->half_close != HALF_CLOSE_DEFAULT)
             return 0;
         snprintf(why, size, "half-close=%s is none of probe, hangup, ignore", value);
+    } else if (strcmp(key, "max") == 0) {
+        unsigned long long n = 0;
+        const char *end = value;
+        if (parse_number(&end, ROUTE_MAX_MAX, &n) && *end == '\0' && n > 0) {
+            r->max = (int64_t)n;
+            return 0;
+        }
+        snprintf(why, size, "max=%s is not a whole number from 1 to %d", value, ROUTE_MAX_MAX);
     } else {
-        snprintf(why, size, "there is no key %s; there are timeout, on-hangup, half-close", key);
+        snprintf(why, size, "there is no key %s; there are timeout, max, on-hangup, half-close",
+                 key);
     }
     return -1;
 }

@@ -23,6 +23,7 @@
 #include <getopt.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/futex.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -42,6 +43,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -257,16 +259,19 @@ static void log_request(const struct slot *s, enum outcome outcome, enum undo_re
 /* ---- Settings ------------------------------------------------------------------------ */
 
 #define LISTENERS_MAX 16
+#define ROUTE_FILES_MAX 16
 
 static struct settings {
     struct handler_settings handler;
     const char *listen[LISTENERS_MAX];
     size_t listen_count;
+    const char *route_files[ROUTE_FILES_MAX];
+    size_t route_file_count;
     bool inetd;
     int64_t idle_exit_ms; /* -1: not asked for */
     const char *user;
     int64_t requests, connections, per_client;
-    int64_t queue_ms, request_ms, drain_ms, undo_ms, undo_retries, undo_at_once;
+    int64_t drain_ms, undo_ms, undo_retries, undo_at_once;
     const char *state;
     const char *log_to;
 } settings = {
@@ -278,14 +283,14 @@ static struct settings {
                 .send_ms = 30000,
                 .grace_ms = 2000,
                 .idle_ms = 15000,
+                .request_ms = 3600000,
+                .queue_ms = 30000,
                 .dead_peer_ms = 30000,
                 .half_close = HALF_CLOSE_PROBE,
                 .on_hangup = ON_HANGUP_UNDO},
     .idle_exit_ms = -1,
     .requests = 256,
     .connections = 4096,
-    .queue_ms = 30000,
-    .request_ms = 3600000,
     .drain_ms = 30000,
     .undo_ms = 30000,
     .undo_retries = 5,
@@ -301,8 +306,12 @@ static const char help[] =
     "TARGET is a program, run by CGI/1.1; for a PATH that ends in /, also a directory of\n"
     "programs; or @NAME, a handler compiled in. Without a ROUTE: /a=@a, the demonstration.\n"
     "  timeout=TIME                  for the whole request, instead of --timeout\n"
+    "  max=N                         requests of this route at once; further ones wait for\n"
+    "                                their turn, up to --queue-timeout\n"
     "  on-hangup=undo|finish         instead of --on-hangup\n"
     "  half-close=probe|hangup|ignore  instead of --half-close\n"
+    "  --routes FILE                 further routes, one a line; # begins a comment; may be\n"
+    "                                repeated\n"
     "\n"
     "TIME is in seconds, or has a unit: 0.5, 250ms, 90s, 15m, 2h. SIZE is in bytes, or has\n"
     "a unit: 64k, 1M, 2G. Defaults are in parentheses.\n"
@@ -327,7 +336,7 @@ static const char help[] =
     "  --requests N                  at once; further ones queue (256)\n"
     "  --connections N               open at once; the oldest idle one makes room (4096)\n"
     "  --per-client N                requests at once from one address; 0: no limit (0)\n"
-    "  --queue-timeout TIME          in the queue, then 503 (30)\n"
+    "  --queue-timeout TIME          in the queue, or for a route's turn, then 503 (30)\n"
     "  --header-timeout TIME         for the header to arrive, then 408 (10)\n"
     "  --body-timeout TIME           without progress of the body, then 408 (30)\n"
     "  --timeout TIME                for the whole request, then undo and 504; 0: none (3600)\n"
@@ -374,16 +383,17 @@ static const struct option_rule {
     int64_t least;
 } option_rules[] = {
     {"listen", KIND_OTHER, NULL, 0},
+    {"routes", KIND_OTHER, NULL, 0},
     {"inetd", KIND_FLAG, &settings.inetd, 0},
     {"idle-exit", KIND_TIME, &settings.idle_exit_ms, 0},
     {"user", KIND_STRING, &settings.user, 0},
     {"requests", KIND_COUNT, &settings.requests, 1},
     {"connections", KIND_COUNT, &settings.connections, 1},
     {"per-client", KIND_COUNT, &settings.per_client, 0},
-    {"queue-timeout", KIND_TIME, &settings.queue_ms, 0},
+    {"queue-timeout", KIND_TIME, &settings.handler.queue_ms, 0},
     {"header-timeout", KIND_TIME, &settings.handler.header_ms, 1},
     {"body-timeout", KIND_TIME, &settings.handler.body_ms, 1},
-    {"timeout", KIND_TIME, &settings.request_ms, 0},
+    {"timeout", KIND_TIME, &settings.handler.request_ms, 0},
     {"idle-timeout", KIND_TIME, &settings.handler.idle_ms, 1},
     {"send-timeout", KIND_TIME, &settings.handler.send_ms, 1},
     {"dead-peer", KIND_TIME, &settings.handler.dead_peer_ms, 3000},
@@ -412,16 +422,25 @@ static const struct option_rule {
 #define EXIT_WRONG_USE 2
 
 static const char *the_help = help; /* of what is being run */
+static bool same_file(int a, int b);
+static void open_log(void);
 
 static _Noreturn void wrong_use(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static _Noreturn void wrong_use(const char *format, ...)
 {
     va_list args;
-    fprintf(stderr, "%s: ", called);
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    if (settings.inetd && same_file(STDIN_FILENO, STDERR_FILENO)) { /* that is the client */
+        char line[LOG_LINE_SIZE];
+        vsnprintf(line, sizeof line, format, args);
+        open_log();
+        log_event(NULL, line);
+    } else {
+        fprintf(stderr, "%s: ", called);
+        vfprintf(stderr, format, args);
+        fprintf(stderr, "\n%s --help tells more.\n", called);
+    }
     va_end(args);
-    fprintf(stderr, "\n%s --help tells more.\n", called);
     exit(EXIT_WRONG_USE);
 }
 
@@ -479,6 +498,11 @@ static void take_other(const char *name, const char *text)
         if (settings.listen_count == LISTENERS_MAX)
             wrong_use("--listen may be given %d times", LISTENERS_MAX);
         settings.listen[settings.listen_count++] = text;
+    } else if (strcmp(name, "routes") == 0) {
+        if (settings.route_file_count == ROUTE_FILES_MAX)
+            wrong_use("--routes may be given %d times; one file can hold all routes",
+                      ROUTE_FILES_MAX);
+        settings.route_files[settings.route_file_count++] = text;
     } else if (strcmp(name, "half-close") == 0) {
         h->half_close = parse_half_close(text);
         if (h->half_close == HALF_CLOSE_DEFAULT)
@@ -545,32 +569,124 @@ static void parse_options(int argc, char **argv, const char *only)
     }
 }
 
+/* ---- Settings: the routes, from files and from the command line ----------------------- */
+
+#define ROUTE_LINE_MAX 8192 /* bytes */
+
+static struct {
+    struct route *routes;
+    struct source { /* where it was written */
+        const char *file;
+        unsigned line;
+    } * sources;
+    size_t count;
+} written;
+
+static const char *source_name(struct source s)
+{
+    static char names[2][PATH_MAX + 16];
+    static unsigned next;
+    char *name = names[next++ % 2];
+    if (s.file == NULL)
+        return "the command line";
+    snprintf(name, sizeof names[0], "%s:%u", s.file, s.line);
+    return name;
+}
+
+static void add_route(const char *text, const struct route *compiled, struct source from)
+{
+    char why[512];
+    size_t n = written.count;
+    struct route *routes = reallocarray(written.routes, n + 1, sizeof *routes);
+    struct source *sources = reallocarray(written.sources, n + 1, sizeof *sources);
+    if (routes == NULL || sources == NULL)
+        cannot("out of memory for %zu routes", n + 1);
+    written.routes = routes;
+    written.sources = sources;
+    if (n == INT16_MAX)
+        wrong_use("%s: there are more than %d routes", source_name(from), INT16_MAX);
+    if (route_parse(text, compiled, &routes[n], why, sizeof why) < 0) {
+        if (from.file == NULL)
+            wrong_use("in the route %s: %s", text, why);
+        wrong_use("%s: %s", source_name(from), why);
+    }
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(routes[i].path, routes[n].path) == 0)
+            wrong_use("%s: the path %s has two routes; the other one is in %s; remove one of them",
+                      source_name(from), routes[n].path, source_name(sources[i]));
+    sources[n] = from;
+    written.count++;
+}
+
+/* LINE without its comment, its end, and white space around it. */
+static char *bare_line(char *line)
+{
+    static const char blank[] = " \t\r\n\v\f";
+    char *end = line + strlen(line);
+    for (char *at = line; (at = strchr(at, '#')) != NULL && at < end; at++)
+        if (at == line || strchr(blank, at[-1]) != NULL)
+            end = at;
+    while (end > line && strchr(blank, end[-1]) != NULL)
+        end--;
+    *end = '\0';
+    return line + strspn(line, blank);
+}
+
+static _Noreturn void cannot_read(const char *file)
+{
+    wrong_use("could not read the routes in %s: %s; --routes wants a text file with one route a "
+              "line, as in /report=@report",
+              file, strerror(errno));
+}
+
+static void add_routes_of(const char *file, const struct route *compiled)
+{
+    char *line = NULL;
+    size_t room = 0;
+    struct source at = {file, 1};
+    FILE *f = fopen(file, "re");
+    if (f == NULL)
+        cannot_read(file);
+    for (ssize_t n; (n = getline(&line, &room, f)) >= 0; at.line++) {
+        if (n > ROUTE_LINE_MAX)
+            wrong_use("%s: the line is longer than %d bytes; a route is one line, as in "
+                      "/report=@report",
+                      source_name(at), ROUTE_LINE_MAX);
+        if (memchr(line, '\0', (size_t)n) != NULL)
+            wrong_use("%s: a NUL byte in the line; the routes must be text, one a line",
+                      source_name(at));
+        const char *route = bare_line(line);
+        if (*route != '\0')
+            add_route(route, compiled, at);
+    }
+    if (!feof(f))
+        cannot_read(file);
+    free(line);
+    fclose(f);
+}
+
 static void parse_routes(int argc, char **argv, const struct route *compiled)
 {
-    size_t count = (size_t)(argc - optind);
-    for (size_t i = 0; count == 0 && compiled[i].path != NULL; i++)
-        settings.handler.route_count = i + 1;
-    settings.handler.routes = compiled;
-    if (count == 0)
+    for (size_t i = 0; i < settings.route_file_count; i++)
+        add_routes_of(settings.route_files[i], compiled);
+    for (int i = optind; i < argc; i++)
+        add_route(argv[i], compiled, (struct source){0});
+    if (written.count == 0 && settings.route_file_count > 0)
+        wrong_use("there is no route in %s; write one a line, as in /report=@report",
+                  settings.route_files[0]);
+    free(written.sources);
+    settings.handler.routes = written.routes;
+    settings.handler.route_count = written.count;
+    if (written.count > 0)
         return;
-    struct route *routes = calloc(count, sizeof *routes);
-    if (routes == NULL || count > INT16_MAX)
-        cannot("out of memory for %zu routes", count);
-    for (size_t i = 0; i < count; i++) {
-        char why[512];
-        if (route_parse(argv[optind + (int)i], compiled, &routes[i], why, sizeof why) < 0)
-            wrong_use("in the route %s: %s", argv[optind + (int)i], why);
-        for (size_t k = 0; k < i; k++)
-            if (strcmp(routes[k].path, routes[i].path) == 0)
-                wrong_use("the path %s has two routes", routes[i].path);
-    }
-    settings.handler.routes = routes;
-    settings.handler.route_count = count;
+    settings.handler.routes = compiled;
+    for (size_t i = 0; compiled[i].path != NULL; i++)
+        settings.handler.route_count = i + 1;
 }
 
 /* ---- What the parent holds ----------------------------------------------------------- */
 
-#define SCOREBOARD_MAGIC "hangupd board 2\n" /* the number changes with what follows */
+#define SCOREBOARD_MAGIC "hangupd board 3\n" /* the number changes with what follows */
 #define LISTENER_NAME_SIZE 140
 
 /* What the parent alone knows. It holds this in private memory and writes copies out. */
@@ -591,6 +707,7 @@ struct scoreboard {
     _Atomic uint32_t draining;
     char listening[LISTENERS_MAX][LISTENER_NAME_SIZE];
     _Atomic uint64_t figures[FIGURE_WORDS]; /* struct figures */
+    struct line line;
     struct slot slots[];
 };
 
@@ -1046,6 +1163,9 @@ static void request_start(struct connection *c)
     fill_slot(c, id);
     struct handler_call call = {.settings = &settings.handler,
                                 .slot = slot_of(c),
+                                .line = &server.board->line,
+                                .slots = server.board->slots,
+                                .slot_count = (uint32_t)settings.requests,
                                 .draining = &server.board->draining,
                                 .connection = c->fd,
                                 .state_dir = server.dir,
@@ -1065,7 +1185,7 @@ static void request_start(struct connection *c)
     server.figures.requests++;
     pid_remember(c, pid);
     set_phase(c, PHASE_BUSY);
-    set_deadline(c, settings.request_ms > 0 ? c->since + settings.request_ms : 0);
+    set_deadline(c, settings.handler.request_ms > 0 ? c->since + settings.handler.request_ms : 0);
     watch(c, EPOLL_CTL_MOD, WATCH_HANGUP);
 }
 
@@ -1089,27 +1209,33 @@ static bool may_start(const struct connection *c)
 
 static void request_end(struct connection *c, enum cause cause);
 
-/* When all slots are taken: the oldest request whose head is not whole has made nothing yet. */
+static bool may_be_evicted(const struct connection *c, uint32_t flag)
+{
+    return c->phase == PHASE_BUSY && !c->signalled && clock_ms() - c->since >= EVICT_AGE_MS &&
+           (atomic_load(&slot_of(c)->state) & flag) != 0;
+}
+
+/* When all slots are taken: who has made nothing yet makes room. That is the oldest request whose
+ * head is not whole, else the one that came last to a route's line. */
 static void evict_one(void)
 {
-    int64_t now = clock_ms();
+    const struct connection *all = server.connections;
+    int i = server.busy.first;
     if (server.free_slot_count > 0)
         return;
-    for (int i = server.busy.first; i != NOBODY; i = server.connections[i].next) {
-        struct connection *c = &server.connections[i];
-        if (now - c->since < EVICT_AGE_MS)
-            return;
-        if (c->phase == PHASE_BUSY && !c->signalled &&
-            (atomic_load(&slot_of(c)->state) & SLOT_HEAD_OPEN) != 0) {
-            request_end(c, CAUSE_EVICTED);
-            return;
-        }
-    }
+    while (i != NOBODY && !may_be_evicted(&all[i], SLOT_HEAD_OPEN))
+        i = all[i].next;
+    if (i == NOBODY)
+        i = server.busy.last;
+    while (i != NOBODY && !may_be_evicted(&all[i], SLOT_HEAD_OPEN | SLOT_WAITING))
+        i = all[i].previous;
+    if (i != NOBODY)
+        request_end(&server.connections[i], CAUSE_EVICTED);
 }
 
 static void wait_in_queue(struct connection *c)
 {
-    int64_t end = c->since + settings.queue_ms, soon = clock_ms() + EVICT_AGE_MS;
+    int64_t end = c->since + settings.handler.queue_ms, soon = clock_ms() + EVICT_AGE_MS;
     set_deadline(c, end < soon ? end : soon);
     evict_one();
 }
@@ -1187,10 +1313,12 @@ static void fin_arrived(struct connection *c)
         uint32_t state = was & SLOT_STATE_MASK;
         if ((was & SLOT_FIN_SEEN) != 0)
             return; /* asked already, or the child is going to */
-        if (state == SLOT_READING) {
+        bool in_line = state == SLOT_READING && (was & SLOT_FIN_HANGUP) != 0;
+        if (state == SLOT_READING && !in_line) {
             if (atomic_compare_exchange_strong(word, &was, was | SLOT_FIN_SEEN))
                 return; /* the child asks when it has read the request */
-        } else if (state != SLOT_RUNNING || (was & (SLOT_FIN_IGNORE | SLOT_FINISH)) != 0) {
+        } else if (!in_line &&
+                   (state != SLOT_RUNNING || (was & (SLOT_FIN_IGNORE | SLOT_FINISH)) != 0)) {
             return; /* answering: writing tells */
         } else if ((was & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0) {
             hangup(c);
@@ -1279,7 +1407,7 @@ static void connection_due(struct connection *c, int64_t now)
         connection_finish(c);
         break;
     case PHASE_QUEUED:
-        if (now < c->since + settings.queue_ms) {
+        if (now < c->since + settings.handler.queue_ms) {
             wait_in_queue(c);
             break;
         }
@@ -1886,13 +2014,25 @@ static void jobs_leave(const struct job_list *l)
 
 /* ---- The end of a request ------------------------------------------------------------ */
 
+/* A place in a route's line is free: those behind it look again. A false ROUTE wakes the wrong
+ * ones, and the right ones look when their time is up. */
+static void line_moves(int route)
+{
+    _Atomic uint32_t *releases = &server.board->line.releases;
+    atomic_fetch_add(releases, 1);
+    syscall(SYS_futex, releases, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, LINE_BIT(route));
+}
+
 static void slot_release(struct connection *c)
 {
     struct slot *s = slot_of(c);
+    bool had_place = atomic_exchange(&s->ticket, TICKET_NONE) != TICKET_NONE;
     atomic_store(&s->pid, 0);
     atomic_store(&s->state, SLOT_FREE);
     server.free_slots[server.free_slot_count++] = c->slot;
     c->slot = NOBODY;
+    if (had_place)
+        line_moves(atomic_load(&s->route));
 }
 
 /* The slot as it is now, made safe to print. */
@@ -3150,13 +3290,14 @@ static const char status_help[] =
 
 enum status_phase {
     PHASE_READS,
+    PHASE_WAITS,
     PHASE_RUNS,
     PHASE_ANSWERS,
     PHASE_DELIVERS,
     PHASE_UNDOES,
     PHASE_ENDS
 };
-static const char *const status_phases[] = {"reading",    "running", "answering",
+static const char *const status_phases[] = {"reading",    "waiting", "running", "answering",
                                             "delivering", "undoing", "ending"};
 static const char *const status_causes[] = {"",      "hangup",   "timeout",
                                             "drain", "operator", "evicted"};
@@ -3219,7 +3360,7 @@ static enum status_phase phase_of_state(uint32_t state)
 {
     switch (state & SLOT_STATE_MASK) {
     case SLOT_READING:
-        return PHASE_READS;
+        return (state & SLOT_WAITING) != 0 ? PHASE_WAITS : PHASE_READS;
     case SLOT_DONE:
         return PHASE_ENDS;
     case SLOT_ANSWERING:

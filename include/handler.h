@@ -61,6 +61,7 @@ struct route {
                           * DELETE PATCH". HEAD is answered without the work being done unless it is
                           * listed; OPTIONS is always answered. */
     int64_t timeout_ms;  /* for the whole request; 0: as --timeout says */
+    int64_t max;         /* requests of this route at once; 0: no limit */
     enum on_hangup on_hangup;
     enum half_close half_close;
 };
@@ -152,7 +153,8 @@ enum slot_state {
     SLOT_FIN_IGNORE = 0x100, /* half-close=ignore */
     SLOT_FINISH = 0x200,     /* on-hangup=finish */
     SLOT_DELIVERING = 0x400, /* SIGTERM waits: the client's acknowledgement decides */
-    SLOT_SETTLING = 0x800    /* the child is dead, a janitor undoes: for people, by the parent */
+    SLOT_SETTLING = 0x800,   /* the child is dead, a janitor undoes: for people, by the parent */
+    SLOT_WAITING = 0x1000    /* READING, in its route's line: it has made nothing */
 };
 
 /* Why the parent ends a request; written before it signals. */
@@ -182,11 +184,49 @@ struct slot {
     uint16_t status;          /* of the answer */
     uint8_t outcome, undo;    /* enum outcome, enum undo_result: as the child saw them */
     uint8_t head;             /* the method is HEAD */
-    int16_t route;            /* index, or -1 */
+    _Atomic int16_t route;    /* index, or -1 */
+    _Atomic uint64_t ticket;  /* place in its route's line, see below */
     char id[CLEANUP_ID_SIZE];
     char client[72];
     char request[SLOT_REQUEST_SIZE]; /* the request line as sent, cut to fit */
 };
+
+/* ---- Routes with `max`: a line for each ---------------------------------------------------
+ *
+ * The parent does not know which route a request wants, so the children keep the order among
+ * themselves, by Lamport's bakery. Each writes TICKET_CHOOSING in its slot, draws the next number,
+ * and writes that. Its turn has come when fewer than `max` slots of its route have a smaller ticket
+ * or are choosing. Nothing gives the place back but the parent, when it frees the slot, which is
+ * when nothing is left to undo; it then wakes those who wait on `releases`.
+ *
+ * Why there are never more than `max`: of all whose turn has come, take the one with the largest
+ * ticket. Each of the others drew before it, and so was choosing, or had its ticket, from before it
+ * drew until now: it has counted all of them, and counted fewer than `max`.
+ *
+ * Why a child may die at any line: there is no lock to die with. Dead before TICKET_CHOOSING it has
+ * no place; from then on it holds one, drawn or not, until the parent has settled what it left and
+ * frees the slot, as it does for every child. A number drawn and never written is a gap, and
+ * gaps do not count. Who waits holds nothing that others need. When the parent dies its children
+ * end, and the next server has a scoreboard of its own.
+ *
+ * A false ticket makes those of its route wait, each at most --queue-timeout, while its request
+ * lives; a number out of order (the counter is the children's) the same. A look is one pass. */
+#define TICKET_NONE 0
+#define TICKET_CHOOSING UINT64_MAX
+struct line {
+    _Atomic uint64_t drawn;    /* tickets so far */
+    _Atomic uint32_t releases; /* a futex; only the parent adds to it */
+};
+/* Who waits on `releases` waits with the bit of its route, so that others are not woken. */
+#define LINE_BIT(route) (1U << ((unsigned)(route) % 32))
+
+/* Draw a ticket for SLOT, whose route is in it already. */
+uint64_t handler_draw_ticket(struct line *line, struct slot *slot);
+
+/* Whether TICKET's turn has come. UNCLEAR: it depends on one who is choosing. */
+enum turn { TURN_NOW, TURN_LATER, TURN_UNCLEAR };
+enum turn handler_turn(const struct slot *slots, uint32_t count, int route, uint64_t ticket,
+                       int64_t max);
 
 /* ---- The child's settings and entry -------------------------------------------------- */
 
@@ -196,6 +236,7 @@ struct handler_settings {
     size_t max_header, max_target; /* bytes */
     uint64_t max_body;             /* bytes */
     int64_t header_ms, body_ms, send_ms, grace_ms, idle_ms;
+    int64_t request_ms, queue_ms;
     int64_t dead_peer_ms; /* TCP_USER_TIMEOUT outside answers */
     enum half_close half_close;
     enum on_hangup on_hangup;
@@ -208,6 +249,9 @@ struct handler_settings {
 struct handler_call {
     const struct handler_settings *settings;
     struct slot *slot;
+    struct line *line;
+    const struct slot *slots; /* all of them */
+    uint32_t slot_count;
     const _Atomic uint32_t *draining; /* not 0: answer with Connection: close */
     int connection;
     int state_dir; /* STATE/SERVER */

@@ -424,6 +424,32 @@ static int adds_header(struct request *rq)
     return respond_text(rq, 200, "added\n");
 }
 
+/* One of a crowd: its file is in the directory ?in= while it works, and a file beside that says how
+ * many were there together. */
+static int crowd(struct request *rq)
+{
+    const char *directory = text_of(rq, "in", "");
+    char path[8192];
+    unsigned together = 0;
+    snprintf(path, sizeof(path), "%s/%s", directory, request_id(rq));
+    int fd = cleanup_create(path, 0, 0644);
+    DIR *d = opendir(directory);
+    if (fd < 0 || !d)
+        return respond_errno(rq, "join the crowd");
+    for (const struct dirent *entry; (entry = readdir(d));)
+        together += entry->d_name[0] != '.';
+    closedir(d);
+    char mark[8192];
+    snprintf(mark, sizeof(mark), "%s.%u", directory, together);
+    int marked = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    if (close(fd) < 0 || marked < 0 || close(marked) < 0)
+        return respond_errno(rq, "say how many there are");
+    work(rq);
+    if (unlink(path) < 0)
+        return respond_errno(rq, "leave the crowd");
+    return respond_text(rq, 200, "%u together\n", together);
+}
+
 int main(int argc, char **argv)
 {
     static const struct route routes[] = {
@@ -431,7 +457,7 @@ int main(int argc, char **argv)
         {.path = "/over", .handler = over},
         {.path = "/byhand", .handler = byhand},
         {.path = "/tree", .handler = tree},
-        {.path = "/echo", .handler = echo, .methods = "POST PUT"},
+        {.path = "/echo", .handler = echo, .name = "echo", .methods = "POST PUT"},
         {.path = "/ignore-body", .handler = make, .methods = "POST"},
         {.path = "/status", .handler = with_status},
         {.path = "/silent", .handler = silent},
@@ -445,9 +471,9 @@ int main(int argc, char **argv)
         {.path = "/cut", .handler = cut},
         {.path = "/big", .handler = big},
         {.path = "/commit", .handler = committed},
-        {.path = "/run", .handler = run},
+        {.path = "/run", .handler = run, .name = "run"},
         {.path = "/records", .handler = records},
-        {.path = "/who", .handler = who},
+        {.path = "/who", .handler = who, .name = "who"},
         {.path = "/under/", .handler = who},
         {.path = "/full", .handler = full},
         {.path = "/descriptors", .handler = descriptors},
@@ -455,6 +481,8 @@ int main(int argc, char **argv)
         {.path = "/header", .handler = adds_header},
         {.path = "/brief", .handler = make, .timeout_ms = 300},
         {.path = "/finish", .handler = make, .on_hangup = ON_HANGUP_FINISH},
+        {.path = "/crowd", .handler = crowd, .name = "crowd"},
+        {.path = "/few", .handler = make, .name = "few", .max = 2},
         {.path = "/strict", .handler = make, .half_close = HALF_CLOSE_HANGUP},
         {0},
     };

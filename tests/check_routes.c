@@ -1,0 +1,1099 @@
+/* check_routes.c: what a route may say beside its path and target, from the command line and from a
+ * file; above all `max`, the requests of a route at once; and what is refused before the body. */
+#include <errno.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "handler.h"
+#include "harness.h"
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
+
+enum { BY_FIN, BY_RST, WAYS };
+
+static void hang_up(int fd, int way)
+{
+    if (way == BY_RST)
+        close_rst(fd);
+    else
+        close_fin(fd);
+}
+
+/* ---- Where routes are written -------------------------------------------------------------- */
+
+/* A server with ROUTES, words, and OPTIONS: on its command line, or one a line in a file. */
+enum { ON_THE_COMMAND_LINE, IN_A_FILE, SOURCES };
+
+static struct server *routed(int source, const char *options, const char *routes)
+{
+    char text[4096];
+    if (source == ON_THE_COMMAND_LINE)
+        return things("%s %s", options, routes);
+    snprintf(text, sizeof(text), "# The routes.\n%s\n", routes);
+    for (char *at = text + 14; *at != '\0'; at++)
+        if (*at == ' ')
+            *at = '\n';
+    file_write(at("routes"), text);
+    return things("%s --routes %s", options, at("routes"));
+}
+
+static void bytes_write(const char *path, const char *bytes, size_t n)
+{
+    FILE *f = fopen(path, "we");
+    must(f && fwrite(bytes, 1, n, f) == n && fclose(f) == 0);
+}
+
+static int status_of(const struct server *s, const char *target)
+{
+    int c = get(s, "%s", target);
+    int status = hear_answer(c, false).status;
+    close_fin(c);
+    return status;
+}
+
+START_TEST(file_is_read_line_by_line)
+{
+    file_write(at("one"), "# a comment\r\n"
+                          "\r\n"
+                          "   \t \n"
+                          "/plain=@who\r\n"
+                          "  \t/indented=@who,timeout=5s  \t\r\n"
+                          "/commented=@who # said behind it\n"
+                          "/tab=@who\t#\n"
+                          "  # indented comment /not=@who\n"
+                          "/no#comment=@who\n"
+                          "/last=@who,max=3");
+    file_write(at("two"), "/second=@who\n");
+    struct server *s = things("--routes %s /word=@who --routes %s", at("one"), at("two"));
+    static const char *const served[] = {"/plain", "/indented", "/commented", "/tab",
+                                         "/last",  "/second",   "/word"};
+    for (int i = 0; i < COUNT(served); i++)
+        must_say(status_of(s, served[i]) == 200, "%s", served[i]);
+    must(status_of(s, "/no%23comment") == 200);
+    must(status_of(s, "/not") == 404 && status_of(s, "/no") == 404);
+    must_say(status_of(s, "/who") == 404, "what the program has is replaced");
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(file_may_be_a_pipe)
+{
+    struct output o;
+    must(mkfifo(at("pipe"), 0600) == 0);
+    char command[8192];
+    snprintf(command, sizeof(command), "echo '/piped=@nobody' >%s", at("pipe"));
+    pid_t writer = start_shell(command);
+    o = run("%s --state %s --listen 127.0.0.1:0 --routes %s", the_things(), at("state"),
+            at("pipe"));
+    must_say(o.status == 2 && strstr(o.text, "pipe:1:") && strstr(o.text, "@nobody"), "%s", o.text);
+    wait_until(!is_alive(writer));
+}
+END_TEST
+
+#define LONG_LINE 8193
+#define NUL_AT 5 /* in the content of the mistake so named */
+
+static const struct {
+    const char *content, *wrong, *right;
+} mistakes[] = {
+    {"/a=@who\n/b\n", "routes:2:", "PATH=TARGET"},
+    {"/a=@who\r\n\r\n# x\n/b=@nobody", "routes:4:", "@who"},
+    {"/a=@who,max=0\n", "routes:1:", "from 1 to 1000000"},
+    {"/a=@who,max=1000001\n", "max=1000001", "from 1 to 1000000"},
+    {"/few=@few,max=3x\n", "max=3x", "from 1 to 1000000"},
+    {"/a=@who,max=-1\n", "max=-1", "from 1 to 1000000"},
+    {"/a=@who,max\n", "routes:1:", "max=VALUE"},
+    {"/a=@who,timeout=soon\n", "timeout=soon", "90s"},
+    {"/a=@who,on-hangup=cry\n", "on-hangup=cry", "finish"},
+    {"/a=@who,half-close=maybe\n", "half-close=maybe", "probe"},
+    {"/a=@who,least=3\n", "least", "max"},
+    {"/a=@who\n/b=@who\n/a=@who\n", "routes:3: the path /a has two routes", "routes:1"},
+    {"/x=@who\n", "/x has two routes", "routes:1"}, /* and on the command line */
+    {"# nothing\n\n", "no route in", "one a line"},
+    {"NUL", "routes:2:", "text"},
+    {"LONG", "routes:2:", "8192"},
+};
+
+START_TEST(mistake_in_a_file_is_explained)
+{
+    const char *content = mistakes[_i].content;
+    char bytes[2 * LONG_LINE] = "/a=@who\n/b";
+    file_write(at("routes"), content);
+    if (strcmp(content, "NUL") == 0)
+        bytes_write(at("routes"), "/a=@who\n/b=@\0who\n", 17);
+    if (strcmp(content, "LONG") == 0) {
+        memset(bytes + 10, 'b', LONG_LINE);
+        file_write(at("routes"), bytes);
+    }
+    struct output o =
+        run("%s --state %s --listen 127.0.0.1:0 --routes %s %s", the_things(), at("state"),
+            at("routes"), strchr(content, 'x') == content + 1 ? "/x=@who" : "");
+    must_say(o.status == 2, "%s: %d: %s", content, o.status, o.text);
+    must_say(strstr(o.text, mistakes[_i].wrong) && strstr(o.text, mistakes[_i].right), "%s: %s",
+             content, o.text);
+    must(!exists(at("state")));
+}
+END_TEST
+
+START_TEST(file_that_cannot_be_read)
+{
+    must(mkdir(at("directory"), 0755) == 0);
+    const char *const files[][2] = {{at("missing"), "No such file"},
+                                    {at("directory"), "Is a directory"}};
+    for (int i = 0; i < COUNT(files); i++) {
+        struct output o = run("%s --state %s --listen 127.0.0.1:0 --routes %s", the_hangupd(),
+                              at("state"), files[i][0]);
+        must_say(o.status == 2 && strstr(o.text, files[i][0]) && strstr(o.text, files[i][1]) &&
+                     strstr(o.text, "one route a line"),
+                 "%d: %s", o.status, o.text);
+    }
+    char words[2048] = "";
+    for (int i = 0; i < 17; i++)
+        strcat(words, " --routes x");
+    struct output o = run("%s --listen 127.0.0.1:0%s", the_hangupd(), words);
+    must_say(o.status == 2 && strstr(o.text, "16 times"), "%s", o.text);
+}
+END_TEST
+
+START_TEST(file_is_read_before_privileges_are_dropped)
+{
+    if (geteuid() != 0) {
+        test_skipped("file_is_read_before_privileges_are_dropped", "not root");
+        return;
+    }
+    file_write(at("routes"), "/mine=@who\n");
+    must(chmod(at("routes"), 0600) == 0);
+    struct server *s = things("--user nobody --routes %s", at("routes"));
+    must(status_of(s, "/mine") == 200);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(client_of_inetd_reads_no_mistake)
+{
+    int ends[2];
+    must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+    struct server *s = server_spawn(the_things(), "--inetd --routes missing", ends[0], true, -1);
+    close(ends[0]);
+    struct heard h = hear(ends[1]);
+    must_say(h.length == 0, "%s", h.text);
+    must(server_wait(s) == 2);
+}
+END_TEST
+
+/* ---- The keys ------------------------------------------------------------------------------ */
+
+START_TEST(key_timeout)
+{
+    struct server *s = routed(_i, "", "/make=@make,timeout=300ms");
+    int c = get(s, "/make?path=%s&seconds=60", at("file"));
+    must(hear(c).status == 504);
+    log_wait(s, " timeout undo=ok");
+    must(!exists(at("file")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(key_on_hangup)
+{
+    struct server *s = routed(_i % SOURCES, _i < SOURCES ? "" : "--on-hangup finish",
+                              "/keep=@make,on-hangup=finish /drop=@make,on-hangup=undo");
+    int keep = get(s, "/keep?path=%s&seconds=0.3", at("kept"));
+    int drop = get(s, "/drop?path=%s&seconds=60", at("dropped"));
+    wait_made(s, at("kept"));
+    wait_made(s, at("dropped"));
+    close_rst(keep);
+    close_rst(drop);
+    log_wait(s, "\"GET /keep");
+    log_wait(s, "\"GET /drop");
+    must(exists(at("kept")) && !exists(at("dropped")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(key_half_close)
+{
+    /* Each route against the opposite default. */
+    struct server *s = routed(_i, "--half-close hangup",
+                              "/ask=@make,half-close=probe /ignore=@make,half-close=ignore");
+    int ask = get(s, "/ask?path=%s&seconds=60", at("ask"));
+    int ignore = get(s, "/ignore?path=%s&seconds=0.3", at("ignore"));
+    wait_made(s, at("ask"));
+    wait_made(s, at("ignore"));
+    shutdown(ask, SHUT_WR);
+    shutdown(ignore, SHUT_WR);
+    hear_until(ask, "HTTP/1.1 100 Continue\r\n\r\n");
+    close_rst(ask);
+    struct heard h = hear(ignore);
+    must_say(h.status == 200 && !strstr(h.text, "100 Continue"), "%s", h.text);
+    server_stop(s);
+
+    s = routed(_i, "--half-close ignore", "/strict=@make,half-close=hangup");
+    int strict = get(s, "/strict?path=%s&seconds=60", at("strict"));
+    wait_made(s, at("strict"));
+    shutdown(strict, SHUT_WR);
+    log_wait(s, " hangup undo=ok");
+    must(!exists(at("strict")) && hear(strict).status == 0);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(help_and_manual_name_the_keys)
+{
+    static const char *const wanted[] = {"timeout=TIME", "max=N", "on-hangup=undo|finish",
+                                         "half-close=probe|hangup|ignore", "--routes FILE"};
+    struct output help = run("%s --help", the_hangupd());
+    must(help.status == 0);
+    file_write(at("help"), help.text);
+    struct output manual = run("awk -f %s/manual.awk %s", getenv("TESTS"), at("help"));
+    must(manual.status == 0);
+    char *to = manual.text;
+    for (const char *from = manual.text; *from != '\0'; from++)
+        if (*from != '\\')
+            *to++ = *from;
+    *to = '\0';
+    for (int i = 0; i < COUNT(wanted); i++) {
+        must_say(strstr(help.text, wanted[i]), "--help does not say %s", wanted[i]);
+        must_say(strstr(manual.text, wanted[i]), "hangupd(8) does not say %s", wanted[i]);
+    }
+    must_say(strstr(manual.text, ".TP\n.B --routes FILE\n"), "%s", manual.text);
+}
+END_TEST
+
+/* How often TEXT is in the other. */
+static unsigned times(const char *in, const char *text)
+{
+    unsigned n = 0;
+    for (; (in = strstr(in, text)) != NULL; in += strlen(text))
+        n++;
+    return n;
+}
+
+/* ---- The scoreboard, as a child has it ----------------------------------------------------- */
+
+struct board {
+    struct slot *slots;
+    size_t count;
+};
+
+static struct board board_of_the_server(void)
+{
+    glob_t found;
+    struct stat st;
+    must(glob(at("state/*/scoreboard"), 0, NULL, &found) == 0 && found.gl_pathc == 1);
+    int fd = open(found.gl_pathv[0], O_RDWR | O_CLOEXEC);
+    must(fd >= 0 && fstat(fd, &st) == 0);
+    char *all = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    must(all != MAP_FAILED);
+    close(fd);
+    globfree(&found);
+    /* Their number stands behind the first 16 bytes; the slots are the end of it. */
+    uint32_t count;
+    memcpy(&count, all + 16, sizeof(count));
+    must(count > 0 && count * sizeof(struct slot) < (size_t)st.st_size);
+    return (struct board){(void *)(all + (size_t)st.st_size - count * sizeof(struct slot)), count};
+}
+
+/* How many wait for their turn. */
+static unsigned waiting(struct board b)
+{
+    unsigned n = 0;
+    for (size_t i = 0; i < b.count; i++)
+        n += (atomic_load(&b.slots[i].state) & SLOT_WAITING) != 0;
+    return n;
+}
+
+/* ---- The key max: whose turn it is --------------------------------------------------------- */
+
+START_TEST(turn_by_turn)
+{
+    enum { SLOTS = 6 };
+    static struct slot slots[SLOTS];
+    static const struct {
+        uint64_t tickets[SLOTS]; /* of route 1; those of route 2 are in the last two */
+        uint64_t mine;
+        int64_t max;
+        enum turn turn;
+    } cases[] = {
+        {{7}, 7, 1, TURN_NOW},
+        {{7, 8}, 7, 1, TURN_NOW},
+        {{7, 8}, 8, 1, TURN_LATER},
+        {{7, 8}, 8, 2, TURN_NOW},
+        {{7, 3, 5, 9}, 7, 2, TURN_LATER},
+        {{7, 3, 5, 9}, 7, 3, TURN_NOW},
+        {{7, TICKET_CHOOSING}, 7, 1, TURN_UNCLEAR},
+        {{7, TICKET_CHOOSING}, 7, 2, TURN_NOW},
+        {{7, 3, TICKET_CHOOSING, 9}, 7, 2, TURN_UNCLEAR},
+        {{7, 3, TICKET_CHOOSING, TICKET_CHOOSING}, 7, 1, TURN_LATER},
+        {{7, TICKET_CHOOSING, TICKET_CHOOSING}, 7, 2, TURN_UNCLEAR},
+        {{7, TICKET_NONE, 0, 0, 3, TICKET_CHOOSING}, 7, 1, TURN_NOW},
+        {{TICKET_CHOOSING - 1, TICKET_CHOOSING}, TICKET_CHOOSING - 1, 1, TURN_UNCLEAR},
+    };
+    for (int i = 0; i < COUNT(cases); i++) {
+        for (int k = 0; k < SLOTS; k++) {
+            atomic_store(&slots[k].route, (int16_t)(k < SLOTS - 2 ? 1 : 2));
+            atomic_store(&slots[k].ticket, cases[i].tickets[k]);
+        }
+        ck_assert_msg(handler_turn(slots, SLOTS, 1, cases[i].mine, cases[i].max) == cases[i].turn,
+                      "case %d", i);
+    }
+    ck_assert_int_eq(handler_turn(slots, 1, 1, UINT64_MAX, 2), TURN_NOW); /* no more than COUNT */
+}
+END_TEST
+
+/* Draw a ticket one machine instruction at a time. Wherever it stops, and could die, it has drawn
+ * nothing yet, or says that it has. */
+START_TEST(ticket_at_every_instruction)
+{
+    struct {
+        struct line line;
+        struct slot slot;
+    } *all = mmap(NULL, sizeof(*all), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    must(all != MAP_FAILED);
+    int status, choosing = 0;
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
+            _exit(1);
+        raise(SIGSTOP);
+        handler_draw_ticket(&all->line, &all->slot);
+        _exit(0);
+    }
+    must(pid > 0 && waitpid(pid, &status, 0) == pid);
+    if (!WIFSTOPPED(status)) {
+        test_skipped("ticket_at_every_instruction", "no ptrace here");
+        return;
+    }
+    while (WIFSTOPPED(status)) {
+        uint64_t ticket = atomic_load(&all->slot.ticket), drawn = atomic_load(&all->line.drawn);
+        must_say(ticket == TICKET_CHOOSING || ticket == drawn, "drawn %llu, but says %llx",
+                 (unsigned long long)drawn, (unsigned long long)ticket);
+        choosing += ticket == TICKET_CHOOSING;
+        must(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) == 0 && waitpid(pid, &status, 0) == pid);
+    }
+    must(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    must(choosing > 0 && all->slot.ticket == 1 && all->line.drawn == 1);
+}
+END_TEST
+
+START_TEST(max_is_served_in_order)
+{
+    struct server *s = routed(_i, "", "/make=@make,max=1 /who=@who");
+    struct board b = board_of_the_server();
+    int c[4];
+    c[0] = get(s, "/make?path=%s&seconds=60", at("f0"));
+    wait_made(s, at("f0"));
+    for (unsigned i = 1; i < 4; i++) {
+        c[i] = get(s, "/make?path=%s&seconds=0.1", at("f%u", i));
+        wait_until(waiting(b) == i);
+    }
+    must_say(status_of(s, "/who") == 200, "another route waits with this one");
+    must(is_quiet(c[1]) && waiting(b) == 3);
+    struct output o = run("%s status --json --state %s", the_hangupd(), at("state"));
+    must_say(times(o.text, "\"waiting\"") == 3, "%s", o.text);
+    close_rst(c[0]);
+    for (int i = 1; i < 4; i++) {
+        must(hear_answer(c[i], false).status == 200);
+        /* Nobody is served before the one in front has had its answer. */
+        for (int later = i + 2; later < 4; later++)
+            must(!log_has(s, "made %s", at("f%d", later)));
+    }
+    must(waiting(b) == 0);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(max_may_be_more_than_one)
+{
+    /* The second time as a C program sets it, for a route that the command line leaves alone. */
+    struct server *s = things("%s", _i ? "" : "/few=@make,max=2");
+    struct board b = board_of_the_server();
+    int one = get(s, "/few?path=%s&seconds=60", at("one"));
+    int two = get(s, "/few?path=%s&seconds=60", at("two"));
+    wait_made(s, at("one"));
+    wait_made(s, at("two"));
+    int three = get(s, "/few?path=%s", at("three"));
+    wait_until(waiting(b) == 1);
+    must(is_quiet(three));
+    close_rst(one);
+    must(hear_answer(three, false).status == 200);
+    must(exists(at("two")) && !exists(at("one")));
+    close_rst(two);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(max_is_changed_on_the_command_line)
+{
+    struct server *s = things("/few=@few,max=1");
+    struct board b = board_of_the_server();
+    int one = get(s, "/few?path=%s&seconds=60", at("one"));
+    wait_made(s, at("one"));
+    int two = get(s, "/few?path=%s", at("two"));
+    wait_until(waiting(b) == 1);
+    close_rst(one);
+    must(hear_answer(two, false).status == 200);
+    server_stop(s);
+}
+END_TEST
+
+/* ---- The key max: a place is held until nothing is left ------------------------------------ */
+
+START_TEST(killed_child_gives_its_place_back)
+{
+    struct server *s = things("/make=@make,max=1");
+    struct board b = board_of_the_server();
+    int one = get(s, "/make?path=%s&seconds=60", at("one"));
+    pid_t pid = wait_made(s, at("one"));
+    int two = get(s, "/make?path=%s", at("two"));
+    wait_until(waiting(b) == 1);
+    kill(pid, SIGKILL);
+    must(hear(one).status == 500);
+    must(hear_answer(two, false).status == 200);
+    must(!exists(at("one")) && exists(at("two")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(killed_child_that_waits_is_not_waited_for)
+{
+    struct server *s = things("/make=@make,max=1 /who=@who");
+    struct board b = board_of_the_server();
+    int one = get(s, "/make?path=%s&seconds=60", at("one"));
+    pid_t first = wait_made(s, at("one")), second = 0;
+    int two = get(s, "/make?path=%s", at("two"));
+    wait_until(waiting(b) == 1);
+    int three = get(s, "/make?path=%s", at("three"));
+    wait_until(waiting(b) == 2);
+    uint64_t least = UINT64_MAX;
+    for (size_t i = 0; i < b.count; i++)
+        if ((atomic_load(&b.slots[i].state) & SLOT_WAITING) != 0 && b.slots[i].ticket < least) {
+            least = b.slots[i].ticket;
+            second = b.slots[i].pid;
+        }
+    must(second > 0 && second != first && is_alive(second));
+    kill(second, SIGKILL);
+    must(hear(two).status == 500);
+    close_rst(one);
+    must(hear_answer(three, false).status == 200);
+    must(!exists(at("two")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(place_is_held_until_the_undo_has_ended)
+{
+    struct server *s = things("/run=@run,max=1 /who=@who");
+    struct board b = board_of_the_server();
+    file_write(at("undo"), "echo undoing; while [ ! -e end ]; do sleep 0.02; done\n");
+    int one = get(s, "/run?cmd=.+%s&seconds=60", at("undo"));
+    log_wait(s, "recorded pid");
+    log_mark(s);
+    int two = get(s, "/run?cmd=true");
+    wait_until(waiting(b) == 1);
+    close_rst(one);
+    log_wait(s, "undoing");
+    for (int i = 0; i < 5; i++)
+        must(status_of(s, "/who") == 200);
+    must_say(is_quiet(two) && waiting(b) == 1 && !log_has(s, "recorded pid"),
+             "the second began while the first was being undone");
+    file_write(at("end"), "");
+    must(hear_answer(two, false).status == 200);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(place_is_held_when_a_program_redirects)
+{
+    file_write(at("redirect"), "#!/bin/sh\nprintf 'Location: /make?%s\\n\\n' \"$QUERY_STRING\"\n");
+    must(chmod(at("redirect"), 0755) == 0);
+    struct server *s = things("/to=%s,max=1 /make=@make", at("redirect"));
+    struct board b = board_of_the_server();
+    int one = get(s, "/to?path=%s&seconds=60", at("one"));
+    wait_made(s, at("one"));
+    int two = get(s, "/to?path=%s", at("two"));
+    wait_until(waiting(b) == 1);
+    must(is_quiet(two));
+    close_rst(one);
+    must(hear_answer(two, false).status == 200);
+    must(!exists(at("one")) && exists(at("two")));
+    server_stop(s);
+}
+END_TEST
+
+/* ---- The key max: who is choosing, and who lies -------------------------------------------- */
+
+/* The last slot is used last of all: here, it is the test's. */
+static struct slot *forged_slot(struct board b, int16_t route)
+{
+    struct slot *slot = b.slots + b.count - 1;
+    atomic_store(&slot->route, route);
+    return slot;
+}
+
+START_TEST(who_is_choosing_is_waited_for)
+{
+    struct server *s = things("/make=@make,max=1 /who=@who,max=1");
+    struct board b = board_of_the_server();
+    struct slot *slot = forged_slot(b, 0);
+    atomic_store(&slot->ticket, TICKET_CHOOSING);
+    int c = get(s, "/make?path=%s", at("file"));
+    wait_until(waiting(b) == 1);
+    must_say(status_of(s, "/who") == 200, "another route waits for it");
+    must(is_quiet(c) && waiting(b) == 1);
+    /* It has drawn after the other: nobody tells that, it is seen. */
+    atomic_store(&slot->ticket, TICKET_CHOOSING - 1);
+    must(hear_answer(c, false).status == 200);
+    atomic_store(&slot->ticket, TICKET_NONE);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(false_ticket_delays_at_most_until_the_time_is_up)
+{
+    struct server *s = things("/make=@make,max=1 /who=@who,max=1 --queue-timeout 3");
+    struct board b = board_of_the_server();
+    struct slot *slot = forged_slot(b, 0);
+    atomic_store(&slot->ticket, 1);
+    must(status_of(s, "/who") == 200); /* draws 1 */
+    int refused = get(s, "/make?path=%s", at("refused"));
+    struct heard h = hear_answer(refused, false);
+    must_say(h.status == 503 && !exists(at("refused")), "%s", h.text);
+    int served = get(s, "/make?path=%s", at("served"));
+    wait_until(waiting(b) == 1);
+    atomic_store(&slot->ticket, TICKET_NONE); /* it is gone, and nobody was woken */
+    must(hear_answer(served, false).status == 200);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(numbers_go_round)
+{
+    struct server *s = things("/make=@make,max=1");
+    struct board b = board_of_the_server();
+    /* It is just before the slots. */
+    struct line *line = (void *)((char *)b.slots - sizeof(struct line));
+    must(status_of(s, "/make?path=first") == 200);
+    must(atomic_load(&line->drawn) == 1);
+    /* Neither of the next three may be taken for none or choosing. */
+    for (uint64_t drawn = UINT64_MAX - 2; drawn != 1; drawn++) {
+        atomic_store(&line->drawn, drawn);
+        int one = get(s, "/make?path=%s&seconds=60", at("one"));
+        wait_made(s, at("one"));
+        uint64_t ticket = 0;
+        for (size_t i = 0; i < b.count; i++)
+            if (b.slots[i].state != SLOT_FREE)
+                ticket = b.slots[i].ticket;
+        must(ticket != TICKET_NONE && ticket != TICKET_CHOOSING);
+        close_rst(one);
+        log_wait(s, " hangup undo=ok");
+        log_mark(s);
+    }
+    server_stop(s);
+}
+END_TEST
+
+/* ---- The key max: the end of waiting ------------------------------------------------------- */
+
+static const struct {
+    const char *key;
+    int way;
+    bool at_once; /* seen while it waits, not only when its turn comes */
+} waiting_ways[] = {
+    {"", BY_RST, true},
+    {",half-close=hangup", BY_FIN, true},
+    {"", BY_FIN, false},
+    {",half-close=ignore", BY_FIN, false},
+};
+
+START_TEST(hangup_of_one_that_waits)
+{
+    struct server *s = things("/make=@make,max=1%s", waiting_ways[_i].key);
+    struct board b = board_of_the_server();
+    int first = get(s, "/make?path=%s&seconds=60", at("first"));
+    wait_made(s, at("first"));
+    int second = get(s, "/make?path=%s", at("second"));
+    wait_until(waiting(b) == 1);
+    int third = get(s, "/make?path=%s", at("third"));
+    wait_until(waiting(b) == 2);
+    hang_up(second, waiting_ways[_i].way);
+    if (waiting_ways[_i].at_once)
+        log_wait(s, " hangup undo=none");
+    must(is_quiet(third));
+    close_rst(first);
+    must(hear_answer(third, false).status == 200);
+    wait_until(log_count(s, " hangup undo=") == 2);
+    must(!exists(at("second")) && exists(at("third")));
+    if (waiting_ways[_i].at_once)
+        must_say(!log_has(s, "made %s", at("second")), "work was begun for a client that left");
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(hangup_of_one_that_waits_with_finish)
+{
+    /* It has begun nothing that could be finished. */
+    struct server *s = things("/make=@make,max=1,on-hangup=finish");
+    struct board b = board_of_the_server();
+    int first = get(s, "/make?path=%s&seconds=60", at("first"));
+    pid_t pid = wait_made(s, at("first"));
+    int second = get(s, "/make?path=%s", at("second"));
+    wait_until(waiting(b) == 1);
+    close_rst(second);
+    log_wait(s, " hangup undo=none");
+    must(is_quiet(first));
+    kill(pid, SIGKILL);
+    must(hear(first).status == 500 && !exists(at("second")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(fin_before_waiting)
+{
+    struct server *s = things("/make=@make,max=1,half-close=hangup");
+    int first = get(s, "/make?path=%s&seconds=60", at("first"));
+    wait_made(s, at("first"));
+    /* The server finds both at once. */
+    kill(s->pid, SIGSTOP);
+    int second = get(s, "/make?path=%s", at("second"));
+    shutdown(second, SHUT_WR);
+    kill(s->pid, SIGCONT);
+    log_wait(s, " hangup undo=none");
+    must(hear(second).status == 0 && exists(at("first")));
+    close_rst(first);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(half_closed_client_that_waits_is_answered)
+{
+    struct server *s = things("/make=@make,max=1");
+    struct board b = board_of_the_server();
+    int first = get(s, "/make?path=%s&seconds=60", at("first"));
+    wait_made(s, at("first"));
+    int second = get(s, "/make?path=%s", at("second"));
+    wait_until(waiting(b) == 1);
+    shutdown(second, SHUT_WR);
+    wait_seen(s);
+    must_say(is_quiet(second), "it was asked while it waited");
+    close_rst(first);
+    struct heard h = hear(second);
+    must_say(h.status == 200 && strncmp(h.text, "HTTP/1.1 100 ", 13) == 0, "%s", h.text);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(waiting_too_long_is_503)
+{
+    struct server *s = things("/make=@make,max=1 /who=@who --queue-timeout %s", _i ? "0" : "0.3");
+    int first = get(s, "/make?path=%s&seconds=60", at("first"));
+    wait_made(s, at("first"));
+    int second = get(s, "/make?path=%s", at("second"));
+    struct heard h = hear_answer(second, false);
+    must_say(h.status == 503 && atoi(field(h, "Retry-After")) > 0, "%s", h.text);
+    must_say(strstr(h.text, "waited too long"), "%s", h.text);
+    say(second, "GET /who HTTP/1.1\r\nHost: test\r\n\r\n");
+    must_say(hear_answer(second, false).status == 200, "the connection was not kept");
+    log_wait(s, " 503 ");
+    must(log_has(s, " error undo=none"));
+    must(exists(at("first")) && !exists(at("second")));
+    close_rst(first);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(who_waits_makes_room)
+{
+    struct server *s = things("/make=@make,max=1 /who=@who --requests 3");
+    struct board b = board_of_the_server();
+    int first = get(s, "/make?path=%s&seconds=60", at("first"));
+    wait_made(s, at("first"));
+    int second = get(s, "/make?path=%s", at("second"));
+    wait_until(waiting(b) == 1);
+    int third = get(s, "/make?path=%s", at("third"));
+    wait_until(waiting(b) == 2);
+    must_say(status_of(s, "/who") == 200, "the waiting kept out who need not wait");
+    struct heard h = hear(third);
+    must_say(h.status == 503 && atoi(field(h, "Retry-After")) > 0 && !h.reset, "%s", h.text);
+    must_say(strstr(h.text, "make room"), "%s", h.text);
+    must(log_has(s, " 503 ") && log_has(s, " error undo=none"));
+    must_say(is_quiet(second), "the first of the line had to go");
+    close_rst(first);
+    must(hear_answer(second, false).status == 200);
+    must(!exists(at("third")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(drain_while_one_waits)
+{
+    struct server *s = things("/make=@make,max=1");
+    struct board b = board_of_the_server();
+    int first = get(s, "/make?path=%s&seconds=60", at("first"));
+    wait_made(s, at("first"));
+    int second = get(s, "/make?path=%s", at("second"));
+    wait_until(waiting(b) == 1);
+    kill(s->pid, _i ? SIGINT : SIGTERM);
+    log_wait(s, "stopping");
+    if (!_i)
+        close_rst(first);
+    struct heard h = hear(second);
+    must_say(h.status == (_i ? 503 : 200), "%s", h.text);
+    must(server_wait(s) == 0);
+    must(exists(at("second")) == !_i);
+}
+END_TEST
+
+START_TEST(time_limit_does_not_count_the_waiting)
+{
+    struct server *s =
+        things("%s", _i ? "/make=@make,max=1 --timeout 3" : "/make=@make,max=1,timeout=3");
+    struct board b = board_of_the_server();
+    int first = get(s, "/make?path=%s&seconds=60", at("first"));
+    wait_made(s, at("first"));
+    int second = get(s, "/make?path=%s&seconds=0.2", at("second"));
+    wait_until(waiting(b) == 1);
+    must(hear(first).status == 504);
+    must(hear_answer(second, false).status == 200);
+    /* And the limit still holds for the work. */
+    int third = get(s, "/make?path=%s&seconds=60", at("third"));
+    must(hear(third).status == 504);
+    must(exists(at("second")) && !exists(at("third")));
+    server_stop(s);
+}
+END_TEST
+
+/* ---- The key max: a storm ------------------------------------------------------------------ */
+
+#define CALLERS 40
+#define CALLS 240
+
+/* Kill one of the children that serve requests; a janitor has no session of its own. */
+static void kill_some_child(const struct server *s, unsigned which)
+{
+    pid_t pids[2 * CALLERS];
+    unsigned count = children_of(s->pid, pids, 2 * CALLERS), serving = 0;
+    for (unsigned i = 0; i < count; i++)
+        if (getsid(pids[i]) == pids[i])
+            pids[serving++] = pids[i];
+    if (serving > 0)
+        kill_child(s->pid, pids[which % serving]);
+}
+
+/* Let 40 callers, some of whom hang up, call a route of which 3 may run; kill children meanwhile.
+ */
+static void storm(struct server *s)
+{
+    int calls[CALLERS], made = 0, open_calls = 0;
+    unsigned seed = 5180;
+    for (int i = 0; i < CALLERS; i++)
+        calls[i] = -1;
+    do {
+        for (int i = 0; i < CALLERS; i++) {
+            char answer[1024];
+            ssize_t n = calls[i] < 0 ? 0 : recv(calls[i], answer, sizeof(answer), MSG_DONTWAIT);
+            bool over = calls[i] >= 0 && (n >= 0 || errno != EAGAIN);
+            if (over || (calls[i] >= 0 && rand_r(&seed) % 400 == 0)) {
+                hang_up(calls[i], rand_r(&seed) % WAYS);
+                calls[i] = -1;
+                open_calls--;
+            }
+            if (calls[i] < 0 && made < CALLS) {
+                calls[i] = get(s, "/crowd?in=%s&seconds=0.0%d", at("crowd"), rand_r(&seed) % 9);
+                made++;
+                open_calls++;
+            }
+        }
+        if (rand_r(&seed) % 8 == 0)
+            kill_some_child(s, (unsigned)rand_r(&seed));
+        log_has(s, "%s", ""); /* take what was logged */
+        rest();
+    } while (open_calls > 0);
+}
+
+START_TEST(storm_on_a_route_with_max)
+{
+    must(mkdir(at("crowd"), 0755) == 0);
+    struct server *s = things("/crowd=@crowd,max=3 --requests 64 --queue-timeout 15m");
+    struct board b = board_of_the_server();
+    storm(s);
+    wait_until(is_empty(at("crowd")));
+    must_say(exists(at("crowd.3")), "there were never three");
+    must_say(!exists(at("crowd.4")), "there were four");
+    must(log_has(s, " hangup ") && log_has(s, " killed ") && log_has(s, " ok "));
+    /* The route is free: three run, and a fourth is served after one of them. */
+    int c[4];
+    for (int i = 0; i < 3; i++)
+        c[i] = get(s, "/crowd?in=%s&seconds=60", at("crowd"));
+    wait_until(run("find %s -type f -printf x", at("crowd")).length == 3);
+    c[3] = get(s, "/crowd?in=%s", at("crowd"));
+    wait_until(waiting(b) == 1);
+    for (int i = 0; i < 3; i++)
+        close_rst(c[i]);
+    must(hear_answer(c[3], false).status == 200);
+    server_stop(s);
+    must(!exists(at("crowd.4")));
+}
+END_TEST
+
+/* ---- Refused before the body --------------------------------------------------------------- */
+
+#define EXPECT "Expect: 100-continue\r\n"
+#define LONG_PATH "/0123456789012345678901234567890123456789012345678901234567890123456789"
+#define FOUR_TIMES(text) text text text text
+#define LONG_FIELD "X:" FOUR_TIMES(LONG_PATH LONG_PATH)
+#define REFUSING "/echo=@echo /who=@who --max-body 64k --max-target 64 --max-header 400"
+
+static const struct {
+    const char *line, *fields, *curl;
+    int status;
+} refusals[] = {
+    {"POST /none", EXPECT, "/none", 404},
+    {"POST /who", EXPECT, "/who", 405},
+    {"BREW /echo", EXPECT, "-X BREW /echo", 501},
+    {"POST /echo", EXPECT, "/echo", 413},
+    {"POST " LONG_PATH, EXPECT, LONG_PATH, 414},
+    {"POST /echo", EXPECT LONG_FIELD "\r\n", "-H " LONG_FIELD " /echo", 431},
+    {"POST /echo", EXPECT "No colon\r\n", NULL, 400},
+    {"POST /echo", "Expect: a-miracle\r\n", NULL, 417},
+};
+#define BODY 100000 /* bytes */
+
+START_TEST(refused_before_the_body)
+{
+    /* The client waits for the answer, or sends the body all the same. */
+    static char body[BODY];
+    struct server *s = things(REFUSING);
+    for (int sends = 0; sends < 2; sends++) {
+        int c = dial(s);
+        say(c, "%s HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n%s\r\n", refusals[_i].line, BODY,
+            refusals[_i].fields);
+        if (sends)
+            say_bytes(c, body, sizeof(body));
+        struct heard h = hear(c);
+        must_say(h.status == refusals[_i].status && !h.reset, "%s", h.text);
+        must_say(strncmp(h.text, "HTTP/1.1 100", 12) != 0, "%s", h.text);
+        must_say(strcmp(field(h, "Connection"), "close") == 0, "%s", h.text);
+        const char *text = strstr(h.text, "\r\n\r\n");
+        must_say(text && strlen(text + 4) == strtoul(field(h, "Content-Length"), NULL, 10), "%s",
+                 h.text);
+    }
+    server_stop(s);
+}
+END_TEST
+
+static void check_that_curl_sends_nothing(const struct server *s, const char *words, int status)
+{
+    char result[64];
+    file_write(at("body"), "");
+    must(truncate(at("body"), BODY) == 0);
+    snprintf(result, sizeof(result), "\ncurl %d 0\n", status);
+    struct output o = curl(s,
+                           "-v -H Expect:100-continue --expect100-timeout 60 -o answer -w "
+                           "\ncurl_%%{http_code}_%%{size_upload}\n --data-binary @%s %s",
+                           at("body"), words);
+    for (char *c = o.text; *c != '\0'; c++)
+        if (*c == '_')
+            *c = ' ';
+    must_say(o.status == 0 && strstr(o.text, result), "%d: %s", o.status, o.text);
+    must_say(!strstr(o.text, "< HTTP/1.1 100"), "%s", o.text);
+}
+
+START_TEST(refused_before_curl_sends_the_body)
+{
+    struct server *s = things(REFUSING);
+    if (refusals[_i].curl)
+        check_that_curl_sends_nothing(s, refusals[_i].curl, refusals[_i].status);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(turn_comes_before_the_body)
+{
+    static char body[BODY];
+    struct server *s = things("/few=@echo,max=1 --queue-timeout 2");
+    struct board b = board_of_the_server();
+    /* A request that is still being read holds the place. */
+    int first = dial(s);
+    say(first, "POST /few HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n" EXPECT "\r\n");
+    hear_until(first, "HTTP/1.1 100 Continue\r\n\r\n");
+    for (int sends = 0; sends < 2; sends++) {
+        int c = dial(s);
+        say(c, "POST /few HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n" EXPECT "\r\n", BODY);
+        wait_until(waiting(b) == 1);
+        must(is_quiet(c));
+        if (sends)
+            say_bytes(c, body, sizeof(body));
+        struct heard h = hear(c);
+        must_say(h.status == 503 && !h.reset && atoi(field(h, "Retry-After")) > 0, "%s", h.text);
+        must_say(strncmp(h.text, "HTTP/1.1 100", 12) != 0, "%s", h.text);
+    }
+    check_that_curl_sends_nothing(s, "/few", 503);
+    say(first, "body");
+    must(hear_answer(first, false).status == 200);
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(body_is_asked_for_once)
+{
+    struct server *s = things("/echo=@echo,max=1 /who=@who");
+    struct board b = board_of_the_server();
+    static const char *const framings[] = {"Content-Length: 4", "Transfer-Encoding: chunked"};
+    static const char *const bodies[] = {"body", "4\r\nbody\r\n0\r\n\r\n"};
+    int c = dial(s);
+    for (int i = 0; i < 2; i++) {
+        say(c, "POST /echo HTTP/1.1\r\nHost: test\r\n%s\r\n" EXPECT "\r\n", framings[i]);
+        hear_until(c, "HTTP/1.1 100 Continue\r\n\r\n");
+        must(is_quiet(c));
+        /* Who waits for a turn is not asked for the body, and then once. */
+        int other = dial(s);
+        say(other, "POST /echo HTTP/1.1\r\nHost: test\r\n%s\r\n" EXPECT "\r\n", framings[i]);
+        wait_until(waiting(b) == 1);
+        must(is_quiet(other));
+        say(c, "%s", bodies[i]);
+        struct heard h = hear_answer(c, false);
+        must_say(h.status == 200 && times(h.text, "HTTP/1.1 ") == 1, "%s", h.text);
+        hear_until(other, "HTTP/1.1 100 Continue\r\n\r\n");
+        say(other, "%s", bodies[i]);
+        h = hear_answer(other, false);
+        must_say(h.status == 200 && times(h.text, "HTTP/1.1 ") == 1, "%s", h.text);
+        /* Nor is who has sent it already. */
+        say(c, "POST /echo HTTP/1.1\r\nHost: test\r\n%s\r\n" EXPECT "\r\n%s", framings[i],
+            bodies[i]);
+        h = hear_answer(c, false);
+        must_say(h.status == 200 && times(h.text, "HTTP/1.1 ") == 1, "%s", h.text);
+        close_fin(other);
+    }
+    close_fin(c);
+    file_write(at("body"), "");
+    must(truncate(at("body"), BODY) == 0);
+    struct output o = curl(s,
+                           "-v -H Expect:100-continue --expect100-timeout 60 -o answer "
+                           "--data-binary @%s /echo",
+                           at("body"));
+    must_say(o.status == 0 && times(o.text, "< HTTP/1.1 100") == 1 &&
+                 times(o.text, "< HTTP/1.1 200") == 1,
+             "%s", o.text);
+    server_stop(s);
+}
+END_TEST
+
+/* ---- A body that grows too large ----------------------------------------------------------- */
+
+START_TEST(chunked_body_that_grows_too_large)
+{
+    struct server *s = things("/echo=@echo --max-body 1k");
+    char chunk[1025];
+    memset(chunk, 'c', 1024);
+    chunk[1024] = '\0';
+    int c = dial(s);
+    say(c, "POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n400\r\n%s\r\n",
+        chunk);
+    wait_read(s, c);
+    must(is_quiet(c));
+    say(c, "1\r\nc\r\n");
+    /* The client does not know yet, and goes on. */
+    for (int i = 0; i < 20; i++)
+        say(c, "400\r\n%s\r\n", chunk);
+    struct heard h = hear(c);
+    must_say(h.status == 413 && !h.reset && strcmp(field(h, "Connection"), "close") == 0, "%s",
+             h.text);
+    log_wait(s, " 413 ");
+    must(log_has(s, " error undo=none") && is_empty(at("tmp")));
+
+    file_write(at("body"), "");
+    must(truncate(at("body"), 3000000) == 0);
+    struct output o = curl(s,
+                           "-H Expect: -H Transfer-Encoding:chunked -o answer -w %%{http_code} "
+                           "--data-binary @%s /echo",
+                           at("body"));
+    must_say(strcmp(o.text, "413") == 0, "%d: %s", o.status, o.text);
+    server_stop(s);
+}
+END_TEST
+
+/* -------------------------------------------------------------------------------------------- */
+
+static TCase *theme(Suite *suite, const char *name)
+{
+    TCase *tcase = tcase_create(name);
+    tcase_set_timeout(tcase, 120);
+    tcase_add_checked_fixture(tcase, test_begin, end_processes);
+    suite_add_tcase(suite, tcase);
+    return tcase;
+}
+
+static Suite *routes_suite(void)
+{
+    Suite *suite = suite_create("routes");
+    TCase *t = theme(suite, "file");
+    tcase_add_test(t, file_is_read_line_by_line);
+    tcase_add_test(t, file_may_be_a_pipe);
+    tcase_add_loop_test(t, mistake_in_a_file_is_explained, 0, COUNT(mistakes));
+    tcase_add_test(t, file_that_cannot_be_read);
+    tcase_add_test(t, file_is_read_before_privileges_are_dropped);
+    tcase_add_test(t, client_of_inetd_reads_no_mistake);
+
+    t = theme(suite, "keys");
+    tcase_add_loop_test(t, key_timeout, 0, SOURCES);
+    tcase_add_loop_test(t, key_on_hangup, 0, 2 * SOURCES);
+    tcase_add_loop_test(t, key_half_close, 0, SOURCES);
+    tcase_add_test(t, help_and_manual_name_the_keys);
+
+    t = theme(suite, "max");
+    tcase_add_test(t, turn_by_turn);
+    tcase_add_test(t, ticket_at_every_instruction);
+    tcase_add_loop_test(t, max_is_served_in_order, 0, SOURCES);
+    tcase_add_loop_test(t, max_may_be_more_than_one, 0, 2);
+    tcase_add_test(t, max_is_changed_on_the_command_line);
+    tcase_add_test(t, killed_child_gives_its_place_back);
+    tcase_add_test(t, killed_child_that_waits_is_not_waited_for);
+    tcase_add_test(t, place_is_held_until_the_undo_has_ended);
+    tcase_add_test(t, place_is_held_when_a_program_redirects);
+    tcase_add_test(t, who_is_choosing_is_waited_for);
+    tcase_add_test(t, false_ticket_delays_at_most_until_the_time_is_up);
+    tcase_add_test(t, numbers_go_round);
+    tcase_add_loop_test(t, hangup_of_one_that_waits, 0, COUNT(waiting_ways));
+    tcase_add_test(t, fin_before_waiting);
+    tcase_add_test(t, hangup_of_one_that_waits_with_finish);
+    tcase_add_test(t, half_closed_client_that_waits_is_answered);
+    tcase_add_loop_test(t, waiting_too_long_is_503, 0, 2);
+    tcase_add_test(t, who_waits_makes_room);
+    tcase_add_loop_test(t, drain_while_one_waits, 0, 2);
+    tcase_add_loop_test(t, time_limit_does_not_count_the_waiting, 0, 2);
+    tcase_add_test(t, storm_on_a_route_with_max);
+
+    t = theme(suite, "body");
+    tcase_add_loop_test(t, refused_before_the_body, 0, COUNT(refusals));
+    tcase_add_loop_test(t, refused_before_curl_sends_the_body, 0, COUNT(refusals));
+    tcase_add_test(t, turn_comes_before_the_body);
+    tcase_add_test(t, body_is_asked_for_once);
+    tcase_add_test(t, chunked_body_that_grows_too_large);
+    return suite;
+}
+
+int main(void)
+{
+    SRunner *runner = srunner_create(routes_suite());
+    srunner_set_fork_status(runner, CK_FORK);
+    harness_begin();
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    unsigned left = harness_end();
+    if (left > 0)
+        fprintf(stderr, "%u processes were left\n", left);
+    return failed == 0 && left == 0 ? 0 : 1;
+}
