@@ -1,6 +1,6 @@
 /* example_sweep.c: the request that fault_syscalls disturbs: it makes one of everything.
  *
- *     /sweep?answer=whole|stream|length[&daemon]
+ *     /c?answer=whole|stream|length[&daemon]
  *
  * In the server's current directory: world/new is created, world/over is overwritten, world/dir
  * is made with a file in it, and remote/ID, which stands for a thing in a cloud, is made after
@@ -114,6 +114,6 @@ static int sweep(struct request *rq)
 
 int main(int argc, char **argv)
 {
-    static const struct route routes[] = {{.path = "/sweep", .handler = sweep}, {0}};
+    static const struct route routes[] = {{.path = "/c", .handler = sweep, .name = "sweep"}, {0}};
     return server_main(argc, argv, routes);
 }

@@ -2,7 +2,8 @@
  * other, and each time the caller's view and the world must agree with the promise: a whole answer
  * below 400 and all that the request made, or no such answer and nothing of it.
  *
- *     fault_syscalls [--sweep NAME] [--handler c] [--every N] [--offset R] [--seconds S] [--jobs N]
+ *     fault_syscalls [--sweep NAME] [--handler c|program] [--every N] [--offset R]
+ *                    [--seconds S] [--jobs N]
  *
  * It is the caller and, by ptrace(2), the watcher of the server and of all its descendants. The
  * one process that a sweep is about, its target, runs from its first instruction from system-call
@@ -61,18 +62,21 @@
 
 /* What a request is like. */
 static const struct scenario {
-    const char *name, *query;
-    bool close; /* asks for Connection: close */
-    bool plain; /* the file system knows neither O_TMPFILE nor RENAME_NOREPLACE */
+    const char *name, *target;
+    bool close;   /* asks for Connection: close */
+    bool plain;   /* the file system knows neither O_TMPFILE nor RENAME_NOREPLACE */
+    bool program; /* by CGI */
 } scenarios[] = {
-    {"whole", "answer=whole", false, false},
-    {"stream", "answer=stream&daemon", true, false},
-    {"plain", "answer=length", false, true},
+    {"whole", "/c?answer=whole", false, false, false},
+    {"stream", "/c?answer=stream&daemon", true, false, false},
+    {"plain", "/c?answer=length", false, true, false},
+    {"program", "/program", false, false, true},
 };
 
 /* Whose system calls are counted. */
 enum target {
     TARGET_CHILD,
+    TARGET_PROGRAM, /* which the child runs */
     TARGET_JANITOR, /* which settles what the dead child left */
     TARGET_RECOVERY /* of the next server, after child and server died */
 };
@@ -84,7 +88,16 @@ enum death {
     DEATH_ANSWERED /* when the last byte has been sent: to be kept */
 };
 
-enum action { ACT_TERM, ACT_KILL, ACT_KILL_BOTH, ACT_FIN, ACT_RST, ACT_HALF_CLOSE, ACT_ERROR };
+enum action {
+    ACT_TERM,
+    ACT_KILL,
+    ACT_KILL_CHILD, /* while the target, its program, is held */
+    ACT_KILL_BOTH,  /* the server and the target; of a program also the child */
+    ACT_FIN,
+    ACT_RST,
+    ACT_HALF_CLOSE,
+    ACT_ERROR /* a call of the target fails */
+};
 
 static const struct sweep {
     const char *name;
@@ -99,6 +112,13 @@ static const struct sweep {
     {"rst", TARGET_CHILD, 0, ACT_RST},
     {"half-close", TARGET_CHILD, 0, ACT_HALF_CLOSE},
     {"error", TARGET_CHILD, 0, ACT_ERROR},
+    {"program-sigterm", TARGET_PROGRAM, 0, ACT_TERM},
+    {"program-sigkill", TARGET_PROGRAM, 0, ACT_KILL},
+    {"program-orphaned", TARGET_PROGRAM, 0, ACT_KILL_CHILD},
+    {"program-both", TARGET_PROGRAM, 0, ACT_KILL_BOTH},
+    {"program-fin", TARGET_PROGRAM, 0, ACT_FIN},
+    {"program-rst", TARGET_PROGRAM, 0, ACT_RST},
+    {"program-error", TARGET_PROGRAM, 0, ACT_ERROR},
     {"janitor-undoes", TARGET_JANITOR, DEATH_UNSENT, ACT_KILL},
     {"janitor-refutes", TARGET_JANITOR, DEATH_MARKED, ACT_KILL},
     {"janitor-keeps", TARGET_JANITOR, DEATH_ANSWERED, ACT_KILL},
@@ -106,6 +126,7 @@ static const struct sweep {
     {"janitor-refutes-error", TARGET_JANITOR, DEATH_MARKED, ACT_ERROR},
     {"janitor-keeps-error", TARGET_JANITOR, DEATH_ANSWERED, ACT_ERROR},
     {"janitor-both", TARGET_JANITOR, DEATH_UNSENT, ACT_KILL_BOTH},
+    {"janitor-refutes-both", TARGET_JANITOR, DEATH_MARKED, ACT_KILL_BOTH},
     {"recovery", TARGET_RECOVERY, DEATH_UNSENT, ACT_KILL},
     {"recovery-both", TARGET_RECOVERY, DEATH_UNSENT, ACT_KILL_BOTH},
     {"recovery-keeps", TARGET_RECOVERY, DEATH_ANSWERED, ACT_KILL_BOTH},
@@ -116,10 +137,12 @@ static const struct sweep {
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
 static struct {
-    const char *sweep; /* NAME or NAME/SCENARIO; NULL: all */
+    const char *sweep;   /* NAME or NAME/SCENARIO; NULL: all */
+    const char *handler; /* "c" or "program"; NULL: both */
     unsigned long every, offset, jobs;
     int64_t until; /* 0: no limit */
-    char program[PATH_MAX];
+    char server[PATH_MAX];
+    char route[PATH_MAX + 16]; /* to the program */
     char base[PATH_MAX];
 } options = {.every = 1};
 
@@ -127,6 +150,7 @@ static struct {
 #define HANGUP_SEEN_MS 15 /* so long the target is held for the server to see a hangup */
 #define UNDISTURBED_ENOUGH 3
 #define VIOLATIONS_ENOUGH 5 /* of one worker; then it gives up its sweep */
+#define WINDOW_NAMED 3      /* points of a sweep in the known window; all are counted */
 #define WAITING_JOBS 24     /* of a sweep whose points wait for a retry, a second each */
 
 /* What the workers of one sweep have found. */
@@ -190,7 +214,7 @@ static const struct call calls[] = {
     CALL(memfd_create, EMFILE, ENOMEM),
     CALL(pipe2, EMFILE, ENFILE),
     CALL(dup, EMFILE),
-    CALL(dup3, EMFILE),
+    CALL(dup3, 0),
     CALL(clone, ENOMEM, EAGAIN),
     CALL(clone3, ENOMEM, EAGAIN),
     CALL(execve, ENOMEM, EIO),
@@ -211,7 +235,7 @@ static const struct call calls[] = {
     CALL(lstat, EIO, ENOMEM),
     CALL(newfstatat, EIO, ENOMEM),
     CALL(poll, EINTR, ENOMEM),
-    CALL(dup2, EMFILE),
+    CALL(dup2, 0),
     CALL(fork, ENOMEM, EAGAIN),
     CALL(vfork, ENOMEM, EAGAIN),
 #endif
@@ -264,13 +288,13 @@ static struct trial {
     const struct scenario *scenario;
     unsigned long k, count; /* the point wanted; stops so far */
     int64_t deadline;
-    pid_t target;
+    pid_t child, target; /* the request's process; the one that is stepped */
+    int child_status;
     bool to_death;     /* the child runs to its death, to make work for the target */
-    bool expected;     /* the server's next child is the one to step */
+    pid_t expected;    /* whose next child is the target; 0: none is expected */
     bool held;         /* it is held, at `at` */
     bool disturbed;    /* it has had its disturbance */
-    bool ended;        /* it has ended, */
-    int status;        /* so */
+    bool ended;        /* it has ended */
     struct stop at;    /* its newest stop */
     struct stop point; /* where it was disturbed */
     bool override;     /* at its exit this call returns `result` instead */
@@ -361,8 +385,13 @@ static void adopt(pid_t pid, pid_t parent)
     if (trial.pid_count < COUNT(trial.pids))
         trial.pids[trial.pid_count++] = pid;
     server.children += parent == server.pid;
-    if (trial.expected && parent == server.pid) {
-        trial.expected = false;
+    bool first = parent == server.pid && trial.child == 0;
+    if (first)
+        trial.child = pid;
+    if (first && trial.expected != 0 && trial.sweep->target == TARGET_PROGRAM) {
+        trial.expected = pid;
+    } else if (parent == trial.expected) {
+        trial.expected = 0;
         trial.target = pid;
         t->step = true;
     }
@@ -379,10 +408,10 @@ static void tracee_ended(pid_t pid, int status)
         server.ended = true;
         server.status = status;
     }
-    if (pid == trial.target) {
+    if (pid == trial.child)
+        trial.child_status = status;
+    if (pid == trial.target)
         trial.ended = true;
-        trial.status = status;
-    }
 }
 
 static void target_stopped(struct tracee *t);
@@ -557,6 +586,8 @@ static bool can_give(const struct stop *at, int error)
 {
     if (at->number == SYS_openat && error == ENOSPC)
         return (at->arguments[2] & O_CREAT) != 0 || (at->arguments[2] & O_TMPFILE) == O_TMPFILE;
+    if (at->number == SYS_wait4) /* one that does not wait is not interrupted */
+        return (at->arguments[2] & WNOHANG) == 0;
     if (at->number == SYS_fcntl)
         return at->arguments[1] == (error == ENOLCK ? F_SETLK : F_DUPFD_CLOEXEC);
     return true;
@@ -683,7 +714,7 @@ static void client_ask(const struct scenario *s)
     client.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (client.fd < 0 || connect(client.fd, (struct sockaddr *)&to, sizeof to) < 0)
         give_up("connect to the server");
-    int n = snprintf(text, sizeof text, "GET /sweep?%s HTTP/1.1\r\nHost: here\r\n%s\r\n", s->query,
+    int n = snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: here\r\n%s\r\n", s->target,
                      s->close ? "Connection: close\r\n" : "");
     if (send(client.fd, text, (size_t)n, MSG_NOSIGNAL) != n)
         give_up("send the request");
@@ -1013,12 +1044,14 @@ _Noreturn static void server_run(int go)
     if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(server.log, 2) < 0 ||
         read(go, &byte, 1) != 1)
         _exit(2);
-    char tmp[PATH_MAX];
-    if (getcwd(tmp, sizeof tmp - 4) == NULL)
+    char here[PATH_MAX], tmp[PATH_MAX + 8];
+    if (getcwd(here, sizeof here) == NULL)
         _exit(2);
-    strcat(tmp, "/tmp");
+    snprintf(tmp, sizeof tmp, "%s/tmp", here);
     setenv("TMPDIR", tmp, 1);
-    execl(options.program, options.program, "--listen", "127.0.0.1:0", "--state", "state", NULL);
+    setenv("SWEEP", here, 1);
+    execl(options.server, options.server, "--listen", "127.0.0.1:0", "--state", "state", "--grace",
+          "50ms", "/c=@sweep", options.route, NULL);
     _exit(2);
 }
 
@@ -1063,7 +1096,7 @@ static void server_start(bool stepped)
     if (server.pid < 0 || trace(PTRACE_SEIZE, server.pid, 0, follow) < 0)
         give_up("trace the server");
     tracee_add(server.pid)->known = true;
-    trial.expected = stepped;
+    trial.expected = stepped ? server.pid : 0;
     (void)!write(go[1], "", 1);
     close(go[0]);
     close(go[1]);
@@ -1147,9 +1180,9 @@ static const char *wait_for_rest(void)
 static const char *contradiction(bool answered, enum world world, bool disturbed)
 {
     struct view v = client_view();
-    bool crashed = trial.ended && WIFSIGNALED(trial.status) && WTERMSIG(trial.status) != SIGKILL;
+    bool crashed = WIFSIGNALED(trial.child_status) && WTERMSIG(trial.child_status) != SIGKILL;
     if (crashed)
-        return "the process crashed";
+        return "the child crashed";
     if (v.bad != NULL)
         return "the answer is malformed";
     if (world == WORLD_MIXED)
@@ -1158,7 +1191,7 @@ static const char *contradiction(bool answered, enum world world, bool disturbed
         return "answered and undone";
     if (!answered && world == WORLD_ALL)
         return trial.window ? NULL : "not answered and kept";
-    if (!disturbed && trial.sweep->target == TARGET_CHILD && !answered)
+    if (!disturbed && trial.sweep->target <= TARGET_PROGRAM && !answered)
         return "not disturbed and not answered";
     return NULL;
 }
@@ -1199,9 +1232,9 @@ static bool judge(bool disturbed)
     atomic_fetch_add(&tally->points, disturbed);
     if (wrong == NULL && left == NULL) {
         if (!answered && world == WORLD_ALL) {
-            atomic_fetch_add(&tally->window, 1);
-            report("known window", "both died behind the mark and before the last byte", words,
-                   NULL);
+            if (atomic_fetch_add(&tally->window, 1) < WINDOW_NAMED)
+                report("known window", "both died behind the mark and before the last byte", words,
+                       NULL);
         }
         return true;
     }
@@ -1213,11 +1246,13 @@ static bool judge(bool disturbed)
 /* ---- One point --------------------------------------------------------------------------------
  */
 
-/* Kill the target, and the server first: stopped, the target cannot act on that. */
+/* Kill the held target, and the server first: stopped, the target cannot act on that. */
 static void kill_held(bool both)
 {
     if (both)
         kill(server.pid, SIGKILL);
+    if (both && trial.sweep->target == TARGET_PROGRAM)
+        kill(trial.child, SIGKILL);
     kill(trial.target, SIGKILL);
     trial.held = false;
     if (!both)
@@ -1240,6 +1275,9 @@ static void disturb(void)
     case ACT_KILL:
         kill_held(false);
         return;
+    case ACT_KILL_CHILD:
+        kill(trial.child, SIGKILL);
+        break;
     case ACT_KILL_BOTH:
         kill_held(true);
         server_start(false);
@@ -1262,12 +1300,11 @@ static bool prepare_target(void)
         return false;
     trial.to_death = false;
     bool both = trial.sweep->target == TARGET_RECOVERY;
-    pid_t child = trial.target;
-    trial.expected = !both;
+    trial.expected = both ? 0 : server.pid;
     kill_held(both);
     trial.target = 0;
     trial.window = false;
-    while (tracee_find(child) != NULL && now_ms() < trial.deadline)
+    while (tracee_find(trial.child) != NULL && now_ms() < trial.deadline)
         pump(10);
     trial.ended = false;
     if (both)
@@ -1287,11 +1324,11 @@ static enum result try_point(const struct sweep *sweep, const struct scenario *s
                            .k = k,
                            .deadline = now_ms() + PATIENCE_MS,
                            .connection = -1,
-                           .expected = true};
+                           .expected = server.pid};
     if (ftruncate(server.log, 0) < 0)
         give_up("empty the log");
     client_ask(scenario);
-    bool there = (sweep->target == TARGET_CHILD || prepare_target()) && run_to_point();
+    bool there = (sweep->target <= TARGET_PROGRAM || prepare_target()) && run_to_point();
     if (there)
         disturb();
     bool kept = judge(there);
@@ -1394,7 +1431,7 @@ static pid_t worker_start(const struct sweep *sweep, const struct scenario *scen
 /* A janitor that failed is followed by another one a second later: many wait at once. */
 static unsigned long workers_for(const struct sweep *sweep)
 {
-    bool waits = sweep->target != TARGET_CHILD && sweep->action != ACT_KILL_BOTH;
+    bool waits = sweep->target > TARGET_PROGRAM && sweep->action != ACT_KILL_BOTH;
     return waits && options.jobs < WAITING_JOBS ? WAITING_JOBS : options.jobs;
 }
 
@@ -1427,14 +1464,19 @@ static bool is_wanted(const struct sweep *sweep, const struct scenario *scenario
 {
     char name[128];
     snprintf(name, sizeof name, "%s/%s", sweep->name, scenario->name);
-    if (options.sweep != NULL)
-        return strcmp(options.sweep, sweep->name) == 0 || strcmp(options.sweep, name) == 0;
-    return true;
+    bool overrides = sweep->action == ACT_ERROR || scenario->plain;
+    if ((overrides && !CAN_OVERRIDE) || (sweep->target == TARGET_PROGRAM && !scenario->program))
+        return false;
+    if (options.handler != NULL && scenario->program != (strcmp(options.handler, "program") == 0))
+        return false;
+    return options.sweep == NULL || strcmp(options.sweep, sweep->name) == 0 ||
+           strcmp(options.sweep, name) == 0;
 }
 
 _Noreturn static void wrong_use(void)
 {
-    fprintf(stderr, "usage: fault_syscalls [--sweep NAME[/SCENARIO]] [--every N] [--offset R] "
+    fprintf(stderr, "usage: fault_syscalls [--sweep NAME[/SCENARIO]] "
+                    "[--handler c|program] [--every N] [--offset R] "
                     "[--seconds S] [--jobs N]\n  sweeps:");
     for (size_t i = 0; i < COUNT(sweeps); i++)
         fprintf(stderr, " %s", sweeps[i].name);
@@ -1463,6 +1505,9 @@ static void parse_options(int argc, char **argv)
             wrong_use();
         if (strcmp(argv[i], "--sweep") == 0)
             options.sweep = value;
+        else if (strcmp(argv[i], "--handler") == 0 &&
+                 (strcmp(value, "c") == 0 || strcmp(value, "program") == 0))
+            options.handler = value;
         else if (strcmp(argv[i], "--every") == 0)
             options.every = number_of(value);
         else if (strcmp(argv[i], "--offset") == 0)
@@ -1478,18 +1523,19 @@ static void parse_options(int argc, char **argv)
         wrong_use();
 }
 
-/* The example beside this program, as the Makefile lays them: faults/ and examples/. */
-static void find_program(void)
+/* The examples: as the Makefile says, else as it lays them from where it is called. */
+static void find_programs(void)
 {
-    char self[PATH_MAX - 64];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n < 0)
-        give_up("find this program");
-    self[n] = '\0';
-    *strrchr(self, '/') = '\0';
-    snprintf(options.program, sizeof options.program, "%s/../examples/example_sweep", self);
-    if (access(options.program, X_OK) < 0)
-        give_up("find examples/example_sweep; make everything");
+    const char *examples = getenv("EXAMPLES"), *tests = getenv("TESTS");
+    char path[PATH_MAX], program[PATH_MAX];
+    snprintf(path, sizeof path, "%s/example_sweep",
+             examples != NULL ? examples : ".build/examples");
+    if (realpath(path, options.server) == NULL)
+        give_up("find example_sweep (EXAMPLES names its directory; make everything)");
+    snprintf(path, sizeof path, "%s/example_sweep.sh", tests != NULL ? tests : "tests");
+    if (realpath(path, program) == NULL)
+        give_up("find example_sweep.sh (TESTS names its directory)");
+    snprintf(options.route, sizeof options.route, "/program=%s", program);
 }
 
 int main(int argc, char **argv)
@@ -1497,7 +1543,7 @@ int main(int argc, char **argv)
     unsigned points = 0, violations = 0, window = 0, run = 0;
     bool ok = true;
     parse_options(argc, argv);
-    find_program();
+    find_programs();
     const char *tmp = getenv("TMPDIR");
     snprintf(options.base, sizeof options.base, "%s/fault-syscalls-XXXXXX",
              tmp != NULL ? tmp : "/tmp");
@@ -1506,8 +1552,7 @@ int main(int argc, char **argv)
         give_up("make a directory");
     for (size_t i = 0; i < COUNT(sweeps); i++)
         for (size_t j = 0; j < COUNT(scenarios); j++) {
-            bool overrides = sweeps[i].action == ACT_ERROR || scenarios[j].plain;
-            if (!is_wanted(&sweeps[i], &scenarios[j]) || (overrides && !CAN_OVERRIDE))
+            if (!is_wanted(&sweeps[i], &scenarios[j]))
                 continue;
             ok = sweep_run(&sweeps[i], &scenarios[j]) && ok;
             run++;

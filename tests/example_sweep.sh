@@ -1,0 +1,18 @@
+#!/bin/sh
+# The request that fault_syscalls disturbs, as a program: see example_sweep.c. Each thing is
+# recorded before it is made. Wants: SWEEP, the directory, in the server's environment.
+set -e
+cd "$SWEEP"
+echo note >"$TMPDIR/note"
+echo "unlink $SWEEP/world/new" >&3
+echo made >world/new
+echo "unlink $SWEEP/world/over" >&3
+echo made >world/over
+echo "rmtree $SWEEP/world/dir" >&3
+mkdir world/dir
+echo made >world/dir/inside
+echo "run rm -f '$SWEEP/remote/$REQUEST_ID'" >&3
+echo made >"remote/$REQUEST_ID"
+setsid sleep 1000 & # a daemon that holds the answer's pipe open
+printf 'Content-Type: text/plain\n\nall of it '
+printf 'is there\n'
