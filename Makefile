@@ -160,13 +160,21 @@ check-model: need-model
 
 # Each proof by itself, in full or (BRIEF=1) as long as .ci/run has time for it.
 check-faults: need-check everything
-	@$(MAKE) --no-print-directory -k -j1 $(addprefix run-,$(FAULTS))
+	@$(MAKE) --no-print-directory -k -j1 $(addprefix run-,$(FAULTS) fault_network)
 
 # Every commit tries another eighth of the points.
 brief_syscalls = --every 8 --offset $$(git rev-list --count HEAD 2>/dev/null || echo 0) --seconds 120
 
 run-fault_%:
 	@$(SUITE_ENVIRONMENT) $(BUILD)/faults/fault_$* $(if $(BRIEF),$(or $(brief_$*),--brief)) </dev/null
+
+need-network:
+	@tests/need.sh python3 iproute2 iptables openssl
+	@tests/need.sh --unpack $(TOOLS) nginx haproxy
+
+# Exit status 77: no network namespaces here.
+run-fault_network: need-network everything
+	@$(SUITE_ENVIRONMENT) tests/fault_network.py $(if $(BRIEF),--brief) </dev/null || [ $$? -eq 77 ]
 
 # The status page, read in a browser; screenshots in BUILD/status-page. Apart from `check`, since the
 # browser is large.
@@ -244,7 +252,7 @@ help:
 	@echo 'make check       build and run all tests, installing what they need (SUITES=check_server for one suite)'
 	@echo 'make fuzz        libFuzzer on each fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) (FUZZ=fuzz_head for one)'
 	@echo 'make check-model the model of the promise, with spin'
-	@echo 'make check-faults  prove the promise in storms, under abuse, and for long (BRIEF=1: a short proof)'
+	@echo 'make check-faults  prove the promise in storms, under abuse, on bad networks, and for long (BRIEF=1: a short proof)'
 	@echo 'make check-page  read the status page in Chromium, installing that; screenshots in BUILD/status-page'
 	@echo 'make lint        format, static analysis, warnings of gcc and clang, signal safety'
 	@echo 'make format      lay the sources out as .clang-format says'
@@ -257,8 +265,9 @@ help:
 FORCE:
 
 .DELETE_ON_ERROR:
-.PHONY: all everything run need-check check check-page check-faults need-fuzz fuzz fuzzers \
-	need-model check-model need-lint format lint lint-format lint-tidy lint-cppcheck lint-gcc \
-	lint-clang lint-analyzer lint-signals install uninstall clean help FORCE
+.PHONY: all everything run need-check check check-page check-faults need-network \
+	run-fault_network need-fuzz fuzz fuzzers need-model check-model need-lint format lint lint-format \
+	lint-tidy lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals install uninstall clean \
+	help FORCE
 # Made by `make check` and worth keeping for the next one.
 .SECONDARY:

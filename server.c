@@ -2433,7 +2433,11 @@ static void set_socket_options(int fd, bool is_tcp)
 {
     const int on = 1;
     const struct linger reset = {.l_onoff = 1, .l_linger = 0};
-    int dead_s = (int)(settings.handler.dead_peer_ms / 1000), third = dead_s / 3;
+    /* Probes for the last two thirds of the time, so that the loss of a few ends no request. With
+     * TCP_USER_TIMEOUT it is that time that ends it, and no count of probes (tcp(7)). */
+    int dead_s = (int)(settings.handler.dead_peer_ms / 1000);
+    int interval_s = dead_s < 20 ? 1 : dead_s / 10;
+    int idle_s = dead_s - dead_s * 2 / 3 / interval_s * interval_s;
     unsigned user_ms = (unsigned)settings.handler.dead_peer_ms;
     /* If everybody dies the client must see a reset, and not the end of an answer. */
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
@@ -2441,9 +2445,8 @@ static void set_socket_options(int fd, bool is_tcp)
         return;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &third, sizeof third);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &third, sizeof third);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){2}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof user_ms);
 }
 

@@ -20,6 +20,7 @@ have()
     case $1 in
     check) pkg-config --exists check 2>/dev/null ;;
     binutils) command -v objdump ;;
+    iproute2) command -v ip ;;
     netbase) [ -e /etc/protocols ] ;; # xinetd looks "tcp" up there
     openbsd-inetd) command -v inetd ;;
     procps) command -v pgrep ;;
