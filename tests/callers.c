@@ -17,8 +17,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "harness.h"
-
 /* ---- One answer -------------------------------------------------------------------------- */
 
 void reader_begin(struct reader *r, bool head)
@@ -148,7 +146,6 @@ static struct ask *asks;
 static unsigned long ask_room;
 struct callers_tally tally;
 static struct callers_plan plan;
-static const char *world;
 static uint16_t port;
 
 static const char *const kind_names[KINDS] = {"made",   "over",     "taken",   "tree",
@@ -440,55 +437,85 @@ static void caller_drain(struct caller *c)
     while (caller_read(c, SIZE_MAX) && c->in.bytes > before);
 }
 
-static void caller_reset(struct caller *c)
+/* From now on nothing that comes is taken, or acknowledged. */
+static void caller_deafen(const struct caller *c)
 {
     struct sock_filter nothing = {.code = BPF_RET | BPF_K, .k = 0};
     struct sock_fprog program = {.len = 1, .filter = &nothing};
     if (setsockopt(c->fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) < 0)
         abort();
+}
+
+static void caller_end(struct caller *c, bool by_reset)
+{
+    if (by_reset) {
+        close_rst(c->fd);
+        c->fd = -1;
+    }
+    caller_judge(c, true, by_reset && c->manner != CLOSE);
+    caller_rest(c, callers_random(10));
+}
+
+static void caller_reset(struct caller *c)
+{
+    caller_deafen(c);
     caller_drain(c);
-    close_rst(c->fd);
-    c->fd = -1;
     if (c->out_done == 0 && c->before != 0 && asks[c->before].fate == FATE_KEPT) {
         asks[c->before].fate = FATE_DOUBT; /* nothing was sent that says it has come */
         tally.kept--;
         tally.doubt++;
     }
-    caller_judge(c, true, true);
-    caller_rest(c, callers_random(10));
+    caller_end(c, true);
 }
 
-/* recv(2) of 0 is no FIN of the other side once this side does not receive any more. */
+/* Whether the other side's FIN has come, before ours or after. */
+static bool fin_came(const struct caller *c, bool *open)
+{
+    struct tcp_info info = {0};
+    int error = 0;
+    getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &(socklen_t){sizeof(info)});
+    *open = info.tcpi_state != TCP_CLOSE;
+    if (info.tcpi_state == TCP_CLOSE)
+        getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof(error)});
+    return info.tcpi_state == TCP_LAST_ACK || info.tcpi_state == TCP_CLOSING ||
+           (info.tcpi_state == TCP_CLOSE && error == 0 && !c->cut);
+}
+
+/* Our FIN acknowledges what has come; then, as close(2) does it when not all had been read, a reset
+ * (the window may have been full: the other side could not learn from a FIN alone that nobody will
+ * read the rest). */
 static void caller_close(struct caller *c)
 {
     struct reader before;
+    uint64_t bytes = c->in.bytes;
+    bool open;
     shutdown(c->fd, SHUT_RDWR);
     do {
         before = c->in;
     } while (caller_read(c, SIZE_MAX) && c->in.bytes > before.bytes);
-    c->in = before;
-    if (c->in.state == READ_TO_END) { /* whether a FIN had come, or will, the end tells */
+    c->in = before; /* recv(2) of 0 is no FIN once this side does not receive any more */
+    if (c->in.bytes > bytes) {
+        caller_deafen(c);
+        if (fin_came(c, &open))
+            reader_end(&c->in);
+        caller_end(c, true);
+    } else if (c->in.state == READ_TO_END) { /* whether a FIN had come, or will, the end tells */
         c->phase = PARTING;
         epoll_ctl(epoll, EPOLL_CTL_DEL, c->fd, NULL); /* where it would be ready all the time */
-        return;
+    } else {
+        caller_end(c, false);
     }
-    caller_judge(c, true, false);
-    caller_rest(c, callers_random(10));
 }
 
 /* After caller_close: have both sides ended, or was the connection reset? */
 static void caller_parting(struct caller *c)
 {
-    struct tcp_info info = {0};
-    int error = 0;
-    getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &(socklen_t){sizeof(info)});
-    if (info.tcpi_state != TCP_CLOSE)
+    bool open, came = fin_came(c, &open);
+    if (open)
         return;
-    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof(error)});
-    if (error == 0 && !c->cut)
+    if (came)
         reader_end(&c->in);
-    caller_judge(c, true, false);
-    caller_rest(c, callers_random(10));
+    caller_end(c, false);
 }
 
 static void caller_answered(struct caller *c)
@@ -605,21 +632,28 @@ static void turn(void)
 
 /* ---- All callers ------------------------------------------------------------------------- */
 
-void callers_begin(const struct callers_plan *as, const char *in, unsigned to)
+const char *callers_program(void)
 {
-    static const char *const places[] = {"made", "over", "taken", "tree", "cloud"};
+    static const char *const places[] = {"", "made", "over", "taken", "tree", "cloud"};
+    static char path[4096];
+    if (path[0] != '\0')
+        return path;
+    const char *examples = getenv("EXAMPLES");
+    must_say(examples, "EXAMPLES is not set: see the Makefile");
+    snprintf(path, sizeof(path), "%s/example_storm", examples);
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
+        must(mkdir(at("world/%s", places[i]), 0777) == 0);
+    must(setenv("WORLD", at("world"), 1) == 0);
+    return path;
+}
+
+void callers_begin(const struct callers_plan *as, unsigned to)
+{
     plan = *as;
-    world = in;
     port = (uint16_t)to;
     random_state = plan.seed * 2 + 1;
     for (unsigned i = 0; i < 20; i++)
         callers_random(2); /* small seeds look alike at first */
-    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-        char path[4096];
-        snprintf(path, sizeof(path), "%s/%s", world, places[i]);
-        if (mkdir(path, 0777) < 0)
-            abort();
-    }
     callers = calloc(plan.count, sizeof(*callers));
     epoll = epoll_create1(EPOLL_CLOEXEC);
     if (!callers || epoll < 0)
@@ -661,6 +695,19 @@ void callers_resume(void)
     finishing = false;
 }
 
+struct gauge callers_settled(struct server *s)
+{
+    callers_finish();
+    for (int64_t deadline = now_ms() + PATIENCE_MS;; rest()) {
+        struct gauge g = server_gauge(s);
+        log_mark(s);
+        if (g.children == 0 && g.ledgers == 0 && g.sockets == 1) /* which it listens on */
+            return g;
+        must_say(now_ms() < deadline, "the server still has %u children, %u ledgers, %u sockets",
+                 g.children, g.ledgers, g.sockets);
+    }
+}
+
 /* ---- The world --------------------------------------------------------------------------- */
 
 void callers_window(unsigned long tag)
@@ -672,16 +719,13 @@ void callers_window(unsigned long tag)
 /* Call EACH for the entries of WORLD/KIND. */
 static void each_entry(const char *kind, void (*each)(const char *path, const char *name))
 {
-    char path[4096], entry_path[4400];
-    snprintf(path, sizeof(path), "%s/%s", world, kind);
-    DIR *d = opendir(path);
+    DIR *d = opendir(at("world/%s", kind));
     if (!d)
         abort();
     for (const struct dirent *e; (e = readdir(d));) {
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
             continue;
-        snprintf(entry_path, sizeof(entry_path), "%s/%s", path, e->d_name);
-        each(entry_path, e->d_name);
+        each(at("world/%s/%s", kind, e->d_name), e->d_name);
     }
     closedir(d);
 }
@@ -721,11 +765,10 @@ static void found_shared(const char *path, const char *name)
 
 static void read_journal(void)
 {
-    char path[4096], what;
+    char what;
     unsigned long tag;
     uint32_t line = 0;
-    snprintf(path, sizeof(path), "%s/journal", world);
-    FILE *f = fopen(path, "re");
+    FILE *f = fopen(at("world/journal"), "re");
     while (f && fscanf(f, "%c %lu\n", &what, &tag) == 2 && tag <= tally.requests) {
         line++;
         if (what == 'B')

@@ -23,6 +23,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "harness.h"
+
 /* ---- One answer, as its bytes come in ---------------------------------------------------- */
 
 struct reader {
@@ -91,13 +93,17 @@ struct callers_tally {
 };
 extern struct callers_tally tally;
 
-/* Make the world in WORLD, an empty directory, and callers of 127.0.0.1:PORT. */
-void callers_begin(const struct callers_plan *plan, const char *world, unsigned port);
+/* The server to start: example_storm, with WORLD in its environment, which is made. */
+const char *callers_program(void);
+/* Make callers of 127.0.0.1:PORT. */
+void callers_begin(const struct callers_plan *plan, unsigned port);
 void callers_go(int64_t ms);
 bool callers_done(void); /* the plan's limit is reached, and all is answered */
 /* Nobody asks any more; wait until all are answered or have hung up. */
 void callers_finish(void);
 void callers_resume(void);
+/* callers_finish, and wait until the server S has nothing left to do: what it takes then. */
+struct gauge callers_settled(struct server *s);
 /* The request TAG's ledger said `sent` when all its processes had been killed: it is kept, whether
  * the answer came or not. */
 void callers_window(unsigned long tag);

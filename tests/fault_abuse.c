@@ -20,7 +20,6 @@
 #include <unistd.h>
 
 #include "callers.h"
-#include "harness.h"
 
 static int64_t abuse_ms = 20000;
 static unsigned idle_count = 10000;
@@ -35,15 +34,6 @@ static unsigned idle_count = 10000;
 static struct server *s;
 static unsigned most_children;
 
-static const char *the_storm(void)
-{
-    static char path[4096];
-    const char *examples = getenv("EXAMPLES");
-    must_say(examples, "EXAMPLES is not set: see the Makefile");
-    snprintf(path, sizeof(path), "%s/example_storm", examples);
-    return path;
-}
-
 static void begin(const char *words)
 {
     struct callers_plan plan = {
@@ -56,10 +46,8 @@ static void begin(const char *words)
     };
     struct rlimit files = {65536, 65536};
     setrlimit(RLIMIT_NOFILE, &files);
-    const char *world = strdup(at("world"));
-    must(world && mkdir(world, 0777) == 0 && setenv("WORLD", world, 1) == 0);
-    s = server_start(the_storm(), "%s", words);
-    callers_begin(&plan, world, s->port);
+    s = server_start(callers_program(), "%s", words);
+    callers_begin(&plan, s->port);
 }
 
 /* Ordinary callers have MS. */
@@ -92,16 +80,6 @@ static void note_children(void)
     most_children = count > most_children ? count : most_children;
 }
 
-/* Until all that the abuse has started is over; ordinary callers rest for that long. */
-static struct gauge settled(void)
-{
-    struct gauge g;
-    callers_finish();
-    wait_until((log_mark(s), g = server_gauge(s), g.children == 0 && g.state_entries <= 2));
-    wait_until((g = server_gauge(s)).descriptors <= 16); /* connections that linger */
-    return g;
-}
-
 static void end(const char *name, struct gauge before, struct gauge after)
 {
     server_stop(s);
@@ -124,10 +102,10 @@ static void end(const char *name, struct gauge before, struct gauge after)
 static void twice(const char *name, void (*abuse)(int64_t ms))
 {
     abuse(abuse_ms / 2);
-    struct gauge before = settled();
+    struct gauge before = callers_settled(s);
     callers_resume();
     abuse(abuse_ms / 2);
-    struct gauge after = settled();
+    struct gauge after = callers_settled(s);
     end(name, before, after);
 }
 

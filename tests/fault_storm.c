@@ -22,7 +22,6 @@
 #include <unistd.h>
 
 #include "callers.h"
-#include "harness.h"
 
 enum victim { NOBODY, CHILDREN, SERVER, ALL, VICTIMS };
 static const char *const victim_names[VICTIMS] = {"nobody is killed", "children are killed",
@@ -107,15 +106,6 @@ static const char server_words[] =
     "--requests 64 --connections 4000 --queue-timeout 120 --send-timeout 10 --grace 0.1 "
     "--undo-retries 1000";
 
-static const char *the_storm(void)
-{
-    static char path[4096];
-    const char *examples = getenv("EXAMPLES");
-    must_say(examples, "EXAMPLES is not set: see the Makefile");
-    snprintf(path, sizeof(path), "%s/example_storm", examples);
-    return path;
-}
-
 /* Start again on the same port. A child that was being born when its server died holds the
  * listening socket for a moment; whoever restarts servers tries again. */
 static struct server *restart(unsigned port)
@@ -123,7 +113,7 @@ static struct server *restart(unsigned port)
     char words[512];
     snprintf(words, sizeof(words), "%s --listen 127.0.0.1:%u", server_words, port);
     for (int64_t deadline = now_ms() + PATIENCE_MS;;) {
-        struct server *s = server_spawn(the_storm(), words, -1, false, -1);
+        struct server *s = server_spawn(callers_program(), words, -1, false, -1);
         s->port = port;
         while (!log_has(s, "listening on ")) {
             must_say(now_ms() < deadline, "the server did not start again: %s", s->text);
@@ -165,22 +155,6 @@ static struct server *kill_server(struct server *s, enum victim victim)
     ledgers_hold();
     keep_log(s);
     return restart(s->port);
-}
-
-static bool no_ledger(void)
-{
-    DIR *d = opendir(at("state"));
-    bool none = true;
-    for (const struct dirent *e; d && none && (e = readdir(d));) {
-        DIR *below = strlen(e->d_name) == 16 ? opendir(at("state/%s", e->d_name)) : NULL;
-        for (const struct dirent *l; below && none && (l = readdir(below));)
-            none = strlen(l->d_name) < 18;
-        if (below)
-            closedir(below);
-    }
-    if (d)
-        closedir(d);
-    return none;
 }
 
 /* ---- The storm --------------------------------------------------------------------------- */
@@ -239,13 +213,10 @@ START_TEST(storm)
     struct rlimit files = {65536, 65536};
     enum victim victim = (enum victim)_i;
     setrlimit(RLIMIT_NOFILE, &files);
-    const char *world = strdup(at("world"));
-    must(world && mkdir(world, 0777) == 0 && setenv("WORLD", world, 1) == 0);
-    struct server *s = server_start(the_storm(), "%s", server_words);
-    callers_begin(&plan, world, s->port);
+    struct server *s = server_start(callers_program(), "%s", server_words);
+    callers_begin(&plan, s->port);
     blow(&s, victim);
-    callers_finish();
-    wait_until((log_mark(s), no_ledger()));
+    callers_settled(s);
     keep_log(s);
     server_stop(s);
     ledgers_judge();

@@ -810,15 +810,35 @@ void server_kill(struct server *s, int signal)
     reap(s);
 }
 
-static unsigned count_entries(const char *directory)
+/* Ledgers of all servers, and parked ones. */
+static unsigned count_ledgers(void)
 {
     unsigned count = 0;
-    DIR *d = opendir(directory);
-    for (const struct dirent *e; d && (e = readdir(d));)
-        count += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
-    if (d)
-        closedir(d);
+    DIR *state = opendir(at("state"));
+    for (const struct dirent *e; state && (e = readdir(state));) {
+        DIR *d = e->d_name[0] != '.' ? opendir(at("state/%s", e->d_name)) : NULL;
+        for (const struct dirent *l; d && (l = readdir(d));)
+            count += strlen(l->d_name) > 17 && l->d_name[16] == '-';
+        if (d)
+            closedir(d);
+    }
+    if (state)
+        closedir(state);
     return count;
+}
+
+static void count_descriptors(pid_t pid, struct gauge *g)
+{
+    char path[64], target[64];
+    snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+    DIR *d = opendir(path);
+    must_say(d, "%s: %s", path, strerror(errno));
+    for (const struct dirent *e; (e = readdir(d));) {
+        ssize_t n = readlinkat(dirfd(d), e->d_name, target, sizeof(target));
+        g->descriptors += n > 0;
+        g->sockets += n > 7 && strncmp(target, "socket:", 7) == 0;
+    }
+    closedir(d);
 }
 
 struct gauge server_gauge(const struct server *s)
@@ -829,15 +849,9 @@ struct gauge server_gauge(const struct server *s)
     snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)s->pid);
     const char *pss = strstr(file_read(path), "\nPss:");
     must_say(pss && sscanf(pss, "\nPss: %ld", &g.pss_kb) == 1, "no Pss in %s", path);
-    snprintf(path, sizeof(path), "/proc/%d/fd", (int)s->pid);
-    g.descriptors = count_entries(path);
+    count_descriptors(s->pid, &g);
     g.children = children_of(s->pid, pids, 4096);
-    DIR *state = opendir(at("state"));
-    for (const struct dirent *e; state && (e = readdir(state));)
-        if (e->d_name[0] != '.')
-            g.state_entries += count_entries(at("state/%s", e->d_name));
-    if (state)
-        closedir(state);
+    g.ledgers = count_ledgers();
     return g;
 }
 

@@ -125,7 +125,7 @@ void server_stop(struct server *s);
 /* What it takes at this moment. */
 struct gauge {
     long pss_kb; /* of its memory, by the share that it has of each page */
-    unsigned descriptors, children, state_entries;
+    unsigned descriptors, sockets, children, ledgers;
 };
 struct gauge server_gauge(const struct server *s);
 /* Its exit status, once it has ended by itself; and that nothing is left. */
