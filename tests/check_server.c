@@ -1491,9 +1491,13 @@ START_TEST(no_descriptor_left_is_503)
 
     int c[24];
     unsigned refused = 0;
-    for (int i = 0; i < 24; i++)
+    struct pollfd answered[24];
+    for (int i = 0; i < 24; i++) {
         c[i] = get(s, "/make?path=%s&seconds=60", at("f%d", i));
+        answered[i] = (struct pollfd){.fd = c[i], .events = POLLIN};
+    }
     log_wait(s, " 503 ");
+    must(poll(answered, 24, PATIENCE_MS) > 0);
     for (int i = 0; i < 24; i++)
         if (!is_quiet(c[i]) && hear(c[i]).status == 503)
             refused++;
