@@ -37,6 +37,8 @@ REPLAYS  := $(addprefix $(BUILD)/replays/,$(TARGETS))
 FUZZERS  := $(addprefix $(BUILD)/fuzzers/,$(TARGETS))
 FAULTS   := $(patsubst tests/%.c,%,$(wildcard tests/fault_*.c))
 FAULT_BINARIES := $(patsubst %,$(BUILD)/faults/%,$(FAULTS))
+MEASURED := $(BUILD)/bench/handlers
+MEASURES := $(addprefix $(BUILD)/bench/,floor hello stream load)
 HARNESS  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(wildcard tests/harness.c tests/sanitizers.c))
 
 # ---- Flags -------------------------------------------------------------------------------
@@ -61,7 +63,7 @@ say = $(if $(V),,@echo '  $(1) $(if $(2),$(2),$@)' && )
 all: $(PRODUCTS)
 
 # Everything that is compiled, the tests too.
-everything: all $(SUITE_BINARIES) $(EXAMPLES) $(FAULT_BINARIES) $(REPLAYS)
+everything: all $(SUITE_BINARIES) $(EXAMPLES) $(FAULT_BINARIES) $(REPLAYS) $(MEASURED) $(MEASURES)
 
 $(OUT)/hangupd: $(OBJECTS)
 	$(call say,link   )$(LINK) -o $@ $(OBJECTS) $(LDLIBS)
@@ -103,12 +105,25 @@ $(FUZZERS): $(BUILD)/fuzzers/%: $(BUILD)/tests/%.o $(OUT)/libhangupd.a
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
+$(MEASURED): $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(OUT)/libhangupd.a
+	@mkdir -p $(@D)
+	$(call say,link   )$(LINK) -o $@ $^ $(LDLIBS)
+
+# The least that a program can cost: static, and nothing that helps to find mistakes.
+$(MEASURES): $(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,link   )$(CC) $(language) $(warnings) $(CPPFLAGS) $(CFLAGS) -static -o $@ $<
+
+$(BUILD)/bench/peers: tests/bench/peers.go
+	@mkdir -p $(@D)
+	$(call say,compile,$<)go build -o $@ $<
+
 # Changes only when the flags do, so that other flags make other objects.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
 	@echo '$(COMPILE) $(LINK)' | cmp -s - $@ || echo '$(COMPILE) $(LINK)' >$@
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d)
+-include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/tests/bench/*.d)
 
 run: all
 	exec $(OUT)/hangupd $(ARGS)
@@ -168,10 +183,24 @@ brief_syscalls = --every 8 --offset $$(git rev-list --count HEAD 2>/dev/null || 
 run-fault_%:
 	@$(SUITE_ENVIRONMENT) $(BUILD)/faults/fault_$* $(if $(BRIEF),$(or $(brief_$*),--brief)) </dev/null
 
+# ---- Measuring ---------------------------------------------------------------------------
+
+need-bench:
+	@tests/need.sh python3 strace apache2-bin busybox golang-go ucspi-tcp
+	@tests/need.sh --unpack $(TOOLS) lighttpd nginx fcgiwrap
+
+# All of it takes a quarter of an hour and wants the machine for itself. BENCH=hangup is one part;
+# BENCH_ROUNDS and BENCH_SECONDS make it shorter.
+bench: need-bench all $(MEASURED) $(MEASURES) $(BUILD)/bench/peers
+	@PATH="$$PATH:/usr/sbin:/sbin:$(abspath $(TOOLS))/usr/sbin" \
+	    tests/bench/bench.py $(BUILD)/bench $(OUT)/hangupd </dev/null
+
+# ---- Linting -----------------------------------------------------------------------------
+
 need-lint:
 	@tests/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check
 
-SOURCES    = $(wildcard *.c tests/*.c)
+SOURCES    = $(wildcard *.c tests/*.c tests/bench/*.c)
 FORMATTED  = $(SOURCES) $(HEADERS) $(wildcard tests/*.h)
 lint_make  = $(MAKE) --no-print-directory SAN= WERROR=1 CFLAGS='-O2 -g' TOOLS=$(TOOLS) BUILD=$(BUILD)/lint
 
@@ -239,6 +268,7 @@ help:
 	@echo 'make fuzz        libFuzzer on each fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) (FUZZ=fuzz_head for one)'
 	@echo 'make check-model the model of the promise, with spin'
 	@echo 'make check-faults  prove the promise in storms, under abuse, and for long (BRIEF=1: a short proof)'
+	@echo 'make bench       measure beside other servers, installing them (BENCH=hangup for one part)'
 	@echo 'make lint        format, static analysis, warnings of gcc and clang, signal safety'
 	@echo 'make format      lay the sources out as .clang-format says'
 	@echo 'make install     into PREFIX ($(PREFIX)), below DESTDIR if that is set; make uninstall'
@@ -251,7 +281,7 @@ FORCE:
 
 .DELETE_ON_ERROR:
 .PHONY: all everything run need-check check check-faults need-fuzz fuzz fuzzers need-model \
-	check-model need-lint format lint lint-format lint-tidy lint-cppcheck lint-gcc lint-clang \
-	lint-analyzer lint-signals install uninstall clean help FORCE
+	check-model need-bench bench need-lint format lint lint-format lint-tidy lint-cppcheck \
+	lint-gcc lint-clang lint-analyzer lint-signals install uninstall clean help FORCE
 # Made by `make check` and worth keeping for the next one.
 .SECONDARY:
