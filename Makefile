@@ -53,7 +53,13 @@ warnings := -Wall -Wextra -Wpedantic -Wno-overlength-strings -Wshadow -Wstrict-p
 	-Wconversion $(if $(WERROR),-Werror)
 language := -std=gnu17 -D_GNU_SOURCE -DHANGUPD_INTERNAL -Iinclude
 COMPILE   = $(CC) $(language) $(warnings) $(harden) $(sanitize) $(CPPFLAGS) $(CFLAGS)
-LINK      = $(CC) -pie -Wl,-z,relro,-z,now -Wl,-z,noexecstack $(sanitize) $(CFLAGS) $(LDFLAGS)
+# What maps little is forked and ended fast: hangupd is linked statically where there is a static C
+# library, so it must use nothing of it that loads more at run time. STATIC=-pie leaves that.
+STATIC   ?= $(shell echo 'int main(void) { return 0; }' | \
+	$(CC) -fPIE -static-pie -x c -o /dev/null - >/dev/null 2>&1 && echo -static-pie || echo -pie)
+STATIC   := $(if $(SAN),-pie,$(STATIC))
+link      = $(CC) $(1) -Wl,-z,relro,-z,now -Wl,-z,noexecstack $(sanitize) $(CFLAGS) $(LDFLAGS)
+LINK      = $(call link,-pie)
 
 # Say in a word what is made, or show the command with V=1.
 say = $(if $(V),,@echo '  $(1) $(if $(2),$(2),$@)' && )
@@ -66,7 +72,7 @@ all: $(PRODUCTS)
 everything: all $(SUITE_BINARIES) $(EXAMPLES) $(FAULT_BINARIES) $(REPLAYS) $(MEASURED) $(MEASURES)
 
 $(OUT)/hangupd: $(OBJECTS)
-	$(call say,link   )$(LINK) -o $@ $(OBJECTS) $(LDLIBS)
+	$(call say,link   )$(call link,$(STATIC)) -o $@ $(OBJECTS) $(LDLIBS)
 
 $(OUT)/libhangupd.a: $(OBJECTS)
 	@rm -f $@
@@ -107,7 +113,7 @@ $(FUZZERS): $(BUILD)/fuzzers/%: $(BUILD)/tests/%.o $(OUT)/libhangupd.a
 
 $(MEASURED): $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(OUT)/libhangupd.a
 	@mkdir -p $(@D)
-	$(call say,link   )$(LINK) -o $@ $^ $(LDLIBS)
+	$(call say,link   )$(call link,$(STATIC)) -o $@ $^ $(LDLIBS)
 
 # The least that a program can cost: static, and nothing that helps to find mistakes.
 $(MEASURES): $(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags
@@ -121,7 +127,8 @@ $(BUILD)/bench/peers: tests/bench/peers.go
 # Changes only when the flags do, so that other flags make other objects.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
-	@echo '$(COMPILE) $(LINK)' | cmp -s - $@ || echo '$(COMPILE) $(LINK)' >$@
+	@echo '$(COMPILE) $(call link,$(STATIC))' | cmp -s - $@ || \
+	    echo '$(COMPILE) $(call link,$(STATIC))' >$@
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/tests/bench/*.d)
 
@@ -276,6 +283,7 @@ help:
 	@echo
 	@echo 'With any of them: BUILD=directory  CC=clang  CFLAGS=...  LDFLAGS=...  WERROR=1  V=1'
 	@echo '                  SAN=address,undefined (sanitizers, in a build directory of their own)'
+	@echo '                  STATIC=-pie (link hangupd dynamically)'
 
 FORCE:
 

@@ -23,7 +23,7 @@
 #include <getopt.h>
 #include <grp.h>
 #include <limits.h>
-#include <netdb.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -321,7 +321,7 @@ static const char help[] =
     "  --inetd                       serve descriptor 0, from inetd, xinetd or systemd: a\n"
     "                                connection (nowait) or a listening socket (wait)\n"
     "  --idle-exit TIME              leave after TIME without a connection (wait: 60; else never)\n"
-    "  --user NAME                   become NAME when the sockets are open\n"
+    "  --user NAME                   become NAME, of /etc/passwd, when the sockets are open\n"
     "\n"
     "Limits:\n"
     "  --requests N                  at once; further ones queue (256)\n"
@@ -2314,15 +2314,13 @@ static struct listener *listener_add(int fd, bool is_tcp)
     set_socket_options(fd, is_tcp);
     struct sockaddr_storage at = {0};
     socklen_t size = sizeof at;
-    char host[INET6_ADDRSTRLEN] = "", port[8] = "";
     getsockname(fd, (struct sockaddr *)&at, &size);
     if (at.ss_family == AF_UNIX) {
         snprintf(l->name, sizeof l->name, "unix:%s", ((struct sockaddr_un *)&at)->sun_path);
     } else {
-        getnameinfo((struct sockaddr *)&at, size, host, sizeof host, port, sizeof port,
-                    NI_NUMERICHOST | NI_NUMERICSERV);
-        snprintf(l->name, sizeof l->name, at.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host,
-                 port);
+        struct connection here = {.is_tcp = true};
+        set_address(&here, &at);
+        connection_name(&here, l->name, sizeof l->name);
     }
     return l;
 }
@@ -2358,24 +2356,59 @@ static void listen_unix(const char *path)
     }
 }
 
-static void listen_address(const struct addrinfo *a, const char *name)
+static void listen_address(const struct sockaddr_storage *at, socklen_t size, const char *name)
 {
     const int on = 1;
-    int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int fd = socket(at->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         cannot("could not make a socket for %s: %s", name, strerror(errno));
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (a->ai_family == AF_INET6) {
+    if (at->ss_family == AF_INET6) {
         const int only = *name != ':'; /* :PORT is IPv4 as well */
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
     }
-    if (bind(fd, a->ai_addr, a->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0)
+    if (bind(fd, (const struct sockaddr *)at, size) < 0 || listen(fd, SOMAXCONN) < 0)
         cannot("could not listen on %s: %s%s", name, strerror(errno),
                errno == EADDRINUSE ? "; another server has this port: stop it, or choose another "
                                      "port with --listen"
                : errno == EACCES   ? "; ports below 1024 want root"
                                    : "");
     listener_add(fd, true);
+}
+
+/* HOST as an address of IPv4 or IPv6: its size, or 0. Not by getaddrinfo(3), which loads libraries:
+ * a statically linked program should not. */
+static socklen_t parse_address(const char *host, in_port_t port, struct sockaddr_storage *at)
+{
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    char address[INET6_ADDRSTRLEN];
+    if (inet_pton(AF_INET, host, &v4.sin_addr) == 1) {
+        memcpy(at, &v4, sizeof v4);
+        return sizeof v4;
+    }
+    const char *zone = strchr(host, '%'); /* fe80::1%eth0 */
+    size_t length = zone != NULL ? (size_t)(zone - host) : strlen(host);
+    if (length >= sizeof address)
+        return 0;
+    memcpy(address, host, length);
+    address[length] = '\0';
+    if (zone != NULL)
+        v6.sin6_scope_id = if_nametoindex(zone + 1);
+    if (inet_pton(AF_INET6, address, &v6.sin6_addr) != 1 || (zone != NULL && v6.sin6_scope_id == 0))
+        return 0;
+    memcpy(at, &v6, sizeof v6);
+    return sizeof v6;
+}
+
+/* All addresses: of both kinds, where the kernel has IPv6. */
+static const char *all_addresses(void)
+{
+    int probe = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (probe < 0)
+        return "0.0.0.0";
+    close(probe);
+    return "::";
 }
 
 /* ADDR:PORT, [V6]:PORT, :PORT, unix:PATH */
@@ -2398,20 +2431,14 @@ static void listen_on(const char *name)
         memcpy(host, name, length);
     if (!bracketed && strchr(host, ':') != NULL)
         wrong_use("--listen %s: write an IPv6 address in brackets, as in [::1]:8080", name);
-    struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
-                    *found;
-    /* All addresses: of both kinds, where the kernel has IPv6. */
-    int probe = host[0] == '\0' ? socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
-    const char *any = probe >= 0 ? "::" : "0.0.0.0";
-    if (probe >= 0)
-        close(probe);
-    int error = getaddrinfo(host[0] != '\0' ? host : any, port, &hints, &found);
-    if (error != 0)
-        wrong_use("--listen %s: %s", name, gai_strerror(error));
-    listen_address(found, name);
-    freeaddrinfo(found);
+    const char *where = host[0] == '\0'                  ? all_addresses()
+                        : strcmp(host, "localhost") == 0 ? "127.0.0.1"
+                                                         : host;
+    struct sockaddr_storage at = {0};
+    socklen_t size = parse_address(where, (in_port_t)number, &at);
+    if (size == 0)
+        wrong_use("--listen %s: %s is not an address of this machine", name, host);
+    listen_address(&at, size, name);
 }
 
 static bool is_listening(int fd, bool *listening)
@@ -2570,12 +2597,46 @@ static void open_state(uid_t owner, gid_t group)
         server.state_path = path;
 }
 
+/* The user with this NAME, or of this number if NAME is NULL, in /etc/passwd. NULL: there is none;
+ * errno says more. Not by getpwnam(3), which loads libraries: a static program should not. */
+static const struct passwd *find_user(const char *name, uid_t user)
+{
+    FILE *all = fopen("/etc/passwd", "re");
+    const struct passwd *who = NULL;
+    while (all != NULL && (who = fgetpwent(all)) != NULL)
+        if (name != NULL ? strcmp(who->pw_name, name) == 0 : who->pw_uid == user)
+            break;
+    if (all != NULL)
+        fclose(all);
+    return who;
+}
+
+/* GROUP, and those to which /etc/group says that NAME belongs: how many, or -1. */
+static int find_groups(const char *name, gid_t group, gid_t groups[NGROUPS_MAX])
+{
+    FILE *all = fopen("/etc/group", "re");
+    int count = 1;
+    if (all == NULL)
+        return -1;
+    groups[0] = group;
+    for (const struct group *g; count < NGROUPS_MAX && (g = fgetgrent(all)) != NULL;) {
+        char **member = g->gr_mem;
+        while (*member != NULL && strcmp(*member, name) != 0)
+            member++;
+        if (*member != NULL)
+            groups[count++] = g->gr_gid;
+    }
+    fclose(all);
+    return count;
+}
+
 /* Groups, group, user; then prove that there is no way back (setuid(2)). NAME: NULL if the user
  * has none, and so no further groups. */
 static void become_user(const char *name, uid_t user, gid_t group)
 {
-    if ((name != NULL ? initgroups(name, group) : setgroups(0, NULL)) < 0 || setgid(group) < 0 ||
-        setuid(user) < 0)
+    static gid_t groups[NGROUPS_MAX];
+    int count = name != NULL ? find_groups(name, group, groups) : 0;
+    if (count < 0 || setgroups((size_t)count, groups) < 0 || setgid(group) < 0 || setuid(user) < 0)
         cannot("could not become the user %s (%u): %s", name != NULL ? name : "without a name",
                (unsigned)user, strerror(errno));
     if (user != 0 && (setuid(0) == 0 || seteuid(0) == 0))
@@ -2588,9 +2649,10 @@ static void drop_privileges(void)
     const struct passwd *who = NULL;
     if (settings.user != NULL) {
         errno = 0;
-        who = getpwnam(settings.user);
+        who = find_user(settings.user, 0);
         if (who == NULL)
-            cannot("--user %s: %s", settings.user, errno != 0 ? strerror(errno) : "no such user");
+            cannot("--user %s: %s", settings.user,
+                   errno != 0 && errno != ENOENT ? strerror(errno) : "not a user in /etc/passwd");
         if (geteuid() != 0 && who->pw_uid != geteuid())
             cannot("--user %s: only root can become another user", settings.user);
     } else if (geteuid() == 0 && !server.once) {
@@ -3079,7 +3141,7 @@ static void recover_open(void)
         cannot("the state directory %s cannot be looked at: %s", path, strerror(errno));
     open_state(geteuid() == 0 ? there.st_uid : geteuid(), there.st_gid);
     if (geteuid() == 0 && there.st_uid != 0) {
-        const struct passwd *who = getpwuid(there.st_uid);
+        const struct passwd *who = find_user(NULL, there.st_uid);
         become_user(who != NULL ? who->pw_name : NULL, there.st_uid,
                     who != NULL ? who->pw_gid : there.st_gid);
     }

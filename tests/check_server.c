@@ -1937,6 +1937,9 @@ START_TEST(every_address)
         must_say(o.status == 0 && strstr(o.text, "client [::1]:"), "%s", o.text);
     }
     server_stop(s);
+    s = things("--listen localhost:0");
+    log_wait(s, "listening on 127.0.0.1:");
+    server_stop(s);
 }
 END_TEST
 
@@ -2312,6 +2315,29 @@ START_TEST(user_is_dropped_for_good)
 }
 END_TEST
 
+/* The groups are those of /etc/group, and not root's. */
+START_TEST(user_has_groups)
+{
+    if (geteuid() != 0 || !private_mounts()) {
+        test_skipped("user_has_groups", "not root, or no mounts of one's own");
+        return;
+    }
+    file_write(at("passwd"), "root:x:0:0::/:/bin/sh\nsomebody:x:4711:4712::/:/bin/sh\n");
+    file_write(at("group"), "root:x:0:root\nfirst:x:4801:root,somebody\nown:x:4712:\n"
+                            "not:x:4802:root\nneither:x:4803:somebody2\nlast:x:4804:somebody\n");
+    must(mount(at("passwd"), "/etc/passwd", NULL, MS_BIND, NULL) == 0 &&
+         mount(at("group"), "/etc/group", NULL, MS_BIND, NULL) == 0);
+    struct server *s = things("--user somebody");
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)s->pid);
+    char *status = file_read(path);
+    must_say(strstr(status, "\nUid:\t4711\t4711\t4711\t4711\nGid:\t4712\t4712\t4712\t4712\n"), "%s",
+             status);
+    must_say(strstr(status, "\nGroups:\t4712 4801 4804 \n"), "%s", status);
+    server_stop(s);
+}
+END_TEST
+
 START_TEST(user_that_is_not_there)
 {
     struct output o = run("%s --state %s --listen 127.0.0.1:0 --user no-such-user-at-all",
@@ -2557,6 +2583,8 @@ static const struct {
     {"--listen 127.0.0.1:99999", "99999", ""},
     {"--listen [::1:80", "--listen", "[::1:80"},
     {"--listen unix:", "--listen", "unix:"},
+    {"--listen no.such.host:80", "no.such.host", "address"},
+    {"--listen [fe80::1%nosuchlink]:80", "fe80::1%nosuchlink", "address"},
     {"--half-close maybe", "--half-close", "probe"},
     {"--on-hangup cry", "--on-hangup", "undo"},
     {"--log xml", "--log", "json"},
@@ -2802,6 +2830,7 @@ static Suite *server_suite(void)
     tcase_add_test(t, readme_inetd);
     tcase_add_test(t, readme_systemd);
     tcase_add_test(t, user_is_dropped_for_good);
+    tcase_add_test(t, user_has_groups);
     tcase_add_test(t, user_that_is_not_there);
     tcase_add_test(t, root_is_warned);
 
