@@ -668,10 +668,11 @@ struct answer {
     size_t body_size;
     char held; /* the last byte of a body of known length, not yet sent */
     bool holds;
-    char fields[ANSWER_FIELDS_SIZE];
     size_t fields_size;
-    char head[ANSWER_HEAD_SIZE];
     size_t head_size; /* 0: sent, or not built yet */
+    /* Last, so that what is touched lies close together. */
+    char head[ANSWER_HEAD_SIZE];
+    char fields[ANSWER_FIELDS_SIZE];
 };
 
 struct request {
@@ -695,7 +696,7 @@ struct request {
 };
 
 /* The process's one request: the signal handler needs to find it. */
-static struct request request;
+static _Alignas(4096) struct request request; /* what is touched lies in one page */
 static volatile sig_atomic_t delivering; /* the acknowledgement decides now: SIGTERM waits */
 /* While a program runs, SIGTERM is blocked but for the waits, which take this mask: its handler
  * finds everything in order. NULL: as it is. */
@@ -2628,14 +2629,15 @@ _Noreturn void handler_serve(const struct handler_call *call)
 {
     struct request *rq = &request;
     const struct handler_settings *s = call->settings;
-    *rq = (struct request){.call = call,
-                           .settings = s,
-                           .slot = call->slot,
-                           .room = s->max_target + s->max_header + HTTP_LINE_SLACK,
-                           .query = "",
-                           .path_info = "",
-                           .body = -1,
-                           .parent = getppid()};
+    /* All zero yet. An assignment of the whole would touch its pages, which is what costs. */
+    rq->call = call;
+    rq->settings = s;
+    rq->slot = call->slot;
+    rq->room = s->max_target + s->max_header + HTTP_LINE_SLACK;
+    rq->query = "";
+    rq->path_info = "";
+    rq->body = -1;
+    rq->parent = getppid();
     struct cleanup_owner owner = {.dir = call->state_dir,
                                   .id = rq->slot->id,
                                   .title = rq->slot->request,
