@@ -23,6 +23,8 @@
 #include <getopt.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/close_range.h>
+#include <linux/sched.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -42,6 +44,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -598,6 +601,11 @@ enum phase { PHASE_FREE, PHASE_IDLE, PHASE_QUEUED, PHASE_BUSY, PHASE_SETTLING, P
 
 #define NOBODY (-1) /* no index */
 
+/* Numbers for the connections of newborns, whose tables of descriptors end where the connection's
+ * number is: c->fd if that is low enough, else for a time one of these. */
+#define LOW_COUNT 16
+#define LOW_ENOUGH 64 /* a table of so many costs nothing */
+
 struct connection {
     int fd;
     uint32_t generation; /* tells a new connection from an old one of the same index */
@@ -608,6 +616,7 @@ struct connection {
     enum cause cause;
     pid_t pid;
     int slot;
+    int low;            /* which number of server.low it has, or NOBODY */
     int pid_next;       /* in the bucket of pids */
     int previous, next; /* in the list of its phase */
     int timer;          /* place in the heap, or NOBODY */
@@ -663,6 +672,11 @@ static struct {
     char token[CLEANUP_TOKEN_SIZE];
     uint64_t request_count;
     struct figures figures;
+    bool shares; /* descriptors, with newborn children */
+    struct low {
+        int fd, user; /* a connection, or NOBODY */
+    } low[LOW_COUNT];
+    unsigned low_next;
     struct scoreboard *board;
     int *free_slots, free_slot_count;
     struct connection *connections;
@@ -968,6 +982,7 @@ static void connection_open(int fd, const struct sockaddr_storage *from, bool is
                              .generation = generation,
                              .is_tcp = is_tcp,
                              .slot = NOBODY,
+                             .low = NOBODY,
                              .timer = NOBODY,
                              .since = clock_ms()};
     set_address(c, from);
@@ -977,26 +992,118 @@ static void connection_open(int fd, const struct sockaddr_storage *from, bool is
     watch(c, EPOLL_CTL_ADD, WATCH_IDLE);
 }
 
-/* ---- Requests: starting, queueing ---------------------------------------------------- */
+/* ---- Children: forked without a copy of all descriptors ------------------------------ */
 
-/* Close all descriptors from 3 on but the COUNT in KEEP; those that are -1 or below 3 do not count.
- */
+static struct {
+    pid_t *tid;
+    struct robust_list_head *robust_list;
+    size_t robust_size;
+} library;
+
+/* A fork that does not copy the table of descriptors, which has an entry for every connection.
+ * Until the child has called close_all_but it shares the parent's, and must neither open nor close
+ * anything. Beside that all is as with fork(3), but that handlers of pthread_atfork(3) are not
+ * called. */
+static pid_t fork_sharing(void)
+{
+    struct clone_args how = {.flags = CLONE_FILES | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
+                             .child_tid = (uintptr_t)library.tid,
+                             .exit_signal = SIGCHLD};
+    pid_t pid = (pid_t)syscall(SYS_clone3, &how, sizeof how);
+    if (pid == 0)
+        syscall(SYS_set_robust_list, library.robust_list, library.robust_size);
+    return pid;
+}
+
+/* Where the C library keeps what the kernel writes for it into a new process (set_tid_address(2),
+ * get_robust_list(2)). A kernel that does not tell, or a sandbox that forbids: no sharing. */
+static void find_library(void)
+{
+    pid_t *tid = NULL;
+    server.shares =
+        prctl(PR_GET_TID_ADDRESS, &tid) == 0 && tid != NULL && *tid == gettid() &&
+        syscall(SYS_get_robust_list, 0, &library.robust_list, &library.robust_size) == 0 &&
+        close_range(INT_MAX, INT_MAX, CLOSE_RANGE_UNSHARE) == 0;
+    library.tid = tid;
+}
+
+static void reserve_low_numbers(void)
+{
+    for (int i = 0; i < LOW_COUNT; i++) {
+        server.low[i] = (struct low){.fd = fcntl(server.dir, F_DUPFD_CLOEXEC, 3), .user = NOBODY};
+        server.shares = server.shares && server.low[i].fd >= 0;
+    }
+}
+
+/* A low number for C, or -1: all are taken by children that do not have their own tables yet. */
+static int take_low_number(struct connection *c)
+{
+    for (int tries = 0; tries < LOW_COUNT; tries++) {
+        int i = server.low_next++ % LOW_COUNT;
+        struct low *l = &server.low[i];
+        struct connection *user = l->user != NOBODY ? &server.connections[l->user] : NULL;
+        if (user != NULL && atomic_load(&slot_of(user)->pid) == 0)
+            continue;
+        if (dup3(c->fd, l->fd, O_CLOEXEC) < 0)
+            return -1;
+        if (user != NULL)
+            user->low = NOBODY;
+        l->user = index_of(c);
+        c->low = i;
+        return l->fd;
+    }
+    return -1;
+}
+
+/* No longer hold the connection open by it. */
+static void return_low_number(struct connection *c)
+{
+    if (c->low == NOBODY)
+        return;
+    dup3(server.dir, server.low[c->low].fd, O_CLOEXEC); /* anything that keeps the number taken */
+    server.low[c->low].user = NOBODY;
+    c->low = NOBODY;
+}
+
+/* Fork for C's request: the child finds the connection at *NUMBER. */
+static pid_t fork_for(struct connection *c, int *number)
+{
+    *number = server.shares && c->fd >= LOW_ENOUGH ? take_low_number(c) : c->fd;
+    if (server.shares && *number >= 0) {
+        pid_t pid = fork_sharing();
+        if (pid >= 0 || (errno != ENOSYS && errno != EPERM))
+            return pid;
+        server.shares = false; /* a sandbox forbids it */
+    }
+    *number = c->fd;
+    return fork();
+}
+
+static void sort(int *numbers, size_t count)
+{
+    for (size_t i = 1; i < count; i++)
+        for (size_t k = i; k > 0 && numbers[k] < numbers[k - 1]; k--) {
+            int larger = numbers[k - 1];
+            numbers[k - 1] = numbers[k];
+            numbers[k] = larger;
+        }
+}
+
+/* Close all descriptors from 3 on but the COUNT in KEEP, of which some may be -1 or below 3. Those
+ * behind the last are not even copied where the table is still shared. */
 static void close_all_but(int *keep, size_t count)
 {
     int from = STDERR_FILENO + 1;
-    for (size_t done = 0; done < count; done++) {
-        size_t least = done;
-        for (size_t i = done; i < count; i++)
-            if (keep[i] < keep[least])
-                least = i;
-        int fd = keep[least];
-        keep[least] = keep[done];
-        if (fd > from)
-            close_range((unsigned)from, (unsigned)fd - 1, 0);
-        if (fd >= from)
-            from = fd + 1;
+    sort(keep, count);
+    int last = keep[count - 1] >= from ? keep[count - 1] : from - 1;
+    if (close_range((unsigned)last + 1, ~0U, CLOSE_RANGE_UNSHARE) < 0 && server.shares)
+        _exit(HANDLER_EXIT_UNDONE);
+    for (size_t i = 0; i < count; i++) {
+        if (keep[i] > from)
+            close_range((unsigned)from, (unsigned)keep[i] - 1, 0);
+        if (keep[i] >= from)
+            from = keep[i] + 1;
     }
-    close_range((unsigned)from, ~0U, 0);
 }
 
 /* A newborn of the server: it keeps no other client's connection open, and is gone when the server
@@ -1010,6 +1117,8 @@ static void become_child(int connection, int death_signal)
     if (getppid() != server.pid)
         _exit(HANDLER_EXIT_UNDONE); /* it died before it could be asked for */
 }
+
+/* ---- Requests: starting, queueing ---------------------------------------------------- */
 
 static void fill_slot(struct connection *c, const char *id)
 {
@@ -1025,9 +1134,10 @@ static void fill_slot(struct connection *c, const char *id)
 
 static _Noreturn void child_main(const struct handler_call *call)
 {
+    become_child(call->connection, SIGTERM);
+    /* In this order: the parent's session is spared by janitors, and then this number is. */
     atomic_store(&call->slot->pid, getpid());
     setsid();
-    become_child(call->connection, SIGTERM);
     cleanup_mark_process(call->slot->id);
     handler_serve(call);
 }
@@ -1047,17 +1157,17 @@ static void request_start(struct connection *c)
     struct handler_call call = {.settings = &settings.handler,
                                 .slot = slot_of(c),
                                 .draining = &server.board->draining,
-                                .connection = c->fd,
                                 .state_dir = server.dir,
                                 .nudge = server.nudge[1],
                                 .slot_number = (uint32_t)c->slot,
                                 .is_tcp = c->is_tcp};
-    pid_t pid = fork();
+    pid_t pid = fork_for(c, &call.connection);
     if (pid == 0)
         child_main(&call);
     if (pid < 0) {
         log_eventf(id, "could not fork for a request: %s", strerror(errno));
         atomic_store(&slot_of(c)->state, SLOT_FREE);
+        return_low_number(c);
         server.free_slots[server.free_slot_count++] = c->slot;
         answer_and_finish(c, 503, false, "the server has no room for another process");
         return;
@@ -1982,6 +2092,7 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
         (ended->si_status == HANDLER_EXIT_KEEP || ended->si_status == HANDLER_EXIT_CLOSE) &&
         (atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK) == SLOT_DONE;
     pid_forget(c);
+    return_low_number(c);
     set_deadline(c, 0);
     if (settled) {
         request_done(c, ended->si_status == HANDLER_EXIT_KEEP);
@@ -2808,6 +2919,8 @@ static void open_all(void)
         cannot("could not make a directory in the state directory: %s", strerror(errno));
     open_scoreboard();
     open_events();
+    find_library();
+    reserve_low_numbers();
     make_tables();
 }
 

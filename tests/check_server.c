@@ -4,19 +4,24 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pwd.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -285,6 +290,74 @@ START_TEST(hangup_when_a_neighbour_holds_no_socket)
     must(exists(at("second")));
     hang_up(second, _i);
     log_wait(s, " hangup undo=ok");
+    server_stop(s);
+}
+END_TEST
+
+/* How many sockets PID has open; the last one's inode number in *INODE. */
+static unsigned sockets_of(pid_t pid, unsigned long *inode)
+{
+    unsigned count = 0;
+    for (int fd = 0; fd < 1024; fd++) {
+        char path[64], target[64];
+        snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, fd);
+        ssize_t n = readlink(path, target, sizeof(target) - 1);
+        target[n > 0 ? n : 0] = '\0';
+        if (strncmp(target, "socket:[", 8) == 0) {
+            *inode = strtoul(target + 8, NULL, 10);
+            count++;
+        }
+    }
+    return count;
+}
+
+/* Make clone3(2) unknown to what is started from here on, as sandboxes do. */
+static bool forbid_clone3(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof(code) / sizeof(code[0]), .filter = code};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+/* With many connections open a child gets its own under another number than the parent has; or,
+ * where a sandbox does not allow that, a copy of all, which it closes. */
+START_TEST(child_has_its_own_connection_alone)
+{
+    enum { IDLE = 80, BUSY = 40 };
+    if (_i == WAYS && !forbid_clone3()) {
+        test_skipped("child_has_its_own_connection_alone", "no seccomp");
+        return;
+    }
+    struct server *s = things("%s", "");
+    int idle[IDLE], busy[BUSY];
+    unsigned long inodes[BUSY], inode;
+    for (int i = 0; i < IDLE; i++)
+        idle[i] = dial(s);
+    wait_seen(s);
+    for (int i = 0; i < BUSY; i++) {
+        busy[i] = get(s, "/make?path=%s&seconds=60", at("f%d", i));
+        must(sockets_of(wait_made(s, at("f%d", i)), &inodes[i]) == 1);
+        for (int k = 0; k < i; k++)
+            must(inodes[k] != inodes[i]);
+    }
+    for (int i = 0; i < BUSY; i++)
+        hang_up(busy[i], _i % WAYS);
+    wait_until(log_count(s, " hangup undo=ok") == BUSY);
+    wait_until(sockets_of(s->pid, &inode) == IDLE + 1);
+    for (int i = 0; i < IDLE; i++) {
+        say(idle[i],
+            "GET /who HTTP/1.1\r\nHost: test\r\n\r\nGET /who HTTP/1.1\r\nHost: test\r\n\r\n");
+        must(hear_answer(idle[i], false).status == 200 &&
+             hear_answer(idle[i], false).status == 200);
+        close(idle[i]);
+    }
+    wait_until(sockets_of(s->pid, &inode) == 1);
     server_stop(s);
 }
 END_TEST
@@ -2704,6 +2777,7 @@ static Suite *server_suite(void)
     tcase_add_test(t, hangup_in_the_packet_of_the_request);
     tcase_add_loop_test(t, hangup_touches_no_neighbour, 0, WAYS);
     tcase_add_loop_test(t, hangup_when_a_neighbour_holds_no_socket, 0, WAYS);
+    tcase_add_loop_test(t, child_has_its_own_connection_alone, 0, WAYS + 1);
     tcase_add_loop_test(t, finish_goes_on_after_a_hangup, 0, WAYS);
 
     t = theme(suite, "half-close");
