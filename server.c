@@ -599,7 +599,8 @@ struct scoreboard {
 
 enum phase { PHASE_FREE, PHASE_IDLE, PHASE_QUEUED, PHASE_BUSY, PHASE_SETTLING, PHASE_LINGERING };
 
-#define NOBODY (-1) /* no index */
+#define NOBODY (-1)    /* no index */
+#define CLIENT_BYTES 8 /* IPv6 users have a /64 each */
 
 /* Numbers for the connections of newborns, whose tables of descriptors end where the connection's
  * number is: c->fd if that is low enough, else for a time one of these. */
@@ -631,6 +632,14 @@ struct connection {
 
 struct list {
     int first, last, count;
+};
+
+/* An address with requests in flight, kept for --per-client. */
+struct client {
+    sa_family_t family;
+    unsigned char address[CLIENT_BYTES];
+    int busy; /* requests */
+    int next; /* in its bucket, or free */
 };
 
 /* An undo that a janitor does, or will do. */
@@ -682,7 +691,9 @@ static struct {
     struct connection *connections;
     int connection_room, free_connection;
     int *heap, heap_size;
-    int *pid_buckets, pid_bucket_count;
+    int *pid_buckets, *client_buckets, bucket_count;
+    struct client *clients;
+    int free_client;
     struct list idle, queue, busy;
     int open_count;
     struct job_list urgent, patient;  /* jobs whose turn comes: with a connection waiting; others */
@@ -760,6 +771,52 @@ static void list_remove(struct list *l, struct connection *c)
     l->count--;
 }
 
+static int *client_bucket(const struct connection *c)
+{
+    uint64_t address = 0;
+    memcpy(&address, c->address, c->family == AF_INET6 ? CLIENT_BYTES : 4);
+    return &server.client_buckets[address * 0x9e3779b97f4a7c15 >> 32 &
+                                  (uint64_t)(server.bucket_count - 1)];
+}
+
+static struct client *client_find(const struct connection *c)
+{
+    for (int i = *client_bucket(c); i != NOBODY; i = server.clients[i].next)
+        if (server.clients[i].family == c->family &&
+            memcmp(server.clients[i].address, c->address,
+                   c->family == AF_INET6 ? CLIENT_BYTES : 4) == 0)
+            return &server.clients[i];
+    return NULL;
+}
+
+/* A request of C's client begins. */
+static void client_enter(const struct connection *c)
+{
+    struct client *client = client_find(c);
+    if (client == NULL) {
+        client = &server.clients[server.free_client];
+        server.free_client = client->next;
+        *client = (struct client){.family = c->family, .next = *client_bucket(c)};
+        memcpy(client->address, c->address, CLIENT_BYTES);
+        *client_bucket(c) = (int)(client - server.clients);
+    }
+    client->busy++;
+}
+
+/* It has ended. */
+static void client_leave(const struct connection *c)
+{
+    struct client *client = client_find(c);
+    if (--client->busy > 0)
+        return;
+    int *at = client_bucket(c), index = (int)(client - server.clients);
+    while (*at != index)
+        at = &server.clients[*at].next;
+    *at = client->next;
+    client->next = server.free_client;
+    server.free_client = index;
+}
+
 static struct list *list_of(enum phase phase)
 {
     return phase == PHASE_IDLE                              ? &server.idle
@@ -775,6 +832,11 @@ static void set_phase(struct connection *c, enum phase phase)
         list_remove(from, c);
     if (from != to && to != NULL)
         list_append(to, c);
+    bool counts = from != to && settings.per_client > 0 && c->is_tcp;
+    if (counts && from == &server.busy)
+        client_leave(c);
+    if (counts && to == &server.busy)
+        client_enter(c);
     c->phase = phase;
 }
 
@@ -821,7 +883,7 @@ static void set_deadline(struct connection *c, int64_t deadline)
 
 static int *pid_bucket(pid_t pid)
 {
-    return &server.pid_buckets[pid & (server.pid_bucket_count - 1)];
+    return &server.pid_buckets[pid & (server.bucket_count - 1)];
 }
 
 static void pid_remember(struct connection *c, pid_t pid)
@@ -1179,22 +1241,12 @@ static void request_start(struct connection *c)
     watch(c, EPOLL_CTL_MOD, WATCH_HANGUP);
 }
 
-/* IPv6 users have a /64 each. */
-static bool same_client(const struct connection *a, const struct connection *b)
-{
-    return a->is_tcp && a->family == b->family &&
-           memcmp(a->address, b->address, a->family == AF_INET6 ? 8 : 4) == 0;
-}
-
 static bool may_start(const struct connection *c)
 {
-    int64_t others = 0;
     if (server.free_slot_count == 0)
         return false;
-    for (int i = server.busy.first; settings.per_client > 0 && i != NOBODY;
-         i = server.connections[i].next)
-        others += same_client(c, &server.connections[i]);
-    return settings.per_client == 0 || others < settings.per_client;
+    const struct client *client = settings.per_client > 0 ? client_find(c) : NULL;
+    return client == NULL || client->busy < settings.per_client;
 }
 
 static void request_end(struct connection *c, enum cause cause);
@@ -2815,13 +2867,17 @@ static void make_tables(void)
     server.connections = private_memory((size_t)room * sizeof *server.connections);
     server.heap = private_memory((size_t)room * sizeof *server.heap);
     server.free_slots = private_memory((size_t)slots * sizeof *server.free_slots);
-    server.pid_bucket_count = 64;
-    while (server.pid_bucket_count < slots)
-        server.pid_bucket_count *= 2;
-    server.pid_buckets =
-        private_memory((size_t)server.pid_bucket_count * sizeof *server.pid_buckets);
-    for (int i = 0; i < server.pid_bucket_count; i++)
-        server.pid_buckets[i] = NOBODY;
+    server.bucket_count = 64;
+    while (server.bucket_count < slots)
+        server.bucket_count *= 2;
+    size_t buckets = (size_t)server.bucket_count * sizeof(int);
+    server.pid_buckets = private_memory(buckets);
+    server.client_buckets = private_memory(buckets);
+    for (int i = 0; i < server.bucket_count; i++)
+        server.pid_buckets[i] = server.client_buckets[i] = NOBODY;
+    server.clients = private_memory((size_t)slots * sizeof *server.clients);
+    for (int i = 0; i < slots; i++)
+        server.clients[i].next = i + 1 < slots ? i + 1 : NOBODY;
     for (int i = slots - 1; i >= 0; i--)
         server.free_slots[server.free_slot_count++] = i;
     for (int i = 0; i < room; i++)
