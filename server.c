@@ -686,6 +686,8 @@ static struct {
         int fd, user; /* a connection, or NOBODY */
     } low[LOW_COUNT];
     unsigned low_next;
+    int64_t reaped_at; /* looked for all dead children */
+    sigset_t handled;  /* signals */
     struct scoreboard *board;
     int *free_slots, free_slot_count;
     struct connection *connections;
@@ -1062,6 +1064,12 @@ static struct {
     size_t robust_size;
 } library;
 
+/* Sent by the kernel for each child that ends. A SIGCHLD stands for any number of them, and looking
+ * for who they are costs the more the more others there are. */
+#define CHILD_ENDED SIGRTMIN
+/* Such signals are lost when too many wait (RLIMIT_SIGPENDING): so often we look for ourselves. */
+#define REAP_EVERY_MS 1000
+
 /* A fork that does not copy the table of descriptors, which has an entry for every connection.
  * Until the child has called close_all_but it shares the parent's, and must neither open nor close
  * anything. Beside that all is as with fork(3), but that handlers of pthread_atfork(3) are not
@@ -1070,7 +1078,7 @@ static pid_t fork_sharing(void)
 {
     struct clone_args how = {.flags = CLONE_FILES | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
                              .child_tid = (uintptr_t)library.tid,
-                             .exit_signal = SIGCHLD};
+                             .exit_signal = (unsigned)CHILD_ENDED};
     pid_t pid = (pid_t)syscall(SYS_clone3, &how, sizeof how);
     if (pid == 0)
         syscall(SYS_set_robust_list, library.robust_list, library.robust_size);
@@ -2168,23 +2176,28 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     job_ready(j);
 }
 
-/* Look at each dead child before its number is given away, and only then reap it. */
-static void reap(void)
+/* Look at a dead child before its number is given away, and only then reap it. False: there is none
+ * among these. Only with P_ALL does that cost more the more children there are. */
+static bool reap(idtype_t which, pid_t pid)
 {
-    for (;;) {
-        siginfo_t ended = {0};
-        if (waitid(P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT) < 0 || ended.si_pid == 0)
-            break;
-        struct connection *c = pid_find(ended.si_pid);
-        if (c != NULL)
-            child_ended(c, &ended);
-        siginfo_t gone = {0};
-        waitid(P_PID, (id_t)ended.si_pid, &gone, WEXITED | WNOHANG);
-        if (c == NULL)
-            janitor_ended(ended.si_pid, &ended);
-    }
-    jobs_start();
-    queue_serve();
+    siginfo_t ended = {0}, gone = {0};
+    const int how = WEXITED | WNOHANG | __WALL;
+    if (waitid(which, (id_t)pid, &ended, how | WNOWAIT) < 0 || ended.si_pid == 0)
+        return false;
+    struct connection *c = pid_find(ended.si_pid);
+    if (c != NULL)
+        child_ended(c, &ended);
+    waitid(P_PID, (id_t)ended.si_pid, &gone, how);
+    if (c == NULL)
+        janitor_ended(ended.si_pid, &ended);
+    return true;
+}
+
+static void reap_all(void)
+{
+    server.reaped_at = clock_ms();
+    while (reap(P_ALL, 0))
+        continue;
 }
 
 /* ---- Accepting ----------------------------------------------------------------------- */
@@ -2342,21 +2355,30 @@ static void end_all(void)
         request_end(&server.connections[i], CAUSE_DRAIN);
 }
 
+#define SIGNALS_AT_ONCE 64
+
 static void signals_arrived(void)
 {
-    struct signalfd_siginfo s[16];
-    ssize_t n = read(server.signals, s, sizeof s);
-    bool children = false;
-    for (size_t i = 0; n > 0 && i < (size_t)n / sizeof s[0]; i++) {
-        if (s[i].ssi_signo == SIGCHLD)
-            children = true;
-        else if (s[i].ssi_signo == SIGINT || is_draining())
+    const struct timespec at_once = {0};
+    bool some = false;
+    for (int i = 0; i < SIGNALS_AT_ONCE; i++) {
+        siginfo_t info;
+        int signal = sigtimedwait(&server.handled, &info, &at_once);
+        if (signal < 0)
+            break;
+        if (signal == CHILD_ENDED)
+            some = !reap(P_PID, info.si_pid) || some;
+        else if (signal == SIGCHLD)
+            some = true;
+        else if (signal == SIGINT || is_draining())
             end_all();
         else
             drain();
     }
-    if (children)
-        reap();
+    if (some)
+        reap_all();
+    jobs_start();
+    queue_serve();
 }
 
 static bool is_over(void)
@@ -2386,6 +2408,8 @@ static int time_to_wait(int64_t now)
         sooner(&at, server.idle_since + settings.idle_exit_ms);
     if (server.delayed.first != NULL)
         sooner(&at, server.delayed.first->due);
+    if (server.busy.count > 0)
+        sooner(&at, server.reaped_at + REAP_EVERY_MS);
     if (at == 0)
         return -1;
     return at <= now ? 0 : at - now > INT_MAX ? INT_MAX : (int)(at - now);
@@ -2395,6 +2419,8 @@ static void do_what_is_due(int64_t now)
 {
     while (server.heap_size > 0 && server.connections[server.heap[0]].deadline <= now)
         connection_due(&server.connections[server.heap[0]], now);
+    if (server.busy.count > 0 && server.reaped_at + REAP_EVERY_MS <= now)
+        reap_all();
     if (server.muted && server.unmute_at <= now)
         unmute();
     if (server.draining && !server.ending && server.drain_at <= now)
@@ -2916,20 +2942,21 @@ static void note_ignored(void)
 
 static void open_events(void)
 {
-    sigset_t handled;
+    sigset_t all;
     if (pipe2(server.nudge, O_CLOEXEC | O_NONBLOCK) < 0)
         cannot("could not make a pipe: %s", strerror(errno));
     fcntl(server.nudge[1], F_SETFL, O_WRONLY); /* a child waits for room; the parent never writes */
-    sigfillset(&handled);
-    sigprocmask(SIG_BLOCK, &handled, NULL);
-    sigemptyset(&handled);
-    sigaddset(&handled, SIGCHLD);
-    sigaddset(&handled, SIGTERM);
-    sigaddset(&handled, SIGINT);
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL);
+    sigemptyset(&server.handled);
+    sigaddset(&server.handled, SIGCHLD);
+    sigaddset(&server.handled, CHILD_ENDED);
+    sigaddset(&server.handled, SIGTERM);
+    sigaddset(&server.handled, SIGINT);
     struct sigaction hup;
     if (sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN) /* nohup(1) stays so */
-        sigaddset(&handled, SIGHUP);
-    server.signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
+        sigaddset(&server.handled, SIGHUP);
+    server.signals = signalfd(-1, &server.handled, SFD_CLOEXEC | SFD_NONBLOCK);
     server.epoll = epoll_create1(EPOLL_CLOEXEC);
     server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (server.signals < 0 || server.epoll < 0)

@@ -362,6 +362,26 @@ START_TEST(child_has_its_own_connection_alone)
 }
 END_TEST
 
+/* The kernel tells of each child's end by a signal of its own, and drops it when none may wait. */
+START_TEST(end_of_a_child_is_noticed_without_a_signal)
+{
+    struct server *s = things("%s", "");
+    struct rlimit none = {0};
+    must(prlimit(s->pid, RLIMIT_SIGPENDING, &none, NULL) == 0);
+    int c = dial(s);
+    for (int i = 0; i < 2; i++) {
+        say(c, "GET /who HTTP/1.1\r\nHost: test\r\n\r\n");
+        must(hear_answer(c, false).status == 200);
+    }
+    int hanging = get(s, "/make?path=%s&seconds=60", at("file"));
+    wait_made(s, at("file"));
+    hang_up(hanging, BY_FIN);
+    log_wait(s, " hangup undo=ok");
+    must(!exists(at("file")));
+    server_stop(s);
+}
+END_TEST
+
 START_TEST(finish_goes_on_after_a_hangup)
 {
     struct server *s = things("%s", "");
@@ -2777,6 +2797,7 @@ static Suite *server_suite(void)
     tcase_add_test(t, hangup_in_the_packet_of_the_request);
     tcase_add_loop_test(t, hangup_touches_no_neighbour, 0, WAYS);
     tcase_add_loop_test(t, hangup_when_a_neighbour_holds_no_socket, 0, WAYS);
+    tcase_add_test(t, end_of_a_child_is_noticed_without_a_signal);
     tcase_add_loop_test(t, child_has_its_own_connection_alone, 0, WAYS + 1);
     tcase_add_loop_test(t, finish_goes_on_after_a_hangup, 0, WAYS);
 
