@@ -670,6 +670,7 @@ struct answer {
     bool holds;
     size_t fields_size;
     size_t head_size; /* 0: sent, or not built yet */
+    int more;         /* MSG_MORE: a FIN follows at once and can go in the same packet */
     /* Last, so that what is touched lies close together. */
     char head[ANSWER_HEAD_SIZE];
     char fields[ANSWER_FIELDS_SIZE];
@@ -697,7 +698,7 @@ struct request {
 
 /* The process's one request: the signal handler needs to find it. */
 static _Alignas(4096) struct request request; /* what is touched lies in one page */
-static volatile sig_atomic_t delivering; /* the acknowledgement decides now: SIGTERM waits */
+static volatile sig_atomic_t delivering;      /* the acknowledgement decides now: SIGTERM waits */
 /* While a program runs, SIGTERM is blocked but for the waits, which take this mask: its handler
  * finds everything in order. NULL: as it is. */
 static const sigset_t *mask_of_waits;
@@ -915,7 +916,7 @@ static int send_all(struct request *rq, struct iovec *v, int count)
     int fd = rq->call->connection;
     while (count > 0) {
         struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
-        ssize_t n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL | rq->answer.more);
         if (n < 0 && errno == EAGAIN) {
             if (wait_writable(fd, rq->settings->send_ms))
                 continue;
@@ -1513,6 +1514,7 @@ static void block_sigterm(struct request *rq)
 static int send_rest(struct request *rq)
 {
     struct answer *a = &rq->answer;
+    a->more = rq->must_close ? MSG_MORE : 0;
     if (a->body != NULL && !has_no_body(rq))
         return send_body(rq, a->body, a->body_size);
     start_answer(rq);
