@@ -37,6 +37,8 @@ REPLAYS  := $(addprefix $(BUILD)/replays/,$(TARGETS))
 FUZZERS  := $(addprefix $(BUILD)/fuzzers/,$(TARGETS))
 FAULTS   := $(patsubst tests/%.c,%,$(wildcard tests/fault_*.c))
 FAULT_BINARIES := $(patsubst %,$(BUILD)/faults/%,$(FAULTS))
+MEASURED := $(BUILD)/bench/handlers
+MEASURES := $(addprefix $(BUILD)/bench/,floor hello stream load)
 HARNESS  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(wildcard tests/harness.c tests/sanitizers.c))
 
 # ---- Flags -------------------------------------------------------------------------------
@@ -51,7 +53,13 @@ warnings := -Wall -Wextra -Wpedantic -Wno-overlength-strings -Wshadow -Wstrict-p
 	-Wconversion $(if $(WERROR),-Werror)
 language := -std=gnu17 -D_GNU_SOURCE -DHANGUPD_INTERNAL -Iinclude
 COMPILE   = $(CC) $(language) $(warnings) $(harden) $(sanitize) $(CPPFLAGS) $(CFLAGS)
-LINK      = $(CC) -pie -Wl,-z,relro,-z,now -Wl,-z,noexecstack $(sanitize) $(CFLAGS) $(LDFLAGS)
+# What maps little is forked and ended fast: hangupd is linked statically where there is a static C
+# library, so it must use nothing of it that loads more at run time. STATIC=-pie leaves that.
+STATIC   ?= $(shell echo 'int main(void) { return 0; }' | \
+	$(CC) -fPIE -static-pie -x c -o /dev/null - >/dev/null 2>&1 && echo -static-pie || echo -pie)
+STATIC   := $(if $(SAN),-pie,$(STATIC))
+link      = $(CC) $(1) -Wl,-z,relro,-z,now -Wl,-z,noexecstack $(sanitize) $(CFLAGS) $(LDFLAGS)
+LINK      = $(call link,-pie)
 
 # Say in a word what is made, or show the command with V=1.
 say = $(if $(V),,@echo '  $(1) $(if $(2),$(2),$@)' && )
@@ -61,10 +69,10 @@ say = $(if $(V),,@echo '  $(1) $(if $(2),$(2),$@)' && )
 all: $(PRODUCTS)
 
 # Everything that is compiled, the tests too.
-everything: all $(SUITE_BINARIES) $(EXAMPLES) $(FAULT_BINARIES) $(REPLAYS)
+everything: all $(SUITE_BINARIES) $(EXAMPLES) $(FAULT_BINARIES) $(REPLAYS) $(MEASURED) $(MEASURES)
 
 $(OUT)/hangupd: $(OBJECTS)
-	$(call say,link   )$(LINK) -o $@ $(OBJECTS) $(LDLIBS)
+	$(call say,link   )$(call link,$(STATIC)) -o $@ $(OBJECTS) $(LDLIBS)
 
 $(OUT)/libhangupd.a: $(OBJECTS)
 	@rm -f $@
@@ -103,12 +111,26 @@ $(FUZZERS): $(BUILD)/fuzzers/%: $(BUILD)/tests/%.o $(OUT)/libhangupd.a
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
+$(MEASURED): $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(OUT)/libhangupd.a
+	@mkdir -p $(@D)
+	$(call say,link   )$(call link,$(STATIC)) -o $@ $^ $(LDLIBS)
+
+# The least that a program can cost: static, and nothing that helps to find mistakes.
+$(MEASURES): $(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,link   )$(CC) $(language) $(warnings) $(CPPFLAGS) $(CFLAGS) -static -o $@ $<
+
+$(BUILD)/bench/peers: tests/bench/peers.go
+	@mkdir -p $(@D)
+	$(call say,compile,$<)go build -o $@ $<
+
 # Changes only when the flags do, so that other flags make other objects.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
-	@echo '$(COMPILE) $(LINK)' | cmp -s - $@ || echo '$(COMPILE) $(LINK)' >$@
+	@echo '$(COMPILE) $(call link,$(STATIC))' | cmp -s - $@ || \
+	    echo '$(COMPILE) $(call link,$(STATIC))' >$@
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d)
+-include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/tests/bench/*.d)
 
 run: all
 	exec $(OUT)/hangupd $(ARGS)
@@ -182,10 +204,24 @@ check-page: need-check $(OUT)/hangupd
 	@tests/need.sh chromium
 	@$(SUITE_ENVIRONMENT) tests/status_page.sh $(BUILD)/status-page
 
+# ---- Measuring ---------------------------------------------------------------------------
+
+need-bench:
+	@tests/need.sh python3 strace apache2-bin busybox golang-go ucspi-tcp
+	@tests/need.sh --unpack $(TOOLS) lighttpd nginx fcgiwrap
+
+# All of it takes a quarter of an hour and wants the machine for itself. BENCH=hangup is one part;
+# BENCH_ROUNDS and BENCH_SECONDS make it shorter.
+bench: need-bench all $(MEASURED) $(MEASURES) $(BUILD)/bench/peers
+	@PATH="$$PATH:/usr/sbin:/sbin:$(abspath $(TOOLS))/usr/sbin" \
+	    tests/bench/bench.py $(BUILD)/bench $(OUT)/hangupd </dev/null
+
+# ---- Linting -----------------------------------------------------------------------------
+
 need-lint:
 	@tests/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check
 
-SOURCES    = $(wildcard *.c tests/*.c)
+SOURCES    = $(wildcard *.c tests/*.c tests/bench/*.c)
 FORMATTED  = $(SOURCES) $(HEADERS) $(wildcard tests/*.h)
 lint_make  = $(MAKE) --no-print-directory SAN= WERROR=1 CFLAGS='-O2 -g' TOOLS=$(TOOLS) BUILD=$(BUILD)/lint
 
@@ -254,6 +290,7 @@ help:
 	@echo 'make check-model the model of the promise, with spin'
 	@echo 'make check-faults  prove the promise in storms, under abuse, on bad networks, and for long (BRIEF=1: a short proof)'
 	@echo 'make check-page  read the status page in Chromium, installing that; screenshots in BUILD/status-page'
+	@echo 'make bench       measure beside other servers, installing them (BENCH=hangup for one part)'
 	@echo 'make lint        format, static analysis, warnings of gcc and clang, signal safety'
 	@echo 'make format      lay the sources out as .clang-format says'
 	@echo 'make install     into PREFIX ($(PREFIX)), below DESTDIR if that is set; make uninstall'
@@ -261,13 +298,14 @@ help:
 	@echo
 	@echo 'With any of them: BUILD=directory  CC=clang  CFLAGS=...  LDFLAGS=...  WERROR=1  V=1'
 	@echo '                  SAN=address,undefined (sanitizers, in a build directory of their own)'
+	@echo '                  STATIC=-pie (link hangupd dynamically)'
 
 FORCE:
 
 .DELETE_ON_ERROR:
 .PHONY: all everything run need-check check check-page check-faults need-network \
-	run-fault_network need-fuzz fuzz fuzzers need-model check-model need-lint format lint lint-format \
-	lint-tidy lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals install uninstall clean \
-	help FORCE
+	run-fault_network need-fuzz fuzz fuzzers need-model check-model need-bench bench need-lint format \
+	lint lint-format lint-tidy lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals install \
+	uninstall clean help FORCE
 # Made by `make check` and worth keeping for the next one.
 .SECONDARY:

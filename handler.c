@@ -16,13 +16,13 @@
  */
 #include "handler.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
@@ -677,10 +677,12 @@ struct answer {
     size_t body_size;
     char held; /* the last byte of a body of known length, not yet sent */
     bool holds;
-    char fields[ANSWER_FIELDS_SIZE];
     size_t fields_size;
-    char head[ANSWER_HEAD_SIZE];
     size_t head_size; /* 0: sent, or not built yet */
+    int more;         /* MSG_MORE: a FIN follows at once and can go in the same packet */
+    /* Last, so that what is touched lies close together. */
+    char head[ANSWER_HEAD_SIZE];
+    char fields[ANSWER_FIELDS_SIZE];
 };
 
 struct request {
@@ -705,8 +707,8 @@ struct request {
 };
 
 /* The process's one request: the signal handler needs to find it. */
-static struct request request;
-static volatile sig_atomic_t delivering; /* the acknowledgement decides now: SIGTERM waits */
+static _Alignas(4096) struct request request; /* what is touched lies in one page */
+static volatile sig_atomic_t delivering;      /* the acknowledgement decides now: SIGTERM waits */
 /* While a program runs, SIGTERM is blocked but for the waits, which take this mask: its handler
  * finds everything in order. NULL: as it is. */
 static const sigset_t *mask_of_waits;
@@ -924,7 +926,7 @@ static int send_all(struct request *rq, struct iovec *v, int count)
     int fd = rq->call->connection;
     while (count > 0) {
         struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
-        ssize_t n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL | rq->answer.more);
         if (n < 0 && errno == EAGAIN) {
             if (wait_writable(fd, rq->settings->send_ms))
                 continue;
@@ -1530,6 +1532,7 @@ static void block_sigterm(struct request *rq)
 static int send_rest(struct request *rq)
 {
     struct answer *a = &rq->answer;
+    a->more = rq->must_close ? MSG_MORE : 0;
     if (a->body != NULL && !has_no_body(rq))
         return send_body(rq, a->body, a->body_size);
     start_answer(rq);
@@ -2199,15 +2202,35 @@ static void set_header_variables(struct request *rq)
     }
 }
 
+/* Our end of the connection, in numbers. */
+static void own_address(const struct request *rq, char host[INET6_ADDRSTRLEN], unsigned *port)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } at = {0};
+    socklen_t size = sizeof at;
+    memcpy(host, "localhost", sizeof "localhost");
+    *port = 0;
+    if (!rq->call->is_tcp || getsockname(rq->call->connection, &at.any, &size) < 0)
+        return;
+    bool v6 = at.any.sa_family == AF_INET6;
+    bool mapped = v6 && IN6_IS_ADDR_V4MAPPED(&at.v6.sin6_addr); /* a caller by IPv4, on :PORT */
+    *port = ntohs(v6 ? at.v6.sin6_port : at.v4.sin_port);
+    if (v6 && !mapped)
+        inet_ntop(AF_INET6, &at.v6.sin6_addr, host, INET6_ADDRSTRLEN);
+    else
+        inet_ntop(AF_INET, mapped ? (void *)&at.v6.sin6_addr.s6_addr[12] : (void *)&at.v4.sin_addr,
+                  host, INET6_ADDRSTRLEN);
+}
+
 /* SERVER_NAME is what the client called us, else our address. */
 static void set_address_variables(struct request *rq)
 {
-    struct sockaddr_storage at = {0};
-    socklen_t size = sizeof at;
-    char host[NI_MAXHOST] = "localhost", port[NI_MAXSERV] = "0";
-    if (rq->call->is_tcp && getsockname(rq->call->connection, (struct sockaddr *)&at, &size) == 0)
-        getnameinfo((struct sockaddr *)&at, size, host, sizeof host, port, sizeof port,
-                    NI_NUMERICHOST | NI_NUMERICSERV);
+    char host[INET6_ADDRSTRLEN];
+    unsigned port;
+    own_address(rq, host, &port);
     const char *asked = request_header(rq, "Host");
     size_t n = asked == NULL ? 0 : *asked == '[' ? strcspn(asked, "]") + 1 : strcspn(asked, ":");
     bool v6 = strchr(host, ':') != NULL;
@@ -2217,7 +2240,7 @@ static void set_address_variables(struct request *rq)
         set_variable("SERVER_NAME", v6 ? "[%s]" : "%s", host);
     free((char *)asked);
     set_variable("SERVER_ADDR", "%s", host);
-    set_variable("SERVER_PORT", "%s", port);
+    set_variable("SERVER_PORT", "%u", port);
     const char *client = rq->slot->client, *colon = strrchr(client, ':');
     if (!rq->call->is_tcp || colon == NULL) {
         set_variable("REMOTE_ADDR", "%s", ""); /* a unix socket's peer has none */
@@ -2740,14 +2763,15 @@ _Noreturn void handler_serve(const struct handler_call *call)
 {
     struct request *rq = &request;
     const struct handler_settings *s = call->settings;
-    *rq = (struct request){.call = call,
-                           .settings = s,
-                           .slot = call->slot,
-                           .room = s->max_target + s->max_header + HTTP_LINE_SLACK,
-                           .query = "",
-                           .path_info = "",
-                           .body = -1,
-                           .parent = getppid()};
+    /* All zero yet. An assignment of the whole would touch its pages, which is what costs. */
+    rq->call = call;
+    rq->settings = s;
+    rq->slot = call->slot;
+    rq->room = s->max_target + s->max_header + HTTP_LINE_SLACK;
+    rq->query = "";
+    rq->path_info = "";
+    rq->body = -1;
+    rq->parent = getppid();
     struct cleanup_owner owner = {.dir = call->state_dir,
                                   .id = rq->slot->id,
                                   .title = rq->slot->request,

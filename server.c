@@ -23,8 +23,10 @@
 #include <getopt.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/close_range.h>
 #include <linux/futex.h>
-#include <netdb.h>
+#include <linux/sched.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -330,7 +332,7 @@ static const char help[] =
     "  --inetd                       serve descriptor 0, from inetd, xinetd or systemd: a\n"
     "                                connection (nowait) or a listening socket (wait)\n"
     "  --idle-exit TIME              leave after TIME without a connection (wait: 60; else never)\n"
-    "  --user NAME                   become NAME when the sockets are open\n"
+    "  --user NAME                   become NAME, of /etc/passwd, when the sockets are open\n"
     "\n"
     "Limits:\n"
     "  --requests N                  at once; further ones queue (256)\n"
@@ -713,7 +715,13 @@ struct scoreboard {
 
 enum phase { PHASE_FREE, PHASE_IDLE, PHASE_QUEUED, PHASE_BUSY, PHASE_SETTLING, PHASE_LINGERING };
 
-#define NOBODY (-1) /* no index */
+#define NOBODY (-1)    /* no index */
+#define CLIENT_BYTES 8 /* IPv6 users have a /64 each */
+
+/* Numbers for the connections of newborns, whose tables of descriptors end where the connection's
+ * number is: c->fd if that is low enough, else for a time one of these. */
+#define LOW_COUNT 16
+#define LOW_ENOUGH 64 /* a table of so many costs nothing */
 
 struct connection {
     int fd;
@@ -725,6 +733,7 @@ struct connection {
     enum cause cause;
     pid_t pid;
     int slot;
+    int low;            /* which number of server.low it has, or NOBODY */
     int pid_next;       /* in the bucket of pids */
     int previous, next; /* in the list of its phase */
     int timer;          /* place in the heap, or NOBODY */
@@ -739,6 +748,14 @@ struct connection {
 
 struct list {
     int first, last, count;
+};
+
+/* An address with requests in flight, kept for --per-client. */
+struct client {
+    sa_family_t family;
+    unsigned char address[CLIENT_BYTES];
+    int busy; /* requests */
+    int next; /* in its bucket, or free */
 };
 
 /* An undo that a janitor does, or will do. */
@@ -780,12 +797,21 @@ static struct {
     char token[CLEANUP_TOKEN_SIZE];
     uint64_t request_count;
     struct figures figures;
+    bool shares; /* descriptors, with newborn children */
+    struct low {
+        int fd, user; /* a connection, or NOBODY */
+    } low[LOW_COUNT];
+    unsigned low_next;
+    int64_t reaped_at; /* looked for all dead children */
+    sigset_t handled;  /* signals */
     struct scoreboard *board;
     int *free_slots, free_slot_count;
     struct connection *connections;
     int connection_room, free_connection;
     int *heap, heap_size;
-    int *pid_buckets, pid_bucket_count;
+    int *pid_buckets, *client_buckets, bucket_count;
+    struct client *clients;
+    int free_client;
     struct list idle, queue, busy;
     int open_count;
     struct job_list urgent, patient;  /* jobs whose turn comes: with a connection waiting; others */
@@ -863,6 +889,52 @@ static void list_remove(struct list *l, struct connection *c)
     l->count--;
 }
 
+static int *client_bucket(const struct connection *c)
+{
+    uint64_t address = 0;
+    memcpy(&address, c->address, c->family == AF_INET6 ? CLIENT_BYTES : 4);
+    return &server.client_buckets[address * 0x9e3779b97f4a7c15 >> 32 &
+                                  (uint64_t)(server.bucket_count - 1)];
+}
+
+static struct client *client_find(const struct connection *c)
+{
+    for (int i = *client_bucket(c); i != NOBODY; i = server.clients[i].next)
+        if (server.clients[i].family == c->family &&
+            memcmp(server.clients[i].address, c->address,
+                   c->family == AF_INET6 ? CLIENT_BYTES : 4) == 0)
+            return &server.clients[i];
+    return NULL;
+}
+
+/* A request of C's client begins. */
+static void client_enter(const struct connection *c)
+{
+    struct client *client = client_find(c);
+    if (client == NULL) {
+        client = &server.clients[server.free_client];
+        server.free_client = client->next;
+        *client = (struct client){.family = c->family, .next = *client_bucket(c)};
+        memcpy(client->address, c->address, CLIENT_BYTES);
+        *client_bucket(c) = (int)(client - server.clients);
+    }
+    client->busy++;
+}
+
+/* It has ended. */
+static void client_leave(const struct connection *c)
+{
+    struct client *client = client_find(c);
+    if (--client->busy > 0)
+        return;
+    int *at = client_bucket(c), index = (int)(client - server.clients);
+    while (*at != index)
+        at = &server.clients[*at].next;
+    *at = client->next;
+    client->next = server.free_client;
+    server.free_client = index;
+}
+
 static struct list *list_of(enum phase phase)
 {
     return phase == PHASE_IDLE                              ? &server.idle
@@ -878,6 +950,11 @@ static void set_phase(struct connection *c, enum phase phase)
         list_remove(from, c);
     if (from != to && to != NULL)
         list_append(to, c);
+    bool counts = from != to && settings.per_client > 0 && c->is_tcp;
+    if (counts && from == &server.busy)
+        client_leave(c);
+    if (counts && to == &server.busy)
+        client_enter(c);
     c->phase = phase;
 }
 
@@ -924,7 +1001,7 @@ static void set_deadline(struct connection *c, int64_t deadline)
 
 static int *pid_bucket(pid_t pid)
 {
-    return &server.pid_buckets[pid & (server.pid_bucket_count - 1)];
+    return &server.pid_buckets[pid & (server.bucket_count - 1)];
 }
 
 static void pid_remember(struct connection *c, pid_t pid)
@@ -1085,6 +1162,7 @@ static void connection_open(int fd, const struct sockaddr_storage *from, bool is
                              .generation = generation,
                              .is_tcp = is_tcp,
                              .slot = NOBODY,
+                             .low = NOBODY,
                              .timer = NOBODY,
                              .since = clock_ms()};
     set_address(c, from);
@@ -1094,26 +1172,124 @@ static void connection_open(int fd, const struct sockaddr_storage *from, bool is
     watch(c, EPOLL_CTL_ADD, WATCH_IDLE);
 }
 
-/* ---- Requests: starting, queueing ---------------------------------------------------- */
+/* ---- Children: forked without a copy of all descriptors ------------------------------ */
 
-/* Close all descriptors from 3 on but the COUNT in KEEP; those that are -1 or below 3 do not count.
- */
+static struct {
+    pid_t *tid;
+    struct robust_list_head *robust_list;
+    size_t robust_size;
+} library;
+
+/* Sent by the kernel for each child that ends. A SIGCHLD stands for any number of them, and looking
+ * for who they are costs the more the more others there are. */
+#define CHILD_ENDED SIGRTMIN
+/* Such signals are lost when too many wait (RLIMIT_SIGPENDING): so often we look for ourselves. */
+#define REAP_EVERY_MS 1000
+
+/* A fork that does not copy the table of descriptors, which has an entry for every connection.
+ * Until the child has called close_all_but it shares the parent's, and must neither open nor close
+ * anything. Beside that all is as with fork(3), but that handlers of pthread_atfork(3) are not
+ * called. */
+static pid_t fork_sharing(void)
+{
+    struct clone_args how = {.flags = CLONE_FILES | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
+                             .child_tid = (uintptr_t)library.tid,
+                             .exit_signal = (unsigned)CHILD_ENDED};
+    pid_t pid = (pid_t)syscall(SYS_clone3, &how, sizeof how);
+    if (pid == 0)
+        syscall(SYS_set_robust_list, library.robust_list, library.robust_size);
+    return pid;
+}
+
+/* Where the C library keeps what the kernel writes for it into a new process (set_tid_address(2),
+ * get_robust_list(2)). A kernel that does not tell, or a sandbox that forbids: no sharing. */
+static void find_library(void)
+{
+    pid_t *tid = NULL;
+    server.shares =
+        prctl(PR_GET_TID_ADDRESS, &tid) == 0 && tid != NULL && *tid == gettid() &&
+        syscall(SYS_get_robust_list, 0, &library.robust_list, &library.robust_size) == 0 &&
+        close_range(INT_MAX, INT_MAX, CLOSE_RANGE_UNSHARE) == 0;
+    library.tid = tid;
+}
+
+static void reserve_low_numbers(void)
+{
+    for (int i = 0; i < LOW_COUNT; i++) {
+        server.low[i] = (struct low){.fd = fcntl(server.dir, F_DUPFD_CLOEXEC, 3), .user = NOBODY};
+        server.shares = server.shares && server.low[i].fd >= 0;
+    }
+}
+
+/* A low number for C, or -1: all are taken by children that do not have their own tables yet. */
+static int take_low_number(struct connection *c)
+{
+    for (int tries = 0; tries < LOW_COUNT; tries++) {
+        int i = server.low_next++ % LOW_COUNT;
+        struct low *l = &server.low[i];
+        struct connection *user = l->user != NOBODY ? &server.connections[l->user] : NULL;
+        if (user != NULL && atomic_load(&slot_of(user)->pid) == 0)
+            continue;
+        if (dup3(c->fd, l->fd, O_CLOEXEC) < 0)
+            return -1;
+        if (user != NULL)
+            user->low = NOBODY;
+        l->user = index_of(c);
+        c->low = i;
+        return l->fd;
+    }
+    return -1;
+}
+
+/* No longer hold the connection open by it. */
+static void return_low_number(struct connection *c)
+{
+    if (c->low == NOBODY)
+        return;
+    dup3(server.dir, server.low[c->low].fd, O_CLOEXEC); /* anything that keeps the number taken */
+    server.low[c->low].user = NOBODY;
+    c->low = NOBODY;
+}
+
+/* Fork for C's request: the child finds the connection at *NUMBER. */
+static pid_t fork_for(struct connection *c, int *number)
+{
+    *number = server.shares && c->fd >= LOW_ENOUGH ? take_low_number(c) : c->fd;
+    if (server.shares && *number >= 0) {
+        pid_t pid = fork_sharing();
+        if (pid >= 0 || (errno != ENOSYS && errno != EPERM))
+            return pid;
+        server.shares = false; /* a sandbox forbids it */
+    }
+    *number = c->fd;
+    return fork();
+}
+
+static void sort(int *numbers, size_t count)
+{
+    for (size_t i = 1; i < count; i++)
+        for (size_t k = i; k > 0 && numbers[k] < numbers[k - 1]; k--) {
+            int larger = numbers[k - 1];
+            numbers[k - 1] = numbers[k];
+            numbers[k] = larger;
+        }
+}
+
+/* Close all descriptors from 3 on but the COUNT in KEEP, of which some may be -1 or below 3. Those
+ * behind the last are not even copied where the table is still shared. */
 static void close_all_but(int *keep, size_t count)
 {
     int from = STDERR_FILENO + 1;
-    for (size_t done = 0; done < count; done++) {
-        size_t least = done;
-        for (size_t i = done; i < count; i++)
-            if (keep[i] < keep[least])
-                least = i;
-        int fd = keep[least];
-        keep[least] = keep[done];
-        if (fd > from)
-            close_range((unsigned)from, (unsigned)fd - 1, 0);
-        if (fd >= from)
-            from = fd + 1;
+    sort(keep, count);
+    int last = keep[count - 1] >= from ? keep[count - 1] : from - 1;
+    if (close_range((unsigned)last + 1, ~0U, CLOSE_RANGE_UNSHARE) < 0 && server.shares)
+        _exit(HANDLER_EXIT_UNDONE);
+    for (size_t i = 0; i < count; i++) {
+        if (keep[i] > from)
+            close_range((unsigned)from, (unsigned)keep[i] - 1, 0);
+        if (keep[i] >= from)
+            from = keep[i] + 1;
     }
-    close_range((unsigned)from, ~0U, 0);
 }
 
 /* A newborn of the server: it keeps no other client's connection open, and is gone when the server
@@ -1127,6 +1303,8 @@ static void become_child(int connection, int death_signal)
     if (getppid() != server.pid)
         _exit(HANDLER_EXIT_UNDONE); /* it died before it could be asked for */
 }
+
+/* ---- Requests: starting, queueing ---------------------------------------------------- */
 
 static void fill_slot(struct connection *c, const char *id)
 {
@@ -1142,9 +1320,10 @@ static void fill_slot(struct connection *c, const char *id)
 
 static _Noreturn void child_main(const struct handler_call *call)
 {
+    become_child(call->connection, SIGTERM);
+    /* In this order: the parent's session is spared by janitors, and then this number is. */
     atomic_store(&call->slot->pid, getpid());
     setsid();
-    become_child(call->connection, SIGTERM);
     cleanup_mark_process(call->slot->id);
     handler_serve(call);
 }
@@ -1167,17 +1346,17 @@ static void request_start(struct connection *c)
                                 .slots = server.board->slots,
                                 .slot_count = (uint32_t)settings.requests,
                                 .draining = &server.board->draining,
-                                .connection = c->fd,
                                 .state_dir = server.dir,
                                 .nudge = server.nudge[1],
                                 .slot_number = (uint32_t)c->slot,
                                 .is_tcp = c->is_tcp};
-    pid_t pid = fork();
+    pid_t pid = fork_for(c, &call.connection);
     if (pid == 0)
         child_main(&call);
     if (pid < 0) {
         log_eventf(id, "could not fork for a request: %s", strerror(errno));
         atomic_store(&slot_of(c)->state, SLOT_FREE);
+        return_low_number(c);
         server.free_slots[server.free_slot_count++] = c->slot;
         answer_and_finish(c, 503, false, "the server has no room for another process");
         return;
@@ -1189,22 +1368,12 @@ static void request_start(struct connection *c)
     watch(c, EPOLL_CTL_MOD, WATCH_HANGUP);
 }
 
-/* IPv6 users have a /64 each. */
-static bool same_client(const struct connection *a, const struct connection *b)
-{
-    return a->is_tcp && a->family == b->family &&
-           memcmp(a->address, b->address, a->family == AF_INET6 ? 8 : 4) == 0;
-}
-
 static bool may_start(const struct connection *c)
 {
-    int64_t others = 0;
     if (server.free_slot_count == 0)
         return false;
-    for (int i = server.busy.first; settings.per_client > 0 && i != NOBODY;
-         i = server.connections[i].next)
-        others += same_client(c, &server.connections[i]);
-    return settings.per_client == 0 || others < settings.per_client;
+    const struct client *client = settings.per_client > 0 ? client_find(c) : NULL;
+    return client == NULL || client->busy < settings.per_client;
 }
 
 static void request_end(struct connection *c, enum cause cause);
@@ -2124,6 +2293,7 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
         (ended->si_status == HANDLER_EXIT_KEEP || ended->si_status == HANDLER_EXIT_CLOSE) &&
         (atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK) == SLOT_DONE;
     pid_forget(c);
+    return_low_number(c);
     set_deadline(c, 0);
     if (settled) {
         request_done(c, ended->si_status == HANDLER_EXIT_KEEP);
@@ -2147,23 +2317,28 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     job_ready(j);
 }
 
-/* Look at each dead child before its number is given away, and only then reap it. */
-static void reap(void)
+/* Look at a dead child before its number is given away, and only then reap it. False: there is none
+ * among these. Only with P_ALL does that cost more the more children there are. */
+static bool reap(idtype_t which, pid_t pid)
 {
-    for (;;) {
-        siginfo_t ended = {0};
-        if (waitid(P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT) < 0 || ended.si_pid == 0)
-            break;
-        struct connection *c = pid_find(ended.si_pid);
-        if (c != NULL)
-            child_ended(c, &ended);
-        siginfo_t gone = {0};
-        waitid(P_PID, (id_t)ended.si_pid, &gone, WEXITED | WNOHANG);
-        if (c == NULL)
-            janitor_ended(ended.si_pid, &ended);
-    }
-    jobs_start();
-    queue_serve();
+    siginfo_t ended = {0}, gone = {0};
+    const int how = WEXITED | WNOHANG | __WALL;
+    if (waitid(which, (id_t)pid, &ended, how | WNOWAIT) < 0 || ended.si_pid == 0)
+        return false;
+    struct connection *c = pid_find(ended.si_pid);
+    if (c != NULL)
+        child_ended(c, &ended);
+    waitid(P_PID, (id_t)ended.si_pid, &gone, how);
+    if (c == NULL)
+        janitor_ended(ended.si_pid, &ended);
+    return true;
+}
+
+static void reap_all(void)
+{
+    server.reaped_at = clock_ms();
+    while (reap(P_ALL, 0))
+        continue;
 }
 
 /* ---- Accepting ----------------------------------------------------------------------- */
@@ -2321,21 +2496,30 @@ static void end_all(void)
         request_end(&server.connections[i], CAUSE_DRAIN);
 }
 
+#define SIGNALS_AT_ONCE 64
+
 static void signals_arrived(void)
 {
-    struct signalfd_siginfo s[16];
-    ssize_t n = read(server.signals, s, sizeof s);
-    bool children = false;
-    for (size_t i = 0; n > 0 && i < (size_t)n / sizeof s[0]; i++) {
-        if (s[i].ssi_signo == SIGCHLD)
-            children = true;
-        else if (s[i].ssi_signo == SIGINT || is_draining())
+    const struct timespec at_once = {0};
+    bool some = false;
+    for (int i = 0; i < SIGNALS_AT_ONCE; i++) {
+        siginfo_t info;
+        int signal = sigtimedwait(&server.handled, &info, &at_once);
+        if (signal < 0)
+            break;
+        if (signal == CHILD_ENDED)
+            some = !reap(P_PID, info.si_pid) || some;
+        else if (signal == SIGCHLD)
+            some = true;
+        else if (signal == SIGINT || is_draining())
             end_all();
         else
             drain();
     }
-    if (children)
-        reap();
+    if (some)
+        reap_all();
+    jobs_start();
+    queue_serve();
 }
 
 static bool is_over(void)
@@ -2365,6 +2549,8 @@ static int time_to_wait(int64_t now)
         sooner(&at, server.idle_since + settings.idle_exit_ms);
     if (server.delayed.first != NULL)
         sooner(&at, server.delayed.first->due);
+    if (server.busy.count > 0)
+        sooner(&at, server.reaped_at + REAP_EVERY_MS);
     if (at == 0)
         return -1;
     return at <= now ? 0 : at - now > INT_MAX ? INT_MAX : (int)(at - now);
@@ -2374,6 +2560,8 @@ static void do_what_is_due(int64_t now)
 {
     while (server.heap_size > 0 && server.connections[server.heap[0]].deadline <= now)
         connection_due(&server.connections[server.heap[0]], now);
+    if (server.busy.count > 0 && server.reaped_at + REAP_EVERY_MS <= now)
+        reap_all();
     if (server.muted && server.unmute_at <= now)
         unmute();
     if (server.draining && !server.ending && server.drain_at <= now)
@@ -2459,15 +2647,13 @@ static struct listener *listener_add(int fd, bool is_tcp)
     set_socket_options(fd, is_tcp);
     struct sockaddr_storage at = {0};
     socklen_t size = sizeof at;
-    char host[INET6_ADDRSTRLEN] = "", port[8] = "";
     getsockname(fd, (struct sockaddr *)&at, &size);
     if (at.ss_family == AF_UNIX) {
         snprintf(l->name, sizeof l->name, "unix:%s", ((struct sockaddr_un *)&at)->sun_path);
     } else {
-        getnameinfo((struct sockaddr *)&at, size, host, sizeof host, port, sizeof port,
-                    NI_NUMERICHOST | NI_NUMERICSERV);
-        snprintf(l->name, sizeof l->name, at.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host,
-                 port);
+        struct connection here = {.is_tcp = true};
+        set_address(&here, &at);
+        connection_name(&here, l->name, sizeof l->name);
     }
     return l;
 }
@@ -2503,24 +2689,59 @@ static void listen_unix(const char *path)
     }
 }
 
-static void listen_address(const struct addrinfo *a, const char *name)
+static void listen_address(const struct sockaddr_storage *at, socklen_t size, const char *name)
 {
     const int on = 1;
-    int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int fd = socket(at->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         cannot("could not make a socket for %s: %s", name, strerror(errno));
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (a->ai_family == AF_INET6) {
+    if (at->ss_family == AF_INET6) {
         const int only = *name != ':'; /* :PORT is IPv4 as well */
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
     }
-    if (bind(fd, a->ai_addr, a->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0)
+    if (bind(fd, (const struct sockaddr *)at, size) < 0 || listen(fd, SOMAXCONN) < 0)
         cannot("could not listen on %s: %s%s", name, strerror(errno),
                errno == EADDRINUSE ? "; another server has this port: stop it, or choose another "
                                      "port with --listen"
                : errno == EACCES   ? "; ports below 1024 want root"
                                    : "");
     listener_add(fd, true);
+}
+
+/* HOST as an address of IPv4 or IPv6: its size, or 0. Not by getaddrinfo(3), which loads libraries:
+ * a statically linked program should not. */
+static socklen_t parse_address(const char *host, in_port_t port, struct sockaddr_storage *at)
+{
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    char address[INET6_ADDRSTRLEN];
+    if (inet_pton(AF_INET, host, &v4.sin_addr) == 1) {
+        memcpy(at, &v4, sizeof v4);
+        return sizeof v4;
+    }
+    const char *zone = strchr(host, '%'); /* fe80::1%eth0 */
+    size_t length = zone != NULL ? (size_t)(zone - host) : strlen(host);
+    if (length >= sizeof address)
+        return 0;
+    memcpy(address, host, length);
+    address[length] = '\0';
+    if (zone != NULL)
+        v6.sin6_scope_id = if_nametoindex(zone + 1);
+    if (inet_pton(AF_INET6, address, &v6.sin6_addr) != 1 || (zone != NULL && v6.sin6_scope_id == 0))
+        return 0;
+    memcpy(at, &v6, sizeof v6);
+    return sizeof v6;
+}
+
+/* All addresses: of both kinds, where the kernel has IPv6. */
+static const char *all_addresses(void)
+{
+    int probe = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (probe < 0)
+        return "0.0.0.0";
+    close(probe);
+    return "::";
 }
 
 /* ADDR:PORT, [V6]:PORT, :PORT, unix:PATH */
@@ -2543,20 +2764,14 @@ static void listen_on(const char *name)
         memcpy(host, name, length);
     if (!bracketed && strchr(host, ':') != NULL)
         wrong_use("--listen %s: write an IPv6 address in brackets, as in [::1]:8080", name);
-    struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
-                    *found;
-    /* All addresses: of both kinds, where the kernel has IPv6. */
-    int probe = host[0] == '\0' ? socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
-    const char *any = probe >= 0 ? "::" : "0.0.0.0";
-    if (probe >= 0)
-        close(probe);
-    int error = getaddrinfo(host[0] != '\0' ? host : any, port, &hints, &found);
-    if (error != 0)
-        wrong_use("--listen %s: %s", name, gai_strerror(error));
-    listen_address(found, name);
-    freeaddrinfo(found);
+    const char *where = host[0] == '\0'                  ? all_addresses()
+                        : strcmp(host, "localhost") == 0 ? "127.0.0.1"
+                                                         : host;
+    struct sockaddr_storage at = {0};
+    socklen_t size = parse_address(where, (in_port_t)number, &at);
+    if (size == 0)
+        wrong_use("--listen %s: %s is not an address of this machine", name, host);
+    listen_address(&at, size, name);
 }
 
 static bool is_listening(int fd, bool *listening)
@@ -2715,12 +2930,46 @@ static void open_state(uid_t owner, gid_t group)
         server.state_path = path;
 }
 
+/* The user with this NAME, or of this number if NAME is NULL, in /etc/passwd. NULL: there is none;
+ * errno says more. Not by getpwnam(3), which loads libraries: a static program should not. */
+static const struct passwd *find_user(const char *name, uid_t user)
+{
+    FILE *all = fopen("/etc/passwd", "re");
+    const struct passwd *who = NULL;
+    while (all != NULL && (who = fgetpwent(all)) != NULL)
+        if (name != NULL ? strcmp(who->pw_name, name) == 0 : who->pw_uid == user)
+            break;
+    if (all != NULL)
+        fclose(all);
+    return who;
+}
+
+/* GROUP, and those to which /etc/group says that NAME belongs: how many, or -1. */
+static int find_groups(const char *name, gid_t group, gid_t groups[NGROUPS_MAX])
+{
+    FILE *all = fopen("/etc/group", "re");
+    int count = 1;
+    if (all == NULL)
+        return -1;
+    groups[0] = group;
+    for (const struct group *g; count < NGROUPS_MAX && (g = fgetgrent(all)) != NULL;) {
+        char **member = g->gr_mem;
+        while (*member != NULL && strcmp(*member, name) != 0)
+            member++;
+        if (*member != NULL)
+            groups[count++] = g->gr_gid;
+    }
+    fclose(all);
+    return count;
+}
+
 /* Groups, group, user; then prove that there is no way back (setuid(2)). NAME: NULL if the user
  * has none, and so no further groups. */
 static void become_user(const char *name, uid_t user, gid_t group)
 {
-    if ((name != NULL ? initgroups(name, group) : setgroups(0, NULL)) < 0 || setgid(group) < 0 ||
-        setuid(user) < 0)
+    static gid_t groups[NGROUPS_MAX];
+    int count = name != NULL ? find_groups(name, group, groups) : 0;
+    if (count < 0 || setgroups((size_t)count, groups) < 0 || setgid(group) < 0 || setuid(user) < 0)
         cannot("could not become the user %s (%u): %s", name != NULL ? name : "without a name",
                (unsigned)user, strerror(errno));
     if (user != 0 && (setuid(0) == 0 || seteuid(0) == 0))
@@ -2733,9 +2982,10 @@ static void drop_privileges(void)
     const struct passwd *who = NULL;
     if (settings.user != NULL) {
         errno = 0;
-        who = getpwnam(settings.user);
+        who = find_user(settings.user, 0);
         if (who == NULL)
-            cannot("--user %s: %s", settings.user, errno != 0 ? strerror(errno) : "no such user");
+            cannot("--user %s: %s", settings.user,
+                   errno != 0 && errno != ENOENT ? strerror(errno) : "not a user in /etc/passwd");
         if (geteuid() != 0 && who->pw_uid != geteuid())
             cannot("--user %s: only root can become another user", settings.user);
     } else if (geteuid() == 0 && !server.once) {
@@ -2787,13 +3037,17 @@ static void make_tables(void)
     server.connections = private_memory((size_t)room * sizeof *server.connections);
     server.heap = private_memory((size_t)room * sizeof *server.heap);
     server.free_slots = private_memory((size_t)slots * sizeof *server.free_slots);
-    server.pid_bucket_count = 64;
-    while (server.pid_bucket_count < slots)
-        server.pid_bucket_count *= 2;
-    server.pid_buckets =
-        private_memory((size_t)server.pid_bucket_count * sizeof *server.pid_buckets);
-    for (int i = 0; i < server.pid_bucket_count; i++)
-        server.pid_buckets[i] = NOBODY;
+    server.bucket_count = 64;
+    while (server.bucket_count < slots)
+        server.bucket_count *= 2;
+    size_t buckets = (size_t)server.bucket_count * sizeof(int);
+    server.pid_buckets = private_memory(buckets);
+    server.client_buckets = private_memory(buckets);
+    for (int i = 0; i < server.bucket_count; i++)
+        server.pid_buckets[i] = server.client_buckets[i] = NOBODY;
+    server.clients = private_memory((size_t)slots * sizeof *server.clients);
+    for (int i = 0; i < slots; i++)
+        server.clients[i].next = i + 1 < slots ? i + 1 : NOBODY;
     for (int i = slots - 1; i >= 0; i--)
         server.free_slots[server.free_slot_count++] = i;
     for (int i = 0; i < room; i++)
@@ -2832,20 +3086,21 @@ static void note_ignored(void)
 
 static void open_events(void)
 {
-    sigset_t handled;
+    sigset_t all;
     if (pipe2(server.nudge, O_CLOEXEC | O_NONBLOCK) < 0)
         cannot("could not make a pipe: %s", strerror(errno));
     fcntl(server.nudge[1], F_SETFL, O_WRONLY); /* a child waits for room; the parent never writes */
-    sigfillset(&handled);
-    sigprocmask(SIG_BLOCK, &handled, NULL);
-    sigemptyset(&handled);
-    sigaddset(&handled, SIGCHLD);
-    sigaddset(&handled, SIGTERM);
-    sigaddset(&handled, SIGINT);
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL);
+    sigemptyset(&server.handled);
+    sigaddset(&server.handled, SIGCHLD);
+    sigaddset(&server.handled, CHILD_ENDED);
+    sigaddset(&server.handled, SIGTERM);
+    sigaddset(&server.handled, SIGINT);
     struct sigaction hup;
     if (sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN) /* nohup(1) stays so */
-        sigaddset(&handled, SIGHUP);
-    server.signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
+        sigaddset(&server.handled, SIGHUP);
+    server.signals = signalfd(-1, &server.handled, SFD_CLOEXEC | SFD_NONBLOCK);
     server.epoll = epoll_create1(EPOLL_CLOEXEC);
     server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (server.signals < 0 || server.epoll < 0)
@@ -2891,6 +3146,8 @@ static void open_all(void)
         cannot("could not make a directory in the state directory: %s", strerror(errno));
     open_scoreboard();
     open_events();
+    find_library();
+    reserve_low_numbers();
     make_tables();
 }
 
@@ -3224,7 +3481,7 @@ static void recover_open(void)
         cannot("the state directory %s cannot be looked at: %s", path, strerror(errno));
     open_state(geteuid() == 0 ? there.st_uid : geteuid(), there.st_gid);
     if (geteuid() == 0 && there.st_uid != 0) {
-        const struct passwd *who = getpwuid(there.st_uid);
+        const struct passwd *who = find_user(NULL, there.st_uid);
         become_user(who != NULL ? who->pw_name : NULL, there.st_uid,
                     who != NULL ? who->pw_gid : there.st_gid);
     }

@@ -23,7 +23,7 @@
  * routes are those of hangupd(8); routes named on the command line replace ROUTES, and may use
  * its names as @NAME. Returns the exit status: 0 after a drain, 1 when it could not serve, 2 when
  * the command line was wrong (said on stderr). Call it once, from a process with one thread, whose
- * children, if any, it leaves alone. */
+ * children, if any, it leaves alone. When it forks, pthread_atfork(3) is not heeded. */
 int server_main(int argc, char **argv, const struct route *routes);
 
 #ifdef HANGUPD_INTERNAL

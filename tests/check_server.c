@@ -4,19 +4,24 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pwd.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -285,6 +290,94 @@ START_TEST(hangup_when_a_neighbour_holds_no_socket)
     must(exists(at("second")));
     hang_up(second, _i);
     log_wait(s, " hangup undo=ok");
+    server_stop(s);
+}
+END_TEST
+
+/* How many sockets PID has open; the last one's inode number in *INODE. */
+static unsigned sockets_of(pid_t pid, unsigned long *inode)
+{
+    unsigned count = 0;
+    for (int fd = 0; fd < 1024; fd++) {
+        char path[64], target[64];
+        snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, fd);
+        ssize_t n = readlink(path, target, sizeof(target) - 1);
+        target[n > 0 ? n : 0] = '\0';
+        if (strncmp(target, "socket:[", 8) == 0) {
+            *inode = strtoul(target + 8, NULL, 10);
+            count++;
+        }
+    }
+    return count;
+}
+
+/* Make clone3(2) unknown to what is started from here on, as sandboxes do. */
+static bool forbid_clone3(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof(code) / sizeof(code[0]), .filter = code};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+/* With many connections open a child gets its own under another number than the parent has; or,
+ * where a sandbox does not allow that, a copy of all, which it closes. */
+START_TEST(child_has_its_own_connection_alone)
+{
+    enum { IDLE = 80, BUSY = 40 };
+    if (_i == WAYS && !forbid_clone3()) {
+        test_skipped("child_has_its_own_connection_alone", "no seccomp");
+        return;
+    }
+    struct server *s = things("%s", "");
+    int idle[IDLE], busy[BUSY];
+    unsigned long inodes[BUSY], inode;
+    for (int i = 0; i < IDLE; i++)
+        idle[i] = dial(s);
+    wait_seen(s);
+    for (int i = 0; i < BUSY; i++) {
+        busy[i] = get(s, "/make?path=%s&seconds=60", at("f%d", i));
+        must(sockets_of(wait_made(s, at("f%d", i)), &inodes[i]) == 1);
+        for (int k = 0; k < i; k++)
+            must(inodes[k] != inodes[i]);
+    }
+    for (int i = 0; i < BUSY; i++)
+        hang_up(busy[i], _i % WAYS);
+    wait_until(log_count(s, " hangup undo=ok") == BUSY);
+    wait_until(sockets_of(s->pid, &inode) == IDLE + 1);
+    for (int i = 0; i < IDLE; i++) {
+        say(idle[i],
+            "GET /who HTTP/1.1\r\nHost: test\r\n\r\nGET /who HTTP/1.1\r\nHost: test\r\n\r\n");
+        must(hear_answer(idle[i], false).status == 200 &&
+             hear_answer(idle[i], false).status == 200);
+        close(idle[i]);
+    }
+    wait_until(sockets_of(s->pid, &inode) == 1);
+    server_stop(s);
+}
+END_TEST
+
+/* The kernel tells of each child's end by a signal of its own, and drops it when none may wait. */
+START_TEST(end_of_a_child_is_noticed_without_a_signal)
+{
+    struct server *s = things("%s", "");
+    struct rlimit none = {0};
+    must(prlimit(s->pid, RLIMIT_SIGPENDING, &none, NULL) == 0);
+    int c = dial(s);
+    for (int i = 0; i < 2; i++) {
+        say(c, "GET /who HTTP/1.1\r\nHost: test\r\n\r\n");
+        must(hear_answer(c, false).status == 200);
+    }
+    int hanging = get(s, "/make?path=%s&seconds=60", at("file"));
+    wait_made(s, at("file"));
+    hang_up(hanging, BY_FIN);
+    log_wait(s, " hangup undo=ok");
+    must(!exists(at("file")));
     server_stop(s);
 }
 END_TEST
@@ -1510,7 +1603,8 @@ START_TEST(no_descriptor_left_is_503)
         close(c[i]);
     for (int i = 0; i < 24; i++)
         wait_gone(at("f%d", i));
-    must(hear_answer(get(s, "/make?path=%s", at("after")), false).status == 200);
+    /* The descriptors come back a moment after the files have gone. */
+    wait_until(hear_answer(get(s, "/make?path=%s", at("after")), false).status == 200);
     server_stop(s);
 }
 END_TEST
@@ -1940,6 +2034,9 @@ START_TEST(every_address)
         must_say(o.status == 0 && strstr(o.text, "client [::1]:"), "%s", o.text);
     }
     server_stop(s);
+    s = things("--listen localhost:0");
+    log_wait(s, "listening on 127.0.0.1:");
+    server_stop(s);
 }
 END_TEST
 
@@ -2315,6 +2412,29 @@ START_TEST(user_is_dropped_for_good)
 }
 END_TEST
 
+/* The groups are those of /etc/group, and not root's. */
+START_TEST(user_has_groups)
+{
+    if (geteuid() != 0 || !private_mounts()) {
+        test_skipped("user_has_groups", "not root, or no mounts of one's own");
+        return;
+    }
+    file_write(at("passwd"), "root:x:0:0::/:/bin/sh\nsomebody:x:4711:4712::/:/bin/sh\n");
+    file_write(at("group"), "root:x:0:root\nfirst:x:4801:root,somebody\nown:x:4712:\n"
+                            "not:x:4802:root\nneither:x:4803:somebody2\nlast:x:4804:somebody\n");
+    must(mount(at("passwd"), "/etc/passwd", NULL, MS_BIND, NULL) == 0 &&
+         mount(at("group"), "/etc/group", NULL, MS_BIND, NULL) == 0);
+    struct server *s = things("--user somebody");
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)s->pid);
+    char *status = file_read(path);
+    must_say(strstr(status, "\nUid:\t4711\t4711\t4711\t4711\nGid:\t4712\t4712\t4712\t4712\n"), "%s",
+             status);
+    must_say(strstr(status, "\nGroups:\t4712 4801 4804 \n"), "%s", status);
+    server_stop(s);
+}
+END_TEST
+
 START_TEST(user_that_is_not_there)
 {
     struct output o = run("%s --state %s --listen 127.0.0.1:0 --user no-such-user-at-all",
@@ -2560,6 +2680,8 @@ static const struct {
     {"--listen 127.0.0.1:99999", "99999", ""},
     {"--listen [::1:80", "--listen", "[::1:80"},
     {"--listen unix:", "--listen", "unix:"},
+    {"--listen no.such.host:80", "no.such.host", "address"},
+    {"--listen [fe80::1%nosuchlink]:80", "fe80::1%nosuchlink", "address"},
     {"--half-close maybe", "--half-close", "probe"},
     {"--on-hangup cry", "--on-hangup", "undo"},
     {"--log xml", "--log", "json"},
@@ -2679,6 +2801,8 @@ static Suite *server_suite(void)
     tcase_add_test(t, hangup_in_the_packet_of_the_request);
     tcase_add_loop_test(t, hangup_touches_no_neighbour, 0, WAYS);
     tcase_add_loop_test(t, hangup_when_a_neighbour_holds_no_socket, 0, WAYS);
+    tcase_add_test(t, end_of_a_child_is_noticed_without_a_signal);
+    tcase_add_loop_test(t, child_has_its_own_connection_alone, 0, WAYS + 1);
     tcase_add_loop_test(t, finish_goes_on_after_a_hangup, 0, WAYS);
 
     t = theme(suite, "half-close");
@@ -2805,6 +2929,7 @@ static Suite *server_suite(void)
     tcase_add_test(t, readme_inetd);
     tcase_add_test(t, readme_systemd);
     tcase_add_test(t, user_is_dropped_for_good);
+    tcase_add_test(t, user_has_groups);
     tcase_add_test(t, user_that_is_not_there);
     tcase_add_test(t, root_is_warned);
 

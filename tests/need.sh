@@ -18,8 +18,10 @@ die()
 have()
 {
     case $1 in
+    apache2-bin) command -v apache2 ;;
     check) pkg-config --exists check 2>/dev/null ;;
     binutils) command -v objdump ;;
+    golang-go) command -v go ;;
     iproute2) command -v ip ;;
     netbase) [ -e /etc/protocols ] ;; # xinetd looks "tcp" up there
     openbsd-inetd) command -v inetd ;;
@@ -28,6 +30,7 @@ have()
     libclang-rt-dev) # clang's sanitizers and libFuzzer
         [ -e "$(clang -print-file-name="libclang_rt.fuzzer-$(uname -m).a" 2>/dev/null)" ]
         ;;
+    ucspi-tcp) command -v tcpserver ;;
     lib* | *-dev | python3-* | ca-certificates) dpkg -s "$1" 2>/dev/null | grep -q '^Status: .* installed$' ;;
     *) command -v "$1" ;;
     esac >/dev/null
