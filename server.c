@@ -65,7 +65,7 @@ static struct {
 } journal = {.fd = STDERR_FILENO};
 
 #define LOG_LINE_SIZE 2048
-#define LOG_PATIENCE_MS 2000
+#define LOG_PATIENCE_MS 5000
 #define LOG_SYSLOG_PRIORITY "<30>" /* daemon, informational: RFC 3164 section 4.1.1 */
 
 ASYNC_SAFE static void log_time(struct text *t)
@@ -1768,8 +1768,8 @@ static bool await_command(pid_t pid, const char *id, int from, int *status)
     }
     kill(-pid, SIGKILL); /* its zombie, if that is what it is, still holds the number */
     bool in_time = ended.si_pid != 0 && waitpid(pid, status, 0) == pid;
-    cleanup_end_children(0,
-                         NULL); /* what it left behind: daemons are a service manager's business */
+    /* What it left behind: daemons are a service manager's business. */
+    cleanup_end_children(0, NULL);
     output_end(&out, id, clock_ms() + 1000);
     return in_time;
 }

@@ -504,6 +504,28 @@ START_TEST(command_has_the_servers_environment)
 }
 END_TEST
 
+/* Nobody waits for a log, but a janitor may, for a while: what a command says is not lost. */
+START_TEST(command_that_says_much)
+{
+    char text[64];
+    struct server *s = things("%s", "");
+    struct working w = start_working(s, "run1=seq+60000");
+    close_fin(w.connection);
+    int held = 0, before, capacity = fcntl(s->log, F_GETPIPE_SZ);
+    do { /* until the log is full */
+        before = held;
+        for (int i = 0; i < 30; i++)
+            rest();
+        must(ioctl(s->log, FIONREAD, &held) == 0);
+    } while (held < capacity / 2 || held != before);
+    log_wait(s, " hangup undo=ok");
+    must(log_has(s, " %s 60000\n", w.id));
+    snprintf(text, sizeof(text), "Z %s ", w.id);
+    must_say(log_count(s, text) >= 60000, "%u lines", log_count(s, text));
+    server_stop(s);
+}
+END_TEST
+
 START_TEST(command_that_floods_the_log)
 {
     struct server *s = things("--undo-timeout 0.5 --undo-retries 0");
@@ -1201,6 +1223,7 @@ static Suite *undo_suite(void)
     t = theme(suite, "commands");
     tcase_add_test(t, commands_run_newest_first);
     tcase_add_test(t, command_has_the_servers_environment);
+    tcase_add_test(t, command_that_says_much);
     tcase_add_test(t, command_that_floods_the_log);
     tcase_add_loop_test(t, failure_is_told_with_its_reason, 0, COUNT(failures));
     tcase_add_loop_test(t, command_leaves_nothing_behind, 0, COUNT(lefts));
