@@ -4,7 +4,8 @@
     fault_network.py [--brief] [--seed N]
 
 It makes network namespaces of its own, in which all traffic stays; they have no names, and end
-with this process, however it ends. In them:
+with the last process in them. What it starts ends with it; only if it is itself killed (SIGKILL)
+may a request's process be left, one that a scenario had stopped. In them:
 
 - a cable (veth) is pulled and plugged in again,
 - a far network (TUN, relayed here) delays each packet by 100 ms and loses one in twenty,
