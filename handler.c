@@ -670,7 +670,7 @@ struct answer {
     bool holds;
     size_t fields_size;
     size_t head_size; /* 0: sent, or not built yet */
-    int more;         /* MSG_MORE: a FIN follows at once and can go in the same packet */
+    int more;         /* MSG_MORE: a flag for sendmsg(2) */
     /* Last, so that what is touched lies close together. */
     char head[ANSWER_HEAD_SIZE];
     char fields[ANSWER_FIELDS_SIZE];
@@ -1510,11 +1510,11 @@ static void block_sigterm(struct request *rq)
     sigprocmask(SIG_BLOCK, &term, NULL);
 }
 
-/* Send what the answer still lacks. */
-static int send_rest(struct request *rq)
+/* Send what the answer still lacks; with MORE, in one packet with the FIN that follows at once. */
+static int send_rest(struct request *rq, bool more)
 {
     struct answer *a = &rq->answer;
-    a->more = rq->must_close ? MSG_MORE : 0;
+    a->more = more ? MSG_MORE : 0;
     if (a->body != NULL && !has_no_body(rq))
         return send_body(rq, a->body, a->body_size);
     start_answer(rq);
@@ -1547,7 +1547,9 @@ static bool deliver(struct request *rq)
         request_log(rq, "could not record the answer in the ledger: %s", strerror(errno));
         return false;
     }
-    if (send_rest(rq) < 0)
+    /* A packet with a FIN is acknowledged late, when its client may have closed by a reset already:
+     * only where nothing depends on it. */
+    if (send_rest(rq, rq->must_close && !recorded) < 0)
         return false;
     if (rq->must_close)
         end_sending(rq);
@@ -1589,7 +1591,7 @@ _Noreturn static void finish_badly(struct request *rq)
     if (!undone)
         rq->must_close = true;
     start_answer(rq);
-    if (send_rest(rq) < 0)
+    if (send_rest(rq, rq->must_close) < 0)
         rq->must_close = true;
     else if (rq->must_close)
         end_sending(rq);
@@ -1713,7 +1715,7 @@ _Noreturn static void refuse_truncated(struct request *rq)
     respond_text(rq, 400, "400 Bad Request: the request ended before it was complete\n");
     block_sigterm(rq);
     start_answer(rq);
-    if (send_rest(rq) == 0)
+    if (send_rest(rq, true) == 0)
         end_sending(rq);
     rq->slot->outcome = OUTCOME_HANGUP;
     leave(rq, HANDLER_EXIT_CLOSE);
