@@ -693,12 +693,12 @@ struct request {
     bool client_gone; /* a write has failed: why it failed is not the handler's fault */
     char *redirect;   /* a program's local redirect: the target to go on with */
     pid_t parent;
+    volatile sig_atomic_t delivering; /* the acknowledgement decides now: SIGTERM waits */
     struct answer answer;
 };
 
 /* The process's one request: the signal handler needs to find it. */
 static _Alignas(4096) struct request request; /* what is touched lies in one page */
-static volatile sig_atomic_t delivering;      /* the acknowledgement decides now: SIGTERM waits */
 /* While a program runs, SIGTERM is blocked but for the waits, which take this mask: its handler
  * finds everything in order. NULL: as it is. */
 static const sigset_t *mask_of_waits;
@@ -1488,7 +1488,7 @@ ASYNC_SAFE static void on_sigterm(int signal)
         raise(signal);
         return;
     }
-    if (delivering != 0)
+    if (request.delivering != 0)
         return;
     /* Other threads would go on creating while this one undoes: end them all, the parent undoes. */
     if (has_other_threads()) {
@@ -1502,7 +1502,7 @@ ASYNC_SAFE static void on_sigterm(int signal)
 static void block_sigterm(struct request *rq)
 {
     sigset_t term;
-    delivering = 1;
+    rq->delivering = 1;
     mask_of_waits = NULL;
     slot_flag(rq->slot, SLOT_DELIVERING);
     sigemptyset(&term);
