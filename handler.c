@@ -679,7 +679,7 @@ struct answer {
     bool holds;
     size_t fields_size;
     size_t head_size; /* 0: sent, or not built yet */
-    int more;         /* MSG_MORE: a FIN follows at once and can go in the same packet */
+    int more;         /* MSG_MORE: a flag for sendmsg(2) */
     /* Last, so that what is touched lies close together. */
     char head[ANSWER_HEAD_SIZE];
     char fields[ANSWER_FIELDS_SIZE];
@@ -703,12 +703,12 @@ struct request {
     bool client_gone;  /* a write has failed: why it failed is not the handler's fault */
     char *redirect;    /* a program's local redirect: the target to go on with */
     pid_t parent;
+    volatile sig_atomic_t delivering; /* the acknowledgement decides now: SIGTERM waits */
     struct answer answer;
 };
 
 /* The process's one request: the signal handler needs to find it. */
 static _Alignas(4096) struct request request; /* what is touched lies in one page */
-static volatile sig_atomic_t delivering;      /* the acknowledgement decides now: SIGTERM waits */
 /* While a program runs, SIGTERM is blocked but for the waits, which take this mask: its handler
  * finds everything in order. NULL: as it is. */
 static const sigset_t *mask_of_waits;
@@ -1506,7 +1506,7 @@ ASYNC_SAFE static void on_sigterm(int signal)
         raise(signal);
         return;
     }
-    if (delivering != 0)
+    if (request.delivering != 0)
         return;
     /* Other threads would go on creating while this one undoes: end them all, the parent undoes. */
     if (has_other_threads()) {
@@ -1520,7 +1520,7 @@ ASYNC_SAFE static void on_sigterm(int signal)
 static void block_sigterm(struct request *rq)
 {
     sigset_t term;
-    delivering = 1;
+    rq->delivering = 1;
     mask_of_waits = NULL;
     slot_flag(rq->slot, SLOT_DELIVERING);
     sigemptyset(&term);
@@ -1528,11 +1528,11 @@ static void block_sigterm(struct request *rq)
     sigprocmask(SIG_BLOCK, &term, NULL);
 }
 
-/* Send what the answer still lacks. */
-static int send_rest(struct request *rq)
+/* Send what the answer still lacks; with MORE, in one packet with the FIN that follows at once. */
+static int send_rest(struct request *rq, bool more)
 {
     struct answer *a = &rq->answer;
-    a->more = rq->must_close ? MSG_MORE : 0;
+    a->more = more ? MSG_MORE : 0;
     if (a->body != NULL && !has_no_body(rq))
         return send_body(rq, a->body, a->body_size);
     start_answer(rq);
@@ -1565,7 +1565,9 @@ static bool deliver(struct request *rq)
         request_log(rq, "could not record the answer in the ledger: %s", strerror(errno));
         return false;
     }
-    if (send_rest(rq) < 0)
+    /* A packet with a FIN is acknowledged late, when its client may have closed by a reset already:
+     * only where nothing depends on it. */
+    if (send_rest(rq, rq->must_close && !recorded) < 0)
         return false;
     if (rq->must_close)
         end_sending(rq);
@@ -1607,7 +1609,7 @@ _Noreturn static void finish_badly(struct request *rq)
     if (!undone)
         rq->must_close = true;
     start_answer(rq);
-    if (send_rest(rq) < 0)
+    if (send_rest(rq, rq->must_close) < 0)
         rq->must_close = true;
     else if (rq->must_close)
         end_sending(rq);
@@ -1733,7 +1735,7 @@ _Noreturn static void refuse_truncated(struct request *rq)
     respond_text(rq, 400, "400 Bad Request: the request ended before it was complete\n");
     block_sigterm(rq);
     start_answer(rq);
-    if (send_rest(rq) == 0)
+    if (send_rest(rq, true) == 0)
         end_sending(rq);
     rq->slot->outcome = OUTCOME_HANGUP;
     leave(rq, HANDLER_EXIT_CLOSE);

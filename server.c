@@ -728,6 +728,7 @@ struct connection {
     uint32_t generation; /* tells a new connection from an old one of the same index */
     enum phase phase;
     bool is_tcp, fin_seen;
+    bool watched;           /* it is in the set of epoll */
     bool signalled, killed; /* SIGTERM, SIGKILL were sent to the child */
     bool patient;           /* its delivery was given --send-timeout more */
     enum cause cause;
@@ -1035,8 +1036,10 @@ static void pid_forget(struct connection *c)
 #define WATCH_SIGNALS (UINT64_C(1) << 62)
 #define WATCH_NUDGE (UINT64_C(1) << 61)
 
-static void watch(const struct connection *c, int how, uint32_t events)
+static void watch(struct connection *c, uint32_t events)
 {
+    int how = c->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    c->watched = true;
     struct epoll_event e = {.events = events,
                             .data.u64 = (uint64_t)c->generation << 32 | (uint32_t)index_of(c)};
     if (epoll_ctl(server.epoll, how, c->fd, &e) < 0)
@@ -1082,10 +1085,13 @@ static void connection_finish(struct connection *c)
 {
     struct linger orderly = {0};
     setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
-    shutdown(c->fd, SHUT_WR);
+    if (shutdown(c->fd, SHUT_WR) < 0 && errno == ENOTCONN) { /* both sides have ended it */
+        connection_close(c);
+        return;
+    }
     set_phase(c, PHASE_LINGERING);
     set_deadline(c, clock_ms() + LINGER_MS);
-    watch(c, EPOLL_CTL_MOD, WATCH_IDLE);
+    watch(c, WATCH_IDLE);
 }
 
 static bool is_draining(void)
@@ -1123,7 +1129,7 @@ static void connection_idle(struct connection *c)
     else if (c->fin_seen || is_draining())
         connection_finish(c);
     else
-        watch(c, EPOLL_CTL_MOD, WATCH_IDLE);
+        watch(c, WATCH_IDLE);
 }
 
 static void connection_name(const struct connection *c, char *name, size_t size)
@@ -1163,13 +1169,10 @@ static void connection_open(int fd, const struct sockaddr_storage *from, bool is
                              .is_tcp = is_tcp,
                              .slot = NOBODY,
                              .low = NOBODY,
-                             .timer = NOBODY,
-                             .since = clock_ms()};
+                             .timer = NOBODY};
     set_address(c, from);
     server.open_count++;
-    set_phase(c, PHASE_IDLE);
-    set_deadline(c, c->since + settings.handler.idle_ms);
-    watch(c, EPOLL_CTL_ADD, WATCH_IDLE);
+    connection_idle(c); /* mostly its first request is there already */
 }
 
 /* ---- Children: forked without a copy of all descriptors ------------------------------ */
@@ -1365,7 +1368,7 @@ static void request_start(struct connection *c)
     pid_remember(c, pid);
     set_phase(c, PHASE_BUSY);
     set_deadline(c, settings.handler.request_ms > 0 ? c->since + settings.handler.request_ms : 0);
-    watch(c, EPOLL_CTL_MOD, WATCH_HANGUP);
+    watch(c, WATCH_HANGUP);
 }
 
 static bool may_start(const struct connection *c)
@@ -1431,7 +1434,7 @@ static void request_arrived(struct connection *c)
     } else {
         set_phase(c, PHASE_QUEUED);
         c->since = clock_ms();
-        watch(c, EPOLL_CTL_MOD, WATCH_HANGUP);
+        watch(c, WATCH_HANGUP);
         wait_in_queue(c);
     }
 }
@@ -1465,7 +1468,9 @@ static void request_end(struct connection *c, enum cause cause)
 static void hangup(struct connection *c)
 {
     uint32_t state = atomic_load(&slot_of(c)->state);
-    if ((state & SLOT_FINISH) == 0)
+    if ((state & SLOT_STATE_MASK) == SLOT_DONE) /* it is about to exit; if not, it is killed */
+        set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
+    else if ((state & SLOT_FINISH) == 0)
         request_end(c, CAUSE_HANGUP);
 }
 
