@@ -541,7 +541,7 @@ static bool is_among(const char *name, const char *list)
 static void parse_options(int argc, char **argv, const char *only)
 {
     struct option options[OPTION_COUNT + 1] = {0};
-    const struct option_rule *rules[OPTION_COUNT];
+    const struct option_rule *rules[OPTION_COUNT] = {NULL};
     size_t count = 0;
     for (size_t i = 0; i < OPTION_COUNT; i++) {
         const struct option_rule *r = &option_rules[i];
@@ -3678,9 +3678,10 @@ static bool read_slots(int fd, int dir, struct status_server *s)
                 continue;
             if (s->request_count == room) {
                 room = room == 0 ? 64 : room * 2;
-                s->requests = reallocarray(s->requests, room, sizeof *s->requests);
-                if (s->requests == NULL)
+                void *more = reallocarray(s->requests, room, sizeof *s->requests);
+                if (more == NULL)
                     no_memory();
+                s->requests = more;
             }
             s->requests[s->request_count++] = request_of_slot(dir, &some[k]);
         }

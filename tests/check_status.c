@@ -595,6 +595,8 @@ START_TEST(board_with_false_slots)
     board_put(b.bytes, b.length);
     must_be("(s['in_flight'], [(x['age_seconds'], x['processes'], x['records']) for x in r])",
             "(2, [(0.0, 0, 0), (0.0, 0, 0)])");
+    must_be("[(len(x['id']), len(x['client']), len(x['request'])) for x in r]",
+            "[(39, 71, 255), (39, 71, 255)]");
     all_formats_are_sane();
 
     static const char bad[] = "\"/><script>alert(1)</script>\\\n\033[2J\200'&";
@@ -672,6 +674,9 @@ static const char metrics_check[] =
     "heads = re.findall(r'^# (HELP|TYPE) (\\S+) ', text, re.M)\n"
     "assert len(set(heads)) == len(heads) and heads[0::2] == [('HELP', n) for _, n in "
     "heads[1::2]]\n"
+    "assert all(n.endswith('_total') for n in re.findall(r'^# TYPE (\\S+) counter$', text, re.M))\n"
+    "names = re.findall(r'^([a-z_]+)[{ ]', text, re.M)\n"
+    "assert set(names) == {n for _, n in heads}, (names, heads)\n"
     "seen = set()\n"
     "for family in parse(text):\n"
     "    name = family.name + ('_total' if family.type == 'counter' else '')\n"
