@@ -53,6 +53,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -66,11 +67,13 @@ static const struct scenario {
     bool close;   /* asks for Connection: close */
     bool plain;   /* the file system knows neither O_TMPFILE nor RENAME_NOREPLACE */
     bool program; /* by CGI */
+    bool unix_socket;
 } scenarios[] = {
-    {"whole", "/c?answer=whole", false, false, false},
-    {"stream", "/c?answer=stream&daemon", true, false, false},
-    {"plain", "/c?answer=length", false, true, false},
-    {"program", "/program", false, false, true},
+    {"whole", "/c?answer=whole", false, false, false, false},
+    {"stream", "/c?answer=stream&daemon", true, false, false, false},
+    {"plain", "/c?answer=length", false, true, false, false},
+    {"unix", "/c?answer=stream", false, false, false, true},
+    {"program", "/program", false, false, true, false},
 };
 
 /* Whose system calls are counted. */
@@ -211,6 +214,7 @@ static const struct call calls[] = {
     CALL(recvfrom, ENOMEM, EINTR),
     CALL(sendto, ENOMEM, EINTR),
     CALL(sendmsg, ENOMEM, EINTR),
+    CALL(sendmmsg, ENOMEM, EINTR),
     CALL(memfd_create, EMFILE, ENOMEM),
     CALL(pipe2, EMFILE, ENFILE),
     CALL(dup, EMFILE),
@@ -564,7 +568,7 @@ static void note_progress(pid_t pid)
         trial.marking = starts_with(pid, at->arguments[1], "sent ");
     if (at->number == SYS_write && trial.marking && ok)
         trial.marked = true;
-    if (at->number == SYS_sendmsg && trial.marked && ok)
+    if ((at->number == SYS_sendmsg || at->number == SYS_sendmmsg) && trial.marked && ok)
         trial.answered = true;
 }
 
@@ -703,17 +707,25 @@ static void client_close(bool reset)
     client.fd = -1;
 }
 
+static int dial(bool unix_socket)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = "socket"};
+    struct sockaddr_in port = {.sin_family = AF_INET,
+                               .sin_port = htons((uint16_t)server.port),
+                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    const struct sockaddr *to = unix_socket ? (struct sockaddr *)&name : (struct sockaddr *)&port;
+    int fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || connect(fd, to, unix_socket ? sizeof name : sizeof port) < 0)
+        give_up("connect to the server");
+    return fd;
+}
+
 static void client_ask(const struct scenario *s)
 {
     char text[512];
-    struct sockaddr_in to = {.sin_family = AF_INET,
-                             .sin_port = htons((uint16_t)server.port),
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     client.length = 0;
     client.fin = client.reset = false;
-    client.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (client.fd < 0 || connect(client.fd, (struct sockaddr *)&to, sizeof to) < 0)
-        give_up("connect to the server");
+    client.fd = dial(s->unix_socket);
     int n = snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: here\r\n%s\r\n", s->target,
                      s->close ? "Connection: close\r\n" : "");
     if (send(client.fd, text, (size_t)n, MSG_NOSIGNAL) != n)
@@ -870,7 +882,7 @@ static void hang_up(enum action how)
     answered_before_hangup = is_answered();
     if (how == ACT_HALF_CLOSE)
         shutdown(client.fd, SHUT_WR);
-    else if (how == ACT_RST && answered_before_hangup)
+    else if (how == ACT_RST && answered_before_hangup && !trial.scenario->unix_socket)
         answered_before_hangup = reset_after_acknowledgement();
     else
         client_close(how == ACT_RST);
@@ -1050,8 +1062,8 @@ _Noreturn static void server_run(int go)
     snprintf(tmp, sizeof tmp, "%s/tmp", here);
     setenv("TMPDIR", tmp, 1);
     setenv("SWEEP", here, 1);
-    execl(options.server, options.server, "--listen", "127.0.0.1:0", "--state", "state", "--grace",
-          "50ms", "/c=@sweep", options.route, NULL);
+    execl(options.server, options.server, "--listen", "127.0.0.1:0", "--listen", "unix:socket",
+          "--state", "state", "--grace", "50ms", "/c=@sweep", options.route, NULL);
     _exit(2);
 }
 
