@@ -1259,11 +1259,41 @@ static ASYNC_SAFE const char *program_name(char name[CLEANUP_ID_SIZE + 4], const
     return text_end(&t);
 }
 
-/* Open and lock a ledger: whoever else settles it is waited for. -1 with ENOENT: none. */
+/* Open the ledger NAME, which must be a plain file of this user's own, with no other name: whatever
+ * else is there was put there by somebody else, when STATE was open to others, to have it obeyed.
+ * -1 with ENOENT: none; with EPERM: no ledger of ours. */
+ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags)
+{
+    struct stat now;
+    int fd = openat(dir, name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) {
+        if (errno == ELOOP || errno == EISDIR || errno == ENXIO)
+            errno = EPERM;
+        return -1;
+    }
+    if (fstat(fd, &now) == 0) {
+        if (S_ISREG(now.st_mode) && now.st_uid == geteuid() && now.st_nlink <= 1)
+            return fd;
+        errno = EPERM;
+    }
+    close_keep_errno(fd);
+    return -1;
+}
+
+/* Say that it could not: WHAT was being done, and by errno why not. */
+ASYNC_SAFE static void report_unopened(const char *id, const char *what, const char *name)
+{
+    if (errno == EPERM)
+        report(id, "refused, as it is not a plain file of this user's own: the ledger", name, 0);
+    else
+        report(id, what, name, errno);
+}
+
+/* Open and lock a ledger: whoever else settles it is waited for. */
 ASYNC_SAFE static int ledger_lock(int dir, const char *name)
 {
     struct stat now;
-    int fd = openat(dir, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int fd = ledger_find(dir, name, O_RDWR);
     if (fd < 0)
         return -1;
     while (flock(fd, LOCK_EX) < 0)
@@ -1272,9 +1302,9 @@ ASYNC_SAFE static int ledger_lock(int dir, const char *name)
             return -1;
         }
     if (fstat(fd, &now) == 0) {
-        if (S_ISREG(now.st_mode) && now.st_nlink > 0)
+        if (now.st_nlink > 0)
             return fd;
-        errno = S_ISREG(now.st_mode) ? ENOENT : EINVAL;
+        errno = ENOENT;
     }
     close_keep_errno(fd);
     return -1;
@@ -1289,7 +1319,7 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
     if (fd < 0) {
         if (errno == ENOENT)
             return CLEANUP_DONE;
-        report(how->id, "could not open the ledger", name, errno);
+        report_unopened(how->id, "could not open the ledger", name);
         return CLEANUP_FAILED;
     }
     boot_id_read();
@@ -1376,7 +1406,7 @@ ASYNC_SAFE static int sent_find(int fd, uint64_t *n, off_t *at)
 int cleanup_was_sent(int dir, const char *id, uint64_t *n)
 {
     off_t at;
-    int fd = openat(dir, id, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int fd = ledger_find(dir, id, O_RDONLY);
     if (fd < 0)
         return errno == ENOENT ? 0 : -1;
     int sent = sent_find(fd, n, &at);
@@ -1388,7 +1418,7 @@ ASYNC_SAFE static int sent_strike(int dir, const char *id)
 {
     uint64_t n;
     off_t at;
-    int fd = openat(dir, id, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int fd = ledger_find(dir, id, O_RDWR);
     if (fd < 0)
         return errno == ENOENT ? 0 : -1;
     int found = sent_find(fd, &n, &at);
@@ -2006,7 +2036,7 @@ static bool is_elsewhere(int state, const char *id)
 /* The session that the ledger's header names, if it is still the one; else 0. */
 static pid_t session_of(int dir, const char *id)
 {
-    int fd = openat(dir, id, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int fd = ledger_find(dir, id, O_RDONLY);
     if (fd < 0)
         return 0;
     struct header head = header_read(fd);
@@ -2097,7 +2127,7 @@ static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char
     int sent = cleanup_was_sent(dir, id, &n);
     enum cleanup_result result = CLEANUP_FAILED;
     if (sent < 0)
-        report(id, "could not look for the sent mark of", id, errno);
+        report_unopened(id, "could not look for the sent mark of", id);
     else
         result = sent > 0 ? cleanup_settle_kept(&how) : cleanup_settle(&how);
     r->settled(id, result, sent > 0);
@@ -2152,7 +2182,13 @@ static bool recover_server(const struct cleanup_recovery *r, const char *token)
     int dir = openat(r->state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir < 0)
         return errno == ENOENT || errno == ENOTDIR || errno == ELOOP || cannot_look(token);
-    bool is_own = fstat(dir, &now) == 0 && now.st_dev == own.st_dev && now.st_ino == own.st_ino;
+    bool known = fstat(dir, &now) == 0;
+    if (known && now.st_uid != geteuid()) {
+        report(token, "refused, as it belongs to another user: the directory", token, 0);
+        close(dir);
+        return false;
+    }
+    bool is_own = known && now.st_dev == own.st_dev && now.st_ino == own.st_ino;
     if (is_own || !is_any_wanted(r, dir)) {
         close(dir);
         return true;
@@ -2193,7 +2229,13 @@ int cleanup_failed_open(int state, bool make)
 {
     if (make && mkdirat(state, FAILED, 0700) < 0 && errno != EEXIST)
         return -1;
-    return openat(state, FAILED, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int failed = openat(state, FAILED, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    struct stat now;
+    if (failed < 0 || (fstat(failed, &now) == 0 && now.st_uid == geteuid()))
+        return failed;
+    close(failed);
+    errno = EPERM; /* another user's */
+    return -1;
 }
 
 bool cleanup_park(int state, int dir, const char *id)

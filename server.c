@@ -3116,12 +3116,26 @@ static void open_events(void)
     signal(SIGTERM, SIG_DFL);
 }
 
+/* Where scratch directories and bodies go: nobody else may rename or remove them. */
 static void find_tmpdir(void)
 {
+    struct stat now;
     const char *tmp = getenv("TMPDIR");
-    settings.handler.tmpdir = tmp != NULL && *tmp != '\0' ? realpath(tmp, NULL) : "/tmp";
-    if (settings.handler.tmpdir == NULL)
+    if (tmp == NULL || *tmp == '\0')
+        tmp = "/tmp";
+    settings.handler.tmpdir = realpath(tmp, NULL);
+    if (settings.handler.tmpdir == NULL || stat(settings.handler.tmpdir, &now) < 0)
         cannot("TMPDIR=%s: %s", tmp, strerror(errno));
+    if (!S_ISDIR(now.st_mode))
+        cannot("TMPDIR=%s is not a directory", tmp);
+    if (now.st_uid != geteuid() && now.st_uid != 0)
+        cannot("TMPDIR=%s belongs to another user, who could take away what requests make there; "
+               "choose another",
+               tmp);
+    if ((now.st_mode & (S_IWOTH | S_ISVTX)) == S_IWOTH)
+        cannot("TMPDIR=%s is open to others, who could take away what requests make there; make "
+               "it sticky with chmod +t, or choose another",
+               tmp);
 }
 
 /* Said on standard error, which is no client's as there is none. */
