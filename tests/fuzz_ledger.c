@@ -365,14 +365,14 @@ static bool caught(const char *path, enum touch how)
 /* A call on NAME in the open directory DIR, which is in a tree that may go. */
 static void caught_in_tree(int dir, const char *name)
 {
-    char top[PATH_MAX];
-    must(name_of(dir, top) && is_below(top, world));
+    char where[PATH_MAX];
+    must(name_of(dir, where) && is_below(where, world));
     must_of(strchr(name, '/') == NULL && strcmp(name, ".") != 0 && strcmp(name, "..") != 0, name,
             strlen(name));
     for (size_t i = 0; i < tree_count; i++)
-        if (is_below(top, trees[i]))
+        if (is_below(where, trees[i]))
             return;
-    must_failed(__FILE__, __LINE__, "a tree that a record names", top, strlen(top));
+    must_failed(__FILE__, __LINE__, "a tree that a record names", where, strlen(where));
 }
 
 static bool is_ledger(int dir, const char *name)
