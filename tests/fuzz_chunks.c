@@ -1,8 +1,9 @@
 /* fuzz_chunks.c: the decoder of chunked coding, fed any bytes.
  *
  * However they come in pieces, the same body must come out, with the same end or the same
- * complaint; data lies within the bytes that are used up, and these within the bytes given; and
- * a body that the decoder accepts is the one that a plain reading of RFC 9112 section 7.1 finds.
+ * complaint; data lies within the bytes that are used up, and these within the bytes given; a
+ * body that the decoder accepts is the one that a plain reading of RFC 9112 section 7.1 finds; and
+ * a plain one is accepted.
  * The first byte chooses the pieces.
  */
 #include "fuzz.h"
@@ -65,7 +66,8 @@ static void check_accepted(const uint8_t *data, size_t size, const struct decode
     for (;;) {
         char digits[20] = "", *end;
         size_t n = line_length(data + at, size - at), digit_count = 0;
-        while (digit_count < n && strchr("0123456789abcdefABCDEF", data[at + digit_count]) != NULL)
+        while (digit_count < n && data[at + digit_count] != '\0' &&
+               strchr("0123456789abcdefABCDEF", data[at + digit_count]) != NULL)
             digit_count++;
         size_t zeros = 0; /* any number of them may lead */
         while (zeros + 1 < digit_count && data[at + zeros] == '0')
@@ -91,6 +93,28 @@ static void check_accepted(const uint8_t *data, size_t size, const struct decode
     must(at == size && length == d->length);
 }
 
+/* How long a body is that nobody could refuse: sizes of a few digits, no extensions, no trailers.
+ * 0: it is not one. */
+static size_t plain_length(const uint8_t *data, size_t size)
+{
+    for (size_t at = 0;;) {
+        char digits[6] = "";
+        size_t n = 0;
+        while (n + 1 < sizeof digits && at + n < size && data[at + n] != '\0' &&
+               strchr("0123456789abcdefABCDEF", data[at + n]) != NULL) {
+            digits[n] = (char)data[at + n];
+            n++;
+        }
+        size_t chunk = (size_t)strtoul(digits, NULL, 16), end = at + n + 2 + chunk;
+        if (n == 0 || end + 2 > size || memcmp(data + at + n, "\r\n", 2) != 0 ||
+            memcmp(data + end, "\r\n", 2) != 0)
+            return 0;
+        at = end + 2;
+        if (chunk == 0)
+            return at;
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size == 0)
@@ -103,6 +127,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     must(whole.end == pieces.end && whole.used == pieces.used && whole.length == pieces.length);
     must(memcmp(whole.body, pieces.body, whole.length) == 0);
     must(whole.reason == NULL || strcmp(whole.reason, pieces.reason) == 0);
+    size_t plain = plain_length(data, size);
+    must(plain == 0 || (whole.end == CHUNK_END && whole.used == plain));
     if (whole.end == CHUNK_END)
         check_accepted(data, whole.used, &whole);
     free(whole.body);

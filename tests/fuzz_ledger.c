@@ -365,14 +365,14 @@ static bool caught(const char *path, enum touch how)
 /* A call on NAME in the open directory DIR, which is in a tree that may go. */
 static void caught_in_tree(int dir, const char *name)
 {
-    char top[PATH_MAX];
-    must(name_of(dir, top) && is_below(top, world));
+    char where[PATH_MAX];
+    must(name_of(dir, where) && is_below(where, world));
     must_of(strchr(name, '/') == NULL && strcmp(name, ".") != 0 && strcmp(name, "..") != 0, name,
             strlen(name));
     for (size_t i = 0; i < tree_count; i++)
-        if (is_below(top, trees[i]))
+        if (is_below(where, trees[i]))
             return;
-    must_failed(__FILE__, __LINE__, "a tree that a record names", top, strlen(top));
+    must_failed(__FILE__, __LINE__, "a tree that a record names", where, strlen(where));
 }
 
 static bool is_ledger(int dir, const char *name)
@@ -520,19 +520,20 @@ static void note_report(const char *id, const char *what)
 static void check_strikes(const struct ledger *before, const struct ledger *after)
 {
     must(after->is_there && after->size == before->size);
-    size_t next = 0;
-    for (size_t i = 0; i < before->size; i++) {
-        bool is_start = next < before->count && before->records[next].at == i;
-        const struct record *r = is_start ? &before->records[next++] : NULL;
-        if (r != NULL && r->was_run)
-            must_of(after->bytes[i] == '#', r->argument, strlen(r->argument));
-        if (after->bytes[i] == before->bytes[i])
-            continue;
-        must_of(r != NULL && after->bytes[i] == '#', before->bytes, before->size);
-        must_of(r->verb == SENT ? mode.refuted : !r->is_kept && r->verb != COMMIT, r->argument,
-                strlen(r->argument));
-        must_of(r->verb != RUN || r->was_run, r->argument, strlen(r->argument));
+    char *allowed = text_of(before->bytes, before->size);
+    for (size_t i = 0; i < before->count; i++) {
+        const struct record *r = &before->records[i];
+        bool is_struck = after->bytes[r->at] == '#';
+        if (is_struck) {
+            must_of(r->verb == SENT ? mode.refuted : !r->is_kept && r->verb != COMMIT, r->argument,
+                    strlen(r->argument));
+            allowed[r->at] = '#';
+        }
+        if (r->verb == RUN)
+            must_of(is_struck == r->was_run, r->argument, strlen(r->argument));
     }
+    must_of(memcmp(allowed, after->bytes, after->size) == 0, after->bytes, after->size);
+    free(allowed);
 }
 
 /* What can be undone for certain is gone. */
@@ -635,7 +636,13 @@ static void ledgers_write(const char *data, size_t size)
     FILE *to = ledger_file(ledgers[1].name);
     __real_unlinkat(state, ledgers[0].name, 0);
     for (size_t i = 0; i < size; i++) {
-        char letter = data[i] == '%' && i + 1 < size ? data[i + 1] : '\0';
+        const char *sign = memchr(data + i, '%', size - i);
+        size_t plain = sign != NULL ? (size_t)(sign - data) - i : size - i;
+        fwrite(data + i, 1, plain, to);
+        i += plain;
+        if (sign == NULL)
+            break;
+        char letter = i + 1 < size ? data[i + 1] : '\0';
         const char *filled = letter == 'R'   ? world
                              : letter == 'F' ? of_file
                              : letter == 'D' ? of_dir

@@ -11,9 +11,15 @@ mkdir -p "$1" && cd "$1" || exit 1
 # run NAME C-OPTIONS PAN-OPTIONS [SPIN-OPTIONS]: build and run the checker in a directory of its own.
 run()
 {
-    mkdir -p "$1" && (cd "$1" && rm -f pan* ./*.trail && spin -a "${@:4}" "$model" >spin.out 2>&1 &&
-        gcc -O1 $2 -DCOLLAPSE -DMEMLIM=4000 -o pan pan.c >gcc.out 2>&1 && ./pan -m100000 $3 >pan.out) ||
-        { cat "$1"/*.out && echo "model: $1 could not be checked" && return 1; }
+    # shellcheck disable=SC2086 # the checker's options are words, or none
+    if ! mkdir -p "$1" || ! (cd "$1" && rm -f pan* ./*.trail &&
+        spin -a "${@:4}" "$model" >spin.out 2>&1 &&
+        gcc -O1 "$2" -DCOLLAPSE -DMEMLIM=4000 -o pan pan.c >gcc.out 2>&1 &&
+        ./pan -m100000 $3 >pan.out); then
+        cat "$1"/*.out
+        echo "model: $1 could not be checked"
+        return 1
+    fi
 }
 
 states()
