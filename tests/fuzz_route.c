@@ -37,8 +37,9 @@ static void check_route(const char *text, size_t why_size)
         must_of(r.program == NULL || (*r.program == '/' && strlen(r.program) < PATH_MAX), text,
                 strlen(text));
         must_of(r.timeout_ms >= 0 && r.timeout_ms <= INT_MAX, text, strlen(text));
-        must_of(r.on_hangup <= ON_HANGUP_FINISH && r.half_close <= HALF_CLOSE_IGNORE, text,
-                strlen(text));
+        must_of(r.on_hangup <= ON_HANGUP_FINISH && r.half_close <= HALF_CLOSE_IGNORE &&
+                    r.max >= 0 && r.max <= 1000000,
+                text, strlen(text));
         free((char *)r.path);
         free((char *)r.program);
     } else {
