@@ -1280,13 +1280,13 @@ ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags)
     return -1;
 }
 
-/* Say that it could not: WHAT was being done, and by errno why not. */
-ASYNC_SAFE static void report_unopened(const char *id, const char *what, const char *name)
+/* Say that it could not: what was being done, and by errno why not. */
+ASYNC_SAFE static void report_unopened(const char *id, const char *doing, const char *name)
 {
     if (errno == EPERM)
         report(id, "refused, as it is not a plain file of this user's own: the ledger", name, 0);
     else
-        report(id, what, name, errno);
+        report(id, doing, name, errno);
 }
 
 /* Open and lock a ledger: whoever else settles it is waited for. */

@@ -3008,22 +3008,23 @@ static void open_scoreboard(void)
     size_t size = sizeof(struct scoreboard) + count * sizeof(struct slot);
     int fd = openat(server.dir, "scoreboard", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)size); /* or SIGBUS on a full disk */
-    server.board =
+    void *map =
         error != 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (server.board == MAP_FAILED)
+    if (map == MAP_FAILED)
         cannot("could not make the scoreboard in the state directory: %s",
                strerror(error != 0 ? error : errno));
     close(fd);
-    server.board->slot_count = (uint32_t)count;
-    server.board->slot_size = sizeof(struct slot);
+    struct scoreboard *board = server.board = map;
+    board->slot_count = (uint32_t)count;
+    board->slot_size = sizeof(struct slot);
     for (size_t i = 0; i < server.listener_count; i++)
-        memcpy(server.board->listening[i], server.listeners[i].name, LISTENER_NAME_SIZE);
+        memcpy(board->listening[i], server.listeners[i].name, LISTENER_NAME_SIZE);
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     server.figures.pid = (uint64_t)server.pid;
     server.figures.started = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
     publish();
-    memcpy(server.board->magic, SCOREBOARD_MAGIC, sizeof server.board->magic);
+    memcpy(board->magic, SCOREBOARD_MAGIC, sizeof board->magic);
 }
 
 /* Memory that children do not get: they need not pay for it at fork, and cannot read it. */

@@ -95,8 +95,8 @@ extern struct callers_tally tally;
 
 /* The server to start: example_storm, with WORLD in its environment, which is made. */
 const char *callers_program(void);
-/* Make callers of 127.0.0.1:PORT. */
-void callers_begin(const struct callers_plan *plan, unsigned port);
+/* Make callers, AS planned, of 127.0.0.1, port TO. */
+void callers_begin(const struct callers_plan *as, unsigned to);
 void callers_go(int64_t ms);
 bool callers_done(void); /* the plan's limit is reached, and all is answered */
 /* Nobody asks any more; wait until all are answered or have hung up. */

@@ -67,8 +67,9 @@ static void ledgers_hold_in(const char *directory)
         int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_CLOEXEC);
         if (fd < 0)
             continue;
-        ledgers = realloc(ledgers, (ledger_count + 1) * sizeof(*ledgers));
-        must(ledgers);
+        int *more = realloc(ledgers, (ledger_count + 1) * sizeof(*ledgers));
+        must(more);
+        ledgers = more;
         ledgers[ledger_count++] = fd;
     }
     closedir(d);
