@@ -788,6 +788,25 @@ START_TEST(refuted_answer_is_not_kept_by_a_later_try)
 }
 END_TEST
 
+/* An answer that is refuted cannot complete any more while it is undone. */
+START_TEST(refuted_answer_is_cut_before_it_is_undone)
+{
+    struct server *s = things("--send-timeout 1");
+    int c = get(s, "/big?path=%s&bytes=50000000&run=%s", at("file"), encoded("exec sh slow a"));
+    hear_until(c, "bbb");
+    pid_t child = (pid_t)atoi(strstr(log_wait(s, "big answer is ready"), " pid ") + 5);
+    const char *id = id_of(s, "big answer is ready");
+    wait_until(strstr(file_read(at("state/%.16s/%s", id, id)), "\nsent "));
+    kill(child, SIGKILL);
+    wait_order("a\n");
+    must(hear(c).reset);
+    go("a");
+    log_wait(s, " undo=ok");
+    must(!exists(at("file")));
+    server_stop(s);
+}
+END_TEST
+
 /* ---- hangupd recover ----------------------------------------------------------------------- */
 
 static struct output recover(const char *words)
@@ -1238,6 +1257,7 @@ static Suite *undo_suite(void)
     tcase_add_test(t, janitor_that_dies_last_leaves_it_to_the_parent);
     tcase_add_loop_test(t, line_tells_how_to_try_again, 0, COUNT(states));
     tcase_add_test(t, refuted_answer_is_not_kept_by_a_later_try);
+    tcase_add_test(t, refuted_answer_is_cut_before_it_is_undone);
 
     t = theme(suite, "hangupd recover");
     tcase_add_test(t, recover_undoes_all_that_was_left);
