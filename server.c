@@ -541,25 +541,24 @@ static bool is_among(const char *name, const char *list)
 static void parse_options(int argc, char **argv, const char *only)
 {
     struct option options[OPTION_COUNT + 1] = {0};
-    const struct option_rule *rules[OPTION_COUNT] = {NULL};
     size_t count = 0;
+    int which = 0;
     for (size_t i = 0; i < OPTION_COUNT; i++) {
         const struct option_rule *r = &option_rules[i];
         if (only != NULL && !is_among(r->name, only))
             continue;
         bool alone =
             r->kind == KIND_FLAG || strcmp(r->name, "help") == 0 || strcmp(r->name, "version") == 0;
-        rules[count] = r;
         options[count++] =
-            (struct option){r->name, alone ? no_argument : required_argument, NULL, 0};
+            (struct option){r->name, alone ? no_argument : required_argument, &which, (int)i};
     }
     opterr = 0;
-    for (int index, c; (c = getopt_long(argc, argv, ":", options, &index)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
         if (c == ':')
             wrong_use("%s wants a value", argv[optind - 1]);
         if (c != 0)
             wrong_use("there is no option %s", argv[optind - 1]);
-        const struct option_rule *r = rules[index];
+        const struct option_rule *r = &option_rules[which];
         if (r->kind == KIND_FLAG)
             *(bool *)r->value = true;
         else if (r->kind == KIND_STRING)
@@ -3008,13 +3007,13 @@ static void open_scoreboard(void)
     size_t size = sizeof(struct scoreboard) + count * sizeof(struct slot);
     int fd = openat(server.dir, "scoreboard", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)size); /* or SIGBUS on a full disk */
-    void *map =
+    struct scoreboard *board =
         error != 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (map == MAP_FAILED)
+    if (board == MAP_FAILED)
         cannot("could not make the scoreboard in the state directory: %s",
                strerror(error != 0 ? error : errno));
     close(fd);
-    struct scoreboard *board = server.board = map;
+    server.board = board;
     board->slot_count = (uint32_t)count;
     board->slot_size = sizeof(struct slot);
     for (size_t i = 0; i < server.listener_count; i++)
