@@ -86,9 +86,18 @@ static bool is_token(const char *s, size_t n)
     return n > 0;
 }
 
+/* Letters are those of ASCII, and need no look at the locale's tables. */
+static char lower(char c)
+{
+    return is_alpha((unsigned char)c) ? (char)(c | 0x20) : c;
+}
+
 static bool span_is(const char *buffer, struct http_span s, const char *word)
 {
-    return s.length == strlen(word) && strncasecmp(buffer + s.at, word, s.length) == 0;
+    uint32_t i = 0;
+    while (i < s.length && word[i] != '\0' && lower(buffer[s.at + i]) == lower(word[i]))
+        i++;
+    return i == s.length && word[i] == '\0';
 }
 
 static int64_t bad(struct http_head *h, int status, const char *reason)
