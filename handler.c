@@ -86,9 +86,18 @@ static bool is_token(const char *s, size_t n)
     return n > 0;
 }
 
+/* Letters are those of ASCII, and need no look at the locale's tables. */
+static char lower(char c)
+{
+    return is_alpha((unsigned char)c) ? (char)(c | 0x20) : c;
+}
+
 static bool span_is(const char *buffer, struct http_span s, const char *word)
 {
-    return s.length == strlen(word) && strncasecmp(buffer + s.at, word, s.length) == 0;
+    uint32_t i = 0;
+    while (i < s.length && word[i] != '\0' && lower(buffer[s.at + i]) == lower(word[i]))
+        i++;
+    return i == s.length && word[i] == '\0';
 }
 
 static int64_t bad(struct http_head *h, int status, const char *reason)
@@ -689,7 +698,7 @@ struct request {
     const struct handler_call *call;
     const struct handler_settings *settings;
     struct slot *slot;
-    char *buffer; /* the head as it came */
+    char *buffer; /* the head as it came, and behind it what request_keep keeps */
     size_t room, have;
     struct http_head head;
     char *method, *path, *query;
@@ -704,14 +713,30 @@ struct request {
     char *redirect;    /* a program's local redirect: the target to go on with */
     pid_t parent;
     volatile sig_atomic_t delivering; /* the acknowledgement decides now: SIGTERM waits */
+    /* While a program runs, SIGTERM is blocked but for the waits, which take this mask: its handler
+     * finds everything in order. NULL: as it is. */
+    const sigset_t *mask_of_waits;
     struct answer answer;
 };
 
 /* The process's one request: the signal handler needs to find it. */
 static _Alignas(4096) struct request request; /* what is touched lies in one page */
-/* While a program runs, SIGTERM is blocked but for the waits, which take this mask: its handler
- * finds everything in order. NULL: as it is. */
-static const sigset_t *mask_of_waits;
+
+/* A copy of LENGTH bytes, and a NUL, for as long as the request lives: in the page that the head
+ * has touched, if there is room. NULL: out of memory. */
+static char *request_keep(struct request *rq, const void *bytes, size_t length)
+{
+    bool fits = length < rq->room - rq->have;
+    char *copy = fits ? rq->buffer + rq->have : malloc(length + 1);
+    if (copy == NULL)
+        return NULL;
+    if (fits)
+        rq->have += length + 1;
+    if (length > 0)
+        memcpy(copy, bytes, length);
+    copy[length] = '\0';
+    return copy;
+}
 
 const char *request_id(const struct request *rq)
 {
@@ -893,7 +918,7 @@ static bool wait_for(int fd, short events, int64_t ms)
         int64_t left = until - clock_ms();
         struct timespec t = {.tv_sec = left < 0 ? 0 : left / 1000,
                              .tv_nsec = left < 0 ? 0 : left % 1000 * 1000000};
-        int n = ppoll(&p, 1, &t, mask_of_waits);
+        int n = ppoll(&p, 1, &t, request.mask_of_waits);
         if (n > 0 || (n < 0 && errno != EINTR))
             return true; /* an error shows in the call that was waited for */
         if (n == 0)
@@ -1156,7 +1181,7 @@ int respond_begin(struct request *rq, int status, const char *type, int64_t leng
         return -1;
     a->prepared = true;
     a->status = status;
-    a->type = type != NULL ? strdup(type) : NULL;
+    a->type = type != NULL ? request_keep(rq, type, strlen(type)) : NULL;
     a->length = length;
     a->framing = length >= 0          ? FRAMING_LENGTH
                  : rq->head.minor > 0 ? FRAMING_CHUNKED
@@ -1167,16 +1192,13 @@ int respond_begin(struct request *rq, int status, const char *type, int64_t leng
 int respond(struct request *rq, int status, const char *type, const void *body, size_t length)
 {
     struct answer *a = &rq->answer;
-    char *copy = malloc(length + 1);
-    if (copy == NULL)
+    if (respond_begin(rq, status, type, (int64_t)length) < 0)
         return -1;
-    if (respond_begin(rq, status, type, (int64_t)length) < 0) {
-        free(copy);
+    a->body = request_keep(rq, body, length);
+    if (a->body == NULL) {
+        a->prepared = false;
         return -1;
     }
-    if (length > 0)
-        memcpy(copy, body, length);
-    a->body = copy;
     a->body_size = length;
     a->written = length;
     return 0;
@@ -1521,7 +1543,7 @@ static void block_sigterm(struct request *rq)
 {
     sigset_t term;
     rq->delivering = 1;
-    mask_of_waits = NULL;
+    rq->mask_of_waits = NULL;
     slot_flag(rq->slot, SLOT_DELIVERING);
     sigemptyset(&term);
     sigaddset(&term, SIGTERM);
@@ -1776,8 +1798,8 @@ static void decode_head(struct request *rq)
 {
     const struct http_head *h = &rq->head;
     struct http_span query;
-    rq->method = strndup(rq->buffer + h->method.at, h->method.length);
-    rq->path = malloc((size_t)h->target.length + 2);
+    rq->method = request_keep(rq, rq->buffer + h->method.at, h->method.length);
+    rq->path = request_keep(rq, rq->buffer + h->target.at, (size_t)h->target.length + 1);
     if (rq->method == NULL || rq->path == NULL)
         refuse(rq, 503, "out of memory");
     rq->is_head = strcmp(rq->method, "HEAD") == 0;
@@ -1793,7 +1815,7 @@ static void decode_head(struct request *rq)
     const char *wrong = http_decode_target(target, h->target.length, rq->path, &query);
     if (wrong != NULL)
         refuse(rq, 400, wrong);
-    rq->query = strndup(target + query.at, query.length);
+    rq->query = request_keep(rq, target + query.at, query.length);
     if (rq->query == NULL)
         refuse(rq, 503, "out of memory");
 }
@@ -2582,7 +2604,7 @@ static int pass_on(struct request *rq, struct output *o)
     while (!program.ended) {
         struct pollfd p[] = {
             {program.signals, POLLIN, 0}, {program.out, POLLIN, 0}, {program.err, POLLIN, 0}};
-        if (ppoll(p, 3, NULL, mask_of_waits) < 0)
+        if (ppoll(p, 3, NULL, request.mask_of_waits) < 0)
             continue; /* a signal */
         if (p[2].revents != 0)
             take_errors(rq);
@@ -2635,7 +2657,7 @@ static void allow_sigterm(bool allow)
     static sigset_t outside, waits;
     sigset_t both;
     if (allow) {
-        mask_of_waits = NULL;
+        request.mask_of_waits = NULL;
         sigprocmask(SIG_SETMASK, &outside, NULL);
         return;
     }
@@ -2645,7 +2667,7 @@ static void allow_sigterm(bool allow)
     sigprocmask(SIG_BLOCK, &both, &outside);
     waits = outside;
     sigaddset(&waits, SIGCHLD);
-    mask_of_waits = &waits;
+    request.mask_of_waits = &waits;
 }
 
 /* Run the program to its end, SIGTERM waiting but in waits. What it failed at is answered or logged
@@ -2761,6 +2783,11 @@ static void arm_signals(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+size_t handler_head_room(const struct handler_settings *s)
+{
+    return s->max_target + s->max_header + HTTP_LINE_SLACK;
+}
+
 _Noreturn void handler_serve(const struct handler_call *call)
 {
     struct request *rq = &request;
@@ -2769,7 +2796,8 @@ _Noreturn void handler_serve(const struct handler_call *call)
     rq->call = call;
     rq->settings = s;
     rq->slot = call->slot;
-    rq->room = s->max_target + s->max_header + HTTP_LINE_SLACK;
+    rq->room = handler_head_room(s);
+    rq->buffer = s->head;
     rq->query = "";
     rq->path_info = "";
     rq->body = -1;
@@ -2782,9 +2810,6 @@ _Noreturn void handler_serve(const struct handler_call *call)
     cleanup_begin(&owner);
     arm_signals();
     rq->slot->route = -1;
-    rq->buffer = malloc(rq->room);
-    if (rq->buffer == NULL)
-        _exit(HANDLER_EXIT_UNDONE);
     read_head(rq);
     decode_head(rq);
     check_request(rq);

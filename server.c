@@ -3059,6 +3059,16 @@ static void make_tables(void)
         server.connections[i].next = i + 1 < room ? i + 1 : NOBODY;
 }
 
+/* Memory that is touched by children only. */
+static void make_head(void)
+{
+    const size_t page = 4096;
+    size_t room = handler_head_room(&settings.handler);
+    settings.handler.head = aligned_alloc(page, (room + page - 1) / page * page);
+    if (settings.handler.head == NULL)
+        cannot("out of memory for the heads of requests");
+}
+
 /* As many descriptors as the connections need, if the hard limit has them. */
 static void raise_descriptor_limit(void)
 {
@@ -3159,6 +3169,7 @@ static void open_all(void)
         leave_standard_descriptors();
     drop_privileges();
     find_tmpdir();
+    make_head();
     raise_descriptor_limit();
     server.dir = cleanup_server_open(server.state, server.token);
     if (server.dir < 0)

@@ -242,6 +242,7 @@ struct handler_settings {
     enum on_hangup on_hangup;
     bool sync;
     const char *tmpdir;  /* absolute */
+    char *head;          /* memory for a request's head, which each child has to itself */
     sigset_t ignored;    /* signals that the server ignores and a program must not */
     uint64_t open_files; /* the soft limit that the server was started with, for programs */
 };
@@ -259,6 +260,9 @@ struct handler_call {
     uint32_t slot_number;
     bool is_tcp;
 };
+
+/* How many bytes a head may have; handler_settings.head must have room for them. */
+size_t handler_head_room(const struct handler_settings *s);
 
 #define HANDLER_EXIT_KEEP 0   /* the ledger is settled; the connection may be used again */
 #define HANDLER_EXIT_CLOSE 1  /* settled; close the connection */
