@@ -1270,8 +1270,12 @@ static void kill_held(bool both)
     if (!both)
         return;
     trial.window = ledger_is_marked() && !trial.answered;
-    for (int64_t until = now_ms() + PATIENCE_MS; tracee_find(server.pid) && now_ms() < until;)
-        pump(10);
+    /* A child in its first moments still holds the sockets that the next server wants. */
+    const pid_t dying[] = {server.pid, trial.child, trial.target};
+    int64_t until = now_ms() + PATIENCE_MS;
+    for (size_t i = 0; i < COUNT(dying); i++)
+        while (tracee_find(dying[i]) != NULL && now_ms() < until)
+            pump(10);
     client_read();
 }
 
