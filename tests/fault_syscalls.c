@@ -168,6 +168,7 @@ static struct {
 /* What the workers of one sweep have found. */
 struct tally {
     _Atomic unsigned points, violations, window;
+    _Atomic unsigned undisturbed; /* that were behind the last point */
     _Atomic bool time_up;
 };
 static struct tally *tally;
@@ -1393,6 +1394,20 @@ static void enter_directory(unsigned long number)
         give_up("make a log");
 }
 
+/* A janitor that failed is followed by another one a second later: many wait at once. */
+static bool waits_for_retry(const struct sweep *sweep)
+{
+    return sweep->target > TARGET_PROGRAM && sweep->action != ACT_KILL_BOTH;
+}
+
+/* A child takes now more stops, now less, so each worker must see for itself that it is behind the
+ * last; a janitor always takes as many. */
+static bool is_behind_last(const struct sweep *sweep, unsigned undisturbed)
+{
+    unsigned all = atomic_load(&tally->undisturbed);
+    return (waits_for_retry(sweep) ? all : undisturbed) >= UNDISTURBED_ENOUGH;
+}
+
 _Noreturn static void work(const struct sweep *sweep, const struct scenario *scenario,
                            unsigned long number, unsigned long workers)
 {
@@ -1408,7 +1423,7 @@ _Noreturn static void work(const struct sweep *sweep, const struct scenario *sce
     server_fresh();
     unsigned long k = options.offset % options.every;
     for (k = (k == 0 ? options.every : k) + number * options.every;
-         undisturbed < UNDISTURBED_ENOUGH && violations < VIOLATIONS_ENOUGH;
+         !is_behind_last(sweep, undisturbed) && violations < VIOLATIONS_ENOUGH;
          k += workers * options.every) {
         if (options.until != 0 && now_ms() >= options.until) {
             atomic_store(&tally->time_up, true);
@@ -1416,6 +1431,7 @@ _Noreturn static void work(const struct sweep *sweep, const struct scenario *sce
         }
         enum result result = try_point(sweep, scenario, k);
         undisturbed = result == POINT_NONE ? undisturbed + 1 : 0;
+        atomic_fetch_add(&tally->undisturbed, result == POINT_NONE);
         violations += result == POINT_VIOLATION;
         if (result == POINT_VIOLATION)
             server_fresh();
@@ -1469,17 +1485,12 @@ static pid_t worker_start(const struct sweep *sweep, const struct scenario *scen
     work(sweep, scenario, number, workers);
 }
 
-/* A janitor that failed is followed by another one a second later: many wait at once. */
-static unsigned long workers_for(const struct sweep *sweep)
-{
-    bool waits = sweep->target > TARGET_PROGRAM && sweep->action != ACT_KILL_BOTH;
-    return waits && options.jobs < WAITING_JOBS ? WAITING_JOBS : options.jobs;
-}
-
 /* Whether all its workers came to their end. */
 static bool sweep_run(const struct sweep *sweep, const struct scenario *scenario)
 {
-    unsigned long workers = workers_for(sweep);
+    unsigned long workers = options.jobs;
+    if (waits_for_retry(sweep) && workers < WAITING_JOBS)
+        workers = WAITING_JOBS;
     bool ok = true;
     *tally = (struct tally){0};
     for (unsigned long i = 0; i < workers; i++)
@@ -1501,6 +1512,18 @@ static bool sweep_run(const struct sweep *sweep, const struct scenario *scenario
 /* ---- The command line
  * ------------------------------------------------------------------------------ */
 
+/* When not every point is tried, then not every janitor and recovery in every scenario either: a
+ * third of them, by the offset. */
+static bool is_left_out(const struct sweep *sweep, const struct scenario *scenario)
+{
+    if (options.every == 1 || options.sweep != NULL || sweep->target <= TARGET_PROGRAM)
+        return false;
+    return ((unsigned long)(sweep - sweeps) + (unsigned long)(scenario - scenarios) +
+            options.offset) %
+               3 !=
+           0;
+}
+
 static bool is_wanted(const struct sweep *sweep, const struct scenario *scenario)
 {
     char name[128];
@@ -1508,6 +1531,8 @@ static bool is_wanted(const struct sweep *sweep, const struct scenario *scenario
     bool overrides = sweep->action == ACT_ERROR || is(scenario, IS_PLAIN);
     if ((overrides && !CAN_OVERRIDE) ||
         (sweep->target == TARGET_PROGRAM && !is(scenario, IS_PROGRAM)))
+        return false;
+    if (is_left_out(sweep, scenario))
         return false;
     if (options.handler != NULL &&
         is(scenario, IS_PROGRAM) != (strcmp(options.handler, "program") == 0))
