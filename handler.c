@@ -945,15 +945,34 @@ static bool wait_writable(int fd, int64_t ms)
     }
 }
 
+/* One call's worth of the vectors. */
+static ssize_t send_some(struct request *rq, struct iovec *v, int count)
+{
+    struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
+    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | rq->answer.more;
+    struct slot *slot = rq->slot;
+    if (rq->call->is_tcp || rq->delivering == 0)
+        return sendmsg(rq->call->connection, &m, flags);
+    slot->last = (struct mmsghdr){.msg_hdr = m};
+    slot->rest = 0;
+    for (int i = 0; i < count; i++)
+        slot->rest += v[i].iov_len;
+    int sent = sendmmsg(rq->call->connection, &slot->last, 1, flags);
+    return sent < 0 ? -1 : (ssize_t)slot->last.msg_len;
+}
+
+bool handler_was_sent(const struct slot *slot)
+{
+    return slot->rest > 0 && slot->last.msg_len == slot->rest;
+}
+
 /* Send all of the vectors: 0, or -1 with EPIPE, ECONNRESET, ETIMEDOUT... */
 static int send_all(struct request *rq, struct iovec *v, int count)
 {
-    int fd = rq->call->connection;
     while (count > 0) {
-        struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
-        ssize_t n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL | rq->answer.more);
+        ssize_t n = send_some(rq, v, count);
         if (n < 0 && errno == EAGAIN) {
-            if (wait_writable(fd, rq->settings->send_ms))
+            if (wait_writable(rq->call->connection, rq->settings->send_ms))
                 continue;
             errno = ETIMEDOUT;
         }

@@ -770,6 +770,7 @@ struct job {
     int64_t due;     /* when it is delayed */
     bool kept;       /* it was found to be answered: only scratch is left to remove */
     bool refuted;    /* it was found not to be */
+    bool unsent;     /* on AF_UNIX: not all of its answer was sent */
     siginfo_t ended; /* how the child ended */
 };
 
@@ -1859,6 +1860,14 @@ static bool is_adopted(const char *id)
     return strncmp(id, server.token, sizeof server.token - 1) != 0;
 }
 
+/* Whether the client has the answer; without the connection, the ledger's mark is believed. */
+static bool was_delivered(const struct job *j, int connection, bool is_tcp, uint64_t n)
+{
+    if (connection < 0)
+        return true;
+    return !j->unsent && handler_was_delivered(connection, is_tcp, n, settings.handler.send_ms);
+}
+
 static int settle(const struct job *j, int connection, bool is_tcp)
 {
     struct cleanup_settling how = {
@@ -1869,9 +1878,7 @@ static int settle(const struct job *j, int connection, bool is_tcp)
         cleanup_report(j->id, "could not look for the ledger's sent mark");
         return JANITOR_UNDECIDED;
     }
-    bool keep = j->kept || (sent > 0 && !j->refuted &&
-                            (connection < 0 || handler_was_delivered(connection, is_tcp, n,
-                                                                     settings.handler.send_ms)));
+    bool keep = j->kept || (sent > 0 && !j->refuted && was_delivered(j, connection, is_tcp, n));
     if (keep)
         return cleanup_settle_kept(&how) == CLEANUP_DONE ? JANITOR_KEPT : JANITOR_KEEP_FAILED;
     if (sent > 0 && connection >= 0) /* it must not complete any more while it is undone */
@@ -2007,8 +2014,10 @@ static void job_start(struct job *j)
     int connection = -1;
     bool is_tcp = false;
     if (j->connection != NOBODY) {
-        connection = server.connections[j->connection].fd;
-        is_tcp = server.connections[j->connection].is_tcp;
+        const struct connection *c = &server.connections[j->connection];
+        connection = c->fd;
+        is_tcp = c->is_tcp;
+        j->unsent = !is_tcp && !handler_was_sent(slot_of(c));
     }
     pid_t pid = fork();
     if (pid == 0)

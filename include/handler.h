@@ -125,6 +125,7 @@ int respond_write(struct request *rq, const void *data, size_t length);
 
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/socket.h>
 
 /* ---- What parent and child share: one slot a request -------------------------------------
  *
@@ -186,6 +187,11 @@ struct slot {
     uint8_t head;             /* the method is HEAD */
     _Atomic int16_t route;    /* index, or -1 */
     _Atomic uint64_t ticket;  /* place in its route's line, see below */
+    /* In delivery on AF_UNIX, which counts no bytes: how many are left to send, and the call that
+     * sends them, where the kernel itself notes how many it took, before the call returns. So
+     * whoever asks after the child's death knows whether all of the answer was sent. */
+    uint64_t rest;
+    struct mmsghdr last;
     char id[CLEANUP_ID_SIZE];
     char client[72];
     char request[SLOT_REQUEST_SIZE]; /* the request line as sent, cut to fit */
@@ -274,6 +280,8 @@ _Noreturn void handler_serve(const struct handler_call *call);
 /* Whether all of the answer has reached the client, for the ledger's `sent N`; waits while
  * there is progress, at most SEND_MS without. On AF_UNIX N is not looked at. */
 bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms);
+/* Whether a child that died in delivery had sent all of its answer, on AF_UNIX. */
+bool handler_was_sent(const struct slot *slot);
 
 /* An answer that has begun and must not complete: reset the connection, at once, whoever else holds
  * it. */
