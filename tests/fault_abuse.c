@@ -460,22 +460,32 @@ static void parse(int argc, char **argv)
     }
 }
 
+static TCase *theme(Suite *suite, const char *name)
+{
+    TCase *tcase = tcase_create(name);
+    tcase_set_timeout(tcase, (double)abuse_ms / 1000 + 300);
+    tcase_add_checked_fixture(tcase, test_begin, end_processes);
+    suite_add_tcase(suite, tcase);
+    return tcase;
+}
+
 static Suite *abuse_suite(void)
 {
     Suite *suite = suite_create("abuse");
-    TCase *t = tcase_create("abuse");
-    tcase_set_timeout(t, (double)abuse_ms / 1000 + 300);
-    tcase_add_checked_fixture(t, test_begin, end_processes);
+    TCase *t = theme(suite, "slow");
     tcase_add_test(t, slowloris_in_the_header);
     tcase_add_test(t, slowloris_in_the_body);
     tcase_add_test(t, slowloris_in_the_answer);
+
+    t = theme(suite, "connections");
     tcase_add_loop_test(t, idle_connections_by_the_thousand, 0, 2);
     tcase_add_test(t, flood_of_connections);
     tcase_add_test(t, hangup_and_come_again);
+
+    t = theme(suite, "bytes");
     tcase_add_test(t, too_much_of_everything);
     tcase_add_test(t, pipelines_of_a_thousand);
     tcase_add_test(t, noise_instead_of_requests);
-    suite_add_tcase(suite, t);
     return suite;
 }
 
