@@ -40,11 +40,11 @@ for what; do
     echo "valgrind: ${what%%:*}${case:+, $case}"
     case $what in
     check_handler*)
-        CK_TIMEOUT_MULTIPLIER=10 CK_RUN_CASE=$case "${memcheck[@]}" \
+        env CK_TIMEOUT_MULTIPLIER=10 ${case:+"CK_RUN_CASE=$case"} "${memcheck[@]}" \
             --log-file="$scratch/logs/$(basename "$suite").%p" "$suite" || failed=1
         ;;
     *)
-        CK_TIMEOUT_MULTIPLIER=5 CK_RUN_CASE=$case HANGUPD=$scratch/bin/hangupd \
+        env CK_TIMEOUT_MULTIPLIER=5 ${case:+"CK_RUN_CASE=$case"} HANGUPD=$scratch/bin/hangupd \
             EXAMPLES=$scratch/bin "$suite" || failed=1
         ;;
     esac
@@ -74,5 +74,6 @@ for log in "$scratch"/logs/*; do
         failed=1
     fi
 done
+((count > 0)) || failed=1 # nothing was looked at
 echo "valgrind: $count servers, and what they forked: $([ "$failed" = 0 ] && echo clean || echo FAILED)"
 exit "$failed"
