@@ -194,6 +194,15 @@ need-network:
 	@tests/need.sh python3 iproute2 iptables openssl
 	@tests/need.sh --unpack $(TOOLS) nginx haproxy
 
+need-valgrind:
+	@tests/need.sh valgrind
+
+# With memcheck; BRIEF=1: as long as .ci/run has time for it.
+VALGRIND_SUITES = $(if $(BRIEF),check_server:hangup check_server:http,check_handler check_server check_program \
+	check_undo check_routes check_status check_hostile check_smuggling)
+check-valgrind: need-check need-valgrind everything
+	@$(SUITE_ENVIRONMENT) tests/valgrind.sh $(BUILD)/suites $(VALGRIND_SUITES) </dev/null
+
 # Exit status 77: no network namespaces here.
 run-fault_network: need-network everything
 	@$(SUITE_ENVIRONMENT) tests/fault_network.py $(if $(BRIEF),--brief) </dev/null || [ $$? -eq 77 ]
@@ -291,6 +300,7 @@ help:
 	@echo 'make check-faults  prove the promise in storms, under abuse, on bad networks, and for long (BRIEF=1: a short proof)'
 	@echo 'make check-page  read the status page in Chromium, installing that; screenshots in BUILD/status-page'
 	@echo 'make bench       measure beside other servers, installing them (BENCH=hangup for one part)'
+	@echo 'make check-valgrind  the suites, their servers run with memcheck (BRIEF=1: a part of them)'
 	@echo 'make lint        format, static analysis, warnings of gcc and clang, signal safety'
 	@echo 'make format      lay the sources out as .clang-format says'
 	@echo 'make install     into PREFIX ($(PREFIX)), below DESTDIR if that is set; make uninstall'
@@ -303,9 +313,9 @@ help:
 FORCE:
 
 .DELETE_ON_ERROR:
-.PHONY: all everything run need-check check check-page check-faults need-network \
-	run-fault_network need-fuzz fuzz fuzzers need-model check-model need-bench bench need-lint format \
-	lint lint-format lint-tidy lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals install \
-	uninstall clean help FORCE
+.PHONY: all everything run need-check check check-page check-faults check-valgrind need-network \
+	run-fault_network need-fuzz fuzz fuzzers need-model check-model need-bench bench need-valgrind \
+	need-lint format lint lint-format lint-tidy lint-cppcheck lint-gcc lint-clang lint-analyzer \
+	lint-signals install uninstall clean help FORCE
 # Made by `make check` and worth keeping for the next one.
 .SECONDARY:

@@ -897,7 +897,7 @@ ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag)
 ASYNC_SAFE static void begin_answering(struct request *rq)
 {
     if (state_of(atomic_load(&rq->slot->state)) < SLOT_ANSWERING)
-        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN | SLOT_WAITING);
+        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN | SLOT_BODY_OPEN | SLOT_WAITING);
 }
 
 ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
@@ -1377,6 +1377,17 @@ static bool tcp_look(int fd, uint64_t *acked, bool *closed)
     return true;
 }
 
+uint64_t handler_traffic(int connection, int *untaken)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    memset(&info, 0, sizeof info);
+    *untaken = unsent(connection);
+    if (getsockopt(connection, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
+        *untaken = 0;
+    return info.tcpi_bytes_received + info.tcpi_bytes_acked;
+}
+
 /* What the count will be when all sent so far and MORE bytes are acknowledged. */
 static uint64_t acked_when_all_is(int fd, uint64_t more)
 {
@@ -1435,7 +1446,7 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
 ASYNC_SAFE static int status_for(enum outcome outcome, enum cause cause, uint32_t state)
 {
     if (cause == CAUSE_EVICTED)
-        return (state & SLOT_HEAD_OPEN) != 0 ? 408 : 503;
+        return (state & (SLOT_HEAD_OPEN | SLOT_BODY_OPEN)) != 0 ? 408 : 503;
     return outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_CRASH ? 500 : 503;
 }
 
@@ -2121,10 +2132,12 @@ static void read_body(struct request *rq)
         if (send_all(rq, &v, 1) < 0)
             abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
     }
+    slot_flag(rq->slot, SLOT_BODY_OPEN);
     if (rq->head.chunked)
         read_chunked_body(rq, piece);
     else
         read_sized_body(rq, piece);
+    slot_advance(rq->slot, SLOT_READING, 0, SLOT_BODY_OPEN);
     rq->unread_body = false;
     if (lseek(rq->body, 0, SEEK_SET) < 0)
         refuse(rq, 500, "the body could not be read back");

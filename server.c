@@ -739,6 +739,8 @@ struct connection {
     int timer;          /* place in the heap, or NOBODY */
     int64_t deadline;   /* clock_ms() */
     int64_t since;      /* of the phase, or of the request */
+    uint64_t moved;     /* bytes, at the time looked_at, both ways; see is_slow */
+    int64_t looked_at;  /* 0: not yet in this request */
     uint32_t requests;  /* so far */
     uint64_t id_number; /* of its request's id */
     unsigned char address[16];
@@ -771,6 +773,7 @@ struct job {
     bool kept;       /* it was found to be answered: only scratch is left to remove */
     bool refuted;    /* it was found not to be */
     bool unsent;     /* on AF_UNIX: not all of its answer was sent */
+    bool brief;      /* the client was given its time: it is not waited for */
     siginfo_t ended; /* how the child ended */
 };
 
@@ -793,7 +796,7 @@ static struct {
     bool muted, once; /* listeners are out of epoll; there is one connection only (nowait) */
     int64_t unmute_at;
     bool draining, ending;
-    int64_t drain_at, idle_since;
+    int64_t drain_at, idle_since, slow_looked_at;
     const char *state_path; /* absolute, for people */
     char token[CLEANUP_TOKEN_SIZE];
     uint64_t request_count;
@@ -829,6 +832,9 @@ static struct {
 #define LINGER_MS 2000
 #define MUTE_MS 100
 #define EVICT_AGE_MS 1000 /* a header may take so long before it must make room */
+#define SLOW_MS 2000      /* a client that moves less than SLOW_BYTES in this time must, too */
+#define SLOW_BYTES 2048
+#define SLOW_LOOK_MS 250
 #define KILL_AFTER_MS 1000
 #define UNKILLABLE_MS 10000
 
@@ -1342,6 +1348,7 @@ static void request_start(struct connection *c)
     c->requests++;
     c->cause = CAUSE_NONE;
     c->signalled = c->killed = c->patient = false;
+    c->looked_at = 0;
     fill_slot(c, id);
     struct handler_call call = {.settings = &settings.handler,
                                 .slot = slot_of(c),
@@ -1381,6 +1388,42 @@ static bool may_start(const struct connection *c)
 
 static void request_end(struct connection *c, enum cause cause);
 
+/* Whether the request waits for its client alone, who moves less than SLOW_BYTES in SLOW_MS: of the
+ * body, all of which that came has been read, or of the answer, part of which waits to be taken. */
+static bool is_slow(struct connection *c, int64_t now)
+{
+    uint32_t flags = atomic_load(&slot_of(c)->state), state = flags & SLOT_STATE_MASK;
+    if (c->phase != PHASE_BUSY || !c->is_tcp || c->signalled || (flags & SLOT_FINISH) != 0 ||
+        (c->looked_at != 0 && now - c->looked_at < SLOW_MS))
+        return false;
+    int untaken;
+    uint64_t before = c->moved;
+    bool first = c->looked_at == 0;
+    c->moved = handler_traffic(c->fd, &untaken);
+    c->looked_at = now;
+    bool reads = state == SLOT_READING && (flags & SLOT_BODY_OPEN) != 0 && unread(c) == 0;
+    bool sends = state == SLOT_ANSWERING && untaken > 0;
+    return !first && c->moved - before < SLOW_BYTES && (reads || sends);
+}
+
+static void request_cut(struct connection *c);
+
+/* When all slots are taken, and nobody can make room who has made nothing: slow clients do, as many
+ * as wait for a slot. Each is looked at from time to time. */
+static void evict_slow(void)
+{
+    int64_t now = clock_ms();
+    int left = server.queue.count + 1; /* and the one that is about to wait */
+    if (server.slow_looked_at != 0 && now - server.slow_looked_at < SLOW_LOOK_MS)
+        return;
+    server.slow_looked_at = now;
+    for (int i = server.busy.first; i != NOBODY && left > 0; i = server.connections[i].next)
+        if (is_slow(&server.connections[i], now)) {
+            request_cut(&server.connections[i]);
+            left--;
+        }
+}
+
 static bool may_be_evicted(const struct connection *c, uint32_t flag)
 {
     return c->phase == PHASE_BUSY && !c->signalled && clock_ms() - c->since >= EVICT_AGE_MS &&
@@ -1403,6 +1446,8 @@ static void evict_one(void)
         i = all[i].previous;
     if (i != NOBODY)
         request_end(&server.connections[i], CAUSE_EVICTED);
+    else
+        evict_slow();
 }
 
 static void wait_in_queue(struct connection *c)
@@ -1463,6 +1508,20 @@ static void request_end(struct connection *c, enum cause cause)
     kill(c->pid, SIGTERM);
     kill(c->pid, SIGCONT); /* a stopped child cannot act on it */
     set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
+}
+
+/* The client is too slow for a server that has no room. In delivery SIGTERM waits: what the client
+ * has acknowledged by now decides, a janitor asks. */
+static void request_cut(struct connection *c)
+{
+    if ((atomic_load(&slot_of(c)->state) & SLOT_DELIVERING) == 0) {
+        request_end(c, CAUSE_EVICTED);
+        return;
+    }
+    c->signalled = c->killed = true;
+    c->cause = CAUSE_EVICTED;
+    kill(c->pid, SIGKILL);
+    set_deadline(c, clock_ms() + UNKILLABLE_MS);
 }
 
 static void hangup(struct connection *c)
@@ -1865,7 +1924,8 @@ static bool was_delivered(const struct job *j, int connection, bool is_tcp, uint
 {
     if (connection < 0)
         return true;
-    return !j->unsent && handler_was_delivered(connection, is_tcp, n, settings.handler.send_ms);
+    return !j->unsent &&
+           handler_was_delivered(connection, is_tcp, n, j->brief ? 0 : settings.handler.send_ms);
 }
 
 static int settle(const struct job *j, int connection, bool is_tcp)
@@ -2325,6 +2385,7 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     }
     j->session = pid;
     j->connection = index_of(c);
+    j->brief = c->cause == CAUSE_EVICTED;
     j->ended = *ended;
     j->ended.si_errno = cleanup_exists(server.dir, id);
     job_ready(j);

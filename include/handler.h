@@ -155,7 +155,8 @@ enum slot_state {
     SLOT_FINISH = 0x200,     /* on-hangup=finish */
     SLOT_DELIVERING = 0x400, /* SIGTERM waits: the client's acknowledgement decides */
     SLOT_SETTLING = 0x800,   /* the child is dead, a janitor undoes: for people, by the parent */
-    SLOT_WAITING = 0x1000    /* READING, in its route's line: it has made nothing */
+    SLOT_WAITING = 0x1000,   /* READING, in its route's line: it has made nothing */
+    SLOT_BODY_OPEN = 0x2000  /* the child reads the body: it has made nothing */
 };
 
 /* Why the parent ends a request; written before it signals. */
@@ -282,6 +283,9 @@ _Noreturn void handler_serve(const struct handler_call *call);
 bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms);
 /* Whether a child that died in delivery had sent all of its answer, on AF_UNIX. */
 bool handler_was_sent(const struct slot *slot);
+/* The bytes of both ways that have gone over the TCP connection, and those of ours, *UNTAKEN, that
+ * the client has not acknowledged. */
+uint64_t handler_traffic(int connection, int *untaken);
 
 /* An answer that has begun and must not complete: reset the connection, at once, whoever else holds
  * it. */

@@ -389,6 +389,15 @@ static bool is_retried(const struct caller *c)
     return plan.ordinary && !asks[c->tag].first && c->in.bytes == 0;
 }
 
+/* When this process last got no time for so long that the server may have taken a caller who was
+ * reading for one who does not. */
+static int64_t starved_at;
+
+static bool was_starved(const struct caller *c)
+{
+    return c->in.bytes > 0 && c->since <= starved_at;
+}
+
 static void caller_judge(struct caller *c, bool by_caller, bool by_reset)
 {
     struct ask *a = &asks[c->tag];
@@ -409,7 +418,11 @@ static void caller_judge(struct caller *c, bool by_caller, bool by_reset)
     /* A slow sender may be evicted; who ends his side of HTTP/1.0 has hung up. */
     bool may_be_refused = (a->kind == KIND_TAKEN && c->in.status == 409) ||
                           (c->slow && c->in.status == 408) || (c->manner == HALF_CLOSE && c->old);
-    if (a->fate == FATE_VOID && !may_be_refused && !is_retried(c))
+    if (a->fate != FATE_VOID || may_be_refused || is_retried(c))
+        return;
+    if (was_starved(c))
+        tally.given_up++;
+    else
         callers_violation("%s got %s answer (status %d, %" PRIu64 " bytes, after %" PRId64 " ms)",
                           described(c->tag), whole ? "a bad" : "no", c->in.status, c->in.bytes,
                           now_ms() - c->since);
@@ -616,9 +629,15 @@ static void caller_time(struct caller *c, int64_t now)
     }
 }
 
+#define STARVED_MS 500
+
 static void turn(void)
 {
+    static int64_t last;
     struct epoll_event events[256];
+    if (last != 0 && now_ms() - last > STARVED_MS)
+        starved_at = now_ms();
+    last = now_ms();
     int n = epoll_wait(epoll, events, 256, 1);
     for (int i = 0; i < n; i++) {
         struct caller *c = &callers[events[i].data.u32];

@@ -87,6 +87,7 @@ struct callers_tally {
     unsigned long hung_up, broken;      /* no whole answer: by the caller, by the server */
     unsigned long unreached;            /* connections that were refused */
     unsigned long retried;              /* see is_retried */
+    unsigned long given_up;             /* see was_starved */
     unsigned long doubt_there, window;  /* of the things found: in doubt, and see callers_window */
     unsigned long violations;
     int64_t slowest_ms; /* answer below 400 to somebody who stayed */

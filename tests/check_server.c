@@ -626,6 +626,51 @@ START_TEST(incomplete_head_gives_way)
 }
 END_TEST
 
+/* Wait until a ledger says that the answer is on its way. */
+static void wait_sent(void)
+{
+    wait_until(run("grep -rlE ^sent %s", at("state")).status == 0);
+}
+
+/* Who waits for the rest of a body has made nothing; of two, the one whose body comes stays. */
+START_TEST(slow_body_gives_way)
+{
+    struct server *s = things("--requests 2 --queue-timeout 600");
+    int slow = dial(s), other = dial(s);
+    say(slow, "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nx");
+    say(other, "POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+    wait_read(s, slow);
+    wait_read(s, other);
+    int c = get(s, "/who");
+    static char chunk[4096];
+    memset(chunk, 'x', sizeof(chunk));
+    for (int64_t deadline = now_ms() + PATIENCE_MS; is_quiet(c); rest()) {
+        must(now_ms() < deadline);
+        say(other, "1000\r\n");
+        say_bytes(other, chunk, sizeof(chunk));
+        say(other, "\r\n");
+    }
+    must(hear_answer(c, false).status == 200);
+    must(hear_answer(slow, false).status == 408);
+    say(other, "0\r\n\r\n");
+    must(hear_answer(other, false).status == 200);
+    server_stop(s);
+}
+END_TEST
+
+/* With and without an answer that is all on its way. */
+START_TEST(slow_reader_gives_way)
+{
+    struct server *s = things("--requests 1 --queue-timeout 600 --send-timeout 3600");
+    int slow = get(s, "/big?path=%s&bytes=%d", at("file"), _i == 0 ? 50000000 : 150000);
+    wait_sent();
+    must(hear_answer(get(s, "/who"), false).status == 200);
+    log_wait(s, " error undo=ok");
+    must(!exists(at("file")) && hear(slow).reset);
+    server_stop(s);
+}
+END_TEST
+
 START_TEST(complete_head_does_not_give_way)
 {
     struct server *s = things("--requests 1");
@@ -874,12 +919,6 @@ START_TEST(kill_of_the_child_undoes)
     server_stop(s);
 }
 END_TEST
-
-/* Wait until a ledger says that the answer is on its way. */
-static void wait_sent(void)
-{
-    wait_until(run("grep -rlE ^sent %s", at("state")).status == 0);
-}
 
 START_TEST(answer_that_a_killed_child_cannot_finish_is_undone)
 {
@@ -2822,6 +2861,8 @@ static Suite *server_suite(void)
     tcase_add_test(t, queue_timeout_is_503);
     tcase_add_test(t, one_address_has_a_limit);
     tcase_add_test(t, incomplete_head_gives_way);
+    tcase_add_test(t, slow_body_gives_way);
+    tcase_add_loop_test(t, slow_reader_gives_way, 0, 2);
     tcase_add_test(t, complete_head_does_not_give_way);
     tcase_add_test(t, connection_limit_ends_the_oldest_idle_one);
 

@@ -71,11 +71,12 @@ START_TEST(soak)
     server_stop(s);
     callers_check_world();
     printf("soak: seed %ld, %lld s, %lu requests (%lu answered, %lu answered and then reset, %lu "
-           "refused, %lu hung up, %lu broken off), PSS %ld to %ld kB, %u to %u descriptors, %lu "
+           "refused, %lu hung up, %lu broken off, %lu of a starved caller), PSS %ld to %ld kB, %u "
+           "to %u descriptors, %lu "
            "violations\n",
            seed, (long long)(now_ms() - begin) / 1000, tally.requests, tally.kept, tally.doubt,
-           tally.refused, tally.hung_up, tally.broken, first.pss_kb, g.pss_kb, first.descriptors,
-           g.descriptors, tally.violations);
+           tally.refused, tally.hung_up, tally.broken, tally.given_up, first.pss_kb, g.pss_kb,
+           first.descriptors, g.descriptors, tally.violations);
     fflush(stdout);
     compare(first, g);
     must(tally.kept > 0 && tally.hung_up > 0 && tally.refused > 0);

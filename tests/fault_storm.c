@@ -182,12 +182,14 @@ static void blow(struct server **s, enum victim victim)
 
 static void report(enum victim victim)
 {
-    printf("storm, %s: seed %ld, %ld s, %ld callers, %lu requests (%lu answered, %lu answered and "
-           "then reset, of these %lu kept, %lu refused, %lu hung up, %lu broken off), %lu children "
-           "and %lu servers killed, %lu kept in the window after sent, %lu violations\n",
-           victim_names[victim], options.seed, options.seconds, options.callers, tally.requests,
-           tally.kept, tally.doubt, tally.doubt_there, tally.refused, tally.hung_up, tally.broken,
-           killed_children, killed_servers, tally.window, tally.violations);
+    printf(
+        "storm, %s: seed %ld, %ld s, %ld callers, %lu requests (%lu answered, %lu answered and "
+        "then reset, of these %lu kept, %lu refused, %lu hung up, %lu broken off, %lu of a starved "
+        "caller), %lu children "
+        "and %lu servers killed, %lu kept in the window after sent, %lu violations\n",
+        victim_names[victim], options.seed, options.seconds, options.callers, tally.requests,
+        tally.kept, tally.doubt, tally.doubt_there, tally.refused, tally.hung_up, tally.broken,
+        tally.given_up, killed_children, killed_servers, tally.window, tally.violations);
     fflush(stdout);
 }
 

@@ -3,10 +3,11 @@
 # they start. What is found fails, and so does a descriptor that a server has not had since its
 # start and still has at its end.
 #
-#     valgrind.sh SUITE...      with the environment that the Makefile gives the suites
-#
-# A suite's tests can be chosen with CK_RUN_CASE, as ever.
+#     valgrind.sh DIR SUITE[:CASE]...   with the environment that the Makefile gives the suites,
+#                                       which are in DIR
 set -euo pipefail
+suites=$1
+shift
 
 # libc, made to free what it holds at the end, forgets `environ`, which is the server's: that would
 # look like a leak. A forked child that is ended by a signal handler has nothing to free.
@@ -32,13 +33,19 @@ for example in "$EXAMPLES"/*; do
 done
 
 failed=0
-for suite; do
-    case $suite in
-    */check_handler)
-        "${memcheck[@]}" --log-file="$scratch/logs/$(basename "$suite").%p" "$suite" || failed=1
+for what; do
+    suite=$suites/${what%%:*}
+    case=
+    [[ $what != *:* ]] || case=${what#*:}
+    echo "valgrind: ${what%%:*}${case:+, $case}"
+    case $what in
+    check_handler*)
+        env CK_TIMEOUT_MULTIPLIER=10 ${case:+"CK_RUN_CASE=$case"} "${memcheck[@]}" \
+            --log-file="$scratch/logs/$(basename "$suite").%p" "$suite" || failed=1
         ;;
     *)
-        CK_TIMEOUT_MULTIPLIER=5 HANGUPD=$scratch/bin/hangupd EXAMPLES=$scratch/bin "$suite" || failed=1
+        env CK_TIMEOUT_MULTIPLIER=5 ${case:+"CK_RUN_CASE=$case"} HANGUPD=$scratch/bin/hangupd \
+            EXAMPLES=$scratch/bin "$suite" || failed=1
         ;;
     esac
 done
@@ -67,5 +74,6 @@ for log in "$scratch"/logs/*; do
         failed=1
     fi
 done
+((count > 0)) || failed=1 # nothing was looked at
 echo "valgrind: $count servers, and what they forked: $([ "$failed" = 0 ] && echo clean || echo FAILED)"
 exit "$failed"
