@@ -1687,8 +1687,7 @@ _Noreturn static void finish(struct request *rq, int result)
     block_sigterm(rq);
     if (!cleanup_end_children(0, NULL))
         request_log(rq, "a process of this request does not end, even by SIGKILL");
-    bool complete = a->prepared && (a->framing != FRAMING_LENGTH || has_no_body(rq) ||
-                                    a->written == (uint64_t)a->length);
+    bool complete = is_complete(rq);
     if (result == 0 && complete && a->status < 400)
         finish_well(rq);
     if (a->started && (result != 0 || !complete))
@@ -1697,9 +1696,20 @@ _Noreturn static void finish(struct request *rq, int result)
         request_log(rq, "the handler %s",
                     result != 0    ? "failed"
                     : !a->prepared ? "returned without an answer"
+    a->body_size = 0;
+    a->written = 0;
+    a->holds = false;
                                    : "returned before its answer was complete");
         answer_again(rq);
         respond_text(rq, 500, "500 Internal Server Error: %s\n", words_for(500, CAUSE_NONE));
+/* Whether the answer has all the body that its head promises. */
+static bool is_complete(const struct request *rq)
+{
+    const struct answer *a = &rq->answer;
+    return a->prepared &&
+           (a->framing != FRAMING_LENGTH || has_no_body(rq) || a->written == (uint64_t)a->length);
+}
+
     }
     finish_badly(rq);
 }
@@ -2691,6 +2701,8 @@ static void allow_sigterm(bool allow)
 
 /* Run the program to its end, SIGTERM waiting but in waits. What it failed at is answered or logged
  * here; as a handler returns. */
+    else if (rq->redirect == NULL && !is_complete(rq))
+        request_log(rq, "the program %s wrote less than its Content-Length", file);
 static int serve_program(struct request *rq)
 {
     static struct script script;

@@ -494,6 +494,10 @@ static const struct failure {
     {MADE "printf 'Content-Type: a\\n'; yes 'X-A: 1'", 502, "too many header fields"},
     {MADE "yes | tr -d '\\n'", 502, "the header is too large"},
     {MADE HEAD "exit 4", 502, "exited with status 4"}, /* no byte of it had been sent */
+    {MADE "printf 'Content-Type: a\\nContent-Length: 1\\n\\nx'; exit 5", 502,
+     "exited with status 5"},
+    {MADE "printf 'Content-Type: a\\nContent-Length: 9\\n\\n'", 502,
+     "less than its Content-Length"},
     {MADE HEAD "echo part; " AWAIT_GO "exit 4", 0, "exited with status 4"},
     {MADE HEAD "echo part; " AWAIT_GO "kill -s ABRT $$", 0, "was ended by signal 6"},
     {MADE "printf 'Content-Type: a\\nContent-Length: 9\\n\\npart\\n'; " AWAIT_GO, 0, NULL},
@@ -517,6 +521,8 @@ START_TEST(failure_is_told_and_undone)
     } else {
         h = hear_answer(c, false);
         must_say(h.status == f->status, "%s", h.text);
+        /* Nothing of what it wrote is in the server's own words. */
+        must_say(h.status != 502 || strstr(h.text, "\r\n\r\n502 ") != NULL, "%s", h.text);
     }
     if (f->log != NULL)
         log_wait(s, "%s", f->log);
