@@ -1449,7 +1449,8 @@ ASYNC_SAFE static const char *words_for(int status, enum cause cause)
     case 503:
         return cause == CAUSE_EVICTED
                    ? "too many requests; this one waited for its turn and had to make room"
-                   : "the server is stopping; the work was stopped and undone";
+               : cause == CAUSE_DRAIN ? "the server is stopping; the work was stopped and undone"
+                                      : "the work was stopped and undone";
     case 502:
         return "the program failed and what it made was undone";
     default:
