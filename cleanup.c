@@ -1685,7 +1685,7 @@ ASYNC_SAFE static bool reap_all(void)
 {
     pid_t pid;
     do
-        pid = waitpid(-1, NULL, WNOHANG);
+        pid = waitpid(-1, NULL, WNOHANG | __WALL); /* also who was cloned without SIGCHLD */
     while (pid > 0 || (pid < 0 && errno == EINTR));
     return pid < 0;
 }

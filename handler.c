@@ -1460,7 +1460,8 @@ ASYNC_SAFE static const char *words_for(int status, enum cause cause)
     case 503:
         return cause == CAUSE_EVICTED
                    ? "too many requests; this one waited for its turn and had to make room"
-                   : "the server is stopping; the work was stopped and undone";
+               : cause == CAUSE_DRAIN ? "the server is stopping; the work was stopped and undone"
+                                      : "the work was stopped and undone";
     case 502:
         return "the program failed and what it made was undone";
     default:
@@ -1488,15 +1489,34 @@ static struct program {
     struct log_lines lines;
 } program = {.out = -1, .err = -1, .signals = -1};
 
+#define PIPE_HOLDS 65536 /* bytes, pipe(7) */
+
+/* Log what the program's pipe of errors holds, and no more: who fills it may never stop. */
+ASYNC_SAFE static void take_errors_held(void)
+{
+    ssize_t n = 1;
+    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.err >= 0; left -= n)
+        n = log_lines_read(&program.lines, request.slot->id, program.err);
+}
+
 /* What a program says after SIGTERM goes to the log, and what it still answers nowhere: it must not
  * wait for room in a pipe. */
 ASYNC_SAFE static void program_last_words(void)
 {
     char nowhere[4096];
-    while (program.err >= 0 && log_lines_read(&program.lines, request.slot->id, program.err) > 0)
-        continue;
-    while (program.out >= 0 && read(program.out, nowhere, sizeof nowhere) > 0)
-        continue;
+    ssize_t n = 1;
+    take_errors_held();
+    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.out >= 0; left -= n)
+        n = read(program.out, nowhere, sizeof nowhere);
+}
+
+/* End the program and all others of the request, which have GRACE_MS for a last word. True: none is
+ * left. */
+ASYNC_SAFE static bool end_program(int64_t grace_ms)
+{
+    bool none = cleanup_end_children(grace_ms, program_last_words);
+    take_errors_held(); /* the very last may have come with its end */
+    return none;
 }
 
 /* Stop the work and undo it, tell the client if there is something to tell, and exit. */
@@ -1509,7 +1529,7 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
         cut_connection(rq);
     if (ran && outcome == OUTCOME_HANGUP)
         log_event(rq->slot->id, "The client closed the connection prematurely. Cleaning up.");
-    bool alone = cleanup_end_children(ran ? rq->settings->grace_ms : 0, program_last_words);
+    bool alone = end_program(ran ? rq->settings->grace_ms : 0);
     log_lines_end(&program.lines, rq->slot->id);
     if (!undo(rq) || !alone)
         _exit(HANDLER_EXIT_UNDONE); /* the parent goes on, and tells the client */
@@ -1689,7 +1709,18 @@ static void answer_again(struct request *rq)
     a->prepared = false;
     a->reason = NULL;
     a->body = NULL;
+    a->body_size = 0;
+    a->written = 0;
+    a->holds = false;
     a->fields_size = 0;
+}
+
+/* Whether the answer has all the body that its head promises. */
+static bool is_complete(const struct request *rq)
+{
+    const struct answer *a = &rq->answer;
+    return a->prepared &&
+           (a->framing != FRAMING_LENGTH || has_no_body(rq) || a->written == (uint64_t)a->length);
 }
 
 _Noreturn static void finish(struct request *rq, int result)
@@ -1698,8 +1729,7 @@ _Noreturn static void finish(struct request *rq, int result)
     block_sigterm(rq);
     if (!cleanup_end_children(0, NULL))
         request_log(rq, "a process of this request does not end, even by SIGKILL");
-    bool complete = a->prepared && (a->framing != FRAMING_LENGTH || has_no_body(rq) ||
-                                    a->written == (uint64_t)a->length);
+    bool complete = is_complete(rq);
     if (result == 0 && complete && a->status < 400)
         finish_well(rq);
     if (a->started && (result != 0 || !complete))
@@ -2629,11 +2659,19 @@ static void take_ended(void)
         }
 }
 
+/* A wait that finds something to read does not let the signal in, and a program may always have
+ * written more: ask for it by a wait for nothing. */
+static void take_sigterm(void)
+{
+    const struct timespec at_once = {0};
+    ppoll(NULL, 0, &at_once, request.mask_of_waits);
+}
+
 /* Pass on what the program writes until it has ended: then what its pipes hold is read, whoever
  * else may have them open. */
 static int pass_on(struct request *rq, struct output *o)
 {
-    while (!program.ended) {
+    for (; !program.ended; take_sigterm()) {
         struct pollfd p[] = {
             {program.signals, POLLIN, 0}, {program.out, POLLIN, 0}, {program.err, POLLIN, 0}};
         if (ppoll(p, 3, NULL, request.mask_of_waits) < 0)
@@ -2651,8 +2689,7 @@ static int pass_on(struct request *rq, struct output *o)
     for (ssize_t n = 1; n > 0 && left > 0 && program.out >= 0; left -= (int)n)
         if ((n = take_output(rq, o, (size_t)left)) < 0)
             return -1;
-    while (program.err >= 0 && log_lines_read(&program.lines, rq->slot->id, program.err) > 0)
-        continue;
+    take_errors_held();
     return 0;
 }
 
@@ -2678,6 +2715,8 @@ static bool ended_well(const struct request *rq, const struct output *o, const c
         request_log(rq, "the program %s exited with status %d", file, WEXITSTATUS(status));
     else if (!o->begun)
         request_log(rq, "the program %s exited without a whole header", file);
+    else if (rq->redirect == NULL && !is_complete(rq))
+        request_log(rq, "the program %s wrote less than its Content-Length", file);
     else
         return true;
     return false;
@@ -2714,7 +2753,7 @@ static int serve_program(struct request *rq)
     if (passed < 0 && rq->client_gone)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
     if (passed < 0) /* it has its last word, as ever */
-        cleanup_end_children(rq->settings->grace_ms, program_last_words);
+        end_program(rq->settings->grace_ms);
     if (passed == 0 && ended_well(rq, &o, script.file))
         return 0;
     rq->redirect = NULL;

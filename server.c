@@ -202,7 +202,9 @@ ASYNC_SAFE ssize_t log_lines_read(struct log_lines *lines, const char *id, int f
         return n;
     size_t length = lines->length + (size_t)n, from = 0;
     for (size_t at = lines->length; at < length; at++)
-        if (text[at] == '\n') {
+        if (text[at] == '\0') {
+            text[at] = ' '; /* it would hide what follows */
+        } else if (text[at] == '\n') {
             text[at] = '\0';
             log_event(id, text + from);
             from = at + 1;

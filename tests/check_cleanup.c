@@ -2816,6 +2816,20 @@ START_TEST(end_children)
 }
 END_TEST
 
+/* clone(2): a child whose end is not told by SIGCHLD, which wait(2) does not see. */
+START_TEST(end_children_that_tell_nobody)
+{
+    pid_t pid = (pid_t)syscall(SYS_clone, 0, NULL, NULL, NULL, NULL);
+    if (pid == 0)
+        for (;;)
+            syscall(SYS_ppoll, NULL, 0, NULL, NULL, 0);
+    ck_assert_int_gt(pid, 0);
+    ck_assert(cleanup_end_children(0, NULL));
+    ck_assert_int_eq(waitpid(pid, NULL, WNOHANG | __WALL), -1);
+    ck_assert_int_eq(errno, ECHILD);
+}
+END_TEST
+
 /* With grace, who goes by itself does so with its last word said, and nobody waits longer. */
 static int word[2];
 
@@ -3381,6 +3395,7 @@ static void add_processes(Suite *s)
 
     tcase_add_loop_test(tc, end_children, 0, 1);
     tcase_add_loop_test(tc, end_children, 200, 201);
+    tcase_add_test(tc, end_children_that_tell_nobody);
     tcase_add_test(tc, end_children_with_grace);
     tcase_add_test(tc, end_children_continues_the_stopped);
     tcase_add_test(tc, end_request);

@@ -494,6 +494,10 @@ static const struct failure {
     {MADE "printf 'Content-Type: a\\n'; yes 'X-A: 1'", 502, "too many header fields"},
     {MADE "yes | tr -d '\\n'", 502, "the header is too large"},
     {MADE HEAD "exit 4", 502, "exited with status 4"}, /* no byte of it had been sent */
+    {MADE "printf 'Content-Type: a\\nContent-Length: 1\\n\\nx'; exit 5", 502,
+     "exited with status 5"},
+    {MADE "printf 'Content-Type: a\\nContent-Length: 9\\n\\n'", 502,
+     "less than its Content-Length"},
     {MADE HEAD "echo part; " AWAIT_GO "exit 4", 0, "exited with status 4"},
     {MADE HEAD "echo part; " AWAIT_GO "kill -s ABRT $$", 0, "was ended by signal 6"},
     {MADE "printf 'Content-Type: a\\nContent-Length: 9\\n\\npart\\n'; " AWAIT_GO, 0, NULL},
@@ -517,6 +521,8 @@ START_TEST(failure_is_told_and_undone)
     } else {
         h = hear_answer(c, false);
         must_say(h.status == f->status, "%s", h.text);
+        /* Nothing of what it wrote is in the server's own words. */
+        must_say(h.status != 502 || strstr(h.text, "\r\n\r\n502 ") != NULL, "%s", h.text);
     }
     if (f->log != NULL)
         log_wait(s, "%s", f->log);
@@ -617,6 +623,9 @@ START_TEST(errors_go_to_the_log)
     must(sscanf(line, "%*s %63s", id) == 1 && strlen(id) > 16);
     log_wait(s, "%s two", id);
     log_wait(s, "%s three\\x1b[31m", id);
+    script("program", "printf 'before\\0behind\\n' >&2\n" HEAD);
+    must(curl(s, "/p/").status == 0);
+    log_wait(s, " before behind");
     script("program", "head -c 3000 /dev/zero | tr '\\0' x >&2\n" HEAD);
     must(curl(s, "/p/").status == 0);
     log_wait(s, "\"GET /p/ HTTP/1.1\" 200 0 ");
@@ -685,6 +694,48 @@ START_TEST(last_word)
     log_wait(s, " bye");
     log_wait(s, " hangup undo=ok");
     must(!exists(at("late")));
+    server_stop(s);
+}
+END_TEST
+
+START_TEST(last_word_in_the_log)
+{
+    static const char *const then[] = {"", "echo no header; echo; "};
+    char body[256];
+    snprintf(body, sizeof body,
+             "trap 'echo bye >&2; exit 1' TERM\necho $$ >../pid\n%swhile :; do sleep 0.05; done",
+             then[_i]);
+    struct server *s = serve(body);
+    int c = get(s, "/p/");
+    pid_in(at("pid"));
+    if (_i == 0)
+        close_fin(c);
+    else
+        must(hear_answer(c, false).status == 502);
+    log_wait(s, " bye");
+    server_stop(s);
+}
+END_TEST
+
+/* Errors without an end, and without a pause where the system allows that. */
+#define FLOOD                                                                                      \
+    "first= && chrt -f 1 true 2>/dev/null && first='chrt -f 1'\n"                                  \
+    "(trap '' TERM; touch ../flood; exec $first yes 'what has gone wrong' >&2) &\n"                \
+    "until [ -e ../flood ]; do sleep 0.01; done; sleep 0.1\n"
+
+START_TEST(errors_without_an_end)
+{
+    struct server *s = serve(HEAD FLOOD "echo well");
+    int c = get(s, "/p/");
+    must(strstr(hear_until(c, "0\r\n\r\n").text, "well\n") != NULL);
+    close(c);
+    script("program", "trap 'touch ../word; exit' TERM\n" FLOOD "echo $$ >../pid; sleep 1000");
+    c = get(s, "/p/");
+    pid_in(at("pid"));
+    close_fin(c);
+    wait_exists(at("word"));
+    script("program", FLOOD "echo no header; echo; sleep 1000");
+    must(hear_answer(get(s, "/p/"), false).status == 502);
     server_stop(s);
 }
 END_TEST
@@ -1069,12 +1120,14 @@ static Suite *program_suite(void)
     tcase_add_test(t, directory_gives_programs_only);
     tcase_add_test(t, mistaken_routes_are_explained);
     tcase_add_test(t, errors_go_to_the_log);
+    tcase_add_test(t, errors_without_an_end);
 
     t = theme(suite, "undo");
     tcase_add_loop_test(t, hangup_undoes_what_it_recorded, 0, 2);
     tcase_add_test(t, answer_keeps_what_it_recorded);
     tcase_add_test(t, commit_keeps_what_stands_above);
     tcase_add_test(t, last_word);
+    tcase_add_loop_test(t, last_word_in_the_log, 0, 2);
     tcase_add_test(t, ledger_that_its_program_truncates);
     tcase_add_test(t, undo_command_in_a_program);
     tcase_add_test(t, finish_goes_on_for_nobody);
