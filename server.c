@@ -2998,7 +2998,8 @@ static void open_state(uid_t owner, gid_t group)
     const char *why, *path = settings.state != NULL ? settings.state : default_state();
     server.state = cleanup_state_open(path, owner, group, &why);
     if (server.state < 0)
-        cannot("the state directory %s %s: %s", path, why, strerror(errno));
+        cannot("the state directory %s %s%s%s", path, why, errno != 0 ? ": " : "",
+               errno != 0 ? strerror(errno) : "");
     server.state_path = realpath(path, NULL);
     if (server.state_path == NULL)
         server.state_path = path;
