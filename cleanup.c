@@ -1874,11 +1874,11 @@ int cleanup_state_open(const char *path, uid_t owner, gid_t group, const char **
     *why = "cannot be looked at";
     if (fstat(fd, &now) < 0)
         goto refuse;
-    errno = EPERM;
-    *why = "belongs to another user";
+    errno = 0; /* from here on the words say it all */
+    *why = "belongs to another user: be that user, or take another directory";
     if (now.st_uid != owner)
         goto refuse;
-    *why = "is open to others; make it private with chmod 700";
+    *why = "is open to others; chmod 700 makes it private";
     if ((now.st_mode & 077) != 0)
         goto refuse;
     return fd;

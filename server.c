@@ -365,8 +365,8 @@ static const char help[] =
     "  --state DIR                   where ledgers are kept (root: /var/lib/hangupd; else\n"
     "                                $XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)\n"
     "  --sync                        flush every ledger record to the disk, for power loss\n"
-    "  --log text|json               (text)\n"
-    "  --log-to stderr|syslog        (stderr; syslog with --inetd)\n"
+    "  --log text|json               the form of the log's lines (text)\n"
+    "  --log-to stderr|syslog        where they go (stderr; syslog with --inetd)\n"
     "\n"
     "  --help, --version\n"
     "\n"
@@ -1979,20 +1979,21 @@ static struct {
     unsigned settled, left;
 } recovery;
 
-static void recovery_count(const char *id, enum cleanup_result result, bool kept)
+static void recovery_told(const char *id, enum cleanup_result result, bool kept)
 {
-    (void)id;
-    (void)kept;
-    if (result == CLEANUP_DONE)
+    if (result == CLEANUP_DONE) {
         recovery.settled++;
-    else
-        recovery.left++;
+        log_event(id, kept ? "left by a dead server: kept, as it had been answered"
+                           : "left by a dead server: undone");
+    } else {
+        recovery.left++; /* told of when its job ends */
+    }
 }
 
 static _Noreturn void recover(void)
 {
     const struct cleanup_recovery how = {
-        .state = server.state, .adopt = server.dir, .settled = recovery_count};
+        .state = server.state, .adopt = server.dir, .settled = recovery_told};
     if (server.once)
         alarm(RECOVERY_LIMIT_S);
     bool done = cleanup_recover(&how);
@@ -2178,8 +2179,8 @@ static void job_ended(struct job *j, int result)
         struct connection *c = &server.connections[j->connection];
         j->connection = NOBODY;
         request_settled(c, j, done);
-    } else if (done && j->tries > 0) {
-        log_event(j->id, "undone at last");
+    } else if (done && j->id[0] != '\0' && (j->tries > 0 || is_adopted(j->id))) {
+        log_event(j->id, j->kept ? "kept at last, as it had been answered" : "undone at last");
     }
     if (j->id[0] == '\0')
         jobs_adopt(j->tries > 0); /* also what one that died has moved */
@@ -2549,8 +2550,13 @@ static void drain(void)
     server.draining = true;
     server.drain_at = clock_ms() + settings.drain_ms;
     atomic_store(&server.board->draining, 1);
-    log_eventf(NULL, "stopping: %d requests in flight may take %lld s to finish", server.busy.count,
-               (long long)(settings.drain_ms / 1000));
+    if (server.busy.count == 0)
+        log_event(NULL, "stopping");
+    else if (server.ending)
+        log_eventf(NULL, "stopping: %d in flight, to be undone now", server.busy.count);
+    else
+        log_eventf(NULL, "stopping: %d in flight, which may take %lld s to finish",
+                   server.busy.count, (long long)(settings.drain_ms / 1000));
     if (!server.muted)
         listeners_watch(EPOLL_CTL_DEL);
     listeners_close();
@@ -2565,9 +2571,9 @@ static void drain(void)
 
 static void end_all(void)
 {
+    server.ending = true;
     if (!server.draining)
         drain();
-    server.ending = true;
     for (int i = server.busy.first; i != NOBODY; i = server.connections[i].next)
         request_end(&server.connections[i], CAUSE_DRAIN);
 }
@@ -3000,7 +3006,8 @@ static void open_state(uid_t owner, gid_t group)
     const char *why, *path = settings.state != NULL ? settings.state : default_state();
     server.state = cleanup_state_open(path, owner, group, &why);
     if (server.state < 0)
-        cannot("the state directory %s %s: %s", path, why, strerror(errno));
+        cannot("the state directory %s %s%s%s", path, why, errno != 0 ? ": " : "",
+               errno != 0 ? strerror(errno) : "");
     server.state_path = realpath(path, NULL);
     if (server.state_path == NULL)
         server.state_path = path;

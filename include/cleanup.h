@@ -169,7 +169,8 @@ bool cleanup_exists(int dir, const char *id);
 /* Directories of state. */
 #define CLEANUP_TOKEN_SIZE 17 /* a server's token: 16 hex digits and a NUL */
 #define CLEANUP_ID_SIZE 40    /* a request's id: TOKEN-NUMBER and a NUL */
-/* Open the state directory PATH, making it if need be. -1 with errno and *WHY in words. */
+/* Open the state directory PATH, making it if need be. -1 with *WHY in words, and errno, which is 0
+ * where the words say all. */
 int cleanup_state_open(const char *path, uid_t owner, gid_t group, const char **why);
 /* Make STATE/TOKEN for this server and hold its lock until it dies: a descriptor on it, or -1. */
 int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE]);

@@ -2213,6 +2213,7 @@ START_TEST(state_refuses)
     ck_assert_int_eq(mkdir(at("open"), 0700), 0);
     ck_assert_int_eq(chmod(at("open"), 0750), 0);
     state_refused(at("open"), "0700|mode|private");
+    ck_assert_int_eq(errno, 0); /* no call failed */
     put(at("file"), "");
     state_refused(at("file"), "directory");
     ck_assert_int_eq(mkdir(at("real"), 0700), 0);
@@ -2224,6 +2225,7 @@ START_TEST(state_refuses)
         ck_assert_int_eq(mkdir(at("other"), 0700), 0);
         ck_assert_int_eq(chown(at("other"), 1, 1), 0);
         state_refused(at("other"), "own|belong");
+        ck_assert_int_eq(errno, 0);
     }
 }
 END_TEST

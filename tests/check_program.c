@@ -865,6 +865,7 @@ START_TEST(next_start_ends_the_daemons_first)
     wait_until(!is_alive(pid_in(at("pid")))); /* the program itself dies with its child */
     must(is_alive(pid_in(at("pids"))) && exists(at("file")));
     struct server *next = hangupd("/p=%s", at("cgi/program"));
+    log_wait(next, " left by a dead server: undone");
     log_wait(next, "recovered from a dead server");
     must(!is_alive(pid_in(at("pids"))) && !exists(at("file")));
     must(is_empty(at("tmp")));

@@ -745,7 +745,8 @@ START_TEST(drain_while_one_waits)
     int second = get(s, "/make?path=%s", at("second"));
     wait_until(waiting(b) == 1);
     kill(s->pid, _i ? SIGINT : SIGTERM);
-    log_wait(s, "stopping");
+    log_wait(s, _i ? "stopping: 2 in flight, to be undone now"
+                   : "stopping: 2 in flight, which may take 30 s to finish");
     if (!_i)
         close_rst(first);
     struct heard h = hear(second);

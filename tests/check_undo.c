@@ -1138,11 +1138,12 @@ END_TEST
 
 START_TEST(start_goes_on_with_commands)
 {
-    leave_slow("a");
+    const char *dead = leave_slow("a");
     struct server *s = things("%s", "");
     wait_order("a\n");
     must(log_has(s, "recovered from a dead server: 0 undone or kept, 1 still to do"));
     go("a");
+    log_wait(s, " %s undone at last", dead);
     wait_until(child_count(s->pid) == 0);
     server_stop(s);
     must(is_ended("a"));

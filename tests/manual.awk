@@ -91,7 +91,9 @@ END {
     print ".TP\n.B 2\nthe command line was wrong; standard error says what would be right"
     print ".SH FILES"
     print ".TP\n.I STATE/SERVER/ID\nthe ledger of a request in flight: what it made and how to undo it"
+    print ".TP\n.I STATE/SERVER/ID.p\nwhat its program recorded"
     print ".TP\n.I STATE/SERVER/lock\nheld for as long as that server lives"
+    print ".TP\n.I STATE/SERVER/scoreboard\nwhat the server is doing, for hangupd status"
     print ".TP\n.I STATE/failed/\nledgers of what could not be undone, for hangupd recover"
     print ".PP\nSTATE is what \\-\\-state says. It must be a directory of mode 0700 that the user owns."
 }
