@@ -348,9 +348,10 @@ static int refused_with(const char *begin_with, const char *then)
                 break;
             at += n;
         }
-    int status = hear(fd).status;
+    struct heard h = hear(fd);
     close(fd);
-    return status;
+    must_say(!h.reset, "the answer was followed by a reset, which may overtake it: %s", h.text);
+    return h.status;
 }
 
 static void too_much(int64_t ms)

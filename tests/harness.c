@@ -847,8 +847,13 @@ struct gauge server_gauge(const struct server *s)
     pid_t pids[4096];
     struct gauge g = {.pss_kb = -1};
     snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)s->pid);
-    const char *pss = strstr(file_read(path), "\nPss:");
-    must_say(pss && sscanf(pss, "\nPss: %ld", &g.pss_kb) == 1, "no Pss in %s", path);
+    const char *text = file_read(path), *anonymous = strstr(text, "\nPss_Anon:");
+    const char *shared = strstr(text, "\nPss_Shmem:");
+    long shared_kb = 0;
+    must_say(anonymous && shared && sscanf(anonymous, "\nPss_Anon: %ld", &g.pss_kb) == 1 &&
+                 sscanf(shared, "\nPss_Shmem: %ld", &shared_kb) == 1,
+             "no Pss in %s", path);
+    g.pss_kb += shared_kb;
     count_descriptors(s->pid, &g);
     g.children = children_of(s->pid, pids, 4096);
     g.ledgers = count_ledgers();

@@ -124,7 +124,8 @@ struct server *server_spawn(const char *program, const char *words, int in, bool
 void server_stop(struct server *s);
 /* What it takes at this moment. */
 struct gauge {
-    long pss_kb; /* of its memory, by the share that it has of each page */
+    long pss_kb; /* of memory, by its share of each page; without mapped files, whose pages other
+                  * programs of this machine share, now more, now fewer */
     unsigned descriptors, sockets, children, ledgers;
 };
 struct gauge server_gauge(const struct server *s);
