@@ -2083,12 +2083,26 @@ static void await_turn(struct request *rq)
 #define BODY_IN_MEMORY_MAX (1U << 20) /* bytes; a longer or chunked body goes to the disk */
 #define BODY_PIECE 65536
 
+/* Without O_TMPFILE: below the request's scratch directory, which is removed whatever happens. */
+static int open_named_spool(void)
+{
+    char path[PATH_MAX];
+    const char *directory = cleanup_tempdir();
+    if (directory == NULL)
+        return -1;
+    snprintf(path, sizeof path, "%.*s/body", PATH_MAX - 8, directory);
+    int fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd >= 0)
+        unlink(path);
+    return fd;
+}
+
 static int open_spool(const struct request *rq)
 {
-    int fd = -1;
-    if (rq->head.chunked || rq->head.body_length > BODY_IN_MEMORY_MAX)
-        fd = open(rq->settings->tmpdir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    return fd >= 0 ? fd : memfd_create("body", MFD_CLOEXEC);
+    if (!rq->head.chunked && rq->head.body_length <= BODY_IN_MEMORY_MAX)
+        return memfd_create("body", MFD_CLOEXEC);
+    int fd = open(rq->settings->tmpdir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    return fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR) ? open_named_spool() : fd;
 }
 
 static void spool(struct request *rq, const char *data, size_t n)
@@ -2375,9 +2389,10 @@ static void make_environment(struct request *rq, const struct script *script)
     if (*script->path_info != '\0')
         set_variable("PATH_INFO", "%s", script->path_info);
     set_variable("QUERY_STRING", "%s", rq->query);
-    if (rq->body >= 0 || rq->head.has_length)
+    bool has_body = rq->body >= 0 || rq->head.has_length;
+    if (has_body)
         set_variable("CONTENT_LENGTH", "%llu", (unsigned long long)rq->body_length);
-    if (type != NULL)
+    if (type != NULL && has_body)
         set_variable("CONTENT_TYPE", "%s", type);
     free((char *)type);
     set_address_variables(rq);

@@ -5,9 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <poll.h>
 #include <regex.h>
 #include <sched.h>
@@ -31,6 +28,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "deny.h"
 
 #define TOKEN "0123456789abcdef"
 #define ID TOKEN "-1"
@@ -387,32 +385,6 @@ static bool private_mounts(void)
 /* ---- Ways to create ---------------------------------------------------------------------- */
 
 enum way { BY_TMPFILE, BY_RENAME, BY_LINK, WAYS };
-
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define ARGUMENT(n) (offsetof(struct seccomp_data, args) + (size_t)8 * (n))
-#else
-#define ARGUMENT(n) (offsetof(struct seccomp_data, args) + (size_t)8 * (n) + 4)
-#endif
-
-/* From here on, system call NUMBER fails with ERROR if its argument ARG has any of BITS. */
-static bool deny(unsigned number, unsigned arg, unsigned bits, unsigned error)
-{
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 3),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)ARGUMENT(arg)),
-        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, bits, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {.len = sizeof filter / sizeof filter[0], .filter = filter};
-
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0)
-        return true;
-    fprintf(stderr, "skipped: no seccomp (%s)\n", strerror(errno));
-    return false;
-}
 
 /* Leave this process only the file system features of WAY. */
 static bool use_way(int way)

@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -252,6 +253,23 @@ START_TEST(body_that_is_large)
 }
 END_TEST
 
+/* The body goes to the disk, also where no file can be without a name. */
+START_TEST(body_without_tmpfile)
+{
+    if (!deny(SYS_openat, 2, O_TMPFILE & ~O_DIRECTORY, EOPNOTSUPP)) {
+        test_skipped("body_without_tmpfile", "no seccomp");
+        return;
+    }
+    struct server *s = serve(HEAD "readlink /proc/self/fd/0; cat");
+    struct output o = curl(s, "-H Transfer-Encoding:chunked -d abc /p/");
+    must_say(strstr(o.text, at("tmp/hangupd-")) == o.text, "%s", o.text);
+    must_say(strstr(o.text, "/body (deleted)\nabc") != NULL, "%s", o.text);
+    log_wait(s, " ok undo=none");
+    must(is_empty(at("tmp")));
+    server_stop(s);
+}
+END_TEST
+
 /* A program that does not read its body is not harmed by it. */
 START_TEST(body_that_nobody_reads)
 {
@@ -429,12 +447,13 @@ START_TEST(redirect_to_another_program)
     struct server *s = serve("printf 'Location: /cgi/second/more%%20of?it=1\\n\\n'; "
                              "echo \"unlink $PWD/../made\" >&3; touch ../made");
     script("second", HEAD "echo; echo M=$REQUEST_METHOD; echo I=$PATH_INFO; echo Q=$QUERY_STRING; "
-                          "echo L=$CONTENT_LENGTH; cat; ls ../made");
+                          "echo L=$CONTENT_LENGTH; echo T=$CONTENT_TYPE; cat; ls ../made");
     struct output o = curl(s, "-d body /p/");
     must_have(o.text, "M", "GET");
     must_have(o.text, "I", "/more of");
     must_have(o.text, "Q", "it=1");
     must_have(o.text, "L", "");
+    must_have(o.text, "T", "");
     must_say(strstr(o.text, "body") == NULL && strstr(o.text, "../made") != NULL, "%s", o.text);
     must(exists(at("made"))); /* it is one request, and it was answered */
     server_stop(s);
@@ -1101,6 +1120,7 @@ static Suite *program_suite(void)
     tcase_add_test(t, body_of_known_length);
     tcase_add_test(t, body_in_chunks);
     tcase_add_test(t, body_that_is_large);
+    tcase_add_test(t, body_without_tmpfile);
     tcase_add_test(t, body_that_nobody_reads);
 
     t = theme(suite, "how it answers");

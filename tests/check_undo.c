@@ -509,7 +509,7 @@ START_TEST(command_that_says_much)
 {
     char text[64];
     struct server *s = things("%s", "");
-    struct working w = start_working(s, "run1=seq+60000");
+    struct working w = start_working(s, "run1=seq+30000");
     close_fin(w.connection);
     int held = 0, before, capacity = fcntl(s->log, F_GETPIPE_SZ);
     do { /* until the log is full */
@@ -519,9 +519,9 @@ START_TEST(command_that_says_much)
         must(ioctl(s->log, FIONREAD, &held) == 0);
     } while (held < capacity / 2 || held != before);
     log_wait(s, " hangup undo=ok");
-    must(log_has(s, " %s 60000\n", w.id));
+    must(log_has(s, " %s 30000\n", w.id));
     snprintf(text, sizeof(text), "Z %s ", w.id);
-    must_say(log_count(s, text) >= 60000, "%u lines", log_count(s, text));
+    must_say(log_count(s, text) >= 30000, "%u lines", log_count(s, text));
     server_stop(s);
 }
 END_TEST

@@ -8,6 +8,9 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -575,6 +578,30 @@ void test_failed(const char *file, int line, const char *condition, const char *
 void test_skipped(const char *test, const char *why)
 {
     fprintf(stderr, "SKIPPED %s: %s\n", test, why);
+}
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define ARGUMENT(n) (offsetof(struct seccomp_data, args) + (size_t)8 * (n))
+#else
+#define ARGUMENT(n) (offsetof(struct seccomp_data, args) + (size_t)8 * (n) + 4)
+#endif
+
+bool deny(unsigned number, unsigned arg, unsigned bits, unsigned error)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)ARGUMENT(arg)),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, bits, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof filter / sizeof filter[0], .filter = filter};
+
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0)
+        return true;
+    return false;
 }
 
 /* ---- Servers ----------------------------------------------------------------------------- */

@@ -14,6 +14,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "deny.h"
+
 #define PATIENCE_MS 20000
 
 /* In main: make the directory for all tests and remove it, and what runs in it, at the end.
