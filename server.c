@@ -934,7 +934,7 @@ static void client_enter(const struct connection *c)
 static void client_leave(const struct connection *c)
 {
     struct client *client = client_find(c);
-    if (--client->busy > 0)
+    if (client == NULL || --client->busy > 0)
         return;
     int *at = client_bucket(c), index = (int)(client - server.clients);
     while (*at != index)
