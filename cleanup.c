@@ -2450,7 +2450,7 @@ struct cleanup_look *cleanup_look_ledgers(int dir, size_t *count)
     int error = errno;
     struct cleanup_look *all = calloc(names + 1, sizeof *all);
     *count = 0;
-    for (size_t i = 0; all != NULL && i < names; i++)
+    for (size_t i = 0; all != NULL && ids != NULL && i < names; i++)
         if (cleanup_look_ledger(dir, ids[i], &all[*count])) /* else it was settled meanwhile */
             ++*count;
     free(ids);
