@@ -812,6 +812,7 @@ static struct {
     sigset_t handled;  /* signals */
     struct scoreboard *board;
     int *free_slots, free_slot_count;
+    int *slot_users; /* connections */
     struct connection *connections;
     int connection_room, free_connection;
     int *heap, heap_size;
@@ -1346,6 +1347,7 @@ static void request_start(struct connection *c)
     c->id_number = ++server.request_count;
     snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
     c->slot = server.free_slots[--server.free_slot_count];
+    server.slot_users[c->slot] = index_of(c);
     c->since = clock_ms();
     c->requests++;
     c->cause = CAUSE_NONE;
@@ -1369,6 +1371,7 @@ static void request_start(struct connection *c)
         log_eventf(id, "could not fork for a request: %s", strerror(errno));
         atomic_store(&slot_of(c)->state, SLOT_FREE);
         return_low_number(c);
+        server.slot_users[c->slot] = NOBODY;
         server.free_slots[server.free_slot_count++] = c->slot;
         answer_and_finish(c, 503, false, "the server has no room for another process");
         return;
@@ -1666,14 +1669,15 @@ static void nudged(void)
 {
     uint32_t number;
     while (read(server.nudge[0], &number, sizeof number) == sizeof number) {
-        for (int i = server.busy.last; i != NOBODY; i = server.connections[i].previous) {
-            struct connection *c = &server.connections[i];
-            if (c->slot != (int)number || c->phase != PHASE_BUSY || c->signalled)
-                continue;
-            int64_t limit = atomic_load(&slot_of(c)->limit_ms);
-            if (limit > 0 && limit <= INT_MAX)
-                set_deadline(c, c->since + limit);
-        }
+        int i = number < settings.requests ? server.slot_users[number] : NOBODY;
+        if (i == NOBODY)
+            continue;
+        struct connection *c = &server.connections[i];
+        if (c->phase != PHASE_BUSY || c->signalled)
+            continue;
+        int64_t limit = atomic_load(&slot_of(c)->limit_ms);
+        if (limit > 0 && limit <= INT_MAX)
+            set_deadline(c, c->since + limit);
     }
 }
 
@@ -2274,6 +2278,7 @@ static void slot_release(struct connection *c)
     bool had_place = atomic_exchange(&s->ticket, TICKET_NONE) != TICKET_NONE;
     atomic_store(&s->pid, 0);
     atomic_store(&s->state, SLOT_FREE);
+    server.slot_users[c->slot] = NOBODY;
     server.free_slots[server.free_slot_count++] = c->slot;
     c->slot = NOBODY;
     if (had_place)
@@ -3121,6 +3126,7 @@ static void make_tables(void)
     server.connections = private_memory((size_t)room * sizeof *server.connections);
     server.heap = private_memory((size_t)room * sizeof *server.heap);
     server.free_slots = private_memory((size_t)slots * sizeof *server.free_slots);
+    server.slot_users = private_memory((size_t)slots * sizeof *server.slot_users);
     server.bucket_count = 64;
     while (server.bucket_count < slots)
         server.bucket_count *= 2;
@@ -3134,6 +3140,8 @@ static void make_tables(void)
         server.clients[i].next = i + 1 < slots ? i + 1 : NOBODY;
     for (int i = slots - 1; i >= 0; i--)
         server.free_slots[server.free_slot_count++] = i;
+    for (int i = 0; i < slots; i++)
+        server.slot_users[i] = NOBODY;
     for (int i = 0; i < room; i++)
         server.connections[i].next = i + 1 < room ? i + 1 : NOBODY;
 }
