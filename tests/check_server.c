@@ -334,7 +334,7 @@ START_TEST(child_has_its_own_connection_alone)
         test_skipped("child_has_its_own_connection_alone", "no seccomp");
         return;
     }
-    struct server *s = things("%s", "");
+    struct server *s = things("--idle-timeout 600");
     int idle[IDLE], busy[BUSY];
     unsigned long inodes[BUSY], inode;
     for (int i = 0; i < IDLE; i++)

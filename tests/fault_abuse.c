@@ -344,8 +344,8 @@ static int refused_with(const char *begin_with, const char *then)
     for (unsigned i = 0; i < 2; i++)
         for (const char *at = parts[i]; *at;) {
             ssize_t n = send(fd, at, strlen(at), MSG_NOSIGNAL);
-            if (n < 0)
-                break;
+            must_say(n > 0, "reset while still sending, which can destroy the answer: %s",
+                     strerror(errno));
             at += n;
         }
     struct heard h = hear(fd);

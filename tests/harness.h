@@ -74,10 +74,10 @@ char process_state(pid_t pid);
 long processor_ms(pid_t pid);
 /* The only child of PARENT; waits until there is one. */
 pid_t only_child(pid_t parent);
-/* Its children that are alive, at most ROOM of them: how many there are. */
+/* The children of OF that are alive, at most ROOM of them: how many there are. */
 unsigned children_of(pid_t of, pid_t *pids, unsigned room);
-/* SIGKILL to PID if it still is a child of PARENT: a number alone may be another's by now. */
-bool kill_child(pid_t parent, pid_t pid);
+/* SIGKILL to PID if it still is a child of OF: a number alone may be another's by now. */
+bool kill_child(pid_t of, pid_t pid);
 /* Fails if a process of this test is left, besides its servers; zombies do not count. */
 void no_process_left(void);
 /* Wait until none is. */
