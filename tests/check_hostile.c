@@ -514,15 +514,6 @@ END_TEST
 
 /* -------------------------------------------------------------------------------------------- */
 
-static TCase *theme(Suite *suite, const char *name)
-{
-    TCase *tcase = tcase_create(name);
-    tcase_set_timeout(tcase, 60);
-    tcase_add_checked_fixture(tcase, test_begin, end_processes);
-    suite_add_tcase(suite, tcase);
-    return tcase;
-}
-
 static Suite *hostile_suite(void)
 {
     Suite *suite = suite_create("hostile");
@@ -555,14 +546,5 @@ static Suite *hostile_suite(void)
 
 int main(void)
 {
-    SRunner *runner = srunner_create(hostile_suite());
-    srunner_set_fork_status(runner, CK_FORK);
-    harness_begin();
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    unsigned left = harness_end();
-    if (left > 0)
-        fprintf(stderr, "%u processes were left\n", left);
-    return failed == 0 && left == 0 ? 0 : 1;
+    return run_suite(hostile_suite());
 }

@@ -123,22 +123,10 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("install");
-    TCase *t = tcase_create("install");
-    tcase_set_timeout(t, 120);
-    tcase_add_checked_fixture(t, test_begin, end_processes);
+    TCase *t = theme(suite, "install");
     tcase_add_test(t, tree_below_destdir);
     tcase_add_test(t, ten_lines_are_a_server);
     tcase_add_test(t, headers_stand_alone);
     tcase_add_test(t, manual_page_says_what_help_says);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_FORK);
-    harness_begin();
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    unsigned left = harness_end();
-    if (left > 0)
-        fprintf(stderr, "%u processes were left\n", left);
-    return failed == 0 && left == 0 ? 0 : 1;
+    return run_suite(suite);
 }

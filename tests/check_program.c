@@ -708,7 +708,11 @@ START_TEST(last_word)
                              "head -c 300000 /dev/zero; exit 1' TERM\n"
                              "echo $$ >../pid; sleep 1000");
     int c = get(s, "/p/");
-    only_child(pid_in(at("pid"))); /* the foreground command is there, to get the signal too */
+    /* The foreground command is there, to get the signal too: not a shell that is about to be it.
+     */
+    char name[64];
+    snprintf(name, sizeof name, "/proc/%d/comm", (int)only_child(pid_in(at("pid"))));
+    wait_until(strcmp(file_read(name), "sleep\n") == 0);
     close_fin(c);
     log_wait(s, " bye");
     log_wait(s, " hangup undo=ok");
@@ -1099,15 +1103,6 @@ END_TEST
 
 /* ---- The suite ------------------------------------------------------------------------------ */
 
-static TCase *theme(Suite *suite, const char *name)
-{
-    TCase *tcase = tcase_create(name);
-    tcase_add_checked_fixture(tcase, test_begin, end_processes);
-    tcase_set_timeout(tcase, 120);
-    suite_add_tcase(suite, tcase);
-    return tcase;
-}
-
 static Suite *program_suite(void)
 {
     Suite *suite = suite_create("program");
@@ -1171,14 +1166,5 @@ static Suite *program_suite(void)
 
 int main(void)
 {
-    SRunner *runner = srunner_create(program_suite());
-    srunner_set_fork_status(runner, CK_FORK);
-    harness_begin();
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    unsigned left = harness_end();
-    if (left > 0)
-        fprintf(stderr, "%u processes were left\n", left);
-    return failed == 0 && left == 0 ? 0 : 1;
+    return run_suite(program_suite());
 }

@@ -1027,15 +1027,6 @@ END_TEST
 
 /* -------------------------------------------------------------------------------------------- */
 
-static TCase *theme(Suite *suite, const char *name)
-{
-    TCase *tcase = tcase_create(name);
-    tcase_set_timeout(tcase, 120);
-    tcase_add_checked_fixture(tcase, test_begin, end_processes);
-    suite_add_tcase(suite, tcase);
-    return tcase;
-}
-
 static Suite *routes_suite(void)
 {
     Suite *suite = suite_create("routes");
@@ -1087,14 +1078,5 @@ static Suite *routes_suite(void)
 
 int main(void)
 {
-    SRunner *runner = srunner_create(routes_suite());
-    srunner_set_fork_status(runner, CK_FORK);
-    harness_begin();
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    unsigned left = harness_end();
-    if (left > 0)
-        fprintf(stderr, "%u processes were left\n", left);
-    return failed == 0 && left == 0 ? 0 : 1;
+    return run_suite(routes_suite());
 }

@@ -219,20 +219,8 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("smuggling");
-    TCase *t = tcase_create("smuggling");
-    tcase_set_timeout(t, 120);
-    tcase_add_checked_fixture(t, test_begin, end_processes);
+    TCase *t = theme(suite, "smuggling");
     tcase_add_test(t, what_is_hidden_is_not_served);
     tcase_add_test(t, what_is_a_body_is_a_body);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_FORK);
-    harness_begin();
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    unsigned left = harness_end();
-    if (left > 0)
-        fprintf(stderr, "%u processes were left\n", left);
-    return failed == 0 && left == 0 ? 0 : 1;
+    return run_suite(suite);
 }

@@ -970,15 +970,6 @@ END_TEST
 /* ---- The suite ---------------------------------------------------------------------------------
  */
 
-static TCase *theme(Suite *suite, const char *name)
-{
-    TCase *t = tcase_create(name);
-    tcase_set_timeout(t, 120);
-    tcase_add_checked_fixture(t, test_begin, NULL);
-    suite_add_tcase(suite, t);
-    return t;
-}
-
 static Suite *status_suite(void)
 {
     Suite *suite = suite_create("status");
@@ -1024,14 +1015,5 @@ static Suite *status_suite(void)
 
 int main(void)
 {
-    SRunner *runner = srunner_create(status_suite());
-    srunner_set_fork_status(runner, CK_FORK);
-    harness_begin();
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    unsigned left = harness_end();
-    if (left > 0)
-        fprintf(stderr, "%u processes were left\n", left);
-    return failed == 0 && left == 0 ? 0 : 1;
+    return run_suite(status_suite());
 }

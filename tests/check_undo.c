@@ -320,9 +320,8 @@ static const char slow_script[] =
     "while ! [ -e go-$name ]; do sleep 0.02; done\n"
     "[ ! -e fail-$name ]\n";
 
-static void begin_with_script(void)
+static void write_script(void)
 {
-    test_begin();
     file_write(at("slow"), slow_script);
 }
 
@@ -1214,19 +1213,17 @@ END_TEST
 
 /* ---- Running ------------------------------------------------------------------------------- */
 
-static TCase *theme(Suite *suite, const char *name)
+static TCase *theme_with_script(Suite *suite, const char *name)
 {
-    TCase *t = tcase_create(name);
-    suite_add_tcase(suite, t);
-    tcase_add_checked_fixture(t, begin_with_script, end_processes);
-    tcase_set_timeout(t, 120);
+    TCase *t = theme(suite, name);
+    tcase_add_checked_fixture(t, write_script, NULL);
     return t;
 }
 
 static Suite *undo_suite(void)
 {
     Suite *suite = suite_create("undo");
-    TCase *t = theme(suite, "hangupd undo");
+    TCase *t = theme_with_script(suite, "hangupd undo");
     tcase_add_loop_test(t, record_is_written, 0, COUNT(recorded));
     tcase_add_test(t, record_goes_to_the_end);
     tcase_add_test(t, words_come_through_the_shell);
@@ -1240,7 +1237,7 @@ static Suite *undo_suite(void)
     tcase_add_test(t, record_that_cannot_be_written_is_told);
     tcase_add_test(t, undo_helps);
 
-    t = theme(suite, "commands");
+    t = theme_with_script(suite, "commands");
     tcase_add_test(t, commands_run_newest_first);
     tcase_add_test(t, command_has_the_servers_environment);
     tcase_add_test(t, command_that_says_much);
@@ -1248,7 +1245,7 @@ static Suite *undo_suite(void)
     tcase_add_loop_test(t, failure_is_told_with_its_reason, 0, COUNT(failures));
     tcase_add_loop_test(t, command_leaves_nothing_behind, 0, COUNT(lefts));
 
-    t = theme(suite, "janitors");
+    t = theme_with_script(suite, "janitors");
     tcase_add_test(t, at_most_so_many_at_once);
     tcase_add_test(t, waiting_connection_goes_first);
     tcase_add_test(t, failure_holds_back_nothing);
@@ -1260,7 +1257,7 @@ static Suite *undo_suite(void)
     tcase_add_test(t, refuted_answer_is_not_kept_by_a_later_try);
     tcase_add_test(t, refuted_answer_is_cut_before_it_is_undone);
 
-    t = theme(suite, "hangupd recover");
+    t = theme_with_script(suite, "hangupd recover");
     tcase_add_test(t, recover_undoes_all_that_was_left);
     tcase_add_test(t, recover_undoes_only_what_is_named);
     tcase_add_test(t, recover_keeps_what_was_answered);
@@ -1275,7 +1272,7 @@ static Suite *undo_suite(void)
     tcase_add_loop_test(t, recover_as_root_becomes_the_owner, 0, 2);
     tcase_add_test(t, recover_by_another_user_is_refused);
 
-    t = theme(suite, "after a crash");
+    t = theme_with_script(suite, "after a crash");
     tcase_add_test(t, start_goes_on_with_commands);
     tcase_add_test(t, stop_leaves_retries_to_the_next_start);
     tcase_add_test(t, start_goes_on_after_two_crashes);
@@ -1285,14 +1282,5 @@ static Suite *undo_suite(void)
 
 int main(void)
 {
-    SRunner *runner = srunner_create(undo_suite());
-    srunner_set_fork_status(runner, CK_FORK);
-    harness_begin();
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    unsigned left = harness_end();
-    if (left > 0)
-        fprintf(stderr, "%u processes were left\n", left);
-    return failed == 0 && left == 0 ? 0 : 1;
+    return run_suite(undo_suite());
 }

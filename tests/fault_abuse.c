@@ -467,29 +467,27 @@ static void parse(int argc, char **argv)
     }
 }
 
-static TCase *theme(Suite *suite, const char *name)
+static TCase *long_theme(Suite *suite, const char *name)
 {
-    TCase *tcase = tcase_create(name);
+    TCase *tcase = theme(suite, name);
     tcase_set_timeout(tcase, (double)abuse_ms / 1000 + 300);
-    tcase_add_checked_fixture(tcase, test_begin, end_processes);
-    suite_add_tcase(suite, tcase);
     return tcase;
 }
 
 static Suite *abuse_suite(void)
 {
     Suite *suite = suite_create("abuse");
-    TCase *t = theme(suite, "slow");
+    TCase *t = long_theme(suite, "slow");
     tcase_add_test(t, slowloris_in_the_header);
     tcase_add_loop_test(t, slowloris_in_the_body, 0, 2);
     tcase_add_loop_test(t, slowloris_in_the_answer, 0, 2);
 
-    t = theme(suite, "connections");
+    t = long_theme(suite, "connections");
     tcase_add_loop_test(t, idle_connections_by_the_thousand, 0, 2);
     tcase_add_test(t, flood_of_connections);
     tcase_add_test(t, hangup_and_come_again);
 
-    t = theme(suite, "bytes");
+    t = long_theme(suite, "bytes");
     tcase_add_test(t, too_much_of_everything);
     tcase_add_test(t, pipelines_of_a_thousand);
     tcase_add_test(t, noise_instead_of_requests);
@@ -499,14 +497,5 @@ static Suite *abuse_suite(void)
 int main(int argc, char **argv)
 {
     parse(argc, argv);
-    SRunner *runner = srunner_create(abuse_suite());
-    srunner_set_fork_status(runner, CK_FORK);
-    harness_begin();
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    unsigned left = harness_end();
-    if (left > 0)
-        fprintf(stderr, "%u processes were left\n", left);
-    return failed == 0 && left == 0 ? 0 : 1;
+    return run_suite(abuse_suite());
 }

@@ -269,14 +269,5 @@ int main(int argc, char **argv)
     tcase_add_checked_fixture(t, test_begin, end_processes);
     tcase_add_loop_test(t, storm, (int)options.first, (int)options.end);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_FORK);
-    harness_begin();
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    unsigned left = harness_end();
-    if (left > 0)
-        fprintf(stderr, "%u processes were left\n", left);
-    return failed == 0 && left == 0 ? 0 : 1;
+    return run_suite(suite);
 }

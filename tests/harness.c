@@ -1193,3 +1193,28 @@ pid_t curl_start(const struct server *s, const char *format, ...)
     }
     return pid;
 }
+
+/* ---- Suites -------------------------------------------------------------------------------- */
+
+TCase *theme(Suite *suite, const char *name)
+{
+    TCase *tcase = tcase_create(name);
+    tcase_set_timeout(tcase, 120);
+    tcase_add_checked_fixture(tcase, test_begin, end_processes);
+    suite_add_tcase(suite, tcase);
+    return tcase;
+}
+
+int run_suite(Suite *suite)
+{
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_FORK);
+    harness_begin();
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    unsigned left = harness_end();
+    if (left > 0)
+        fprintf(stderr, "%u processes were left\n", left);
+    return failed == 0 && left == 0 ? 0 : 1;
+}

@@ -22,6 +22,10 @@
  * harness_end returns how many processes had been left. */
 void harness_begin(void);
 unsigned harness_end(void);
+/* A group of tests, which test_begin prepares, with two minutes each; and all of main: the suite
+ * run between these two, its exit status. */
+TCase *theme(Suite *suite, const char *name);
+int run_suite(Suite *suite);
 
 /* This test's directory, as the fixture made it; DIR/tmp is TMPDIR, DIR/state is --state. */
 extern char test_dir[];
