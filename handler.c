@@ -1377,14 +1377,14 @@ static bool tcp_look(int fd, uint64_t *acked, bool *closed)
     return true;
 }
 
-uint64_t handler_traffic(int connection, int *untaken)
+uint64_t handler_traffic(int connection, uint32_t *unsendable)
 {
     struct tcp_info info;
     socklen_t size = sizeof info;
     memset(&info, 0, sizeof info);
-    *untaken = unsent(connection);
     if (getsockopt(connection, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
-        *untaken = 0;
+        memset(&info, 0, sizeof info);
+    *unsendable = info.tcpi_notsent_bytes;
     return info.tcpi_bytes_received + info.tcpi_bytes_acked;
 }
 

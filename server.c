@@ -1394,20 +1394,21 @@ static bool may_start(const struct connection *c)
 static void request_end(struct connection *c, enum cause cause);
 
 /* Whether the request waits for its client alone, who moves less than SLOW_BYTES in SLOW_MS: of the
- * body, all of which that came has been read, or of the answer, part of which waits to be taken. */
+ * body, all of which that came has been read, or of the answer, part of which he has no room for.
+ */
 static bool is_slow(struct connection *c, int64_t now)
 {
     uint32_t flags = atomic_load(&slot_of(c)->state), state = flags & SLOT_STATE_MASK;
     if (c->phase != PHASE_BUSY || !c->is_tcp || c->signalled || (flags & SLOT_FINISH) != 0 ||
         (c->looked_at != 0 && now - c->looked_at < SLOW_MS))
         return false;
-    int untaken;
+    uint32_t unsendable;
     uint64_t before = c->moved;
     bool first = c->looked_at == 0;
-    c->moved = handler_traffic(c->fd, &untaken);
+    c->moved = handler_traffic(c->fd, &unsendable);
     c->looked_at = now;
     bool reads = state == SLOT_READING && (flags & SLOT_BODY_OPEN) != 0 && unread(c) == 0;
-    bool sends = state == SLOT_ANSWERING && untaken > 0;
+    bool sends = state == SLOT_ANSWERING && unsendable > 0;
     return !first && c->moved - before < SLOW_BYTES && (reads || sends);
 }
 

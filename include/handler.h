@@ -283,9 +283,9 @@ _Noreturn void handler_serve(const struct handler_call *call);
 bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms);
 /* Whether a child that died in delivery had sent all of its answer, on AF_UNIX. */
 bool handler_was_sent(const struct slot *slot);
-/* The bytes of both ways that have gone over the TCP connection, and those of ours, *UNTAKEN, that
- * the client has not acknowledged. */
-uint64_t handler_traffic(int connection, int *untaken);
+/* The bytes of both ways that have gone over the TCP connection, and those of ours, *UNSENDABLE,
+ * that wait to be sent at all, as the client has no room for them. */
+uint64_t handler_traffic(int connection, uint32_t *unsendable);
 
 /* An answer that has begun and must not complete: reset the connection, at once, whoever else holds
  * it. */
