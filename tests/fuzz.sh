@@ -17,6 +17,7 @@ seconds=$1 build=$2 target=$3
 name=${target#fuzz_} log=$build/$target.log
 options=(-max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 -print_final_stats=1
     -artifact_prefix="$build/found/$target-")
+[[ -n ${FUZZ_SEED-} ]] && options+=(-seed="$FUZZ_SEED") # the same inputs again
 [[ -e tests/corpus/$name.dict ]] && options+=(-dict="tests/corpus/$name.dict")
 mkdir -p "$build/grown/$target" "$build/found" || exit 1
 # In memory where that can be had: fuzz_ledger makes and removes files all the time.
