@@ -15,6 +15,9 @@
  *               struck out: its first byte becomes '#'      a janitor; else recovery; under flock
  *     gone      undone or kept: unlinked
  *
+ * Beside them are `.spare-N`, a program's ledger that waits for its next request, and `scratch`, a
+ * link to the pool of scratch directories, which goes with STATE/SERVER.
+ *
  * The rule that makes it work: a record says what will be true, and is whole on disk before the
  * thing is made. So a record may name what never came to be, and undoing that is success.
  *
@@ -317,6 +320,7 @@ ASYNC_SAFE static bool identity_parse(const char **s, struct identity *id)
 /* Of "Undoing one record" and "Settling" below. */
 ASYNC_SAFE static const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id);
 ASYNC_SAFE static bool strike(int fd, off_t at);
+ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags);
 
 /* ---- This process's ledger: making and appending ------------------------------------- */
 
@@ -326,10 +330,11 @@ static struct {
     unsigned long long start;       /* when it was born, as /proc says; 0: not looked up yet */
     int fd, program_fd;             /* O_APPEND; -1: not made yet */
     off_t last;                     /* where the newest record starts */
-    off_t program_start;            /* the size of ID.p without a record */
+    off_t program_start;            /* the size of ID.p without a record of the program's */
     volatile sig_atomic_t touched;  /* set before the file can exist */
     volatile sig_atomic_t recorded; /* set before a record other than `scratch` can exist */
-    char scratch[PATH_MAX];
+    bool scratch_pooled;            /* it is in the pool */
+    char scratch[PATH_MAX];         /* "": not made yet */
 } mine = {.fd = -1, .program_fd = -1};
 
 void cleanup_begin(const struct cleanup_owner *owner)
@@ -421,7 +426,9 @@ int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
     return sync ? fdatasync(fd) : 0;
 }
 
-static void header_write(struct text *t, const char *title)
+#define HEADER_MAX 1024 /* bytes; a long title is cut */
+
+static void header_write(struct text *t)
 {
     struct process self = {0};
     if (mine.start == 0 && process_read(mine.pid, &self))
@@ -435,7 +442,7 @@ static void header_write(struct text *t, const char *title)
     text_add(t, " boot=");
     text_add(t, boot_id);
     text_char(t, ' ');
-    for (const char *s = title; *s != '\0' && t->length < t->room - 2; s++)
+    for (const char *s = mine.who.title; *s != '\0' && t->length < t->room - 2; s++)
         text_char(t, *s == '\n' ? ' ' : *s);
     text_char(t, '\n');
 }
@@ -459,12 +466,10 @@ ASYNC_SAFE static const char *partial_name(char partial[CLEANUP_ID_SIZE + 8], co
     return text_end(&t);
 }
 
-/* Make the file NAME in the server's directory, with its header, in one step. */
-static int ledger_make(const char *name, const char *title)
+/* Make the file NAME in the server's directory, with its first lines HEAD, in one step. */
+static int ledger_make(const char *name, const struct text *head)
 {
-    char header[1024], partial[CLEANUP_ID_SIZE + 8];
-    struct text t = TEXT(header);
-    header_write(&t, title);
+    char partial[CLEANUP_ID_SIZE + 8];
     partial_name(partial, name);
 
     /* O_DSYNC: also for what a program appends. */
@@ -478,7 +483,7 @@ static int ledger_make(const char *name, const char *title)
         return -1;
     /* Its header takes the file's first block: a full disk is found now, while a refusal costs
      * nothing, and the first records have their room. */
-    if (write_all(fd, header, t.length) < 0 || (mine.who.sync && fdatasync(fd) < 0))
+    if (write_all(fd, head->at, head->length) < 0 || (mine.who.sync && fdatasync(fd) < 0))
         goto fail;
     if (nameless ? link_nameless(fd, dir, name) < 0 : renameat(dir, partial, dir, name) < 0)
         goto fail;
@@ -499,8 +504,11 @@ static int ledger_open(void)
         return -1;
     }
     if (mine.fd < 0) {
+        char header[HEADER_MAX];
+        struct text head = TEXT(header);
+        header_write(&head);
         mine.touched = 1;
-        mine.fd = ledger_make(mine.who.id, mine.who.title);
+        mine.fd = ledger_make(mine.who.id, &head);
     }
     return mine.fd < 0 ? -1 : 0;
 }
@@ -525,18 +533,6 @@ static void record_withdraw(void)
         close(fd);
     }
     errno = saved;
-}
-
-int cleanup_open_for_program(void)
-{
-    char name[CLEANUP_ID_SIZE + 4];
-    if (ledger_open() < 0)
-        return -1;
-    if (mine.program_fd < 0) {
-        mine.program_fd = ledger_make(program_name(name, mine.who.id), "(its program's records)");
-        mine.program_start = mine.program_fd < 0 ? 0 : lseek(mine.program_fd, 0, SEEK_END);
-    }
-    return mine.program_fd;
 }
 
 int cleanup_sent(uint64_t n)
@@ -728,37 +724,123 @@ int cleanup_mkdir(const char *path, mode_t mode)
     return -1;
 }
 
+/* ---- The scratch directory and a program's ledger, reused where they are as they were ----- */
+
+/* What most programs leave as they got it goes to the next request of the same slot under this
+ * name: making and removing files would be half of what a small program costs. */
+ASYNC_SAFE static const char *spare_name(char name[CLEANUP_ID_SIZE])
+{
+    struct text t = {.at = name, .room = CLEANUP_ID_SIZE};
+    text_add(&t, ".spare-");
+    text_number(&t, mine.who.spare, 1);
+    return text_end(&t);
+}
+
+/* In the server's own directory of them, or, where there is none, under a name in TMPDIR that
+ * nobody can guess. */
+static int scratch_name(char path[PATH_MAX], bool pooled)
+{
+    char hex[HEX_SIZE];
+    struct text t = {.at = path, .room = PATH_MAX};
+    text_add(&t, pooled ? mine.who.pool_path : mine.who.tmpdir);
+    text_add(&t, pooled ? "/" : "/hangupd-");
+    text_add(&t, mine.who.id);
+    if (!pooled) {
+        if (random_hex(hex) < 0)
+            return -1;
+        text_char(&t, '-');
+        text_add(&t, hex);
+    }
+    text_end(&t);
+    errno = ENAMETOOLONG;
+    return t.length + 1 < t.room ? 0 : -1;
+}
+
+/* Make it; its record is written. */
+static int scratch_make(const char *path, bool pooled)
+{
+    char spare[CLEANUP_ID_SIZE];
+    int pool = mine.who.pool;
+    if (!pooled
+            ? mkdir(path, 0700) < 0
+            : (mine.who.spare == 0 || renameat(pool, spare_name(spare), pool, mine.who.id) < 0) &&
+                  mkdirat(pool, mine.who.id, 0700) < 0)
+        return -1;
+    memcpy(mine.scratch, path, strlen(path) + 1);
+    mine.scratch_pooled = pooled;
+    return 0;
+}
+
 const char *cleanup_tempdir(void)
 {
-    char hex[HEX_SIZE], path[PATH_MAX];
-    if (mine.scratch[0] != '\0' && cleanup_is_owner())
-        return mine.scratch;
+    char path[PATH_MAX];
     if (!cleanup_is_owner()) {
         errno = EPERM;
         return NULL;
     }
-    if (random_hex(hex) < 0)
-        return NULL;
-    struct text t = TEXT(path);
-    text_add(&t, mine.who.tmpdir);
-    text_add(&t, "/hangupd-");
-    text_add(&t, mine.who.id);
-    text_char(&t, '-');
-    text_add(&t, hex);
-    if (t.length + 1 >= sizeof path) {
-        errno = ENAMETOOLONG;
-        return NULL;
+    for (int pooled = mine.who.pool_path != NULL ? 1 : 0; pooled >= 0 && mine.scratch[0] == '\0';
+         pooled--) {
+        if (scratch_name(path, pooled) < 0 || record("scratch", path) < 0)
+            return NULL;
+        if (scratch_make(path, pooled) < 0) /* somebody has cleaned TMPDIR up, it may be */
+            record_withdraw();
     }
-    text_end(&t);
-    if (record("scratch", path) < 0)
-        return NULL;
-    if (mkdir(path, 0700) < 0) {
-        record_withdraw();
-        return NULL;
-    }
-    memcpy(mine.scratch, path, t.length + 1);
-    return mine.scratch;
+    return mine.scratch[0] != '\0' ? mine.scratch : NULL;
 }
+
+static bool may_reuse_ledger(void)
+{
+    return mine.who.spare != 0 && !mine.who.sync;
+}
+
+/* Let the spare ledger be NAME, with its first lines HEAD: as ledger_make. */
+static int ledger_reuse(const char *name, const struct text *head)
+{
+    char spare[CLEANUP_ID_SIZE];
+    int dir = mine.who.dir;
+    if (!may_reuse_ledger())
+        return -1;
+    int fd = ledger_find(dir, spare_name(spare), O_RDWR | O_APPEND);
+    if (fd < 0)
+        return -1;
+    if (ftruncate(fd, 0) == 0 && write_all(fd, head->at, head->length) == 0 &&
+        renameat(dir, spare, dir, name) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+int cleanup_open_for_program(void)
+{
+    char name[CLEANUP_ID_SIZE + 4], path[PATH_MAX], lines[HEADER_MAX + PATH_MAX + 16];
+    if (!cleanup_is_owner()) {
+        errno = EPERM;
+        return -1;
+    }
+    if (mine.program_fd >= 0)
+        return mine.program_fd;
+    struct text head = {.at = lines, .room = HEADER_MAX};
+    header_write(&head);
+    head.room = sizeof lines;
+    bool pooled =
+        mine.scratch[0] == '\0' && mine.who.pool_path != NULL && scratch_name(path, true) == 0;
+    if (pooled) {
+        text_add(&head, "scratch ");
+        text_add(&head, path);
+        text_char(&head, '\n');
+    }
+    mine.touched = 1;
+    program_name(name, mine.who.id);
+    mine.program_fd = ledger_reuse(name, &head);
+    if (mine.program_fd < 0)
+        mine.program_fd = ledger_make(name, &head);
+    mine.program_start = (off_t)head.length;
+    if (mine.program_fd >= 0 && pooled)
+        (void)scratch_make(path, true); /* else cleanup_tempdir makes one elsewhere */
+    return mine.program_fd;
+}
+
+/* ---- Making things that other code makes: record only -------------------------------- */
 
 static int record_path(const char *verb, const char *path)
 {
@@ -1357,6 +1439,19 @@ ASYNC_SAFE static bool remove_partial(int dir, const char *name)
     return unlinkat(dir, partial_name(partial, name), 0) == 0 || errno == ENOENT;
 }
 
+/* A program that has overwritten its ledger has thrown away the record of its scratch directory. */
+ASYNC_SAFE static bool remove_pooled(const struct cleanup_settling *how)
+{
+    char path[PATH_MAX];
+    struct text t = TEXT(path);
+    if (how->pool_path == NULL)
+        return true;
+    text_add(&t, how->pool_path);
+    text_char(&t, '/');
+    text_add(&t, how->id);
+    return undo_rmtree(text_end(&t)) == 0;
+}
+
 ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how, bool kept)
 {
     char program[CLEANUP_ID_SIZE + 4];
@@ -1370,7 +1465,7 @@ ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how,
             result = first;
     }
     if (result == CLEANUP_DONE &&
-        (!remove_settled(how->dir, program, locked[0]) ||
+        (!remove_pooled(how) || !remove_settled(how->dir, program, locked[0]) ||
          !remove_settled(how->dir, how->id, locked[1]) ||
          (!kept && (!remove_partial(how->dir, program) || !remove_partial(how->dir, how->id))))) {
         report(how->id, "could not remove the ledger", how->id, errno);
@@ -1436,7 +1531,8 @@ ASYNC_SAFE static enum cleanup_result settle_mine(bool kept)
 {
     if (!cleanup_pending())
         return CLEANUP_DONE;
-    struct cleanup_settling how = {.dir = mine.who.dir, .id = mine.who.id};
+    struct cleanup_settling how = {
+        .dir = mine.who.dir, .id = mine.who.id, .pool_path = mine.who.pool_path};
     enum cleanup_result result = settle(&how, kept);
     if (result == CLEANUP_DONE)
         mine.touched = 0;
@@ -1448,16 +1544,70 @@ ASYNC_SAFE enum cleanup_result cleanup_undo(void)
     return settle_mine(false);
 }
 
+/* Whether the open directory FD has nothing in it. */
+ASYNC_SAFE static bool is_empty(int fd)
+{
+    char *entries = tree_entries[0].bytes;
+    long n;
+    while ((n = syscall(SYS_getdents64, fd, entries, sizeof tree_entries[0].bytes)) > 0)
+        for (long at = 0; at < n;) {
+            const struct dirent64 *e = (const void *)(entries + at);
+            at += e->d_reclen;
+            if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+                return false;
+        }
+    return n == 0;
+}
+
+/* Leave the scratch directory to the next request. False: it is not as it was made. */
+ASYNC_SAFE static bool scratch_give_back(void)
+{
+    char spare[CLEANUP_ID_SIZE];
+    struct stat now;
+    int pool = mine.who.pool;
+    if (!mine.scratch_pooled || mine.who.spare == 0)
+        return false;
+    int fd = openat(pool, mine.who.id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    bool same = fstat(fd, &now) == 0 && now.st_mode == (S_IFDIR | 0700) &&
+                now.st_uid == geteuid() && is_empty(fd);
+    close(fd);
+    return same && renameat(pool, mine.who.id, pool, spare_name(spare)) == 0;
+}
+
+/* Leave the program's ledger, which has no record, to the next request. False: somebody may still
+ * write there for this one, as a read lease is refused (fcntl(2), F_SETLEASE). */
+ASYNC_SAFE static bool ledger_give_back(const char *name)
+{
+    char spare[CLEANUP_ID_SIZE];
+    int dir = mine.who.dir;
+    if (!may_reuse_ledger())
+        return false;
+    close(mine.program_fd);
+    mine.program_fd = -1;
+    int fd = ledger_find(dir, name, O_RDONLY);
+    if (fd < 0)
+        return false;
+    bool alone =
+        fcntl(fd, F_SETLEASE, F_RDLCK) == 0 && renameat(dir, name, dir, spare_name(spare)) == 0;
+    close(fd);
+    return alone;
+}
+
 ASYNC_SAFE enum cleanup_result cleanup_keep(void)
 {
     char program[CLEANUP_ID_SIZE + 4];
     if (!cleanup_pending() || cleanup_has_records())
         return settle_mine(true);
     /* Nothing but a scratch directory, as with most programs: nothing to read. */
-    if (mine.scratch[0] != '\0' && undo_rmtree(mine.scratch) < 0)
+    if (mine.scratch[0] != '\0' && !scratch_give_back() && undo_rmtree(mine.scratch) < 0)
         return settle_mine(true); /* which tells why */
-    if ((unlinkat(mine.who.dir, program_name(program, mine.who.id), 0) < 0 && errno != ENOENT) ||
-        unlinkat(mine.who.dir, mine.who.id, 0) < 0)
+    program_name(program, mine.who.id);
+    if (mine.program_fd >= 0 && !ledger_give_back(program) &&
+        unlinkat(mine.who.dir, program, 0) < 0 && errno != ENOENT)
+        return settle_mine(true);
+    if (unlinkat(mine.who.dir, mine.who.id, 0) < 0 && errno != ENOENT)
         return settle_mine(true);
     mine.touched = 0;
     return CLEANUP_DONE;
@@ -1927,9 +2077,61 @@ static bool remove_name(int dir, const char *name, int flags)
     return unlinkat(dir, name, flags) == 0 || errno == ENOENT;
 }
 
+#define POOL "scratch" /* in STATE/SERVER: a link to the pool, which is in TMPDIR, named so: */
+#define POOL_PREFIX "/hangupd-"
+
+int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path)
+{
+    char hex[HEX_SIZE];
+    struct text t = {.at = path, .room = PATH_MAX};
+    if (strchr(tmpdir, '\n') != NULL) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (random_hex(hex) < 0)
+        return -1;
+    text_add(&t, tmpdir);
+    text_add(&t, POOL_PREFIX);
+    text_add(&t, token);
+    text_char(&t, '-');
+    text_add(&t, hex);
+    text_end(&t);
+    if (t.length + CLEANUP_ID_SIZE + 1 >= PATH_MAX) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    /* The link first: whoever dies in between leaves nothing that is not known. */
+    if (symlinkat(path, dir, POOL) < 0 || mkdir(path, 0700) < 0)
+        return -1;
+    return open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+/* Remove the pool of the server TOKEN. A link that another user has put there, or to anything else,
+ * is not obeyed. */
+static bool remove_pool(int dir, const char *token)
+{
+    char path[PATH_MAX];
+    struct stat link, pool;
+    ssize_t n = readlinkat(dir, POOL, path, sizeof path - 1);
+    if (n < 0 || fstatat(dir, POOL, &link, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT;
+    path[n] = '\0';
+    const char *name = strrchr(path, '/');
+    bool ours = path[0] == '/' && link.st_uid == geteuid() && link.st_nlink == 1 &&
+                strncmp(name, POOL_PREFIX, sizeof POOL_PREFIX - 1) == 0 &&
+                strncmp(name + sizeof POOL_PREFIX - 1, token, CLEANUP_TOKEN_SIZE - 1) == 0;
+    bool there = ours && lstat(path, &pool) == 0;
+    if (ours && !there && errno != ENOENT)
+        return false;
+    if (there && pool.st_uid == geteuid() && undo_rmtree(path) < 0)
+        return false;
+    return remove_name(dir, POOL, 0);
+}
+
 static bool remove_server_files(int state, int dir, const char *token)
 {
-    return remove_name(dir, "scoreboard", 0) && remove_name(dir, "lock", 0) &&
+    return remove_pool(dir, token) && remove_name(dir, "scoreboard", 0) &&
+           remove_name(dir, "lock", 0) &&
            (remove_name(state, token, AT_REMOVEDIR) ||
             errno == ENOTEMPTY); /* as it should while something is left */
 }
@@ -2036,7 +2238,10 @@ static bool is_elsewhere(int state, const char *id)
 /* The session that the ledger's header names, if it is still the one; else 0. */
 static pid_t session_of(int dir, const char *id)
 {
+    char program[CLEANUP_ID_SIZE + 4];
     int fd = ledger_find(dir, id, O_RDONLY);
+    if (fd < 0)
+        fd = ledger_find(dir, program_name(program, id), O_RDONLY);
     if (fd < 0)
         return 0;
     struct header head = header_read(fd);
@@ -2366,7 +2571,8 @@ static void tally_header(struct tally *t)
     const char *boot = strstr(t->line, " boot=");
     const char *title = boot == NULL ? NULL : strchr(boot + 1, ' ');
     t->header_seen = true;
-    if (!t->program && title != NULL && strncmp(t->line, LEDGER_MAGIC, strlen(LEDGER_MAGIC)) == 0)
+    if (title != NULL && t->look->title[0] == '\0' &&
+        strncmp(t->line, LEDGER_MAGIC, strlen(LEDGER_MAGIC)) == 0)
         memcpy(t->look->title, title + 1, strlen(title + 1) + 1);
 }
 

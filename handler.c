@@ -2520,11 +2520,11 @@ static int program_start(struct request *rq, const struct script *script)
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     program.ended = false;
-    if (cleanup_tempdir() == NULL)
-        return respond_errno(rq, "make the program's TMPDIR");
     int ledger = cleanup_open_for_program();
     if (ledger < 0)
         return respond_errno(rq, "make the program's ledger");
+    if (cleanup_tempdir() == NULL)
+        return respond_errno(rq, "make the program's TMPDIR");
     make_environment(rq, script);
     l.failed = "make the descriptors of";
     l.fds[0] = rq->body >= 0 ? fcntl(rq->body, F_DUPFD_CLOEXEC, 4)
@@ -2874,6 +2874,16 @@ size_t handler_head_room(const struct handler_settings *s)
     return s->max_target + s->max_header + HTTP_LINE_SLACK;
 }
 
+/* Slots are used from the first one on: so many spares are enough for the rate at which it counts,
+ * and more would lie about. */
+#define SPARES_MAX 64
+
+static unsigned spare_number(const struct handler_call *call)
+{
+    bool pooled = call->settings->pool_path != NULL && call->slot_number < SPARES_MAX;
+    return pooled ? call->slot_number + 1 : 0;
+}
+
 _Noreturn void handler_serve(const struct handler_call *call)
 {
     struct request *rq = &request;
@@ -2892,7 +2902,10 @@ _Noreturn void handler_serve(const struct handler_call *call)
                                   .id = rq->slot->id,
                                   .title = rq->slot->request,
                                   .tmpdir = s->tmpdir,
-                                  .sync = s->sync};
+                                  .sync = s->sync,
+                                  .pool = s->pool,
+                                  .pool_path = s->pool_path,
+                                  .spare = spare_number(call)};
     cleanup_begin(&owner);
     arm_signals();
     rq->slot->route = -1;

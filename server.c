@@ -1308,7 +1308,8 @@ static void close_all_but(int *keep, size_t count)
  * is. */
 static void become_child(int connection, int death_signal)
 {
-    int keep[] = {journal.fd, server.dir, server.state, server.nudge[1], connection};
+    int keep[] = {journal.fd,      server.dir, server.state,
+                  server.nudge[1], connection, settings.handler.pool};
     close_all_but(keep, sizeof keep / sizeof keep[0]);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     prctl(PR_SET_PDEATHSIG, death_signal);
@@ -1937,8 +1938,11 @@ static bool was_delivered(const struct job *j, int connection, bool is_tcp, uint
 
 static int settle(const struct job *j, int connection, bool is_tcp)
 {
-    struct cleanup_settling how = {
-        .dir = server.dir, .id = j->id, .run = run_command, .after_crash = is_adopted(j->id)};
+    struct cleanup_settling how = {.dir = server.dir,
+                                   .id = j->id,
+                                   .pool_path = settings.handler.pool_path,
+                                   .run = run_command,
+                                   .after_crash = is_adopted(j->id)};
     uint64_t n;
     int sent = cleanup_was_sent(server.dir, j->id, &n);
     if (sent < 0 && !j->kept && !j->refuted) {
@@ -3236,6 +3240,26 @@ static void find_tmpdir(void)
                tmp);
 }
 
+/* For programs, each of which gets a scratch directory. A server for one connection has no next
+ * request to keep one for. */
+static void open_pool(void)
+{
+    static char path[PATH_MAX];
+    bool programs = false;
+    for (size_t i = 0; i < settings.handler.route_count; i++)
+        programs = programs || settings.handler.routes[i].program != NULL;
+    settings.handler.pool = -1;
+    if (!programs || server.once)
+        return;
+    settings.handler.pool =
+        cleanup_pool_open(server.dir, settings.handler.tmpdir, server.token, path);
+    if (settings.handler.pool >= 0)
+        settings.handler.pool_path = path;
+    else
+        log_eventf(NULL, "could not make a directory for programs in %s: %s; each makes its own",
+                   settings.handler.tmpdir, strerror(errno));
+}
+
 /* Said on standard error, which is no client's as there is none. */
 static void check_inetd(void)
 {
@@ -3262,6 +3286,7 @@ static void open_all(void)
     server.dir = cleanup_server_open(server.state, server.token);
     if (server.dir < 0)
         cannot("could not make a directory in the state directory: %s", strerror(errno));
+    open_pool();
     open_scoreboard();
     open_events();
     find_library();

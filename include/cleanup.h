@@ -103,6 +103,10 @@ struct cleanup_owner {
     const char *title;  /* "GET /report", for people */
     const char *tmpdir; /* absolute; where scratch directories go */
     bool sync;          /* fdatasync every record */
+    /* The server's own directory for them, open, and its path; NULL: none. */
+    int pool;
+    const char *pool_path;
+    unsigned spare; /* what is reused has this number, which is no other's now; 0: nothing is */
 };
 
 /* How a failure to undo is told: once a record, in plain words. */
@@ -117,8 +121,8 @@ ASYNC_SAFE bool cleanup_pending(void);
 ASYNC_SAFE bool cleanup_has_records(void);
 /* Whether the calling process is the one that called cleanup_begin (a fork of it is not). */
 ASYNC_SAFE bool cleanup_is_owner(void);
-/* Make the ledger now, and the program's own (ID.p) beside it: a descriptor on that, which is
- * appended to by whoever writes, or -1 with errno. */
+/* Make the program's own ledger (ID.p), and if it can be, the scratch directory with it: a
+ * descriptor on the ledger, which is appended to by whoever writes, or -1 with errno. */
 int cleanup_open_for_program(void);
 
 /* Record that the answer is complete when the peer has acknowledged N bytes; take it back. */
@@ -153,7 +157,8 @@ ASYNC_SAFE enum cleanup_result cleanup_keep(void);
 struct cleanup_settling {
     int dir; /* STATE/SERVER */
     const char *id;
-    bool after_crash; /* its server is dead: identities without a birth time prove nothing */
+    const char *pool_path; /* as in cleanup_owner, if its scratch directory may be there */
+    bool after_crash;      /* its server is dead: identities without a birth time prove nothing */
     /* Run COMMAND for the request ID to its end: 0, or -1 when it failed. NULL: stop there. */
     int (*run)(const char *id, const char *command);
 };
@@ -174,6 +179,9 @@ bool cleanup_exists(int dir, const char *id);
 int cleanup_state_open(const char *path, uid_t owner, gid_t group, const char **why);
 /* Make STATE/TOKEN for this server and hold its lock until it dies: a descriptor on it, or -1. */
 int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE]);
+/* Make the server's directory for scratch directories, in TMPDIR: a descriptor on it and its PATH
+ * (PATH_MAX bytes), or -1 with errno. It goes with the server's directory DIR. */
+int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path);
 /* Remove it again, when it is empty but for the server's own files. */
 void cleanup_server_close(int state, int dir, const char *token);
 /* Recovery: the ledgers that dead servers left, and those that were parked. */

@@ -248,10 +248,12 @@ struct handler_settings {
     enum half_close half_close;
     enum on_hangup on_hangup;
     bool sync;
-    const char *tmpdir;  /* absolute */
-    char *head;          /* memory for a request's head, which each child has to itself */
-    sigset_t ignored;    /* signals that the server ignores and a program must not */
-    uint64_t open_files; /* the soft limit that the server was started with, for programs */
+    const char *tmpdir;    /* absolute */
+    int pool;              /* of scratch directories (cleanup.h), open; */
+    const char *pool_path; /* ...NULL: none */
+    char *head;            /* memory for a request's head, which each child has to itself */
+    sigset_t ignored;      /* signals that the server ignores and a program must not */
+    uint64_t open_files;   /* the soft limit that the server was started with, for programs */
 };
 
 struct handler_call {

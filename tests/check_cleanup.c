@@ -1702,7 +1702,7 @@ START_TEST(program_ledger_first)
     begin();
     int fd = cleanup_open_for_program();
     ck_assert_int_ge(fd, 0);
-    ck_assert_str_eq(listing("ledgers"), ID " " ID ".p ");
+    ck_assert_str_eq(listing("ledgers"), ID ".p ");
     ck_assert_int_eq(cleanup_run("server"), 0);
     ck_assert_int_eq(write(fd, "run program\n", 12), 12);
     ck_assert_int_eq(cleanup_run("server again"), 0);
@@ -1711,6 +1711,69 @@ START_TEST(program_ledger_first)
     ck_assert_done(settle());
     ck_assert_str_eq(runs, "program again\nprogram\nserver again\nserver\n");
     ck_assert_str_eq(listing("ledgers"), "");
+}
+END_TEST
+
+static void begin_pooled(const char *id, int pool)
+{
+    static struct cleanup_owner owner;
+
+    owner = (struct cleanup_owner){.dir = ledgers,
+                                   .id = id,
+                                   .title = "GET /test",
+                                   .tmpdir = strdup(at("tmp")),
+                                   .pool = pool,
+                                   .pool_path = strdup(at("tmp")),
+                                   .spare = 1};
+    cleanup_begin(&owner);
+}
+
+/* A ledger without records and an empty scratch directory are given to the next one. */
+START_TEST(program_ledger_reused)
+{
+    struct stat first, now;
+    int pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    begin_pooled(ID, pool);
+    ck_assert_int_eq(fstat(cleanup_open_for_program(), &first), 0);
+    ck_assert_str_eq(cleanup_tempdir(), at("tmp/" ID));
+    ck_assert_str_eq(listing("tmp"), ID " ");
+    ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
+    ck_assert_str_eq(listing("ledgers"), ".spare-1 ");
+    ck_assert_str_eq(listing("tmp"), ".spare-1 ");
+
+    begin_pooled(TOKEN "-2", pool);
+    int fd = cleanup_open_for_program();
+    ck_assert_int_eq(fstat(fd, &now), 0);
+    ck_assert(now.st_ino == first.st_ino);
+    ck_assert_str_eq(listing("ledgers"), TOKEN "-2.p ");
+    ck_assert_str_eq(listing("tmp"), TOKEN "-2 ");
+    ck_assert_ptr_null(strstr(get(at("ledgers/" TOKEN "-2.p")), ID));
+    ck_assert_int_eq(cleanup_append(fd, "unlink", at("work/a"), false), 0);
+    ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
+    ck_assert_str_eq(listing("ledgers"), "");
+    ck_assert_str_eq(listing("tmp"), "");
+    close(fd);
+    close(pool);
+}
+END_TEST
+
+/* Somebody has cleaned TMPDIR up: the scratch directory is made elsewhere. */
+START_TEST(pool_that_is_gone)
+{
+    ck_assert_int_eq(mkdir(at("tmp/pool"), 0700), 0);
+    int pool = open(at("tmp/pool"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    ck_assert_int_eq(rmdir(at("tmp/pool")), 0);
+    begin_pooled(ID, pool);
+    int fd = cleanup_open_for_program();
+    ck_assert_int_ge(fd, 0);
+    ck_assert_ptr_nonnull(cleanup_tempdir());
+    ck_assert_str_ne(listing("tmp"), "");
+    ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
+    ck_assert_str_eq(listing("ledgers"), ".spare-1 ");
+    ck_assert_str_eq(listing("tmp"), "");
+    close(pool);
 }
 END_TEST
 
@@ -3318,6 +3381,8 @@ static void add_marks(Suite *s)
     tcase_add_test(tc, sent_mark_forged);
     tcase_add_loop_test(tc, kept_or_refuted, 0, 2);
     tcase_add_test(tc, program_ledger_first);
+    tcase_add_test(tc, program_ledger_reused);
+    tcase_add_test(tc, pool_that_is_gone);
     tcase_add_test(tc, program_ledger_kept);
     tcase_add_test(tc, program_ledger_truncated);
     tcase_add_test(tc, program_ledger_is_synced);

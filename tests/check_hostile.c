@@ -192,6 +192,26 @@ static void link_to_a_directory(void)
     must(symlink(at("elsewhere"), at("state/failed")) == 0);
 }
 
+/* A dead server's link to its pool, which is removed with all that is in it. */
+static void plant_pool(const char *name)
+{
+    plant_tree(false);
+    must(mkdir(at("%s", name), 0700) == 0);
+    file_write(at("%s/one", name), "");
+    must(symlink(at("%s", name), at("state/" TOKEN "/scratch")) == 0);
+}
+
+static void his_link_to_a_pool(void)
+{
+    plant_pool("hangupd-" TOKEN "-1");
+    give(at("state/" TOKEN "/scratch"));
+}
+
+static void pool_of_another_name(void)
+{
+    plant_pool("hangupd-1123456789abcdef-1");
+}
+
 /* None of these is the name of a ledger, or of a server. */
 static void names_with_tricks(void)
 {
@@ -233,6 +253,8 @@ static const struct planted {
     {directory_for_a_ledger, NULL, "not a plain file of this user's own", false},
     {socket_for_a_ledger, NULL, "not a plain file of this user's own", false},
     {link_to_a_directory, "elsewhere/" ID, "", false},
+    {his_link_to_a_pool, "hangupd-" TOKEN "-1/one", "", true},
+    {pool_of_another_name, "hangupd-1123456789abcdef-1/one", "", false},
     {names_with_tricks, NULL, "", false},
 };
 

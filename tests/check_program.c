@@ -210,7 +210,7 @@ START_TEST(surroundings)
     int group = 0, pid = -1;
     must(sscanf(o.text + strlen(expected), "%d\n%d", &group, &pid) == 2 && group == pid);
     log_wait(s, " ok undo=none");
-    must(is_empty(at("tmp")));
+    must(no_scratch());
     server_stop(s);
 }
 END_TEST
@@ -265,7 +265,7 @@ START_TEST(body_without_tmpfile)
     must_say(strstr(o.text, at("tmp/hangupd-")) == o.text, "%s", o.text);
     must_say(strstr(o.text, "/body (deleted)\nabc") != NULL, "%s", o.text);
     log_wait(s, " ok undo=none");
-    must(is_empty(at("tmp")));
+    must(no_scratch());
     server_stop(s);
 }
 END_TEST
@@ -546,7 +546,7 @@ START_TEST(failure_is_told_and_undone)
     if (f->log != NULL)
         log_wait(s, "%s", f->log);
     log_wait(s, " error undo=ok");
-    must(!exists(at("made")) && is_empty(at("tmp")));
+    must(!exists(at("made")) && no_scratch());
     server_stop(s);
 }
 END_TEST
@@ -669,7 +669,7 @@ START_TEST(hangup_undoes_what_it_recorded)
     log_wait(s, " removed");
     log_wait(s, " hangup undo=ok");
     must(!exists(at("file")) && !exists(at("tree")) && !exists(at("remote")));
-    must(is_empty(at("tmp")));
+    must(no_scratch());
     server_stop(s);
 }
 END_TEST
@@ -680,7 +680,7 @@ START_TEST(answer_keeps_what_it_recorded)
         serve("echo \"unlink $(dirname $PWD)/file\" >&3; touch ../file\n" HEAD "echo");
     must(curl(s, "/p/").status == 0);
     log_wait(s, " ok undo=none");
-    must(exists(at("file")) && is_empty(at("tmp")));
+    must(exists(at("file")) && no_scratch());
     server_stop(s);
 }
 END_TEST
@@ -773,7 +773,67 @@ START_TEST(ledger_that_its_program_truncates)
     close_fin(c);
     log_wait(s, "the ledger was overwritten and records may be lost");
     log_wait(s, " hangup ");
-    must(!exists(at("file")) && is_empty(at("tmp")));
+    must(!exists(at("file")) && no_scratch());
+    server_stop(s);
+}
+END_TEST
+
+/* What one request leaves as it was is the next one's; what it does to it, is not. */
+static const char *const treatments[] = {
+    "",
+    "touch $TMPDIR/file",
+    "mkdir $TMPDIR/directory",
+    "chmod 755 $TMPDIR",
+    "rmdir $TMPDIR",
+    "rmdir $TMPDIR; ln -s .. $TMPDIR",
+    "echo '# a word' >&3",
+    "rm -f ../link; ln -L /proc/self/fd/3 ../link",
+    "> /dev/fd/3",
+};
+
+START_TEST(nothing_of_the_one_before)
+{
+    char text[1024];
+    snprintf(text, sizeof text,
+             HEAD
+             "[ ! -L $TMPDIR ] && [ \"$(ls -ld $TMPDIR | cut -c 1-10)\" = drwx------ ] &&\n"
+             "[ -z \"$(ls -A $TMPDIR)\" ] && [ \"$(wc -l </proc/self/fd/3)\" = 2 ] &&\n"
+             "grep -q \"id=$REQUEST_ID \" /proc/self/fd/3 && echo ${TMPDIR##*$REQUEST_ID}good\n%s",
+             treatments[_i]);
+    struct server *s = serve(text);
+    for (int i = 0; i < 3; i++) {
+        struct output o = curl(s, "/p/");
+        must_say(strcmp(o.text, "good\n") == 0, "%s", o.text);
+        log_wait(s, " ok undo=none");
+        log_mark(s);
+    }
+    must(no_scratch());
+    server_stop(s);
+}
+END_TEST
+
+/* Somebody outside the request has its ledger open, and writes when that is not its any more. */
+START_TEST(record_that_comes_too_late)
+{
+    char path[64];
+    struct server *s = serve("rm -f ../go; echo $$ >../pid; until [ -e ../go ]; do sleep 0.01; "
+                             "done\n" HEAD "echo well");
+    int c = get(s, "/p/");
+    snprintf(path, sizeof path, "/proc/%d/fd/3", (int)pid_in(at("pid")));
+    int late = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    must(late >= 0);
+    file_write(at("go"), "");
+    must(strstr(hear_until(c, "0\r\n\r\n").text, "well\n") != NULL);
+    close(c);
+    log_wait(s, " ok undo=none");
+    must(unlink(at("pid")) == 0);
+    file_write(at("file"), "");
+    c = get(s, "/p/");
+    pid_in(at("pid"));
+    must(dprintf(late, "unlink %s\n", at("file")) > 0 && close(late) == 0);
+    close_fin(c);
+    log_wait(s, " hangup undo=none");
+    must(exists(at("file")) && no_scratch());
     server_stop(s);
 }
 END_TEST
@@ -863,7 +923,7 @@ START_TEST(nobody_is_left)
                                            " error undo=", " timeout undo=", " killed undo="};
     log_wait(s, "%s", outcomes[end]);
     no_process_left();
-    must(is_empty(at("tmp")));
+    must(no_scratch());
     server_stop(s);
 }
 END_TEST
@@ -891,7 +951,7 @@ START_TEST(next_start_ends_the_daemons_first)
     log_wait(next, " left by a dead server: undone");
     log_wait(next, "recovered from a dead server");
     must(!is_alive(pid_in(at("pids"))) && !exists(at("file")));
-    must(is_empty(at("tmp")));
+    must(no_scratch());
     server_stop(next);
 }
 END_TEST
@@ -1145,6 +1205,8 @@ static Suite *program_suite(void)
     tcase_add_test(t, last_word);
     tcase_add_loop_test(t, last_word_in_the_log, 0, 2);
     tcase_add_test(t, ledger_that_its_program_truncates);
+    tcase_add_loop_test(t, nothing_of_the_one_before, 0, COUNT(treatments));
+    tcase_add_test(t, record_that_comes_too_late);
     tcase_add_test(t, undo_command_in_a_program);
     tcase_add_test(t, finish_goes_on_for_nobody);
 

@@ -3,6 +3,10 @@
 # recorded before it is made. Wants: SWEEP, the directory, in the server's environment.
 set -e
 cd "$SWEEP"
+if [ "$SCRIPT_NAME" = /idle ]; then
+    printf 'Content-Type: text/plain\n\nall of it is there\n'
+    exit
+fi
 echo note >"$TMPDIR/note"
 echo "unlink $SWEEP/world/new" >&3
 echo made >world/new

@@ -69,7 +69,8 @@ static const struct scenario {
         IS_OLD = 2,         /* HTTP/1.0: the end of the connection is the end of the answer */
         IS_PLAIN = 4,       /* the file system knows neither O_TMPFILE nor RENAME_NOREPLACE */
         ON_UNIX_SOCKET = 8, /* and not on TCP */
-        IS_PROGRAM = 16     /* by CGI */
+        IS_PROGRAM = 16,    /* by CGI */
+        IS_IDLE = 32        /* makes nothing, and so leaves what it got to the next request */
     } is;
 } scenarios[] = {
     {"whole", "/c?answer=whole", 0},
@@ -78,6 +79,7 @@ static const struct scenario {
     {"plain", "/c?answer=length", IS_PLAIN},
     {"unix", "/c?answer=stream", ON_UNIX_SOCKET},
     {"program", "/program", IS_PROGRAM},
+    {"idle", "/idle", IS_PROGRAM | IS_IDLE},
 };
 
 static bool is(const struct scenario *s, unsigned flag)
@@ -154,7 +156,7 @@ static struct {
     unsigned long every, offset, jobs;
     int64_t until; /* 0: no limit */
     char server[PATH_MAX];
-    char route[PATH_MAX + 16]; /* to the program */
+    char program[PATH_MAX + 16], idle[PATH_MAX + 16]; /* routes to the program */
     char base[PATH_MAX];
 } options = {.every = 1};
 
@@ -934,7 +936,7 @@ static bool exists(const char *path)
     return lstat(path, &now) == 0;
 }
 
-/* The first name in DIRECTORY that is none of EXPECTED, or NULL; *COUNT of all. */
+/* The first name in DIRECTORY that is none of EXPECTED, and no spare, or NULL; *COUNT of all. */
 static const char *stranger(const char *directory, const char *const expected[], unsigned *count)
 {
     static char name[300];
@@ -942,7 +944,8 @@ static const char *stranger(const char *directory, const char *const expected[],
     DIR *d = opendir(directory);
     *count = 0;
     for (const struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
-        bool known = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
+        bool known = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
+                     strncmp(e->d_name, ".spare-", 7) == 0;
         *count += !known;
         for (size_t i = 0; expected[i] != NULL; i++)
             known = known || strcmp(e->d_name, expected[i]) == 0;
@@ -1003,7 +1006,7 @@ static void remove_tree(const char *path)
 
 static void world_make(void)
 {
-    static const char *const directories[] = {"world", "remote", "tmp"};
+    static const char *const directories[] = {"world", "remote"};
     for (size_t i = 0; i < COUNT(directories); i++) {
         remove_tree(directories[i]);
         if (mkdir(directories[i], 0755) < 0)
@@ -1017,7 +1020,7 @@ static void world_make(void)
 /* What STATE holds beside the living server's own files, or NULL. */
 static const char *state_stranger(void)
 {
-    static const char *const own[] = {"lock", "scoreboard", NULL};
+    static const char *const own[] = {"lock", "scoreboard", "scratch", NULL};
     static char what[700];
     const char *found = NULL;
     DIR *d = opendir("state");
@@ -1028,7 +1031,7 @@ static const char *state_stranger(void)
             continue;
         snprintf(path, sizeof path, "state/%s", e->d_name);
         const char *odd = stranger(path, own, &count);
-        if (odd == NULL && count == 2 && found == NULL) {
+        if (odd == NULL && count == 3 && found == NULL) {
             found = "";
             continue;
         }
@@ -1041,6 +1044,42 @@ static const char *state_stranger(void)
     if (d != NULL)
         closedir(d);
     return found != NULL && *found == '\0' ? NULL : found;
+}
+
+/* What TMPDIR holds beside the living server's pool of empty spares, or NULL; *SPARES in that. */
+static const char *tmp_stranger(unsigned *spares)
+{
+    static char what[700];
+    const char *found = NULL;
+    unsigned pools = 0, count;
+    *spares = 0;
+    DIR *d = opendir("tmp");
+    for (const struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
+        char path[700];
+        if (e->d_name[0] == '.')
+            continue;
+        snprintf(path, sizeof path, "tmp/%s", e->d_name);
+        DIR *pool = opendir(path);
+        const char *odd = stranger(path, no_names, &count);
+        for (const struct dirent *in; pool != NULL && (in = readdir(pool)) != NULL;) {
+            snprintf(path, sizeof path, "tmp/%.300s/%.300s", e->d_name, in->d_name);
+            bool is_spare = strncmp(in->d_name, ".spare-", 7) == 0;
+            if (is_spare && stranger(path, no_names, &count) != NULL)
+                odd = "a spare that is not empty";
+            *spares += is_spare;
+        }
+        if (pool != NULL)
+            closedir(pool);
+        if (++pools > 1 || pool == NULL)
+            odd = "of a dead server, or no pool";
+        if (odd != NULL) {
+            snprintf(what, sizeof what, "tmp/%s: %s", e->d_name, odd);
+            found = what;
+        }
+    }
+    if (d != NULL)
+        closedir(d);
+    return found;
 }
 
 /* Whether a ledger in STATE has the `sent` mark. */
@@ -1088,7 +1127,7 @@ _Noreturn static void server_run(int go)
     setenv("TMPDIR", tmp, 1);
     setenv("SWEEP", here, 1);
     execl(options.server, options.server, "--listen", "127.0.0.1:0", "--listen", "unix:socket",
-          "--state", "state", "--grace", "50ms", "/c=@sweep", options.route, NULL);
+          "--state", "state", "--grace", "50ms", "/c=@sweep", options.program, options.idle, NULL);
     _exit(2);
 }
 
@@ -1164,6 +1203,9 @@ static void server_fresh(void)
 {
     server_kill();
     remove_tree("state");
+    remove_tree("tmp");
+    if (mkdir("tmp", 0755) < 0)
+        give_up("make a directory");
     server_start(false);
     int64_t until = now_ms() + PATIENCE_MS;
     while ((server.children == 0 || tracee_count > 1) && now_ms() < until)
@@ -1193,8 +1235,8 @@ static const char *unrest(void)
         snprintf(what, sizeof what, "%s is left", odd);
         return what;
     }
-    if ((odd = stranger("tmp", no_names, &count)) != NULL) {
-        snprintf(what, sizeof what, "tmp/%s is left", odd);
+    if ((odd = tmp_stranger(&count)) != NULL) {
+        snprintf(what, sizeof what, "%s is left", odd);
         return what;
     }
     for (; trial.pid_count > 0; trial.pid_count--)
@@ -1224,6 +1266,8 @@ static const char *contradiction(bool answered, enum world world, bool disturbed
         return "the answer is malformed";
     if (world == WORLD_MIXED)
         return "some of it is there";
+    if (is(trial.scenario, IS_IDLE))
+        return !disturbed && !answered ? "not disturbed and not answered" : NULL;
     if (answered && world != WORLD_ALL)
         return "answered and undone";
     if (!answered && world == WORLD_ALL)
@@ -1380,6 +1424,20 @@ static enum result try_point(const struct sweep *sweep, const struct scenario *s
     return there ? POINT_OK : POINT_NONE;
 }
 
+/* An idle request that is not disturbed, so that the next one has its ledger and directory. */
+static void leave_spares(const struct sweep *sweep, const struct scenario *scenario)
+{
+    unsigned spares = 0;
+    if (!is(scenario, IS_IDLE))
+        return;
+    if (try_point(sweep, scenario, ULONG_MAX) == POINT_NONE)
+        tmp_stranger(&spares);
+    if (spares == 0) {
+        errno = ENOENT;
+        give_up("find what a request has left to the next one");
+    }
+}
+
 /* ---- One sweep, by several workers --------------------------------------------------------------
  */
 
@@ -1429,6 +1487,7 @@ _Noreturn static void work(const struct sweep *sweep, const struct scenario *sce
             atomic_store(&tally->time_up, true);
             break;
         }
+        leave_spares(sweep, scenario);
         enum result result = try_point(sweep, scenario, k);
         undisturbed = result == POINT_NONE ? undisturbed + 1 : 0;
         atomic_fetch_add(&tally->undisturbed, result == POINT_NONE);
@@ -1532,7 +1591,7 @@ static bool is_wanted(const struct sweep *sweep, const struct scenario *scenario
     if ((overrides && !CAN_OVERRIDE) ||
         (sweep->target == TARGET_PROGRAM && !is(scenario, IS_PROGRAM)))
         return false;
-    if (is_left_out(sweep, scenario))
+    if (is_left_out(sweep, scenario) || (is(scenario, IS_IDLE) && sweep->target != TARGET_CHILD))
         return false;
     if (options.handler != NULL &&
         is(scenario, IS_PROGRAM) != (strcmp(options.handler, "program") == 0))
@@ -1603,7 +1662,8 @@ static void find_programs(void)
     snprintf(path, sizeof path, "%s/example_sweep.sh", tests != NULL ? tests : "tests");
     if (realpath(path, program) == NULL)
         give_up("find example_sweep.sh (TESTS names its directory)");
-    snprintf(options.route, sizeof options.route, "/program=%s", program);
+    snprintf(options.program, sizeof options.program, "/program=%s", program);
+    snprintf(options.idle, sizeof options.idle, "/idle=%s", program);
 }
 
 int main(int argc, char **argv)

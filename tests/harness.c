@@ -86,6 +86,31 @@ bool is_empty(const char *directory)
     return entries == 2;
 }
 
+bool no_scratch(void)
+{
+    unsigned pools = 0;
+    bool none = true;
+    DIR *tmp = opendir(at("tmp"));
+    for (const struct dirent *e; tmp && (e = readdir(tmp));) {
+        if (e->d_name[0] == '.')
+            continue;
+        bool is_pool = strlen(e->d_name) == strlen("hangupd-") + 16 + 1 + 16;
+        DIR *pool = is_pool ? opendir(at("tmp/%s", e->d_name)) : NULL;
+        for (const struct dirent *d; pool && (d = readdir(pool));)
+            none =
+                none && (d->d_name[0] != '.' ? false
+                                             : strncmp(d->d_name, ".spare-", 7) != 0 ||
+                                                   is_empty(at("tmp/%s/%s", e->d_name, d->d_name)));
+        none = none && pool;
+        pools++;
+        if (pool)
+            closedir(pool);
+    }
+    if (tmp)
+        closedir(tmp);
+    return none && pools <= 1;
+}
+
 void file_write(const char *path, const char *text)
 {
     FILE *f = fopen(path, "w");
