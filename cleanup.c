@@ -793,19 +793,36 @@ static bool may_reuse_ledger(void)
     return mine.who.spare != 0 && !mine.who.sync;
 }
 
-/* Let the spare ledger be NAME, with its first lines HEAD: as ledger_make. */
-static int ledger_reuse(const char *name, const struct text *head)
+/* Make HEAD as long as a file of SIZE bytes by a comment, or, for a single byte, an empty line. */
+static void pad(struct text *head, off_t size)
+{
+    if ((off_t)head->length >= size || size >= (off_t)head->room)
+        return;
+    if ((off_t)head->length < size - 1)
+        text_char(head, '#');
+    while ((off_t)head->length < size - 1)
+        text_char(head, ' ');
+    text_char(head, '\n');
+}
+
+/* Let the spare ledger be NAME, with the first lines HEAD in the place of its old ones: as
+ * ledger_make. It is not truncated: what has been, ext4 writes to the disk when it is closed. */
+static int ledger_reuse(const char *name, struct text *head)
 {
     char spare[CLEANUP_ID_SIZE];
+    struct stat now;
     int dir = mine.who.dir;
     if (!may_reuse_ledger())
         return -1;
-    int fd = ledger_find(dir, spare_name(spare), O_RDWR | O_APPEND);
+    int fd = ledger_find(dir, spare_name(spare), O_RDWR);
     if (fd < 0)
         return -1;
-    if (ftruncate(fd, 0) == 0 && write_all(fd, head->at, head->length) == 0 &&
-        renameat(dir, spare, dir, name) == 0)
-        return fd;
+    if (fstat(fd, &now) == 0) {
+        pad(head, now.st_size);
+        if (now.st_size <= (off_t)head->length && write_all(fd, head->at, head->length) == 0 &&
+            fcntl(fd, F_SETFL, O_APPEND) == 0 && renameat(dir, spare, dir, name) == 0)
+            return fd;
+    }
     close(fd);
     return -1;
 }

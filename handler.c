@@ -2374,7 +2374,6 @@ static void inherit_variables(void)
 
 static void make_environment(struct request *rq, const struct script *script)
 {
-    static char self[PATH_MAX];
     const char *type = request_header(rq, "Content-Type");
     variable_count = 0;
     inherit_variables(); /* REQUEST_ID among them */
@@ -2399,9 +2398,8 @@ static void make_environment(struct request *rq, const struct script *script)
     set_header_variables(rq);
     set_variable("TMPDIR", "%s", cleanup_tempdir());
     set_variable("UNDO_FD", "3");
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n > 0) /* so that a program finds `hangupd undo` wherever it is installed */
-        set_variable("HANGUPD", "%.*s", (int)n, self);
+    if (rq->settings->self != NULL) /* so that a program finds `hangupd undo` wherever it is */
+        set_variable("HANGUPD", "%s", rq->settings->self);
     variables[variable_count] = NULL;
 }
 

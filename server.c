@@ -3240,6 +3240,13 @@ static void find_tmpdir(void)
                tmp);
 }
 
+static void find_self(void)
+{
+    static char self[PATH_MAX];
+    if (readlink("/proc/self/exe", self, sizeof self - 1) > 0)
+        settings.handler.self = self;
+}
+
 /* For programs, each of which gets a scratch directory. A server for one connection has no next
  * request to keep one for. */
 static void open_pool(void)
@@ -3281,6 +3288,7 @@ static void open_all(void)
         leave_standard_descriptors();
     drop_privileges();
     find_tmpdir();
+    find_self();
     make_head();
     raise_descriptor_limit();
     server.dir = cleanup_server_open(server.state, server.token);

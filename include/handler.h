@@ -251,6 +251,7 @@ struct handler_settings {
     const char *tmpdir;    /* absolute */
     int pool;              /* of scratch directories (cleanup.h), open; */
     const char *pool_path; /* ...NULL: none */
+    const char *self;      /* the path of what is running; NULL: not known */
     char *head;            /* memory for a request's head, which each child has to itself */
     sigset_t ignored;      /* signals that the server ignores and a program must not */
     uint64_t open_files;   /* the soft limit that the server was started with, for programs */

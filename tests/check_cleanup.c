@@ -1714,13 +1714,13 @@ START_TEST(program_ledger_first)
 }
 END_TEST
 
-static void begin_pooled(const char *id, int pool)
+static void begin_pooled(const char *id, const char *title, int pool)
 {
     static struct cleanup_owner owner;
 
     owner = (struct cleanup_owner){.dir = ledgers,
                                    .id = id,
-                                   .title = "GET /test",
+                                   .title = title,
                                    .tmpdir = strdup(at("tmp")),
                                    .pool = pool,
                                    .pool_path = strdup(at("tmp")),
@@ -1728,13 +1728,16 @@ static void begin_pooled(const char *id, int pool)
     cleanup_begin(&owner);
 }
 
-/* A ledger without records and an empty scratch directory are given to the next one. */
+/* A ledger without records and an empty scratch directory are given to the next one, whose first
+ * lines are shorter, as long, or longer. */
+static const char *const titles[] = {"GET /", "GET /1", "GET /12", "GET /123456789", "GET"};
+
 START_TEST(program_ledger_reused)
 {
     struct stat first, now;
     int pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-    begin_pooled(ID, pool);
+    begin_pooled(ID, titles[_i], pool);
     ck_assert_int_eq(fstat(cleanup_open_for_program(), &first), 0);
     ck_assert_str_eq(cleanup_tempdir(), at("tmp/" ID));
     ck_assert_str_eq(listing("tmp"), ID " ");
@@ -1742,15 +1745,22 @@ START_TEST(program_ledger_reused)
     ck_assert_str_eq(listing("ledgers"), ".spare-1 ");
     ck_assert_str_eq(listing("tmp"), ".spare-1 ");
 
-    begin_pooled(TOKEN "-2", pool);
+    begin_pooled(TOKEN "-2", titles[0], pool);
     int fd = cleanup_open_for_program();
     ck_assert_int_eq(fstat(fd, &now), 0);
     ck_assert(now.st_ino == first.st_ino);
     ck_assert_str_eq(listing("ledgers"), TOKEN "-2.p ");
     ck_assert_str_eq(listing("tmp"), TOKEN "-2 ");
-    ck_assert_ptr_null(strstr(get(at("ledgers/" TOKEN "-2.p")), ID));
+    const char *text = get(at("ledgers/" TOKEN "-2.p"));
+    ck_assert_line(text, "^# hangupd ledger 1 id=" TOKEN "-2 .* GET /$");
+    ck_assert_ptr_null(strstr(text, ID));
+    ck_assert(text[strlen(text) - 1] == '\n');
+    ck_assert(!cleanup_has_records());
+    put(at("work/a"), "");
     ck_assert_int_eq(cleanup_append(fd, "unlink", at("work/a"), false), 0);
-    ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
+    ck_assert(cleanup_has_records());
+    ck_assert_done(_i % 2 == 0 ? cleanup_keep() : cleanup_undo());
+    ck_assert_str_eq(listing("work"), _i % 2 == 0 ? "a " : "");
     ck_assert_str_eq(listing("ledgers"), "");
     ck_assert_str_eq(listing("tmp"), "");
     close(fd);
@@ -1765,7 +1775,7 @@ START_TEST(pool_that_is_gone)
     int pool = open(at("tmp/pool"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     ck_assert_int_eq(rmdir(at("tmp/pool")), 0);
-    begin_pooled(ID, pool);
+    begin_pooled(ID, "GET /test", pool);
     int fd = cleanup_open_for_program();
     ck_assert_int_ge(fd, 0);
     ck_assert_ptr_nonnull(cleanup_tempdir());
@@ -3381,7 +3391,7 @@ static void add_marks(Suite *s)
     tcase_add_test(tc, sent_mark_forged);
     tcase_add_loop_test(tc, kept_or_refuted, 0, 2);
     tcase_add_test(tc, program_ledger_first);
-    tcase_add_test(tc, program_ledger_reused);
+    tcase_add_loop_test(tc, program_ledger_reused, 0, sizeof titles / sizeof titles[0]);
     tcase_add_test(tc, pool_that_is_gone);
     tcase_add_test(tc, program_ledger_kept);
     tcase_add_test(tc, program_ledger_truncated);
