@@ -962,22 +962,72 @@ START_TEST(strangers_live_on)
     script("program", "(setsid sh -c '" SAY_PID "exec sleep 1000' & )\n"
                       "while ! [ -s ../pids ]; do sleep 0.01; done; echo ready >&2; sleep 1000");
     char text[1024];
-    snprintf(text, sizeof text,
-             "#!/bin/sh\nsleep 1000 & echo $! >%s\n(sleep 1000 & echo $! >%s)\nexec %s \"$@\"\n",
-             at("stranger"), at("orphan"), the_hangupd());
+    snprintf(
+        text, sizeof text,
+        "#!/bin/sh\nsetsid sleep 1000 & echo $! >%s\n(sleep 1000 & echo $! >%s)\nexec %s \"$@\"\n",
+        at("stranger"), at("orphan"), the_hangupd());
     file_write(at("start"), text);
     must(chmod(at("start"), 0755) == 0);
     struct server *s = server_start(at("start"), "/p=%s", at("cgi/program"));
     int c = get(s, "/p");
     log_wait(s, " ready");
-    close_fin(c);
-    log_wait(s, " hangup undo=");
+    pid_t stranger = pid_in(at("stranger")), children[3] = {0};
+    must(children_of(s->pid, children, 3) == 2);
+    kill(children[children[0] == stranger], SIGKILL); /* then what is left is looked for */
+    log_wait(s, " killed undo=");
+    close(c);
     must(!is_alive(pid_in(at("pids"))));
-    must(is_alive(pid_in(at("stranger"))) && is_alive(pid_in(at("orphan"))));
-    kill(pid_in(at("stranger")), SIGKILL);
+    must(is_alive(stranger) && is_alive(pid_in(at("orphan"))));
+    kill(stranger, SIGKILL);
     kill(pid_in(at("orphan")), SIGKILL);
-    wait_until(!is_alive(pid_in(at("stranger"))) && !is_alive(pid_in(at("orphan"))));
+    wait_until(!is_alive(stranger) && !is_alive(pid_in(at("orphan"))));
     server_stop(s);
+}
+END_TEST
+
+/* As the first process of a namespace, as in a container, it gets orphans that were never its own,
+ * from before its start and later. */
+START_TEST(strangers_of_a_container_live_on)
+{
+    if (run("unshare --pid --fork --mount-proc true").status != 0) {
+        test_skipped("strangers_of_a_container_live_on", "no PID namespaces");
+        return;
+    }
+    script("program", "(setsid sh -c 'echo up >&9; exec sleep 1000' 9>../life &)\n"
+                      "echo ready >&2; sleep 1000");
+    char text[1024];
+    snprintf(text, sizeof text,
+             "#!/bin/sh\nexec unshare --pid --fork --kill-child --mount-proc sh -c '\n"
+             "setsid sleep 1000 &\nexec %s \"$@\"' sh \"$@\"\n",
+             the_hangupd());
+    file_write(at("start"), text);
+    must(chmod(at("start"), 0755) == 0 && mkfifo(at("life"), 0600) == 0);
+    int life = open(at("life"), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    must(life >= 0);
+    struct server *s = server_start(at("start"), "/p=%s", at("cgi/program"));
+    pid_t server = only_child(s->pid), strangers[4] = {0}, left[4] = {0};
+    char word[8];
+    char pid[16];
+    snprintf(pid, sizeof pid, "%d", (int)server);
+    must(run_argv((const char *const[]){"nsenter", "-t", pid, "--pid", "sh", "-c",
+                                        "setsid sleep 1000 >/dev/null 2>&1 &", NULL},
+                  NULL, true)
+             .status == 0);
+    wait_until(children_of(server, strangers, 4) == 2);
+    int c = get(s, "/p");
+    log_wait(s, " ready");
+    wait_until(read(life, word, sizeof word) == 3);
+    must(children_of(server, left, 4) == 3);
+    for (int i = 0; i < 3; i++)
+        if (left[i] != strangers[0] && left[i] != strangers[1])
+            kill(left[i], SIGKILL); /* its processes are looked for among all the server's */
+    log_wait(s, " killed undo=");
+    close(c);
+    wait_until(read(life, word, sizeof word) == 0); /* the daemon is gone */
+    must(children_of(server, left, 4) == 2 && left[0] == strangers[0] && left[1] == strangers[1]);
+    kill(server, SIGTERM);
+    log_wait(s, " stopped");
+    must(server_wait(s) == 0);
 }
 END_TEST
 
@@ -1214,6 +1264,7 @@ static Suite *program_suite(void)
     tcase_add_loop_test(t, nobody_is_left, 0, COUNT(families) * ENDS);
     tcase_add_test(t, next_start_ends_the_daemons_first);
     tcase_add_test(t, strangers_live_on);
+    tcase_add_test(t, strangers_of_a_container_live_on);
     tcase_add_test(t, orphans_are_reaped_meanwhile);
 
     t = theme(suite, "examples");
