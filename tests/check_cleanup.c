@@ -1749,6 +1749,7 @@ START_TEST(program_ledger_reused)
     int fd = cleanup_open_for_program();
     ck_assert_int_eq(fstat(fd, &now), 0);
     ck_assert(now.st_ino == first.st_ino);
+    ck_assert_ptr_null(cleanup_not_a_ledger(fd)); /* it is appended to, too */
     ck_assert_str_eq(listing("ledgers"), TOKEN "-2.p ");
     ck_assert_str_eq(listing("tmp"), TOKEN "-2 ");
     const char *text = get(at("ledgers/" TOKEN "-2.p"));
