@@ -4183,6 +4183,11 @@ static void text_recover(struct text *t, const char *id)
     }
 }
 
+static const char *plural(uint64_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
 static void text_count(struct text *t, const char *before, uint64_t n, const char *after)
 {
     text_add(t, before);
@@ -4409,11 +4414,12 @@ static void put_server(FILE *out, const struct status_server *s, size_t screen)
     fprintf(out, ", up %s%s\n", text_end(&a),
             s->condition == CONDITION_DRAINING ? ", draining" : "");
     fprintf(out,
-            "%zu of %u requests in flight, %llu queued; %llu connections, %llu of them idle; ids "
+            "%zu of %u requests in flight, %llu queued; %llu connection%s, %llu of them idle; ids "
             "%s-N\n",
             s->request_count, s->slot_count, (unsigned long long)f->queued,
-            (unsigned long long)f->open, (unsigned long long)f->idle, s->token);
-    fprintf(out, "%llu requests ended: %s\n", (unsigned long long)ended_in_all(s), text_end(&t));
+            (unsigned long long)f->open, plural(f->open), (unsigned long long)f->idle, s->token);
+    fprintf(out, "%llu request%s ended: %s\n", (unsigned long long)ended_in_all(s),
+            plural(ended_in_all(s)), text_end(&t));
     struct status_table requests = table_of_requests(s);
     if (s->request_count > 0) {
         putc('\n', out);
@@ -4434,8 +4440,7 @@ static void text_other_server(struct text *t, const struct status_server *s)
     bool dead = s->condition == CONDITION_DEAD || s->condition == CONDITION_RECOVERING;
     text_add(t, dead ? "dead server " : "server ");
     text_add(t, s->token);
-    snprintf(words, sizeof words, ", %zu ledger%s", s->undoing_count,
-             s->undoing_count == 1 ? "" : "s");
+    snprintf(words, sizeof words, ", %zu ledger%s", s->undoing_count, plural(s->undoing_count));
     if (dead)
         text_add(t, words);
     if (s->condition == CONDITION_STARTING) {
@@ -4910,11 +4915,11 @@ static void page_server(FILE *out, const struct status_server *s)
             s->condition == CONDITION_DRAINING ? ", <strong class=\"bad\">draining</strong>" : "");
     fprintf(out,
             "<p><strong>%zu</strong> of %u requests in flight, <strong>%llu</strong> queued; "
-            "%llu connections, %llu of them idle</p>\n",
+            "%llu connection%s, %llu of them idle</p>\n",
             s->request_count, s->slot_count, (unsigned long long)f->queued,
-            (unsigned long long)f->open, (unsigned long long)f->idle);
-    fprintf(out, "<p>%llu requests ended: %s</p>\n", (unsigned long long)ended_in_all(s),
-            text_end(&t));
+            (unsigned long long)f->open, plural(f->open), (unsigned long long)f->idle);
+    fprintf(out, "<p>%llu request%s ended: %s</p>\n", (unsigned long long)ended_in_all(s),
+            plural(ended_in_all(s)), text_end(&t));
     struct status_table requests = table_of_requests(s);
     if (s->request_count > 0)
         page_table(out, &requests);

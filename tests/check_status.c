@@ -105,14 +105,14 @@ START_TEST(request_in_flight)
     must_say(strstr(text, row) && strstr(text, id), "%s\nwithout %s", text, row);
     snprintf(row, sizeof(row), "hangupd on 127.0.0.1:%u, pid %d, up ", s->port, (int)s->pid);
     must_say(strstr(text, row), "%s\nwithout %s", text, row);
-    must_say(strstr(text, "1 of 7 requests in flight, 0 queued; 1 connections, 0 of them idle"),
+    must_say(strstr(text, "1 of 7 requests in flight, 0 queued; 1 connection, 0 of them idle"),
              "%s", text);
     must(is_alive(pid));
     close_rst(c);
     wait_for(ENDED, "hangup/ok:1");
     wait_for("r", "[]");
     must_say(strstr(status(""), "0 of 7 requests in flight") &&
-                 strstr(status(""), "1 requests ended: 1 hangup (1 undone)"),
+                 strstr(status(""), "1 request ended: 1 hangup (1 undone)"),
              "%s", status(""));
     server_stop(s);
 }
