@@ -378,14 +378,25 @@ static const char help[] =
     "  hangupd --listen :80 --user www-data --requests 50 /a=@a,timeout=10m\n"
     "  hangupd --listen unix:/run/report.sock --half-close hangup --log json\n";
 
-enum option_kind { KIND_TIME, KIND_SIZE, KIND_COUNT, KIND_STRING, KIND_FLAG, KIND_OTHER };
+enum option_kind {
+    KIND_FLAG, /* from here on without a value */
+    KIND_HELP,
+    KIND_VERSION,
+    KIND_EVERY, /* a time, or nothing: 0 */
+    KIND_TIME,  /* from here on with a value */
+    KIND_SIZE,
+    KIND_COUNT,
+    KIND_STRING,
+    KIND_OTHER
+};
 
+/* The options of the server, or of a command; the last has no name. */
 static const struct option_rule {
     const char *name;
     enum option_kind kind;
     void *value;
     int64_t least;
-} option_rules[] = {
+} server_options[] = {
     {"listen", KIND_OTHER, NULL, 0},
     {"routes", KIND_OTHER, NULL, 0},
     {"inetd", KIND_FLAG, &settings.inetd, 0},
@@ -415,10 +426,10 @@ static const struct option_rule {
     {"sync", KIND_FLAG, &settings.handler.sync, 0},
     {"log", KIND_OTHER, NULL, 0},
     {"log-to", KIND_OTHER, NULL, 0},
-    {"help", KIND_OTHER, NULL, 0},
-    {"version", KIND_OTHER, NULL, 0},
+    {"help", KIND_HELP, NULL, 0},
+    {"version", KIND_VERSION, NULL, 0},
+    {0},
 };
-#define OPTION_COUNT (sizeof option_rules / sizeof option_rules[0])
 #define COUNT_MAX 1000000
 #define HEADER_MAX (64 << 20) /* bytes; header and target are held in memory */
 
@@ -448,9 +459,9 @@ static _Noreturn void wrong_use(const char *format, ...)
     exit(EXIT_WRONG_USE);
 }
 
-static _Noreturn void tell_help(void)
+static _Noreturn void tell(const char *words)
 {
-    fputs(the_help, stdout);
+    fputs(words, stdout);
     exit(fflush(stdout) == 0 ? 0 : EXIT_COULD_NOT);
 }
 
@@ -473,13 +484,15 @@ static _Noreturn void cannot(const char *format, ...)
 static void take_number(const struct option_rule *rule, const char *text)
 {
     static const char *const wanted[] = {
+        [KIND_EVERY] = "a time, as in 0.5, 90s, 15m or 2h",
         [KIND_TIME] = "a time, as in 0.5, 90s, 15m or 2h",
         [KIND_SIZE] = "a size, as in 65536, 64k or 1G",
         [KIND_COUNT] = "a whole number up to 1000000",
     };
     const char *end = text;
     unsigned long long count = 0;
-    int64_t n = rule->kind == KIND_TIME                                 ? parse_duration(text)
+    bool is_time = rule->kind == KIND_TIME || rule->kind == KIND_EVERY;
+    int64_t n = is_time                                                 ? parse_duration(text)
                 : rule->kind == KIND_SIZE                               ? parse_size(text)
                 : parse_number(&end, COUNT_MAX, &count) && *end == '\0' ? (int64_t)count
                                                                         : -1;
@@ -487,7 +500,7 @@ static void take_number(const struct option_rule *rule, const char *text)
         wrong_use("--%s %s is not %s", rule->name, text, wanted[rule->kind]);
     if (n < rule->least)
         wrong_use("--%s %s is too little; the least is %lld%s", rule->name, text,
-                  (long long)rule->least, rule->kind == KIND_TIME ? " ms" : "");
+                  (long long)rule->least, is_time ? " ms" : "");
     if ((rule->value == &settings.handler.max_header ||
          rule->value == &settings.handler.max_target) &&
         n > HEADER_MAX)
@@ -519,56 +532,53 @@ static void take_other(const char *name, const char *text)
         journal.json = strcmp(text, "json") == 0;
         if (!journal.json && strcmp(text, "text") != 0)
             wrong_use("--log %s is neither text nor json", text);
-    } else if (strcmp(name, "log-to") == 0) {
+    } else {
         settings.log_to = text;
         if (strcmp(text, "stderr") != 0 && strcmp(text, "syslog") != 0)
             wrong_use("--log-to %s is neither stderr nor syslog", text);
-    } else if (strcmp(name, "help") == 0) {
-        tell_help();
-    } else {
-        puts("hangupd " HANGUPD_VERSION);
-        exit(fflush(stdout) == 0 ? 0 : EXIT_COULD_NOT);
     }
 }
 
-/* Whether LIST, words with a space on either side of each, has NAME. */
-static bool is_among(const char *name, const char *list)
+static void take_option(const struct option_rule *rule, const char *text)
 {
-    char word[32];
-    return snprintf(word, sizeof word, " %s ", name) < (int)sizeof word &&
-           strstr(list, word) != NULL;
+    if (rule->kind == KIND_FLAG)
+        *(bool *)rule->value = true;
+    else if (rule->kind == KIND_HELP)
+        tell(the_help);
+    else if (rule->kind == KIND_VERSION)
+        tell("hangupd " HANGUPD_VERSION "\n");
+    else if (rule->kind == KIND_STRING)
+        *(const char **)rule->value = text;
+    else if (rule->kind == KIND_OTHER)
+        take_other(rule->name, text);
+    else if (text == NULL) /* KIND_EVERY */
+        *(int64_t *)rule->value = 0;
+    else
+        take_number(rule, text);
 }
 
-/* ONLY: the options that there are, in such a list; NULL: all. */
-static void parse_options(int argc, char **argv, const char *only)
+/* By RULES, of which nobody has more than the server. */
+static void parse_options(int argc, char **argv, const struct option_rule *rules)
 {
-    struct option options[OPTION_COUNT + 1] = {0};
-    size_t count = 0;
+    struct option options[sizeof server_options / sizeof server_options[0]] = {0};
     int which = 0;
-    for (size_t i = 0; i < OPTION_COUNT; i++) {
-        const struct option_rule *r = &option_rules[i];
-        if (only != NULL && !is_among(r->name, only))
-            continue;
-        bool alone =
-            r->kind == KIND_FLAG || strcmp(r->name, "help") == 0 || strcmp(r->name, "version") == 0;
-        options[count++] =
-            (struct option){r->name, alone ? no_argument : required_argument, &which, (int)i};
-    }
+    for (int i = 0; rules[i].name != NULL; i++)
+        options[i] = (struct option){rules[i].name,
+                                     rules[i].kind < KIND_EVERY    ? no_argument
+                                     : rules[i].kind == KIND_EVERY ? optional_argument
+                                                                   : required_argument,
+                                     &which, i};
     opterr = 0;
     for (int c; (c = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
         if (c == ':')
             wrong_use("%s wants a value", argv[optind - 1]);
         if (c != 0)
             wrong_use("there is no option %s", argv[optind - 1]);
-        const struct option_rule *r = &option_rules[which];
-        if (r->kind == KIND_FLAG)
-            *(bool *)r->value = true;
-        else if (r->kind == KIND_STRING)
-            *(const char **)r->value = optarg;
-        else if (r->kind == KIND_OTHER)
-            take_other(r->name, optarg);
-        else
-            take_number(r, optarg);
+        /* A value that may be left out is for getopt(3) always "--every=TIME". */
+        if (rules[which].kind == KIND_EVERY && optarg == NULL && optind < argc &&
+            isdigit((unsigned char)*argv[optind]))
+            optarg = argv[optind++];
+        take_option(&rules[which], optarg);
     }
 }
 
@@ -3479,7 +3489,7 @@ static int command_undo(int argc, char **argv)
         wrong_use("what is to be undone? VERB is missing");
     const char *verb = argv[1];
     if (strcmp(verb, "--help") == 0)
-        tell_help();
+        tell(the_help);
     undo_argument(&t, verb, argc - 2, argv + 2);
     int fd = undo_descriptor();
     if (cleanup_append(fd, verb, text_end(&t), false) == 0)
@@ -3514,6 +3524,13 @@ static const char recover_help[] =
     "\n"
     "Exit status: 0 nothing is left; 1 something is left, or could not be looked at; 2 wrong "
     "use.\n";
+
+static const struct option_rule recover_options[] = {
+    {"state", KIND_STRING, &settings.state, 0},
+    {"undo-timeout", KIND_TIME, &settings.undo_ms, 1},
+    {"help", KIND_HELP, NULL, 0},
+    {0},
+};
 
 static struct {
     char **ids; /* NULL: all */
@@ -3645,7 +3662,7 @@ static int command_recover(int argc, char **argv)
     called = "hangupd recover";
     the_help = recover_help;
     cleanup_mark_prepare(argc, argv);
-    parse_options(argc, argv, " state undo-timeout help ");
+    parse_options(argc, argv, recover_options);
     wanted.ids = argv + optind;
     wanted.count = argc - optind;
     for (int i = 0; i < wanted.count; i++)
@@ -4999,9 +5016,9 @@ static void status_page(FILE *out, int64_t every_ms)
 
 static struct {
     enum status_format format;
-    bool watch;
-    int64_t every_ms; /* 0: not said */
-} view;
+    bool wanted[FORMAT_HTML + 1];
+    int64_t every_ms; /* -1: once; 0: it was not said how often */
+} view = {.every_ms = -1};
 
 static volatile sig_atomic_t watch_ended;
 
@@ -5038,61 +5055,32 @@ static const char *state_of_request(void)
     return found;
 }
 
-static void take_interval(const char *text)
-{
-    view.watch = true;
-    if (text == NULL)
-        return;
-    view.every_ms = parse_duration(text);
-    if (view.every_ms < 0)
-        wrong_use("--watch %s is not a time, as in 0.5, 5s or 1m", text);
-    if (view.every_ms < WATCH_LEAST_MS)
-        wrong_use("--watch %s is too little; the least is %d ms", text, WATCH_LEAST_MS);
-}
+static const struct option_rule status_options[] = {
+    {"state", KIND_STRING, &settings.state, 0},
+    {"json", KIND_FLAG, &view.wanted[FORMAT_JSON], 0},
+    {"prometheus", KIND_FLAG, &view.wanted[FORMAT_PROMETHEUS], 0},
+    {"html", KIND_FLAG, &view.wanted[FORMAT_HTML], 0},
+    {"watch", KIND_EVERY, &view.every_ms, WATCH_LEAST_MS},
+    {"help", KIND_HELP, NULL, 0},
+    {0},
+};
 
-static void take_format(enum status_format format)
+static void parse_status_options(int argc, char **argv)
 {
-    if (view.format != FORMAT_TEXT && view.format != format)
-        wrong_use("--json, --prometheus and --html exclude each other");
-    view.format = format;
-}
-
-static void status_options(int argc, char **argv)
-{
-    static const struct option options[] = {
-        {"state", required_argument, NULL, 's'},
-        {"json", no_argument, NULL, 'j'},
-        {"prometheus", no_argument, NULL, 'p'},
-        {"html", no_argument, NULL, 'h'},
-        {"watch", optional_argument, NULL, 'w'},
-        {"help", no_argument, NULL, 'H'},
-        {0},
-    };
-    opterr = 0;
-    for (int c; (c = getopt_long(argc, argv, "+:", options, NULL)) != -1;) {
-        bool time_follows =
-            optarg == NULL && optind < argc && isdigit((unsigned char)*argv[optind]);
-        if (c == 's')
-            status.path = optarg;
-        else if (c == 'j' || c == 'p' || c == 'h')
-            take_format(c == 'j' ? FORMAT_JSON : c == 'p' ? FORMAT_PROMETHEUS : FORMAT_HTML);
-        else if (c == 'w')
-            take_interval(time_follows ? argv[optind++] : optarg);
-        else if (c == 'H')
-            tell_help();
-        else if (c == ':')
-            wrong_use("%s wants a value", argv[optind - 1]);
-        else
-            wrong_use("there is no option %s", argv[optind - 1]);
-    }
+    parse_options(argc, argv, status_options);
     if (optind < argc)
         wrong_use("%s is not an option, and nothing else is wanted", argv[optind]);
+    for (enum status_format f = FORMAT_JSON; f <= FORMAT_HTML; f++) {
+        if (view.wanted[f] && view.format != FORMAT_TEXT)
+            wrong_use("--json, --prometheus and --html exclude each other");
+        if (view.wanted[f])
+            view.format = f;
+    }
 }
 
 static int status_open(void)
 {
-    if (status.path == NULL)
-        status.path = state_of_request();
+    status.path = settings.state != NULL ? settings.state : state_of_request();
     if (status.path == NULL)
         status.path = default_state();
     int fd = open(status.path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -5163,7 +5151,7 @@ static void status_show(int state)
     struct winsize screen = {0};
     bool terminal = isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &screen) == 0;
     char *words = status_render(state, screen.ws_col);
-    if (terminal && view.watch)
+    if (terminal && view.every_ms >= 0)
         show_in_place(words, &screen);
     else
         status_write(words, strlen(words));
@@ -5210,11 +5198,11 @@ static int command_status(int argc, char **argv)
 {
     called = "hangupd status";
     the_help = status_help;
-    status_options(argc, argv);
+    parse_status_options(argc, argv);
     int state = status_open();
     if (getenv("GATEWAY_INTERFACE") != NULL)
         put_cgi_head();
-    if (view.watch && view.format != FORMAT_HTML)
+    if (view.every_ms >= 0 && view.format != FORMAT_HTML)
         watch_status(state);
     else
         status_show(state);
@@ -5247,7 +5235,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     run_command_named(argc, argv);
     cleanup_mark_prepare(argc, argv);
     cleanup_report = log_event;
-    parse_options(argc, argv, NULL);
+    parse_options(argc, argv, server_options);
     parse_routes(argc, argv, routes);
     note_strangers();
     open_all();
