@@ -2715,3 +2715,9 @@ struct cleanup_process *cleanup_look_processes(size_t *count)
         qsort(all, *count, sizeof *all, compare_pids);
     return all;
 }
+
+const struct cleanup_process *cleanup_find_process(const struct cleanup_process *all, size_t count,
+                                                   pid_t pid)
+{
+    return bsearch(&(struct cleanup_process){.pid = pid}, all, count, sizeof *all, compare_pids);
+}

@@ -68,11 +68,10 @@ static struct {
 #define LOG_PATIENCE_MS 5000
 #define LOG_SYSLOG_PRIORITY "<30>" /* daemon, informational: RFC 3164 section 4.1.1 */
 
-ASYNC_SAFE static void log_time(struct text *t)
+/* "2026-11-23T11:27:50" */
+ASYNC_SAFE static void text_time(struct text *t, int64_t seconds)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    struct utc u = handler_utc(now.tv_sec);
+    struct utc u = handler_utc(seconds);
     text_number(t, u.year, 4);
     text_char(t, '-');
     text_number(t, u.month, 2);
@@ -84,34 +83,52 @@ ASYNC_SAFE static void log_time(struct text *t)
     text_number(t, u.minute, 2);
     text_char(t, ':');
     text_number(t, u.second, 2);
-    text_char(t, '.');
-    text_number(t, (unsigned long)now.tv_nsec / 1000000, 3);
-    text_char(t, 'Z');
 }
 
-/* S as it may stand in a line: nothing that a client sends can end it, or steer a terminal. */
-ASYNC_SAFE static void log_escaped(struct text *t, const char *s, bool quotes)
+/* Where text is going to stand: in a line, between quotes, in a label of a metric, on a page. */
+enum escape { ESCAPE_LINE, ESCAPE_STRING, ESCAPE_JSON, ESCAPE_METRIC, ESCAPE_HTML };
+
+/* C as it may stand there: nothing that a client sends can end it, or steer a terminal. */
+ASYNC_SAFE static void text_escaped_char(struct text *t, char c, enum escape how)
 {
-    for (; *s != '\0'; s++) {
-        unsigned char c = (unsigned char)*s;
-        if (quotes && (c == '"' || c == '\\')) {
+    unsigned char byte = (unsigned char)c;
+    bool quoted = how == ESCAPE_STRING || how == ESCAPE_JSON || how == ESCAPE_METRIC;
+    if (byte < ' ' || byte >= 0x7f) {
+        text_add(t, how == ESCAPE_JSON ? "\\u00" : how == ESCAPE_METRIC ? "\\\\x" : "\\x");
+        text_char(t, "0123456789abcdef"[byte >> 4]);
+        text_char(t, "0123456789abcdef"[byte & 15]);
+    } else if (how == ESCAPE_HTML && strchr("&<>\"'", c) != NULL) {
+        text_add(t, "&#");
+        text_number(t, byte, 1);
+        text_char(t, ';');
+    } else {
+        if (quoted && (c == '"' || c == '\\'))
             text_char(t, '\\');
-            text_char(t, (char)c);
-        } else if (c < ' ' || c >= 0x7f) {
-            text_add(t, journal.json ? "\\u00" : "\\x");
-            text_char(t, "0123456789abcdef"[c >> 4]);
-            text_char(t, "0123456789abcdef"[c & 15]);
-        } else {
-            text_char(t, (char)c);
-        }
+        text_char(t, c);
     }
+}
+
+ASYNC_SAFE static void text_escaped(struct text *t, const char *s, enum escape how)
+{
+    for (; *s != '\0'; s++)
+        text_escaped_char(t, *s, how);
 }
 
 ASYNC_SAFE static void log_string(struct text *t, const char *s)
 {
     text_char(t, '"');
-    log_escaped(t, s, true);
+    text_escaped(t, s, journal.json ? ESCAPE_JSON : ESCAPE_STRING);
     text_char(t, '"');
+}
+
+ASYNC_SAFE static void log_time(struct text *t)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    text_time(t, now.tv_sec);
+    text_char(t, '.');
+    text_number(t, (unsigned long)now.tv_nsec / 1000000, 3);
+    text_char(t, 'Z');
 }
 
 ASYNC_SAFE static void log_begin(struct text *t)
@@ -174,12 +191,12 @@ ASYNC_SAFE void log_event(const char *id, const char *what)
     log_id(&t, id);
     if (journal.json) {
         text_add(&t, ",\"event\":\"");
-        log_escaped(&t, what, true);
+        text_escaped(&t, what, ESCAPE_JSON);
         t.room += 2;
         text_add(&t, "\"}");
     } else {
         text_add(&t, journal.plain ? ": " : " ");
-        log_escaped(&t, what, false);
+        text_escaped(&t, what, ESCAPE_LINE);
     }
     log_end(&t);
 }
@@ -379,6 +396,7 @@ static const char help[] =
     "  hangupd --listen unix:/run/report.sock --half-close hangup --log json\n";
 
 enum option_kind {
+    KIND_END,
     KIND_FLAG, /* from here on without a value */
     KIND_HELP,
     KIND_VERSION,
@@ -390,7 +408,7 @@ enum option_kind {
     KIND_OTHER
 };
 
-/* The options of the server, or of a command; the last has no name. */
+/* The options of the server, or of a command. */
 static const struct option_rule {
     const char *name;
     enum option_kind kind;
@@ -562,7 +580,7 @@ static void parse_options(int argc, char **argv, const struct option_rule *rules
 {
     struct option options[sizeof server_options / sizeof server_options[0]] = {0};
     int which = 0;
-    for (int i = 0; rules[i].name != NULL; i++)
+    for (int i = 0; rules[i].kind != KIND_END; i++)
         options[i] = (struct option){rules[i].name,
                                      rules[i].kind < KIND_EVERY    ? no_argument
                                      : rules[i].kind == KIND_EVERY ? optional_argument
@@ -3688,7 +3706,7 @@ static int command_recover(int argc, char **argv)
     cannot("ended by signal %d; recover again", WTERMSIG(status));
 }
 
-/* ---- hangupd status: what it is ------------------------------------------------------ */
+/* ---- hangupd status: what is asked --------------------------------------------------- */
 
 static const char status_help[] =
     "Usage: hangupd status [OPTION...]\n"
@@ -3710,73 +3728,263 @@ static const char status_help[] =
     "\n"
     "Exit status: 0 told, also that no server is running; 1 it could not be; 2 wrong use.\n";
 
-/* ---- hangupd status: gathering ------------------------------------------------------- */
+#define WATCH_MS 1000
+#define PAGE_MS 5000
+#define WATCH_LEAST_MS 100
 
-/* It reads files and /proc, and takes no lock: a server under full load does not notice. The
- * scoreboard is read and not mapped, as a child could cut the file short meanwhile, and none of
- * what is in it is believed: a child can write there. */
+enum status_format { FORMAT_TEXT, FORMAT_JSON, FORMAT_PROMETHEUS, FORMAT_HTML };
 
-enum status_phase {
-    PHASE_READS,
-    PHASE_WAITS,
-    PHASE_RUNS,
-    PHASE_ANSWERS,
-    PHASE_DELIVERS,
-    PHASE_UNDOES,
-    PHASE_ENDS
+static struct {
+    enum status_format format;
+    bool wanted[FORMAT_HTML + 1];
+    int64_t every_ms; /* -1: once; 0: it was not said how often */
+    size_t screen;    /* its width; 0: any */
+} view = {.every_ms = -1};
+
+static const struct option_rule status_options[] = {
+    {"state", KIND_STRING, &settings.state, 0},
+    {"json", KIND_FLAG, &view.wanted[FORMAT_JSON], 0},
+    {"prometheus", KIND_FLAG, &view.wanted[FORMAT_PROMETHEUS], 0},
+    {"html", KIND_FLAG, &view.wanted[FORMAT_HTML], 0},
+    {"watch", KIND_EVERY, &view.every_ms, WATCH_LEAST_MS},
+    {"help", KIND_HELP, NULL, 0},
+    {0},
 };
-static const char *const status_phases[] = {"reading",    "waiting", "running", "answering",
-                                            "delivering", "undoing", "ending"};
-static const char *const status_causes[] = {"",      "hangup",   "timeout",
-                                            "drain", "operator", "evicted"};
+
+static void parse_status_options(int argc, char **argv)
+{
+    parse_options(argc, argv, status_options);
+    if (optind < argc)
+        wrong_use("%s is not an option, and nothing else is wanted", argv[optind]);
+    for (enum status_format f = FORMAT_JSON; f <= FORMAT_HTML; f++) {
+        if (view.wanted[f] && view.format != FORMAT_TEXT)
+            wrong_use("--json, --prometheus and --html exclude each other");
+        if (view.wanted[f])
+            view.format = f;
+    }
+}
+
+/* ---- hangupd status: what is told ---------------------------------------------------- */
+
+#define UNKNOWN UINT64_MAX /* a count that cannot be seen from here */
+
+struct status_request {
+    char id[CLEANUP_ID_SIZE];
+    char client[sizeof((struct slot *)0)->client];
+    char line[SLOT_REQUEST_SIZE];
+    const char *phase, *cause; /* NULL: none */
+    char doing[32];            /* both */
+    bool undoing;
+    pid_t pid;
+    uint64_t age_ms, processes, records;
+};
+
+struct status_ended {
+    const char *outcome, *undo;
+    uint64_t count;
+};
 
 enum status_condition {
-    CONDITION_SERVING,
+    CONDITION_SERVING, /* of these two everything is known */
     CONDITION_DRAINING,
     CONDITION_STARTING,
     CONDITION_RECOVERING, /* dead, and its ledgers are being settled */
     CONDITION_DEAD,
     CONDITION_UNREADABLE
 };
-static const char *const status_conditions[] = {"serving",    "draining", "starting",
-                                                "recovering", "dead",     "unreadable"};
-
-struct status_request {
-    char id[CLEANUP_ID_SIZE];
-    char client[sizeof((struct slot *)0)->client];
-    char line[SLOT_REQUEST_SIZE];
-    enum status_phase phase;
-    enum cause cause;
-    int64_t age_ms;
-    pid_t pid;
-    int processes; /* -1: they cannot be seen from here */
-    unsigned records;
-};
 
 struct status_server {
     char token[CLEANUP_TOKEN_SIZE];
     enum status_condition condition;
-    const char *why; /* unreadable */
-    pid_t pid;       /* 0: not of this pid namespace */
+    const char *condition_name, *why; /* WHY: unreadable */
+    uint64_t pid;                     /* UNKNOWN: not of this pid namespace */
     struct figures figures;
-    uint32_t slot_count;
+    uint64_t slot_count, uptime_ms, oldest_ms, processes, ended_count;
+    struct status_ended ended[(OUTCOME_KILLED + 1) * (UNDO_FAILED + 1)];
     char listening[LISTENERS_MAX][LISTENER_NAME_SIZE];
     char where[LISTENERS_MAX * (LISTENER_NAME_SIZE + 2)]; /* the same in one line */
-    struct status_request *requests;
-    size_t request_count;
-    struct cleanup_look *undoing; /* of a dead server: all its ledgers */
-    size_t undoing_count;
+    struct status_request *requests;                      /* the oldest first */
+    struct cleanup_look *undoing;                         /* of a dead server: all its ledgers */
+    size_t ended_kinds, listening_count, request_count, undoing_count;
 };
 
 static struct status {
-    const char *path; /* of STATE */
-    bool short_ids;   /* for a narrow terminal */
-    int64_t now_ms;   /* since 1970 */
-    struct status_server *servers;
-    size_t server_count;
+    const char *version, *path; /* of STATE */
+    int64_t now_ms;             /* since 1970 */
+    struct status_server *servers, *others;
+    size_t living, other_count; /* SERVERS are those that live, and then the OTHERS */
     struct cleanup_look *parked;
     size_t parked_count;
-} status;
+} status = {.version = HANGUPD_VERSION};
+
+/* What is told, and by what name: tables for terminals, tables on the page, JSON and metrics are
+ * all made from the descriptions that follow. */
+enum field_kind {
+    FIELD_END,
+    FIELD_WORDS,  /* char[] */
+    FIELD_CODE,   /* char[], of a client's or a program's making */
+    FIELD_ID,     /* char[]; on a narrow terminal without its server */
+    FIELD_RETRY,  /* char[], an id: the command line that settles what it left */
+    FIELD_NAME,   /* const char *; NULL: none */
+    FIELD_WHY,    /* const char *; NULL: not told */
+    FIELD_COUNT,  /* uint64_t, as the two that follow; size_t is as long */
+    FIELD_AGE,    /* in milliseconds */
+    FIELD_MOMENT, /* in milliseconds since 1970; to people: how long ago */
+    FIELD_ROWS,   /* a pointer to an array of structs, each with fields of its own */
+    FIELD_ARRAY   /* the array itself; without fields: of char[] */
+};
+
+struct field {
+    enum field_kind kind;
+    size_t at;                 /* in its struct */
+    const char *json;          /* its name; NULL, as all that follow: it is not told there */
+    const char *brief, *full;  /* the head of its column, or of its table: on terminals, on pages */
+    const char *metric, *help; /* for Prometheus */
+    const struct field *fields; /* of a row */
+    size_t size, count_at;      /* of a row; where the number of rows is in the struct */
+};
+
+#define HEADS(terminal, page) .brief = (terminal), .full = (page)
+#define METRIC(name, words) .metric = "hangupd_" name, .help = (words)
+#define ROWS(of, type, count) .fields = (of), .size = sizeof(type), .count_at = (count)
+
+#define REQUEST(member) offsetof(struct status_request, member)
+static const struct field request_fields[] = {
+    {FIELD_ID, REQUEST(id), "id", HEADS("ID", "Id")},
+    {FIELD_AGE, REQUEST(age_ms), "age_seconds", HEADS("AGE", "Age")},
+    {FIELD_WORDS, REQUEST(client), "client", HEADS("CLIENT", "Client")},
+    {FIELD_NAME, REQUEST(phase), .json = "phase"},
+    {FIELD_NAME, REQUEST(cause), .json = "cause"},
+    {FIELD_WORDS, REQUEST(doing), HEADS("PHASE", "Phase")},
+    {FIELD_COUNT, REQUEST(processes), "processes", HEADS("PROCS", "Processes")},
+    {FIELD_COUNT, REQUEST(records), "records", HEADS("RECORDS", "Records")},
+    {FIELD_CODE, REQUEST(line), "request", HEADS("REQUEST", "Request")},
+    {0},
+};
+
+#define LEDGER(member) offsetof(struct cleanup_look, member)
+static const struct field ledger_fields[] = {
+    {FIELD_CODE, LEDGER(id), "id", HEADS("ID", "Id")},
+    {FIELD_MOMENT, LEDGER(changed_ms), "changed", HEADS("SINCE", "Since")},
+    {FIELD_COUNT, LEDGER(records), "records", HEADS("RECORDS", "Records")},
+    {FIELD_CODE, LEDGER(title), "request", HEADS("REQUEST", "Request")},
+    {FIELD_CODE, LEDGER(next), "next", HEADS("NEXT", "To undo next")},
+    {FIELD_RETRY, LEDGER(id), .json = "retry"},
+    {0},
+};
+
+#define ENDED(member) offsetof(struct status_ended, member)
+static const struct field ended_fields[] = {
+    {FIELD_NAME, ENDED(outcome), .json = "outcome"},
+    {FIELD_NAME, ENDED(undo), .json = "undo"},
+    {FIELD_COUNT, ENDED(count), .json = "count"},
+    {0},
+};
+
+#define SERVER(member) offsetof(struct status_server, member)
+static const struct field server_fields[] = {
+    {FIELD_WORDS, SERVER(token), .json = "server"},
+    {FIELD_NAME, SERVER(condition_name), .json = "condition"},
+    {FIELD_COUNT, SERVER(pid), .json = "pid"},
+    {FIELD_MOMENT, SERVER(figures.started), "started",
+     METRIC("start_time_seconds", "Start of the server, in seconds since 1970.")},
+    {FIELD_AGE, SERVER(uptime_ms), .json = "uptime_seconds"},
+    {FIELD_ARRAY, SERVER(listening), "listening",
+     ROWS(NULL, char[LISTENER_NAME_SIZE], SERVER(listening_count))},
+    {FIELD_COUNT, SERVER(figures.draining), METRIC("draining", "Servers that are stopping.")},
+    {FIELD_COUNT, SERVER(slot_count), "requests_limit",
+     METRIC("requests_limit", "Requests that may be in flight at once.")},
+    {FIELD_COUNT, SERVER(request_count), "in_flight",
+     METRIC("requests_in_flight", "Requests that have a process or are being undone.")},
+    {FIELD_COUNT, SERVER(figures.queued), "queued",
+     METRIC("requests_queued", "Requests that wait for a place.")},
+    {FIELD_AGE, SERVER(oldest_ms),
+     METRIC("request_oldest_seconds", "Age of the oldest request in flight; 0 for none.")},
+    {FIELD_COUNT, SERVER(processes),
+     METRIC("request_processes", "Processes of the requests in flight.")},
+    {FIELD_COUNT, SERVER(figures.open), "connections_open",
+     METRIC("connections_open", "Connections that are open.")},
+    {FIELD_COUNT, SERVER(figures.idle), "connections_idle",
+     METRIC("connections_idle", "Open connections without a request.")},
+    {FIELD_COUNT, SERVER(undoing_count),
+     METRIC("undo_in_progress", "Requests that are being undone, or wait for a retry.")},
+    {FIELD_COUNT, SERVER(figures.requests), "requests_started",
+     METRIC("requests_started_total", "Requests that got a process.")},
+    {FIELD_COUNT, SERVER(ended_count), .json = "requests_ended"},
+    {FIELD_ARRAY, SERVER(ended), "ended",
+     ROWS(ended_fields, struct status_ended, SERVER(ended_kinds))},
+    {FIELD_ROWS, SERVER(requests), "requests", HEADS("\n", "Requests in flight"),
+     ROWS(request_fields, struct status_request, SERVER(request_count))},
+    {FIELD_ROWS, SERVER(undoing), "undoing", HEADS("\nBeing undone:\n", "Being undone"),
+     ROWS(ledger_fields, struct cleanup_look, SERVER(undoing_count))},
+    {0},
+};
+
+/* Of one that is dead, or cannot be asked. */
+static const struct field other_fields[] = {
+    {FIELD_WORDS, SERVER(token), .json = "server"},
+    {FIELD_NAME, SERVER(condition_name), .json = "condition"},
+    {FIELD_WHY, SERVER(why), .json = "why"},
+    {FIELD_ROWS, SERVER(undoing), "ledgers",
+     ROWS(ledger_fields, struct cleanup_look, SERVER(undoing_count))},
+    {0},
+};
+
+#define STATUS(member) offsetof(struct status, member)
+static const struct field status_fields[] = {
+    {FIELD_NAME, STATUS(version), .json = "hangupd"},
+    {FIELD_MOMENT, STATUS(now_ms), .json = "time"},
+    {FIELD_NAME, STATUS(path), .json = "state"},
+    {FIELD_ROWS, STATUS(servers), "servers",
+     ROWS(server_fields, struct status_server, STATUS(living))},
+    {FIELD_ROWS, STATUS(others), "other_servers",
+     ROWS(other_fields, struct status_server, STATUS(other_count))},
+    {FIELD_ROWS, STATUS(parked), "parked", HEADS("", "Undo failed for good"),
+     ROWS(ledger_fields, struct cleanup_look, STATUS(parked_count))},
+    {0},
+};
+
+static uint64_t field_number(const struct field *f, const void *row)
+{
+    uint64_t n;
+    memcpy(&n, (const char *)row + f->at, sizeof n);
+    return n;
+}
+
+static const char *field_words(const struct field *f, const void *row)
+{
+    const char *at = (const char *)row + f->at, *words;
+    if (f->kind != FIELD_NAME && f->kind != FIELD_WHY)
+        return at;
+    memcpy(&words, at, sizeof words);
+    return words;
+}
+
+static size_t row_count(const struct field *f, const void *of)
+{
+    size_t n;
+    memcpy(&n, (const char *)of + f->count_at, sizeof n);
+    return n;
+}
+
+static const void *row_at(const struct field *f, const void *of, size_t i)
+{
+    const char *at = (const char *)of + f->at, *first = at;
+    if (f->kind == FIELD_ROWS)
+        memcpy(&first, at, sizeof first);
+    return first + i * f->size;
+}
+
+/* ---- hangupd status: gathering ------------------------------------------------------- */
+
+/* It reads files and /proc, and takes no lock: a server under full load does not notice. The
+ * scoreboard is read and not mapped, as a child could cut the file short meanwhile, and none of
+ * what is in it is believed: a child can write there. */
+
+static _Noreturn void no_memory(void)
+{
+    cannot("out of memory for the status");
+}
 
 static void copy_bounded(char *to, const char *from, size_t size)
 {
@@ -3784,94 +3992,100 @@ static void copy_bounded(char *to, const char *from, size_t size)
     to[size - 1] = '\0';
 }
 
-static enum status_phase phase_of_state(uint32_t state)
+static const char *phase_of_state(uint32_t state)
 {
     switch (state & SLOT_STATE_MASK) {
     case SLOT_READING:
-        return (state & SLOT_WAITING) != 0 ? PHASE_WAITS : PHASE_READS;
+        return (state & SLOT_WAITING) != 0 ? "waiting" : "reading";
     case SLOT_DONE:
-        return PHASE_ENDS;
+        return "ending";
     case SLOT_ANSWERING:
-        return (state & SLOT_DELIVERING) != 0 ? PHASE_DELIVERS : PHASE_ANSWERS;
+        return (state & SLOT_DELIVERING) != 0 ? "delivering" : "answering";
     default:
-        return PHASE_RUNS;
+        return "running";
     }
 }
 
 static struct status_request request_of_slot(int dir, const struct slot *s)
 {
-    struct status_request r = {.pid = s->pid, .processes = -1};
+    static const char *const causes[] = {NULL, "hangup", "timeout", "drain", "operator", "evicted"};
+    struct status_request r = {.pid = s->pid, .processes = UNKNOWN};
     struct cleanup_look ledger;
     uint32_t state = s->state, cause = s->cause;
     int64_t now = clock_ms();
     copy_bounded(r.id, s->id, sizeof r.id);
     copy_bounded(r.client, s->client, sizeof r.client);
     copy_bounded(r.line, s->request, sizeof r.line);
-    r.age_ms = s->started < 0 || s->started > now ? 0 : now - s->started;
-    r.cause = cause <= CAUSE_EVICTED ? (enum cause)cause : CAUSE_NONE;
+    r.age_ms = s->started < 0 || s->started > now ? 0 : (uint64_t)(now - s->started);
+    r.cause = cause <= CAUSE_EVICTED ? causes[cause] : NULL;
     if (cleanup_look_ledger(dir, r.id, &ledger))
         r.records = ledger.records;
     bool failed = s->outcome > OUTCOME_OK && s->undo == UNDO_NONE && r.records > 0;
     bool settling = (state & SLOT_SETTLING) != 0;
-    r.phase = settling || failed || r.cause != CAUSE_NONE ? PHASE_UNDOES : phase_of_state(state);
+    r.undoing = settling || failed || r.cause != NULL;
+    r.phase = r.undoing ? "undoing" : phase_of_state(state);
+    snprintf(r.doing, sizeof r.doing, "%s%s%s", r.phase, r.cause != NULL ? ": " : "",
+             r.cause != NULL ? r.cause : "");
     if (settling)
         r.pid = 0; /* reaped: the number may be another's */
     return r;
-}
-
-static _Noreturn void no_memory(void)
-{
-    cannot("out of memory for the status");
 }
 
 /* All requests in the slots of the scoreboard FD. False: it was cut short meanwhile. */
 static bool read_slots(int fd, int dir, struct status_server *s)
 {
     struct slot some[32];
-    size_t room = 0;
-    for (uint32_t i = 0, got; i < s->slot_count; i += got) {
-        uint32_t want = s->slot_count - i < 32 ? s->slot_count - i : 32;
+    for (uint64_t i = 0, got; i < s->slot_count; i += got) {
+        uint64_t want = s->slot_count - i < 32 ? s->slot_count - i : 32;
         off_t at = (off_t)(offsetof(struct scoreboard, slots) + i * sizeof some[0]);
         ssize_t n = pread(fd, some, want * sizeof some[0], at);
         if (n < (ssize_t)sizeof some[0])
             return false;
-        got = (uint32_t)((size_t)n / sizeof some[0]);
-        for (uint32_t k = 0; k < got; k++) {
-            if ((some[k].state & SLOT_STATE_MASK) == SLOT_FREE)
-                continue;
-            if (s->request_count == room) {
-                room = room == 0 ? 64 : room * 2;
-                void *more = reallocarray(s->requests, room, sizeof *s->requests);
-                if (more == NULL)
-                    no_memory();
-                s->requests = more;
-            }
-            s->requests[s->request_count++] = request_of_slot(dir, &some[k]);
-        }
+        got = (size_t)n / sizeof some[0];
+        s->requests = reallocarray(s->requests, s->request_count + got, sizeof *s->requests);
+        if (s->requests == NULL)
+            no_memory();
+        for (size_t k = 0; k < got; k++)
+            if ((some[k].state & SLOT_STATE_MASK) != SLOT_FREE)
+                s->requests[s->request_count++] = request_of_slot(dir, &some[k]);
     }
     return true;
 }
 
-static void read_listening(struct status_server *s, const struct scoreboard *head)
+static void read_head(struct status_server *s, const struct scoreboard *head)
 {
     struct text where = TEXT(s->where);
+    uint64_t *words = (uint64_t *)&s->figures, now = (uint64_t)status.now_ms;
+    for (size_t i = 0; i < FIGURE_WORDS; i++)
+        words[i] = head->figures[i];
+    s->figures.draining = s->figures.draining != 0;
+    s->condition = s->figures.draining ? CONDITION_DRAINING : CONDITION_SERVING;
+    s->uptime_ms = s->figures.started < now ? now - s->figures.started : 0;
+    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
+        for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
+            uint64_t n = s->figures.ended[outcome][undo];
+            s->ended_count += n;
+            if (n != 0)
+                s->ended[s->ended_kinds++] =
+                    (struct status_ended){outcome_names[outcome], undo_names[undo], n};
+        }
     for (size_t i = 0; i < LISTENERS_MAX; i++) {
-        copy_bounded(s->listening[i], head->listening[i], LISTENER_NAME_SIZE);
-        if (s->listening[i][0] == '\0')
+        char *name = s->listening[s->listening_count];
+        copy_bounded(name, head->listening[i], LISTENER_NAME_SIZE);
+        if (name[0] == '\0')
             continue;
-        if (where.length > 0)
-            text_add(&where, ", ");
-        text_add(&where, s->listening[i]);
+        text_add(&where, s->listening_count++ > 0 ? ", " : "");
+        text_add(&where, name);
     }
     text_end(&where);
 }
 
+/* The scoreboard FD of the server in DIR. NULL, or why it cannot be read. */
 static const char *read_board(int fd, int dir, struct status_server *s)
 {
     static const char none[sizeof((struct scoreboard *)0)->magic];
     struct scoreboard head;
     struct stat now;
-    uint64_t words[FIGURE_WORDS];
     if (fstat(fd, &now) < 0 || !S_ISREG(now.st_mode))
         return "its scoreboard is not a file";
     ssize_t n = pread(fd, &head, sizeof head, 0);
@@ -3886,14 +4100,15 @@ static const char *read_board(int fd, int dir, struct status_server *s)
         return "its scoreboard is of another version of hangupd; ask that version";
     s->slot_count = head.slot_count;
     if ((uint64_t)now.st_size <
-        offsetof(struct scoreboard, slots) + (uint64_t)head.slot_count * sizeof(struct slot))
+        offsetof(struct scoreboard, slots) + s->slot_count * sizeof(struct slot))
         return "its scoreboard is cut short";
-    for (size_t i = 0; i < FIGURE_WORDS; i++)
-        words[i] = head.figures[i];
-    memcpy(&s->figures, words, sizeof words);
-    read_listening(s, &head);
-    s->condition = s->figures.draining != 0 ? CONDITION_DRAINING : CONDITION_SERVING;
+    read_head(s, &head);
     return read_slots(fd, dir, s) ? NULL : "its scoreboard is cut short";
+}
+
+static bool is_living(const struct status_server *s)
+{
+    return s->condition == CONDITION_SERVING || s->condition == CONDITION_DRAINING;
 }
 
 /* Whether the process PID calls itself NAMED in the pid namespace that it lives in. */
@@ -3914,10 +4129,9 @@ static bool is_called(pid_t pid, uint64_t named)
 /* HOLDER has the lock: is it the server, or somebody who recovers a dead one? */
 static void judge_holder(struct status_server *s, pid_t holder)
 {
-    bool known = s->condition == CONDITION_SERVING || s->condition == CONDITION_DRAINING;
-    if (!known || holder == 0 || (uint64_t)holder == s->figures.pid)
-        s->pid = holder;
-    else if (!is_called(holder, s->figures.pid))
+    if (holder != 0 && (!is_living(s) || (uint64_t)holder == s->figures.pid))
+        s->pid = (uint64_t)holder;
+    else if (holder != 0 && !is_called(holder, s->figures.pid))
         s->condition = CONDITION_RECOVERING;
 }
 
@@ -3926,12 +4140,11 @@ static void keep_undoing(int dir, struct status_server *s)
 {
     size_t kept = 0;
     for (size_t i = 0; i < s->undoing_count; i++) {
-        const char *id = s->undoing[i].id;
         struct cleanup_look now;
         bool busy = false;
         for (size_t k = 0; k < s->request_count && !busy; k++)
-            busy = strcmp(s->requests[k].id, id) == 0 && s->requests[k].phase != PHASE_UNDOES;
-        if (!busy && cleanup_look_ledger(dir, id, &now))
+            busy = !s->requests[k].undoing && strcmp(s->requests[k].id, s->undoing[i].id) == 0;
+        if (!busy && cleanup_look_ledger(dir, s->undoing[i].id, &now))
             s->undoing[kept++] = now;
     }
     s->undoing_count = kept;
@@ -3941,7 +4154,7 @@ static void keep_undoing(int dir, struct status_server *s)
 static bool read_server(int state, const char *token, struct status_server *s)
 {
     pid_t holder = 0;
-    *s = (struct status_server){.condition = CONDITION_UNREADABLE};
+    *s = (struct status_server){.condition = CONDITION_UNREADABLE, .pid = UNKNOWN};
     memcpy(s->token, token, CLEANUP_TOKEN_SIZE);
     int dir = openat(state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir < 0) {
@@ -3977,104 +4190,94 @@ static bool read_server(int state, const char *token, struct status_server *s)
     return anything;
 }
 
-struct status_owner {
-    pid_t pid;
-    struct status_request *request;
-};
-
-static int compare_owners(const void *a, const void *b)
+static int compare_numbers(uint64_t a, uint64_t b)
 {
-    const struct status_owner *x = a, *y = b;
-    return (x->pid > y->pid) - (x->pid < y->pid);
-}
-
-static int compare_processes(const void *a, const void *b)
-{
-    const struct cleanup_process *x = a, *y = b;
-    return (x->pid > y->pid) - (x->pid < y->pid);
+    return (a > b) - (a < b);
 }
 
 #define ANCESTORS_MAX 1000 /* the list was not made at one moment: it may go round in circles */
 
 /* A child adopts its orphans: what is below it is its request's, and nothing else is. */
-static void count_process(const struct cleanup_process *p, const struct cleanup_process *all,
-                          size_t count, const struct status_owner *owners, size_t owner_count)
+static void count_processes(size_t server_count)
 {
-    for (int steps = 0; p != NULL && steps < ANCESTORS_MAX; steps++) {
-        const struct status_owner *owner = bsearch(&(struct status_owner){.pid = p->pid}, owners,
-                                                   owner_count, sizeof *owners, compare_owners);
-        if (owner != NULL) {
-            owner->request->processes++;
-            return;
-        }
-        p = bsearch(&(struct cleanup_process){.pid = p->parent}, all, count, sizeof *all,
-                    compare_processes);
-    }
-}
-
-static void count_processes(void)
-{
-    size_t count, owner_count = 0, room = 0;
-    for (size_t i = 0; i < status.server_count; i++)
-        room += status.servers[i].pid != 0 ? status.servers[i].request_count : 0;
-    struct status_owner *owners = calloc(room + 1, sizeof *owners);
-    struct cleanup_process *all = room > 0 ? cleanup_look_processes(&count) : NULL;
-    if (owners == NULL)
+    size_t count;
+    struct cleanup_process *all = cleanup_look_processes(&count);
+    struct status_request **requests = calloc(count + 1, sizeof(void *)); /* of ALL, the children */
+    if (requests == NULL)
         no_memory();
-    for (size_t i = 0; all != NULL && i < status.server_count; i++)
-        for (size_t k = 0; status.servers[i].pid != 0 && k < status.servers[i].request_count; k++) {
-            struct status_request *r = &status.servers[i].requests[k];
-            r->processes = 0;
-            if (r->pid > 0)
-                owners[owner_count++] = (struct status_owner){r->pid, r};
+    for (size_t i = 0; all != NULL && i < server_count; i++) {
+        const struct status_server *s = &status.servers[i];
+        for (size_t k = 0; s->pid != UNKNOWN && k < s->request_count; k++) {
+            const struct cleanup_process *p = cleanup_find_process(all, count, s->requests[k].pid);
+            s->requests[k].processes = 0;
+            if (p != NULL)
+                requests[p - all] = &s->requests[k];
         }
-    qsort(owners, owner_count, sizeof *owners, compare_owners);
-    for (size_t i = 0; all != NULL && i < count; i++)
-        count_process(&all[i], all, count, owners, owner_count);
+    }
+    for (size_t i = 0; all != NULL && i < count; i++) {
+        const struct cleanup_process *p = &all[i];
+        for (int steps = 0; p != NULL && requests[p - all] == NULL; steps++)
+            p = steps < ANCESTORS_MAX ? cleanup_find_process(all, count, p->parent) : NULL;
+        if (p != NULL)
+            requests[p - all]->processes++;
+    }
     free(all);
-    free(owners);
+    free(requests);
 }
 
 static int compare_servers(const void *a, const void *b)
 {
     const struct status_server *x = a, *y = b;
-    return x->condition != y->condition
-               ? (x->condition > y->condition) - (x->condition < y->condition)
-           : x->figures.started != y->figures.started
-               ? (x->figures.started > y->figures.started) -
-                     (x->figures.started < y->figures.started)
-               : strcmp(x->token, y->token);
+    int order = compare_numbers(x->condition, y->condition);
+    if (order == 0)
+        order = compare_numbers(x->figures.started, y->figures.started);
+    return order != 0 ? order : strcmp(x->token, y->token);
 }
 
 static int compare_requests(const void *a, const void *b)
 {
     const struct status_request *x = a, *y = b;
-    return x->age_ms != y->age_ms ? (x->age_ms < y->age_ms) - (x->age_ms > y->age_ms)
-                                  : strcmp(x->id, y->id);
+    int order = compare_numbers(y->age_ms, x->age_ms);
+    return order != 0 ? order : strcmp(x->id, y->id);
+}
+
+/* What is known only when all have been read. */
+static void complete_server(struct status_server *s)
+{
+    static const char *const names[] = {"serving",    "draining", "starting",
+                                        "recovering", "dead",     "unreadable"};
+    s->condition_name = names[s->condition];
+    if (s->request_count == 0)
+        return;
+    qsort(s->requests, s->request_count, sizeof *s->requests, compare_requests);
+    s->oldest_ms = s->requests[0].age_ms;
+    for (size_t i = 0; i < s->request_count; i++)
+        s->processes += s->requests[i].processes != UNKNOWN ? s->requests[i].processes : 0;
 }
 
 static void status_gather(int state)
 {
     struct timespec now;
-    size_t count;
+    size_t tokens, count = 0;
     clock_gettime(CLOCK_REALTIME, &now);
     status.now_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-    char(*tokens)[CLEANUP_TOKEN_SIZE] = cleanup_look_servers(state, &count);
+    char(*token)[CLEANUP_TOKEN_SIZE] = cleanup_look_servers(state, &tokens);
     if (errno != 0)
         cannot("could not list the state directory %s: %s", status.path, strerror(errno));
-    status.servers = calloc(count + 1, sizeof *status.servers);
+    status.servers = calloc(tokens + 1, sizeof *status.servers);
     if (status.servers == NULL)
         no_memory();
-    for (size_t i = 0; i < count; i++)
-        if (read_server(state, tokens[i], &status.servers[status.server_count]))
-            status.server_count++;
-    free(tokens);
-    count_processes();
-    qsort(status.servers, status.server_count, sizeof *status.servers, compare_servers);
-    for (size_t i = 0; i < status.server_count; i++)
-        if (status.servers[i].request_count > 1)
-            qsort(status.servers[i].requests, status.servers[i].request_count,
-                  sizeof *status.servers[i].requests, compare_requests);
+    for (size_t i = 0; i < tokens; i++)
+        count += read_server(state, token[i], &status.servers[count]);
+    free(token);
+    count_processes(count);
+    qsort(status.servers, count, sizeof *status.servers, compare_servers);
+    for (size_t i = 0; i < count; i++) {
+        complete_server(&status.servers[i]);
+        status.living += is_living(&status.servers[i]);
+    }
+    status.others = status.servers + status.living;
+    status.other_count = count - status.living;
     int failed = openat(state, "failed", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (failed < 0)
         return;
@@ -4084,120 +4287,91 @@ static void status_gather(int state)
 
 static void status_forget(void)
 {
-    for (size_t i = 0; i < status.server_count; i++) {
+    for (size_t i = 0; i < status.living + status.other_count; i++) {
         free(status.servers[i].requests);
         free(status.servers[i].undoing);
     }
     free(status.servers);
     free(status.parked);
-    status.servers = NULL;
     status.parked = NULL;
-    status.server_count = status.parked_count = 0;
+    status.living = status.parked_count = 0;
 }
 
 /* ---- hangupd status: words ----------------------------------------------------------- */
 
 #define WORDS_SIZE (PATH_MAX + 512) /* of a line with a path in it */
 
-enum status_format { FORMAT_TEXT, FORMAT_JSON, FORMAT_PROMETHEUS, FORMAT_HTML };
-
-/* S as it may stand in the output: nothing that a client sent can end a string, or an element, or
- * steer a terminal. */
-static void put_escaped(FILE *out, const char *s, enum status_format format)
+static void put_escaped(FILE *out, enum escape how, const char *s)
 {
-    bool strings = format == FORMAT_JSON || format == FORMAT_PROMETHEUS;
     for (; *s != '\0'; s++) {
-        unsigned char c = (unsigned char)*s;
-        if (c < ' ' || c >= 0x7f)
-            fprintf(out,
-                    format == FORMAT_JSON         ? "\\u%04x"
-                    : format == FORMAT_PROMETHEUS ? "\\\\x%02x"
-                                                  : "\\x%02x",
-                    c);
-        else if (strings && (c == '"' || c == '\\'))
-            fprintf(out, "\\%c", c);
-        else if (format == FORMAT_HTML && strchr("&<>\"'", c) != NULL)
-            fprintf(out, "&#%u;", c);
-        else
-            putc(c, out);
+        char c[8];
+        struct text t = TEXT(c);
+        text_escaped_char(&t, *s, how);
+        fputs(text_end(&t), out);
     }
 }
 
-static void text_time(struct text *t, int64_t seconds)
+/* What FORMAT makes of its arguments, escaped. */
+static void put(FILE *out, enum escape how, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void put(FILE *out, enum escape how, const char *format, ...)
 {
-    const int64_t last = 253402300799; /* of the year 9999 */
-    struct utc u = handler_utc(seconds < 0 || seconds > last ? 0 : seconds);
-    char words[32];
-    snprintf(words, sizeof words, "%04u-%02u-%02uT%02u:%02u:%02uZ", u.year, u.month, u.day, u.hour,
-             u.minute, u.second);
-    text_add(t, words);
+    char words[WORDS_SIZE];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(words, sizeof words, format, args);
+    va_end(args);
+    put_escaped(out, how, words);
 }
 
-/* "3.2s", "42s", "12m", "5h", "9d": never more than two digits where that is to be had. */
-static void text_age(struct text *t, int64_t ms)
+/* A number as machines read it: times in seconds. */
+static void put_number(FILE *out, enum field_kind kind, uint64_t n)
 {
-    const int64_t second = 1000, minute = 60 * second, hour = 60 * minute, day = 24 * hour;
-    char words[32];
-    long long n = ms < 0 ? 0 : ms;
-    if (n < 10 * second)
-        snprintf(words, sizeof words, "%lld.%llds", n / second, n % second / 100);
+    if (kind == FIELD_COUNT)
+        fprintf(out, "%llu", (unsigned long long)n);
     else
-        snprintf(words, sizeof words, "%lld%c",
-                 n / (n < 2 * minute ? second
-                      : n < 2 * hour ? minute
-                      : n < 2 * day  ? hour
-                                     : day),
-                 n < 2 * minute ? 's'
-                 : n < 2 * hour ? 'm'
-                 : n < 2 * day  ? 'h'
-                                : 'd');
-    text_add(t, words);
+        fprintf(out, "%llu.%03llu", (unsigned long long)n / 1000, (unsigned long long)n % 1000);
 }
 
-static int64_t uptime_ms(const struct status_server *s)
+/* "2026-11-23T11:27:50Z" */
+static const char *moment_words(int64_t ms)
 {
-    uint64_t now = (uint64_t)status.now_ms;
-    return s->figures.started > now ? 0 : (int64_t)(now - s->figures.started);
+    static char words[32];
+    const int64_t last = 253402300799; /* second of the year 9999 */
+    struct text t = TEXT(words);
+    text_time(&t, ms < 0 || ms / 1000 > last ? 0 : ms / 1000);
+    text_char(&t, 'Z');
+    return text_end(&t);
 }
 
-static uint64_t ended_by(const struct status_server *s, enum outcome outcome)
+/* "3.2s", "42s", "12m", "5h", "9d": in the largest unit of which there are two. */
+static const char *age_words(int64_t ms)
 {
-    uint64_t sum = 0;
-    for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++)
-        sum += s->figures.ended[outcome][undo];
-    return sum;
-}
-
-static uint64_t ended_in_all(const struct status_server *s)
-{
-    uint64_t sum = 0;
-    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
-        sum += ended_by(s, (enum outcome)outcome);
-    return sum;
-}
-
-static bool is_living(const struct status_server *s)
-{
-    return s->condition == CONDITION_SERVING || s->condition == CONDITION_DRAINING;
-}
-
-static size_t how_many(bool living)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < status.server_count; i++)
-        n += is_living(&status.servers[i]) == living;
-    return n;
+    static const int64_t units[] = {86400000, 3600000, 60000, 1000};
+    static char words[32];
+    size_t unit = 0;
+    ms = ms < 0 ? 0 : ms;
+    while (unit < 3 && ms < 2 * units[unit])
+        unit++;
+    if (ms < 10000)
+        snprintf(words, sizeof words, "%d.%ds", (int)ms / 1000, (int)ms % 1000 / 100);
+    else
+        snprintf(words, sizeof words, "%lld%c", (long long)(ms / units[unit]), "dhms"[unit]);
+    return words;
 }
 
 /* The command line that settles what ID left, or everything. */
-static void text_recover(struct text *t, const char *id)
+static const char *recover_words(const char *id)
 {
-    text_add(t, "hangupd recover --state ");
-    shell_word(t, status.path);
+    static char words[WORDS_SIZE];
+    struct text t = TEXT(words);
+    text_add(&t, "hangupd recover --state ");
+    shell_word(&t, status.path);
     if (id != NULL) {
-        text_char(t, ' ');
-        text_add(t, id);
+        text_char(&t, ' ');
+        text_add(&t, id);
     }
+    return text_end(&t);
 }
 
 static const char *plural(uint64_t n)
@@ -4205,658 +4379,349 @@ static const char *plural(uint64_t n)
     return n == 1 ? "" : "s";
 }
 
-static void text_count(struct text *t, const char *before, uint64_t n, const char *after)
+/* The figures of a server, the first of them between ON and OFF. */
+static void put_figures(FILE *out, const struct status_server *s, const char *on, const char *off)
 {
-    text_add(t, before);
-    text_number(t, n, 1);
-    text_add(t, after);
+    fprintf(out,
+            "%s%zu%s of %llu requests in flight, %s%llu%s queued; %llu connection%s, %llu of them "
+            "idle",
+            on, s->request_count, off, (unsigned long long)s->slot_count, on,
+            (unsigned long long)s->figures.queued, off, (unsigned long long)s->figures.open,
+            plural(s->figures.open), (unsigned long long)s->figures.idle);
 }
 
-/* "1200 ok, 30 hangup (28 undone, 1 not undone)" */
-static void text_totals(struct text *t, const struct status_server *s)
+/* "1230 requests ended: 1200 ok, 30 hangup (28 undone, 1 not undone)" */
+static void put_totals(FILE *out, const struct status_server *s)
 {
+    fprintf(out, "%llu request%s ended: %s", (unsigned long long)s->ended_count,
+            plural(s->ended_count), s->ended_count == 0 ? "none yet" : "");
+    const char *comma = "";
     for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++) {
-        uint64_t sum = ended_by(s, (enum outcome)outcome);
-        uint64_t done = s->figures.ended[outcome][UNDO_OK];
-        uint64_t failed = s->figures.ended[outcome][UNDO_FAILED];
-        if (sum == 0)
+        const uint64_t *ended = s->figures.ended[outcome];
+        unsigned long long done = ended[UNDO_OK], failed = ended[UNDO_FAILED];
+        if (ended[UNDO_NONE] + done + failed == 0)
             continue;
-        text_count(t, t->length > 0 ? ", " : "", sum, " ");
-        text_add(t, outcome_names[outcome]);
+        fprintf(out, "%s%llu %s", comma, ended[UNDO_NONE] + done + failed, outcome_names[outcome]);
+        comma = ", ";
         if (done > 0)
-            text_count(t, " (", done, " undone");
+            fprintf(out, " (%llu undone", done);
         if (failed > 0)
-            text_count(t, done > 0 ? ", " : " (", failed, " not undone");
-        if (done + failed > 0)
-            text_char(t, ')');
+            fprintf(out, "%s%llu not undone", done > 0 ? ", " : " (", failed);
+        fputs(done + failed > 0 ? ")" : "", out);
     }
-    if (t->length == 0)
-        text_add(t, "none yet");
 }
 
-/* ---- hangupd status: tables, for terminals and pages --------------------------------- */
+/* A server that cannot be asked, in one line. */
+static void put_other_server(FILE *out, enum escape how, const struct status_server *s)
+{
+    switch (s->condition) {
+    case CONDITION_STARTING:
+        put(out, how, "server %s is starting", s->token);
+        break;
+    case CONDITION_RECOVERING:
+        put(out, how, "dead server %s, %zu ledger%s, being settled now", s->token, s->undoing_count,
+            plural(s->undoing_count));
+        break;
+    case CONDITION_DEAD:
+        put(out, how, "dead server %s, %zu ledger%s; to settle: %s", s->token, s->undoing_count,
+            plural(s->undoing_count), recover_words(NULL));
+        break;
+    default:
+        put(out, how, "server %s: %s", s->token, s->why);
+        break;
+    }
+}
 
-struct status_column {
-    const char *brief, *full;
-    const char *style; /* "number": to the right; "mono": code; "" */
-};
-
-struct status_table {
-    const char *caption;
-    const struct status_column *columns;
-    unsigned column_count;
-    const void *rows;
-    size_t row_count;
-    void (*cell)(struct text *t, const void *rows, size_t row, unsigned column);
-};
+/* ---- hangupd status: tables, for terminals ------------------------------------------- */
 
 #define CELL_SIZE (4 * SLOT_REQUEST_SIZE + 64)
 
-static void cell_id(struct text *t, const char *id)
+static bool is_number(const struct field *f)
 {
-    bool brief = status.short_ids && strlen(id) > CLEANUP_TOKEN_SIZE;
-    text_add(t, brief ? id + CLEANUP_TOKEN_SIZE - 1 : id);
+    return f->kind == FIELD_COUNT || f->kind == FIELD_AGE || f->kind == FIELD_MOMENT;
 }
 
-static const struct status_column request_columns[] = {
-    {"ID", "Id", "mono"},
-    {"AGE", "Age", "number"},
-    {"CLIENT", "Client", ""},
-    {"PHASE", "Phase", ""},
-    {"PROCS", "Processes", "number"},
-    {"RECORDS", "Records", "number"},
-    {"REQUEST", "Request", "mono"},
-};
-
-static void request_cell(struct text *t, const void *rows, size_t row, unsigned column)
+/* What people read in F's column. */
+static const char *cell_words(const struct field *f, const void *row)
 {
-    const struct status_request *r = (const struct status_request *)rows + row;
-    switch (column) {
-    case 0:
-        cell_id(t, r->id);
-        break;
-    case 1:
-        text_age(t, r->age_ms);
-        break;
-    case 2:
-        text_add(t, r->client);
-        break;
-    case 3:
-        text_add(t, status_phases[r->phase]);
-        if (r->cause != CAUSE_NONE) {
-            text_add(t, ": ");
-            text_add(t, status_causes[r->cause]);
-        }
-        break;
-    case 4:
-        if (r->processes < 0)
-            text_char(t, '-');
-        else
-            text_signed(t, r->processes);
-        break;
-    case 5:
-        text_number(t, r->records, 1);
-        break;
+    static char number[24];
+    uint64_t n = is_number(f) ? field_number(f, row) : 0;
+    const char *words = field_words(f, row);
+    switch (f->kind) {
+    case FIELD_AGE:
+        return age_words((int64_t)n);
+    case FIELD_MOMENT:
+        return age_words(status.now_ms - (int64_t)n);
+    case FIELD_COUNT:
+        snprintf(number, sizeof number, "%llu", (unsigned long long)n);
+        return n == UNKNOWN ? "-" : number;
+    case FIELD_ID:
+        return view.screen > 0 && view.screen < 100 && strlen(words) > CLEANUP_TOKEN_SIZE
+                   ? words + CLEANUP_TOKEN_SIZE - 1
+                   : words;
     default:
-        text_add(t, r->line[0] != '\0' ? r->line : "-");
-        break;
+        return *words != '\0' ? words : "-";
     }
 }
 
-static const struct status_column ledger_columns[] = {
-    {"ID", "Id", "mono"},
-    {"SINCE", "Since", "number"},
-    {"RECORDS", "Records", "number"},
-    {"REQUEST", "Request", "mono"},
-    {"NEXT", "To undo next", "mono"},
-};
-
-static void ledger_cell(struct text *t, const void *rows, size_t row, unsigned column)
+/* A line of a table: what it has in F's column; without a ROW, the column's head. */
+static const char *line_words(const struct field *f, const void *row, char visible[CELL_SIZE])
 {
-    const struct cleanup_look *l = (const struct cleanup_look *)rows + row;
-    switch (column) {
-    case 0:
-        text_add(t, l->id);
-        break;
-    case 1:
-        text_age(t, status.now_ms - l->changed_ms);
-        break;
-    case 2:
-        text_number(t, l->records, 1);
-        break;
-    case 3:
-        text_add(t, l->title[0] != '\0' ? l->title : "-");
-        break;
-    default:
-        text_add(t, l->next[0] != '\0' ? l->next : "-");
-        break;
-    }
-}
-
-#define COLUMNS(array) (array), sizeof(array) / sizeof((array)[0])
-
-static struct status_table table_of_requests(const struct status_server *s)
-{
-    return (struct status_table){"Requests in flight", COLUMNS(request_columns), s->requests,
-                                 s->request_count, request_cell};
-}
-
-static struct status_table table_of_ledgers(const char *caption, const struct cleanup_look *l,
-                                            size_t count)
-{
-    return (struct status_table){caption, COLUMNS(ledger_columns), l, count, ledger_cell};
-}
-
-static const char *cell_text(const struct status_table *t, size_t row, unsigned column,
-                             char cell[CELL_SIZE])
-{
-    struct text raw = {.at = cell, .room = CELL_SIZE};
-    t->cell(&raw, t->rows, row, column);
-    return text_end(&raw);
-}
-
-/* The same with what is odd made visible. */
-static const char *cell_visible(const struct status_table *t, size_t row, unsigned column,
-                                char visible[CELL_SIZE])
-{
-    char cell[CELL_SIZE];
     struct text v = {.at = visible, .room = CELL_SIZE};
-    log_escaped(&v, cell_text(t, row, column, cell), false);
+    text_escaped(&v, row != NULL ? cell_words(f, row) : f->brief, ESCAPE_LINE);
     return text_end(&v);
 }
 
-#define COLUMNS_MAX 8
-#define ROW_SIZE ((CELL_SIZE + 2) * COLUMNS_MAX)
+#define COLUMNS_MAX 10
 
-static void put_row(FILE *out, const struct status_table *t, size_t row, const size_t *widths,
-                    bool head, size_t screen)
+static void put_line(FILE *out, const struct field *fields, const void *row, const size_t *widths)
 {
-    char line[ROW_SIZE], cell[CELL_SIZE];
-    struct text l = TEXT(line);
-    for (unsigned c = 0; c < t->column_count; c++) {
-        const char *words = head ? t->columns[c].brief : cell_visible(t, row, c, cell);
-        size_t blanks = widths[c] - strlen(words);
-        bool number = strcmp(t->columns[c].style, "number") == 0;
-        for (size_t i = 0; number && i < blanks; i++)
+    char words[(CELL_SIZE + 2) * COLUMNS_MAX], visible[CELL_SIZE];
+    struct text l = TEXT(words);
+    size_t blanks = 0;
+    for (const struct field *f = fields; f->kind != FIELD_END; f++, widths++) {
+        if (f->brief == NULL)
+            continue;
+        const char *cell = line_words(f, row, visible);
+        size_t fill = *widths - strlen(cell);
+        for (blanks += is_number(f) ? fill : 0; blanks > 0; blanks--)
             text_char(&l, ' ');
-        text_add(&l, words);
-        for (size_t i = 0; !number && c + 1 < t->column_count && i < blanks; i++)
-            text_char(&l, ' ');
-        if (c + 1 < t->column_count)
-            text_add(&l, "  ");
+        text_add(&l, cell);
+        blanks = 2 + (is_number(f) ? 0 : fill);
     }
-    if (screen > 3 && l.length > screen) {
-        l.length = screen - 3;
+    if (view.screen > 3 && l.length > view.screen) {
+        l.length = view.screen - 3;
         text_add(&l, "...");
     }
     fprintf(out, "%s\n", text_end(&l));
 }
 
-/* SCREEN: the width that there is, 0 for any. */
-static void put_table(FILE *out, const struct status_table *t, size_t screen)
+static void put_table(FILE *out, const struct field *table, const void *of)
 {
-    size_t widths[COLUMNS_MAX] = {0};
-    char cell[CELL_SIZE];
-    for (unsigned c = 0; c < t->column_count; c++) {
-        widths[c] = strlen(t->columns[c].brief);
-        for (size_t row = 0; row < t->row_count; row++) {
-            size_t n = strlen(cell_visible(t, row, c, cell));
-            widths[c] = n > widths[c] ? n : widths[c];
+    size_t widths[COLUMNS_MAX] = {0}, count = row_count(table, of);
+    char visible[CELL_SIZE];
+    for (size_t i = 0; table->fields[i].kind != FIELD_END; i++)
+        for (size_t line = 0; table->fields[i].brief != NULL && line <= count; line++) {
+            const void *row = line > 0 ? row_at(table, of, line - 1) : NULL;
+            size_t width = strlen(line_words(&table->fields[i], row, visible));
+            widths[i] = width > widths[i] ? width : widths[i];
         }
-    }
-    put_row(out, t, 0, widths, true, screen);
-    for (size_t row = 0; row < t->row_count; row++)
-        put_row(out, t, row, widths, false, screen);
+    fputs(table->brief, out);
+    for (size_t line = 0; line <= count; line++)
+        put_line(out, table->fields, line > 0 ? row_at(table, of, line - 1) : NULL, widths);
 }
 
-static void put_line(FILE *out, const char *before, const char *words, const char *after)
+/* The tables of what FIELDS describe that are not empty. */
+static void put_tables(FILE *out, const struct field *fields, const void *of)
 {
-    fputs(before, out);
-    put_escaped(out, words, FORMAT_TEXT);
-    fprintf(out, "%s\n", after);
+    for (const struct field *f = fields; f->kind != FIELD_END; f++)
+        if (f->kind == FIELD_ROWS && f->brief != NULL && row_count(f, of) > 0)
+            put_table(out, f, of);
 }
 
-static void put_server(FILE *out, const struct status_server *s, size_t screen)
+static void put_server(FILE *out, const struct status_server *s)
 {
-    char age[32], totals[WORDS_SIZE];
-    struct text a = TEXT(age), t = TEXT(totals);
-    const struct figures *f = &s->figures;
-    text_age(&a, uptime_ms(s));
-    text_totals(&t, s);
-    fputs("hangupd on ", out);
-    put_escaped(out, s->where[0] != '\0' ? s->where : "a connection that was handed to it",
-                FORMAT_TEXT);
-    if (s->pid != 0)
-        fprintf(out, ", pid %d", (int)s->pid);
-    fprintf(out, ", up %s%s\n", text_end(&a),
+    put(out, ESCAPE_LINE, "hangupd on %s",
+        s->where[0] != '\0' ? s->where : "a connection that was handed to it");
+    if (s->pid != UNKNOWN)
+        fprintf(out, ", pid %llu", (unsigned long long)s->pid);
+    fprintf(out, ", up %s%s\n", age_words((int64_t)s->uptime_ms),
             s->condition == CONDITION_DRAINING ? ", draining" : "");
-    fprintf(out,
-            "%zu of %u requests in flight, %llu queued; %llu connection%s, %llu of them idle; ids "
-            "%s-N\n",
-            s->request_count, s->slot_count, (unsigned long long)f->queued,
-            (unsigned long long)f->open, plural(f->open), (unsigned long long)f->idle, s->token);
-    fprintf(out, "%llu request%s ended: %s\n", (unsigned long long)ended_in_all(s),
-            plural(ended_in_all(s)), text_end(&t));
-    struct status_table requests = table_of_requests(s);
-    if (s->request_count > 0) {
-        putc('\n', out);
-        put_table(out, &requests, screen);
-    }
-    struct status_table undoing = table_of_ledgers("", s->undoing, s->undoing_count);
-    if (s->undoing_count > 0) {
-        fputs("\nBeing undone:\n", out);
-        put_table(out, &undoing, screen);
-    }
+    put_figures(out, s, "", "");
+    fprintf(out, "; ids %s-N\n", s->token);
+    put_totals(out, s);
+    putc('\n', out);
+    put_tables(out, server_fields, s);
     putc('\n', out);
 }
 
-/* A server that cannot be asked, in one line. */
-static void text_other_server(struct text *t, const struct status_server *s)
+static void status_text(FILE *out)
 {
-    char words[64];
-    bool dead = s->condition == CONDITION_DEAD || s->condition == CONDITION_RECOVERING;
-    text_add(t, dead ? "dead server " : "server ");
-    text_add(t, s->token);
-    snprintf(words, sizeof words, ", %zu ledger%s", s->undoing_count, plural(s->undoing_count));
-    if (dead)
-        text_add(t, words);
-    if (s->condition == CONDITION_STARTING) {
-        text_add(t, " is starting");
-    } else if (s->condition == CONDITION_RECOVERING) {
-        text_add(t, ", being settled now");
-    } else if (s->condition == CONDITION_DEAD) {
-        text_add(t, "; to settle: ");
-        text_recover(t, NULL);
-    } else {
-        text_add(t, ": ");
-        text_add(t, s->why);
+    if (status.living == 0) {
+        put(out, ESCAPE_LINE, "No server is running with the state directory %s.", status.path);
+        fputs("\n\n", out);
     }
-}
-
-static void status_text(FILE *out, size_t screen)
-{
-    char words[WORDS_SIZE];
-    if (how_many(true) == 0)
-        put_line(out, "No server is running with the state directory ", status.path, ".\n");
-    for (size_t i = 0; i < status.server_count; i++)
-        if (is_living(&status.servers[i]))
-            put_server(out, &status.servers[i], screen);
-    for (size_t i = 0; i < status.server_count; i++) {
-        struct text t = TEXT(words);
-        if (is_living(&status.servers[i]))
-            continue;
-        text_other_server(&t, &status.servers[i]);
-        put_line(out, "", text_end(&t), "");
+    for (size_t i = 0; i < status.living; i++)
+        put_server(out, &status.servers[i]);
+    for (size_t i = 0; i < status.other_count; i++) {
+        put_other_server(out, ESCAPE_LINE, &status.others[i]);
+        putc('\n', out);
     }
-    struct status_table parked = table_of_ledgers("", status.parked, status.parked_count);
-    if (status.parked_count == 0)
-        return;
-    struct text t = TEXT(words);
-    text_recover(&t, NULL);
-    put_line(out, "Undo failed for good; to try again: ", text_end(&t), " [ID...]");
-    put_table(out, &parked, screen);
+    if (status.parked_count > 0) {
+        put(out, ESCAPE_LINE, "Undo failed for good; to try again: %s [ID...]",
+            recover_words(NULL));
+        putc('\n', out);
+    }
+    put_tables(out, status_fields, &status);
 }
 
 /* ---- hangupd status: JSON ------------------------------------------------------------ */
 
-static bool json_more; /* something stands before this in the object or list */
+static void json_row(FILE *out, const struct field *fields, const void *row);
 
-static void json_comma(FILE *out)
+static void json_string(FILE *out, const char *s)
 {
-    if (json_more)
-        putc(',', out);
-    json_more = true;
-}
-
-static void json_name(FILE *out, const char *name)
-{
-    json_comma(out);
-    if (name != NULL)
-        fprintf(out, "\"%s\":", name);
-}
-
-/* An object or list, a member if it has a NAME. */
-static void json_open(FILE *out, const char *name, char bracket)
-{
-    json_name(out, name);
-    putc(bracket, out);
-    json_more = false;
-}
-
-static void json_close(FILE *out, char bracket)
-{
-    putc(bracket, out);
-    json_more = true;
-}
-
-static void json_string(FILE *out, const char *name, const char *value)
-{
-    json_name(out, name);
-    if (value == NULL) {
+    if (s == NULL) {
         fputs("null", out);
         return;
     }
     putc('"', out);
-    put_escaped(out, value, FORMAT_JSON);
+    put_escaped(out, ESCAPE_JSON, s);
     putc('"', out);
 }
 
-static void json_number(FILE *out, const char *name, uint64_t value)
+static void json_list(FILE *out, const struct field *f, const void *of)
 {
-    json_name(out, name);
-    fprintf(out, "%llu", (unsigned long long)value);
-}
-
-/* A number that may not be known, and is negative or 0 then. */
-static void json_known(FILE *out, const char *name, bool known, int value)
-{
-    if (known)
-        json_number(out, name, (uint64_t)value);
-    else
-        json_string(out, name, NULL);
-}
-
-static void json_seconds(FILE *out, const char *name, int64_t ms)
-{
-    json_name(out, name);
-    fprintf(out, "%lld.%03lld", (long long)ms / 1000, (long long)ms % 1000);
-}
-
-static void json_time(FILE *out, const char *name, int64_t seconds)
-{
-    char words[32];
-    struct text t = TEXT(words);
-    text_time(&t, seconds);
-    json_string(out, name, text_end(&t));
-}
-
-static void json_request(FILE *out, const struct status_request *r)
-{
-    json_open(out, NULL, '{');
-    json_string(out, "id", r->id);
-    json_seconds(out, "age_seconds", r->age_ms);
-    json_string(out, "client", r->client);
-    json_string(out, "request", r->line);
-    json_string(out, "phase", status_phases[r->phase]);
-    json_string(out, "cause", r->cause != CAUSE_NONE ? status_causes[r->cause] : NULL);
-    json_known(out, "processes", r->processes >= 0, r->processes);
-    json_number(out, "records", r->records);
-    json_close(out, '}');
-}
-
-static void json_ledgers(FILE *out, const char *name, const struct cleanup_look *l, size_t count)
-{
-    json_open(out, name, '[');
-    for (size_t i = 0; i < count; i++) {
-        char words[WORDS_SIZE];
-        struct text retry = TEXT(words);
-        text_recover(&retry, l[i].id);
-        json_open(out, NULL, '{');
-        json_string(out, "id", l[i].id);
-        json_number(out, "records", l[i].records);
-        json_string(out, "request", l[i].title);
-        json_string(out, "next", l[i].next);
-        json_time(out, "changed", l[i].changed_ms / 1000);
-        json_string(out, "retry", text_end(&retry));
-        json_close(out, '}');
+    putc('[', out);
+    for (size_t i = 0; i < row_count(f, of); i++) {
+        fputs(i > 0 ? "," : "", out);
+        if (f->fields != NULL)
+            json_row(out, f->fields, row_at(f, of, i));
+        else
+            json_string(out, row_at(f, of, i));
     }
-    json_close(out, ']');
+    putc(']', out);
 }
 
-static void json_ended(FILE *out, const struct status_server *s)
+static void json_value(FILE *out, const struct field *f, const void *row)
 {
-    json_open(out, "ended", '[');
-    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
-        for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
-            if (s->figures.ended[outcome][undo] == 0)
-                continue;
-            json_open(out, NULL, '{');
-            json_string(out, "outcome", outcome_names[outcome]);
-            json_string(out, "undo", undo_names[undo]);
-            json_number(out, "count", s->figures.ended[outcome][undo]);
-            json_close(out, '}');
-        }
-    json_close(out, ']');
+    switch (f->kind) {
+    case FIELD_COUNT:
+    case FIELD_AGE:
+        if (field_number(f, row) == UNKNOWN)
+            json_string(out, NULL);
+        else
+            put_number(out, f->kind, field_number(f, row));
+        break;
+    case FIELD_MOMENT:
+        json_string(out, moment_words((int64_t)field_number(f, row)));
+        break;
+    case FIELD_RETRY:
+        json_string(out, recover_words(field_words(f, row)));
+        break;
+    case FIELD_ROWS:
+    case FIELD_ARRAY:
+        json_list(out, f, row);
+        break;
+    default:
+        json_string(out, field_words(f, row));
+        break;
+    }
 }
 
-static void json_figures(FILE *out, const struct status_server *s)
+static void json_row(FILE *out, const struct field *fields, const void *row)
 {
-    const struct figures *f = &s->figures;
-    json_known(out, "pid", s->pid != 0, s->pid);
-    json_time(out, "started", (int64_t)(f->started / 1000));
-    json_seconds(out, "uptime_seconds", uptime_ms(s));
-    json_open(out, "listening", '[');
-    for (size_t i = 0; i < LISTENERS_MAX; i++)
-        if (s->listening[i][0] != '\0')
-            json_string(out, NULL, s->listening[i]);
-    json_close(out, ']');
-    json_number(out, "requests_limit", s->slot_count);
-    json_number(out, "in_flight", s->request_count);
-    json_number(out, "queued", f->queued);
-    json_number(out, "connections_open", f->open);
-    json_number(out, "connections_idle", f->idle);
-    json_number(out, "requests_started", f->requests);
-    json_number(out, "requests_ended", ended_in_all(s));
-    json_ended(out, s);
-    json_open(out, "requests", '[');
-    for (size_t i = 0; i < s->request_count; i++)
-        json_request(out, &s->requests[i]);
-    json_close(out, ']');
-}
-
-static void json_servers(FILE *out, const char *name, bool living)
-{
-    json_open(out, name, '[');
-    for (size_t i = 0; i < status.server_count; i++) {
-        const struct status_server *s = &status.servers[i];
-        if (is_living(s) != living)
+    char before = '{';
+    for (const struct field *f = fields; f->kind != FIELD_END; f++) {
+        if (f->json == NULL || (f->kind == FIELD_WHY && field_words(f, row) == NULL))
             continue;
-        json_open(out, NULL, '{');
-        json_string(out, "server", s->token);
-        json_string(out, "condition", status_conditions[s->condition]);
-        if (s->why != NULL)
-            json_string(out, "why", s->why);
-        if (living)
-            json_figures(out, s);
-        json_ledgers(out, living ? "undoing" : "ledgers", s->undoing, s->undoing_count);
-        json_close(out, '}');
+        fprintf(out, "%c\"%s\":", before, f->json);
+        json_value(out, f, row);
+        before = ',';
     }
-    json_close(out, ']');
+    putc('}', out);
 }
 
 static void status_json(FILE *out)
 {
-    json_more = false;
-    json_open(out, NULL, '{');
-    json_string(out, "hangupd", HANGUPD_VERSION);
-    json_time(out, "time", status.now_ms / 1000);
-    json_string(out, "state", status.path);
-    json_servers(out, "servers", true);
-    json_servers(out, "other_servers", false);
-    json_ledgers(out, "parked", status.parked, status.parked_count);
-    json_close(out, '}');
+    json_row(out, status_fields, &status);
     putc('\n', out);
 }
 
 /* ---- hangupd status: Prometheus, text exposition format 0.0.4 ------------------------ */
 
-/* Series are told apart by where a server listens, which a restart does not change. */
-
-static double metric_start(const struct status_server *s)
+/* Series are told apart by where a server listens, which a restart does not change. Several listen
+ * at one address while one of them drains: what is counted is added up, and of times the largest
+ * is told. */
+static void merge_server(struct status_server *into, const struct status_server *s)
 {
-    return (double)s->figures.started / 1000;
-}
-
-static double metric_draining(const struct status_server *s)
-{
-    return s->condition == CONDITION_DRAINING;
-}
-
-static double metric_limit(const struct status_server *s)
-{
-    return s->slot_count;
-}
-
-static double metric_in_flight(const struct status_server *s)
-{
-    return (double)s->request_count;
-}
-
-static double metric_queued(const struct status_server *s)
-{
-    return (double)s->figures.queued;
-}
-
-static double metric_oldest(const struct status_server *s)
-{
-    return s->request_count > 0 ? (double)s->requests[0].age_ms / 1000 : 0;
-}
-
-static double metric_processes(const struct status_server *s)
-{
-    double sum = 0;
-    for (size_t i = 0; i < s->request_count; i++)
-        sum += s->requests[i].processes > 0 ? s->requests[i].processes : 0;
-    return sum;
-}
-
-static double metric_open(const struct status_server *s)
-{
-    return (double)s->figures.open;
-}
-
-static double metric_idle(const struct status_server *s)
-{
-    return (double)s->figures.idle;
-}
-
-static double metric_started(const struct status_server *s)
-{
-    return (double)s->figures.requests;
-}
-
-static double metric_undoing(const struct status_server *s)
-{
-    return (double)s->undoing_count;
-}
-
-static const struct metric {
-    const char *name, *type, *help;
-    double (*value)(const struct status_server *s);
-    bool
-        largest; /* of several servers at one address, which is so while one drains: else the sum */
-} metrics[] = {
-    {"hangupd_start_time_seconds", "gauge", "Start of the server, in seconds since 1970.",
-     metric_start, true},
-    {"hangupd_draining", "gauge", "Servers that are stopping.", metric_draining, false},
-    {"hangupd_requests_limit", "gauge", "Requests that may be in flight at once.", metric_limit,
-     false},
-    {"hangupd_requests_in_flight", "gauge", "Requests that have a process or are being undone.",
-     metric_in_flight, false},
-    {"hangupd_requests_queued", "gauge", "Requests that wait for a place.", metric_queued, false},
-    {"hangupd_request_oldest_seconds", "gauge", "Age of the oldest request in flight; 0 for none.",
-     metric_oldest, true},
-    {"hangupd_request_processes", "gauge", "Processes of the requests in flight.", metric_processes,
-     false},
-    {"hangupd_connections_open", "gauge", "Connections that are open.", metric_open, false},
-    {"hangupd_connections_idle", "gauge", "Open connections without a request.", metric_idle,
-     false},
-    {"hangupd_undo_in_progress", "gauge", "Requests that are being undone, or wait for a retry.",
-     metric_undoing, false},
-    {"hangupd_requests_started_total", "counter", "Requests that got a process.", metric_started,
-     false},
-};
-
-/* The value for all servers that listen where FIRST does. */
-static double sum_of(const struct metric *m, const struct status_server *first)
-{
-    double sum = 0;
-    for (size_t i = 0; i < status.server_count; i++) {
-        const struct status_server *s = &status.servers[i];
-        if (!is_living(s) || strcmp(s->where, first->where) != 0)
+    for (const struct field *f = server_fields; f->kind != FIELD_END; f++) {
+        if (f->metric == NULL)
             continue;
-        double value = m->value(s);
-        sum = !m->largest ? sum + value : value > sum ? value : sum;
+        uint64_t a = field_number(f, into), b = field_number(f, s);
+        uint64_t both = f->kind == FIELD_COUNT ? a + b : a > b ? a : b;
+        memcpy((char *)into + f->at, &both, sizeof both);
     }
-    return sum;
+    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
+        for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++)
+            into->figures.ended[outcome][undo] += s->figures.ended[outcome][undo];
 }
 
-static uint64_t ended_sum(const struct status_server *first, int outcome, int undo)
+/* Leave one server for each address, which come first: how many. */
+static size_t merge_addresses(void)
 {
-    uint64_t sum = 0;
-    for (size_t i = 0; i < status.server_count; i++)
-        if (is_living(&status.servers[i]) && strcmp(status.servers[i].where, first->where) == 0)
-            sum += status.servers[i].figures.ended[outcome][undo];
-    return sum;
-}
-
-/* The next server from I on that listens where none before it does; NULL after the last. */
-static const struct status_server *next_address(size_t *i)
-{
-    for (; *i < status.server_count; ++*i) {
-        const struct status_server *s = &status.servers[*i];
-        bool seen = !is_living(s);
-        for (size_t k = 0; k < *i && !seen; k++)
-            seen = is_living(&status.servers[k]) && strcmp(status.servers[k].where, s->where) == 0;
-        if (!seen) {
-            ++*i;
-            return s;
+    struct status_server *all = status.servers;
+    size_t count = 0;
+    for (size_t i = 0; i < status.living; i++) {
+        size_t k = 0;
+        while (k < count && strcmp(all[k].where, all[i].where) != 0)
+            k++;
+        if (k < count) {
+            merge_server(&all[k], &all[i]);
+            continue;
         }
+        struct status_server other = all[count];
+        all[count++] = all[i];
+        all[i] = other;
     }
-    return NULL;
+    return count;
 }
 
-static void put_metric_head(FILE *out, const char *name, const char *type, const char *words)
+static void put_metric_head(FILE *out, const char *name, const char *words)
 {
-    fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, words, name, type);
+    bool counts = strcmp(name + strlen(name) - strlen("_total"), "_total") == 0;
+    fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, words, name, counts ? "counter" : "gauge");
 }
 
-static void put_listen_label(FILE *out, const struct status_server *s)
+static void put_series(FILE *out, const char *name, const struct status_server *s)
 {
-    fputs("{listen=\"", out);
-    put_escaped(out, s->where, FORMAT_PROMETHEUS);
+    fprintf(out, "%s{listen=\"", name);
+    put_escaped(out, ESCAPE_METRIC, s->where);
     putc('"', out);
 }
 
-static void put_ended(FILE *out)
+static void put_metric(FILE *out, const struct field *f, size_t count)
 {
-    const struct status_server *s;
-    put_metric_head(out, "hangupd_requests_total", "counter",
+    put_metric_head(out, f->metric, f->help);
+    for (size_t i = 0; i < count; i++) {
+        put_series(out, f->metric, &status.servers[i]);
+        fputs("} ", out);
+        put_number(out, f->kind, field_number(f, &status.servers[i]));
+        putc('\n', out);
+    }
+}
+
+static void put_ended(FILE *out, size_t count)
+{
+    put_metric_head(out, "hangupd_requests_total",
                     "Requests that have ended, by outcome and by the result of their undo.");
-    for (size_t i = 0; (s = next_address(&i)) != NULL;)
+    for (size_t i = 0; i < count; i++)
         for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
             for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
-                fputs("hangupd_requests_total", out);
-                put_listen_label(out, s);
+                put_series(out, "hangupd_requests_total", &status.servers[i]);
                 fprintf(out, ",outcome=\"%s\",undo=\"%s\"} %llu\n", outcome_names[outcome],
-                        undo_names[undo], (unsigned long long)ended_sum(s, outcome, undo));
+                        undo_names[undo],
+                        (unsigned long long)status.servers[i].figures.ended[outcome][undo]);
             }
 }
 
 static void put_whole(FILE *out, const char *name, const char *words, size_t value)
 {
-    put_metric_head(out, name, "gauge", words);
+    put_metric_head(out, name, words);
     fprintf(out, "%s %zu\n", name, value);
 }
 
 static void status_prometheus(FILE *out)
 {
-    const struct status_server *s;
-    size_t left = 0;
-    for (size_t i = 0; i < status.server_count; i++)
-        left += is_living(&status.servers[i]) ? 0 : status.servers[i].undoing_count;
-    put_whole(out, "hangupd_servers", "Servers that run with this state directory.",
-              how_many(true));
-    for (size_t m = 0; m < sizeof metrics / sizeof metrics[0]; m++) {
-        put_metric_head(out, metrics[m].name, metrics[m].type, metrics[m].help);
-        for (size_t i = 0; (s = next_address(&i)) != NULL;) {
-            fputs(metrics[m].name, out);
-            put_listen_label(out, s);
-            fprintf(out, "} %.*f\n", strstr(metrics[m].name, "_seconds") != NULL ? 3 : 0,
-                    sum_of(&metrics[m], s));
-        }
-    }
-    put_ended(out);
+    size_t left = 0, count;
+    for (size_t i = 0; i < status.other_count; i++)
+        left += status.others[i].undoing_count;
+    put_whole(out, "hangupd_servers", "Servers that run with this state directory.", status.living);
+    count = merge_addresses();
+    for (const struct field *f = server_fields; f->kind != FIELD_END; f++)
+        if (f->metric != NULL)
+            put_metric(out, f, count);
+    put_ended(out, count);
     put_whole(out, "hangupd_undo_parked", "Requests whose undo has failed for good.",
               status.parked_count);
     put_whole(out, "hangupd_undo_left_by_dead",
@@ -4891,96 +4756,82 @@ static const char page_style[] =
     "tbody th::before,tbody td::before{content:attr(data-label);color:var(--soft);"
     "flex:0 0 6.5rem;text-align:left}}";
 
-static void page_table(FILE *out, const struct status_table *t)
+static const char *style_of(const struct field *f)
 {
-    char cell[CELL_SIZE];
-    fputs("<table role=\"table\"><caption>", out);
-    put_escaped(out, t->caption, FORMAT_HTML);
-    fputs("</caption>\n<thead role=\"rowgroup\"><tr role=\"row\">", out);
-    for (unsigned c = 0; c < t->column_count; c++)
-        fprintf(out, "<th role=\"columnheader\" scope=\"col\" class=\"%s\">%s</th>",
-                t->columns[c].style, t->columns[c].full);
-    fputs("</tr></thead>\n<tbody role=\"rowgroup\">\n", out);
-    for (size_t row = 0; row < t->row_count; row++) {
-        fputs("<tr role=\"row\">", out);
-        for (unsigned c = 0; c < t->column_count; c++) {
-            fprintf(out, "<%s data-label=\"%s\" class=\"%s\"><span>",
-                    c == 0 ? "th role=\"rowheader\" scope=\"row\"" : "td role=\"cell\"",
-                    t->columns[c].full, t->columns[c].style);
-            put_escaped(out, cell_text(t, row, c, cell), FORMAT_HTML);
-            fprintf(out, "</span></%s>", c == 0 ? "th" : "td");
-        }
-        fputs("</tr>\n", out);
+    return is_number(f) ? "number" : f->kind == FIELD_CODE || f->kind == FIELD_ID ? "mono" : "";
+}
+
+static void page_row(FILE *out, const struct field *fields, const void *row)
+{
+    const char *element = "th role=\"rowheader\" scope=\"row\"";
+    fputs("<tr role=\"row\">", out);
+    for (const struct field *f = fields; f->kind != FIELD_END; f++) {
+        if (f->full == NULL)
+            continue;
+        fprintf(out, "<%s data-label=\"%s\" class=\"%s\"><span>", element, f->full, style_of(f));
+        put_escaped(out, ESCAPE_HTML, cell_words(f, row));
+        fprintf(out, "</span></%.2s>", element);
+        element = "td role=\"cell\"";
     }
+    fputs("</tr>\n", out);
+}
+
+static void page_table(FILE *out, const struct field *table, const void *of)
+{
+    fprintf(out, "<table role=\"table\"><caption>%s</caption>\n", table->full);
+    fputs("<thead role=\"rowgroup\"><tr role=\"row\">", out);
+    for (const struct field *f = table->fields; f->kind != FIELD_END; f++)
+        if (f->full != NULL)
+            fprintf(out, "<th role=\"columnheader\" scope=\"col\" class=\"%s\">%s</th>",
+                    style_of(f), f->full);
+    fputs("</tr></thead>\n<tbody role=\"rowgroup\">\n", out);
+    for (size_t i = 0; i < row_count(table, of); i++)
+        page_row(out, table->fields, row_at(table, of, i));
     fputs("</tbody></table>\n", out);
+}
+
+static void page_tables(FILE *out, const struct field *fields, const void *of)
+{
+    for (const struct field *f = fields; f->kind != FIELD_END; f++)
+        if (f->kind == FIELD_ROWS && f->full != NULL && row_count(f, of) > 0)
+            page_table(out, f, of);
 }
 
 static void page_server(FILE *out, const struct status_server *s)
 {
-    char age[32], totals[WORDS_SIZE];
-    struct text a = TEXT(age), t = TEXT(totals);
-    const struct figures *f = &s->figures;
-    text_age(&a, uptime_ms(s));
-    text_totals(&t, s);
-    fputs("<section>\n<h2>Server on ", out);
-    put_escaped(out, s->where[0] != '\0' ? s->where : "a connection that was handed over",
-                FORMAT_HTML);
+    fputs("<section>\n<h2>", out);
+    put(out, ESCAPE_HTML, "Server on %s",
+        s->where[0] != '\0' ? s->where : "a connection that was handed over");
     fputs("</h2>\n<p class=\"soft\">", out);
-    if (s->pid != 0)
-        fprintf(out, "pid %d, ", (int)s->pid);
-    fprintf(out, "up %s%s</p>\n", text_end(&a),
+    if (s->pid != UNKNOWN)
+        fprintf(out, "pid %llu, ", (unsigned long long)s->pid);
+    fprintf(out, "up %s%s</p>\n<p>", age_words((int64_t)s->uptime_ms),
             s->condition == CONDITION_DRAINING ? ", <strong class=\"bad\">draining</strong>" : "");
-    fprintf(out,
-            "<p><strong>%zu</strong> of %u requests in flight, <strong>%llu</strong> queued; "
-            "%llu connection%s, %llu of them idle</p>\n",
-            s->request_count, s->slot_count, (unsigned long long)f->queued,
-            (unsigned long long)f->open, plural(f->open), (unsigned long long)f->idle);
-    fprintf(out, "<p>%llu request%s ended: %s</p>\n", (unsigned long long)ended_in_all(s),
-            plural(ended_in_all(s)), text_end(&t));
-    struct status_table requests = table_of_requests(s);
-    if (s->request_count > 0)
-        page_table(out, &requests);
-    struct status_table undoing = table_of_ledgers("Being undone", s->undoing, s->undoing_count);
-    if (s->undoing_count > 0)
-        page_table(out, &undoing);
+    put_figures(out, s, "<strong>", "</strong>");
+    fputs("</p>\n<p>", out);
+    put_totals(out, s);
+    fputs("</p>\n", out);
+    page_tables(out, server_fields, s);
     fputs("</section>\n", out);
-}
-
-static void page_paragraph(FILE *out, const char *before, const char *words, const char *after)
-{
-    fputs(before, out);
-    put_escaped(out, words, FORMAT_HTML);
-    fputs(after, out);
 }
 
 static void page_parked(FILE *out)
 {
-    char words[WORDS_SIZE];
-    struct text t = TEXT(words);
-    struct status_table parked =
-        table_of_ledgers("Undo failed for good", status.parked, status.parked_count);
     if (status.parked_count == 0)
         return;
-    text_recover(&t, NULL);
-    fputs("<section>\n<h2 class=\"bad\">Parked</h2>\n", out);
-    page_paragraph(out, "<p>To try again: <code>", text_end(&t), " [ID...]</code></p>\n");
-    page_table(out, &parked);
+    fputs("<section>\n<h2 class=\"bad\">Parked</h2>\n<p>To try again: <code>", out);
+    put(out, ESCAPE_HTML, "%s [ID...]", recover_words(NULL));
+    fputs("</code></p>\n", out);
+    page_tables(out, status_fields, &status);
     fputs("</section>\n", out);
 }
 
-static size_t how_many_in_flight(void)
+static void status_page(FILE *out)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < status.server_count; i++)
-        n += is_living(&status.servers[i]) ? status.servers[i].request_count : 0;
-    return n;
-}
-
-static void status_page(FILE *out, int64_t every_ms)
-{
-    char words[WORDS_SIZE];
-    struct text now = TEXT(words);
-    text_time(&now, status.now_ms / 1000);
+    int64_t every_ms = view.every_ms > 0 ? view.every_ms : PAGE_MS;
+    size_t in_flight = 0;
+    for (size_t i = 0; i < status.living; i++)
+        in_flight += status.servers[i].request_count;
     fprintf(out,
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
             "<meta http-equiv=\"refresh\" content=\"%lld\">\n"
@@ -4988,45 +4839,34 @@ static void status_page(FILE *out, int64_t every_ms)
             "style-src 'unsafe-inline'; img-src data:\">\n<link rel=\"icon\" href=\"data:,\">\n"
             "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
             "<title>hangupd: %zu in flight</title>\n<style>%s</style>\n</head>\n<body>\n<main>\n"
-            "<h1>hangupd</h1>\n",
-            (long long)(every_ms + 999) / 1000, how_many_in_flight(), page_style);
-    page_paragraph(out, "<p class=\"soft\">", text_end(&now), ", ");
-    page_paragraph(out, "<code>", status.path, "</code></p>\n");
-    if (how_many(true) == 0)
+            "<h1>hangupd</h1>\n<p class=\"soft\">%s, <code>",
+            (long long)(every_ms + 999) / 1000, in_flight, page_style, moment_words(status.now_ms));
+    put_escaped(out, ESCAPE_HTML, status.path);
+    fputs("</code></p>\n", out);
+    if (status.living == 0)
         fputs("<p>No server is running with this state directory.</p>\n", out);
-    for (size_t i = 0; i < status.server_count; i++)
-        if (is_living(&status.servers[i]))
-            page_server(out, &status.servers[i]);
-    for (size_t i = 0; i < status.server_count; i++) {
-        struct text t = TEXT(words);
-        if (is_living(&status.servers[i]))
-            continue;
-        text_other_server(&t, &status.servers[i]);
-        page_paragraph(out, "<p class=\"bad\">", text_end(&t), "</p>\n");
+    for (size_t i = 0; i < status.living; i++)
+        page_server(out, &status.servers[i]);
+    for (size_t i = 0; i < status.other_count; i++) {
+        fputs("<p class=\"bad\">", out);
+        put_other_server(out, ESCAPE_HTML, &status.others[i]);
+        fputs("</p>\n", out);
     }
     page_parked(out);
     fputs("</main>\n</body>\n</html>\n", out);
 }
 
-/* ---- hangupd status: asking and showing ---------------------------------------------- */
+/* ---- hangupd status: showing it ------------------------------------------------------ */
 
-#define WATCH_MS 1000
-#define PAGE_MS 5000
-#define WATCH_LEAST_MS 100
-
-static struct {
-    enum status_format format;
-    bool wanted[FORMAT_HTML + 1];
-    int64_t every_ms; /* -1: once; 0: it was not said how often */
-} view = {.every_ms = -1};
-
-static volatile sig_atomic_t watch_ended;
-
-ASYNC_SAFE static void end_watch(int signal)
-{
-    (void)signal;
-    watch_ended = 1;
-}
+static const struct {
+    const char *type; /* Content-Type */
+    void (*put)(FILE *out);
+} status_formats[] = {
+    [FORMAT_TEXT] = {"text/plain; charset=utf-8", status_text},
+    [FORMAT_JSON] = {"application/json", status_json},
+    [FORMAT_PROMETHEUS] = {"text/plain; version=0.0.4; charset=utf-8", status_prometheus},
+    [FORMAT_HTML] = {"text/html; charset=utf-8", status_page},
+};
 
 /* A program of a request has its ledger, STATE/SERVER/ID.p, as UNDO_FD: so a status page needs no
  * option to find the state directory of the server that runs it. The file's own name is not looked
@@ -5055,29 +4895,6 @@ static const char *state_of_request(void)
     return found;
 }
 
-static const struct option_rule status_options[] = {
-    {"state", KIND_STRING, &settings.state, 0},
-    {"json", KIND_FLAG, &view.wanted[FORMAT_JSON], 0},
-    {"prometheus", KIND_FLAG, &view.wanted[FORMAT_PROMETHEUS], 0},
-    {"html", KIND_FLAG, &view.wanted[FORMAT_HTML], 0},
-    {"watch", KIND_EVERY, &view.every_ms, WATCH_LEAST_MS},
-    {"help", KIND_HELP, NULL, 0},
-    {0},
-};
-
-static void parse_status_options(int argc, char **argv)
-{
-    parse_options(argc, argv, status_options);
-    if (optind < argc)
-        wrong_use("%s is not an option, and nothing else is wanted", argv[optind]);
-    for (enum status_format f = FORMAT_JSON; f <= FORMAT_HTML; f++) {
-        if (view.wanted[f] && view.format != FORMAT_TEXT)
-            wrong_use("--json, --prometheus and --html exclude each other");
-        if (view.wanted[f])
-            view.format = f;
-    }
-}
-
 static int status_open(void)
 {
     status.path = settings.state != NULL ? settings.state : state_of_request();
@@ -5091,8 +4908,8 @@ static int status_open(void)
     return fd;
 }
 
-/* The status as it is now, allocated. SCREEN: the width that there is, 0 for any. */
-static char *status_render(int state, size_t screen)
+/* The status as it is now, allocated. */
+static char *status_render(int state)
 {
     char *words = NULL;
     size_t length;
@@ -5100,15 +4917,7 @@ static char *status_render(int state, size_t screen)
     if (out == NULL)
         no_memory();
     status_gather(state);
-    status.short_ids = screen > 0 && screen < 100;
-    if (view.format == FORMAT_JSON)
-        status_json(out);
-    else if (view.format == FORMAT_PROMETHEUS)
-        status_prometheus(out);
-    else if (view.format == FORMAT_HTML)
-        status_page(out, view.every_ms > 0 ? view.every_ms : PAGE_MS);
-    else
-        status_text(out, screen);
+    status_formats[view.format].put(out);
     status_forget();
     if (fclose(out) != 0)
         no_memory();
@@ -5150,7 +4959,8 @@ static void status_show(int state)
 {
     struct winsize screen = {0};
     bool terminal = isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &screen) == 0;
-    char *words = status_render(state, screen.ws_col);
+    view.screen = screen.ws_col;
+    char *words = status_render(state);
     if (terminal && view.every_ms >= 0)
         show_in_place(words, &screen);
     else
@@ -5158,38 +4968,22 @@ static void status_show(int state)
     free(words);
 }
 
-/* What a CGI program says first. */
-static void put_cgi_head(void)
-{
-    static const char *const types[] = {"text/plain; charset=utf-8", "application/json",
-                                        "text/plain; version=0.0.4; charset=utf-8",
-                                        "text/html; charset=utf-8"};
-    char head[128];
-    snprintf(head, sizeof head, "Content-Type: %s\nCache-Control: no-store\n\n",
-             types[view.format]);
-    status_write(head, strlen(head));
-}
-
+/* Until a signal ends it: they are blocked, so that what is shown is whole. */
 static void watch_status(int state)
 {
-    struct sigaction end = {.sa_handler = end_watch};
     int64_t every = view.every_ms > 0 ? view.every_ms : WATCH_MS;
     struct timespec pause = {.tv_sec = every / 1000, .tv_nsec = every % 1000 * 1000000};
-    sigset_t ending, before;
+    sigset_t ending;
     sigemptyset(&ending);
     sigaddset(&ending, SIGINT);
     sigaddset(&ending, SIGTERM);
     sigaddset(&ending, SIGHUP);
-    sigprocmask(SIG_BLOCK, &ending, &before); /* they arrive in the pause, and in whole lines */
-    sigaction(SIGINT, &end, NULL);
-    sigaction(SIGTERM, &end, NULL);
-    sigaction(SIGHUP, &end, NULL);
+    sigprocmask(SIG_BLOCK, &ending, NULL);
     if (isatty(STDOUT_FILENO))
         status_write("\033[H\033[2J", 7);
-    while (!watch_ended) {
+    do
         status_show(state);
-        ppoll(NULL, 0, &pause, &before);
-    }
+    while (sigtimedwait(&ending, NULL, &pause) < 0);
     if (isatty(STDOUT_FILENO))
         status_write("\n", 1);
 }
@@ -5200,8 +4994,12 @@ static int command_status(int argc, char **argv)
     the_help = status_help;
     parse_status_options(argc, argv);
     int state = status_open();
-    if (getenv("GATEWAY_INTERFACE") != NULL)
-        put_cgi_head();
+    if (getenv("GATEWAY_INTERFACE") != NULL) { /* what a CGI program says first */
+        char head[128];
+        snprintf(head, sizeof head, "Content-Type: %s\nCache-Control: no-store\n\n",
+                 status_formats[view.format].type);
+        status_write(head, strlen(head));
+    }
     if (view.every_ms >= 0 && view.format != FORMAT_HTML)
         watch_status(state);
     else

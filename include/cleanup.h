@@ -245,7 +245,7 @@ int cleanup_look_lock(int dir, pid_t *pid);
 #define CLEANUP_EXCERPT_SIZE 256
 struct cleanup_look {
     char id[CLEANUP_ID_SIZE];
-    unsigned records;   /* that an undo would still act on; marks are not records */
+    uint64_t records;   /* that an undo would still act on; marks are not records */
     int64_t changed_ms; /* last, since 1970 */
     /* Cut to fit: the title in its header, and the record that is undone next; "" for none. */
     char title[CLEANUP_EXCERPT_SIZE], next[CLEANUP_EXCERPT_SIZE];
@@ -260,6 +260,9 @@ struct cleanup_process {
 };
 /* All processes that live, sorted by pid. NULL: it cannot be told. */
 struct cleanup_process *cleanup_look_processes(size_t *count);
+/* That with PID among ALL of these, or NULL. */
+const struct cleanup_process *cleanup_find_process(const struct cleanup_process *all, size_t count,
+                                                   pid_t pid);
 
 #endif /* HANGUPD_INTERNAL */
 #endif
