@@ -1782,19 +1782,8 @@ static void report_failure(const char *id, const char *what)
 /* A command's output, which goes to the log line by line. */
 struct output {
     int from; /* -1 when it has ended */
-    size_t length;
-    char line[1024];
+    struct log_lines lines;
 };
-
-static void output_line(struct output *o, const char *id, size_t length)
-{
-    char after = o->line[length];
-    for (char *nul; (nul = memchr(o->line, '\0', length)) != NULL;)
-        *nul = ' ';
-    o->line[length] = '\0';
-    log_event(id, o->line);
-    o->line[length] = after;
-}
 
 /* Wait at most MS for output and log it. False: none came. */
 static bool output_take(struct output *o, const char *id, int ms)
@@ -1802,32 +1791,18 @@ static bool output_take(struct output *o, const char *id, int ms)
     struct pollfd p = {.fd = o->from, .events = POLLIN};
     if (poll(&p, 1, ms) <= 0)
         return false;
-    ssize_t n = read(o->from, o->line + o->length, sizeof o->line - 1 - o->length);
-    if (n <= 0) {
-        close(o->from);
-        o->from = -1;
-        return false;
-    }
-    o->length += (size_t)n;
-    for (char *end; (end = memchr(o->line, '\n', o->length)) != NULL;) {
-        size_t line = (size_t)(end - o->line);
-        output_line(o, id, line);
-        o->length -= line + 1;
-        memmove(o->line, end + 1, o->length);
-    }
-    if (o->length == sizeof o->line - 1) {
-        output_line(o, id, o->length);
-        o->length = 0;
-    }
-    return true;
+    if (log_lines_read(&o->lines, id, o->from) > 0)
+        return true;
+    close(o->from);
+    o->from = -1;
+    return false;
 }
 
 static void output_end(struct output *o, const char *id, int64_t until)
 {
-    while (o->from >= 0 && clock_ms() < until && output_take(o, id, 0)) {
-    }
-    if (o->length > 0)
-        output_line(o, id, o->length);
+    while (o->from >= 0 && clock_ms() < until && output_take(o, id, 0))
+        continue;
+    log_lines_end(&o->lines, id);
     if (o->from >= 0)
         close(o->from);
 }
