@@ -2599,6 +2599,7 @@ static void tally_line(struct tally *t, unsigned *records)
     if (t->length == 0)
         return;
     if (t->line[0] == '#') {
+        t->look->made = t->look->made || (t->length > 1 && t->line[1] != ' '); /* struck out */
         if (!t->header_seen)
             tally_header(t);
     } else if (strcmp(t->line, "commit") == 0) {
@@ -2645,6 +2646,7 @@ static bool tally_file(int dir, const char *name, bool program, struct cleanup_l
         }
     close(fd);
     look->records += records;
+    look->made = look->made || records > t.scratch;
     if (records > 0)
         memcpy(look->next, t.next, sizeof t.next);
     int64_t changed_ms = (int64_t)now.st_ctim.tv_sec * 1000 + now.st_ctim.tv_nsec / 1000000;

@@ -802,6 +802,7 @@ struct job {
     int64_t due;     /* when it is delayed */
     bool kept;       /* it was found to be answered: only scratch is left to remove */
     bool refuted;    /* it was found not to be */
+    bool nothing;    /* it was found to have made nothing */
     bool unsent;     /* on AF_UNIX: not all of its answer was sent */
     bool brief;      /* the client was given its time: it is not waited for */
     siginfo_t ended; /* how the child ended */
@@ -1905,6 +1906,7 @@ static int run_command(const char *id, const char *command)
 
 enum janitor_exit {
     JANITOR_UNDONE,
+    JANITOR_NOTHING, /* there was nothing to undo */
     JANITOR_UNDO_FAILED,
     JANITOR_KEPT,
     JANITOR_KEEP_FAILED,
@@ -1957,9 +1959,11 @@ static int settle(const struct job *j, int connection, bool is_tcp)
         return cleanup_settle_kept(&how) == CLEANUP_DONE ? JANITOR_KEPT : JANITOR_KEEP_FAILED;
     if (sent > 0 && connection >= 0) /* it must not complete any more while it is undone */
         handler_cut(connection, is_tcp);
-    return (sent != 0 ? cleanup_settle_refuted(&how) : cleanup_settle(&how)) == CLEANUP_DONE
-               ? JANITOR_UNDONE
-               : JANITOR_UNDO_FAILED;
+    struct cleanup_look before;
+    bool made = cleanup_look_ledger(server.dir, j->id, &before) && before.made;
+    if ((sent != 0 ? cleanup_settle_refuted(&how) : cleanup_settle(&how)) != CLEANUP_DONE)
+        return JANITOR_UNDO_FAILED;
+    return made ? JANITOR_UNDONE : JANITOR_NOTHING;
 }
 
 static bool is_last_try(const struct job *j)
@@ -2176,7 +2180,8 @@ static void request_settled(struct connection *c, const struct job *j, bool done
 
 static void job_ended(struct job *j, int result)
 {
-    bool done = result == JANITOR_UNDONE || result == JANITOR_KEPT || result == JANITOR_RECOVERED;
+    bool done = result == JANITOR_UNDONE || result == JANITOR_NOTHING || result == JANITOR_KEPT ||
+                result == JANITOR_RECOVERED;
     bool brief = server.once && j->id[0] == '\0'; /* the next one goes on */
     bool parked = result == JANITOR_PARKED || result == JANITOR_KEEP_PARKED;
     bool again = !done && !parked && !is_last_try(j) && !brief;
@@ -2184,6 +2189,7 @@ static void job_ended(struct job *j, int result)
     j->kept = j->kept || result == JANITOR_KEPT || result == JANITOR_KEEP_FAILED ||
               result == JANITOR_KEEP_PARKED;
     j->refuted = j->refuted || result == JANITOR_UNDO_FAILED;
+    j->nothing = result == JANITOR_NOTHING && j->tries == 0; /* one that died may have undone it */
     /* The connection, which alone can tell whether the answer arrived, is kept to be asked again.
      */
     bool undecided = result == JANITOR_DIED || result == JANITOR_UNDECIDED;
@@ -2348,16 +2354,15 @@ static void request_settled(struct connection *c, const struct job *j, bool done
                            : c->cause != CAUSE_NONE                 ? outcome_of_cause(c->cause)
                            : by_signal                              ? OUTCOME_KILLED
                                                                     : OUTCOME_CRASH;
-    bool made = cleanup_exists(server.dir, s.id) || s.undo != UNDO_NONE || !done ||
-                (j->ended.si_pid != 0 && j->ended.si_errno != 0);
+    bool nothing = j->nothing && s.undo == UNDO_NONE; /* nor has the child undone anything */
     int status = outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_DRAIN ? 503 : 500;
     bool tell = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
     if (tell)
         s.status = (uint16_t)status;
     request_ended(&s, outcome,
-                  !made || j->kept ? UNDO_NONE
-                  : done           ? UNDO_OK
-                                   : UNDO_FAILED,
+                  nothing || j->kept ? UNDO_NONE
+                  : done             ? UNDO_OK
+                                     : UNDO_FAILED,
                   clock_ms() - c->since);
     slot_release(c);
     if (tell)
@@ -2403,7 +2408,6 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     j->connection = index_of(c);
     j->brief = c->cause == CAUSE_EVICTED;
     j->ended = *ended;
-    j->ended.si_errno = cleanup_exists(server.dir, id);
     job_ready(j);
 }
 

@@ -247,6 +247,7 @@ struct cleanup_look {
     char id[CLEANUP_ID_SIZE];
     uint64_t records;   /* that an undo would still act on; marks are not records */
     int64_t changed_ms; /* last, since 1970 */
+    bool made;          /* there is, or was, more to undo than scratch directories */
     /* Cut to fit: the title in its header, and the record that is undone next; "" for none. */
     char title[CLEANUP_EXCERPT_SIZE], next[CLEANUP_EXCERPT_SIZE];
 };

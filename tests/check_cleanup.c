@@ -1413,6 +1413,29 @@ START_TEST(comments_and_empty_lines)
 }
 END_TEST
 
+/* A request that has left these made something that was to be undone, or not. */
+static const struct {
+    const char *records;
+    bool made;
+} lefts[] = {
+    {"", false},
+    {"# a remark\n#\n", false},
+    {"scratch /nonexistent/a\n", false},
+    {"unlink /nonexistent/a\n", true},
+    {"unlink /nonexistent/a\ncommit\n", false},
+    {"scratch /nonexistent/a\ncommit\nunlink /nonexistent/b\n", true},
+    {"#nlink /nonexistent/a\n", true}, /* undone by whoever died then */
+};
+
+START_TEST(look_tells_whether_something_was_made)
+{
+    struct cleanup_look l;
+    leave(ID, "%s", lefts[_i].records);
+    ck_assert(cleanup_look_ledger(ledgers, ID, &l));
+    ck_assert_int_eq(l.made, lefts[_i].made);
+}
+END_TEST
+
 /* What cannot be read has not been undone, and is not dropped. */
 static void settle_what_cannot_be_read(void)
 {
@@ -3365,6 +3388,8 @@ static void add_undo(Suite *s)
     tcase_add_test(tc, relative_path_is_not_guessed);
     tcase_add_test(tc, last_line_without_newline);
     tcase_add_test(tc, comments_and_empty_lines);
+    tcase_add_loop_test(tc, look_tells_whether_something_was_made, 0,
+                        sizeof lefts / sizeof lefts[0]);
     tcase_add_test(tc, read_error);
     tcase_add_test(tc, overlong_line);
     tcase_add_test(tc, overlong_scratch);

@@ -928,6 +928,30 @@ START_TEST(nobody_is_left)
 }
 END_TEST
 
+/* A ledger and a scratch directory, which every program has, are nothing that was to be undone. */
+static const struct {
+    const char *records, *undo;
+} recorded[] = {
+    {"touch $TMPDIR/x\n", " undo=none"},
+    {"echo 'unlink /nonexistent/x' >&3\n", " undo=ok"},
+    {"echo 'unlink /nonexistent/x' >&3\necho commit >&3\n", " undo=none"},
+};
+
+START_TEST(killed_child_had_something_to_undo_or_not)
+{
+    char body[256];
+    snprintf(body, sizeof body, "%secho ready >&2; sleep 1000", recorded[_i].records);
+    struct server *s = serve(body);
+    int c = get(s, "/p/");
+    log_wait(s, " ready");
+    kill(only_child(s->pid), SIGKILL);
+    const char *line = log_wait(s, " killed undo=");
+    must_say(strstr(line, recorded[_i].undo), "%s", line);
+    must(hear(c).status == 500 && no_scratch());
+    server_stop(s);
+}
+END_TEST
+
 /* kill -9 of the server and the child together: the next start ends the daemons first, and then
  * undoes: a daemon that makes its file again and again would win otherwise. */
 START_TEST(next_start_ends_the_daemons_first)
@@ -1262,6 +1286,7 @@ static Suite *program_suite(void)
 
     t = theme(suite, "nobody is left");
     tcase_add_loop_test(t, nobody_is_left, 0, COUNT(families) * ENDS);
+    tcase_add_loop_test(t, killed_child_had_something_to_undo_or_not, 0, COUNT(recorded));
     tcase_add_test(t, next_start_ends_the_daemons_first);
     tcase_add_test(t, strangers_live_on);
     tcase_add_test(t, strangers_of_a_container_live_on);
