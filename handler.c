@@ -1155,6 +1155,19 @@ ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, b
     return t.length;
 }
 
+ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int status, bool head_only,
+                                    const char *reason)
+{
+    char answer[1024];
+    size_t n = handler_canned_answer(answer, sizeof answer, status, head_only, reason);
+    if (send(connection, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)n)
+        return false;
+    const char *blank = memmem(answer, n, "\r\n\r\n", 4);
+    slot->status = (uint16_t)status;
+    slot->bytes = n - 4 - (size_t)(blank - answer); /* of its body, as with all others */
+    return true;
+}
+
 static bool has_no_body(const struct request *rq)
 {
     return rq->is_head || rq->answer.status == 204 || rq->answer.status == 304;
@@ -1534,15 +1547,11 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
     if (!undo(rq) || !alone)
         _exit(HANDLER_EXIT_UNDONE); /* the parent goes on, and tells the client */
     if (outcome != OUTCOME_HANGUP && !rq->answer.started) {
-        char answer[1024];
         int status = status_for(outcome, cause, state);
-        size_t n = handler_canned_answer(answer, sizeof answer, status, rq->is_head,
-                                         words_for(status, cause));
         begin_answering(rq);
-        if (send(rq->call->connection, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)n) {
-            rq->slot->status = (uint16_t)status;
+        if (handler_send_canned(rq->call->connection, rq->slot, status, rq->is_head,
+                                words_for(status, cause)))
             end_sending(rq);
-        }
     }
     leave(rq, HANDLER_EXIT_CLOSE);
 }

@@ -1143,15 +1143,13 @@ static int unread(const struct connection *c)
     return ioctl(c->fd, FIONREAD, &n) < 0 ? 0 : n;
 }
 
-/* A whole answer of the parent's own; then the connection ends. */
-static void answer_and_finish(struct connection *c, int status, bool head_only, const char *reason)
+/* Answer 503, as S notes; then the connection ends. */
+static void refuse(struct connection *c, struct slot *s, const char *reason)
 {
-    char answer[1024];
-    size_t n = handler_canned_answer(answer, sizeof answer, status, head_only, reason);
-    if (send(c->fd, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)n)
-        connection_close(c);
-    else
+    if (handler_send_canned(c->fd, s, 503, false, reason))
         connection_finish(c);
+    else
+        connection_close(c);
 }
 
 static void request_arrived(struct connection *c);
@@ -1403,7 +1401,7 @@ static void request_start(struct connection *c)
         return_low_number(c);
         server.slot_users[c->slot] = NOBODY;
         server.free_slots[server.free_slot_count++] = c->slot;
-        answer_and_finish(c, 503, false, "the server has no room for another process");
+        refuse(c, &(struct slot){0}, "the server has no room for another process");
         return;
     }
     server.figures.requests++;
@@ -1506,7 +1504,7 @@ static void queue_serve(void)
 static void request_arrived(struct connection *c)
 {
     if (is_draining()) {
-        answer_and_finish(c, 503, false, "the server is stopping");
+        refuse(c, &(struct slot){0}, "the server is stopping");
         return;
     }
     queue_serve(); /* first come, first served */
@@ -1520,14 +1518,21 @@ static void request_arrived(struct connection *c)
     }
 }
 
-/* A request that never got a child: its one log line. */
-static void log_queued(struct connection *c, enum outcome outcome, int status)
+/* A request that never got a child: its one log line. S has what was answered. */
+static void log_queued(const struct connection *c, struct slot *s, enum outcome outcome)
 {
-    struct slot s = {.status = (uint16_t)status};
-    snprintf(s.id, sizeof s.id, "%s-%llx", server.token,
+    snprintf(s->id, sizeof s->id, "%s-%llx", server.token,
              (unsigned long long)++server.request_count);
-    connection_name(c, s.client, sizeof s.client);
-    request_ended(&s, outcome, UNDO_NONE, clock_ms() - c->since);
+    connection_name(c, s->client, sizeof s->client);
+    request_ended(s, outcome, UNDO_NONE, clock_ms() - c->since);
+}
+
+static void refuse_queued(struct connection *c, enum outcome outcome, const char *reason)
+{
+    struct connection was = *c;
+    struct slot s = {0};
+    refuse(c, &s, reason);
+    log_queued(&was, &s, outcome);
 }
 
 /* ---- Hangup, and every other reason to end a request --------------------------------- */
@@ -1616,7 +1621,7 @@ static void connection_event(struct connection *c, uint32_t events)
     case PHASE_IDLE:
         c->fin_seen = fin;
         if (dead && unread(c) > 0)
-            log_queued(c, OUTCOME_HANGUP, 0); /* it had asked for something */
+            log_queued(c, &(struct slot){0}, OUTCOME_HANGUP); /* it had asked for something */
         if (dead)
             connection_close(c);
         else
@@ -1625,7 +1630,7 @@ static void connection_event(struct connection *c, uint32_t events)
     case PHASE_QUEUED:
         c->fin_seen = c->fin_seen || fin;
         if (dead || (fin && settings.handler.half_close == HALF_CLOSE_HANGUP)) {
-            log_queued(c, OUTCOME_HANGUP, 0);
+            log_queued(c, &(struct slot){0}, OUTCOME_HANGUP);
             connection_close(c);
         }
         break;
@@ -1680,9 +1685,7 @@ static void connection_due(struct connection *c, int64_t now)
             wait_in_queue(c);
             break;
         }
-        log_queued(c, OUTCOME_ERROR, 503);
-        answer_and_finish(c, 503, false,
-                          "too many requests; this one waited too long in the queue");
+        refuse_queued(c, OUTCOME_ERROR, "too many requests; this one waited too long in the queue");
         break;
     case PHASE_BUSY:
         request_due(c, now);
@@ -2342,7 +2345,22 @@ static bool is_sent_by_people(int signal)
            signal == SIGQUIT;
 }
 
-/* A janitor has settled, or tried to, what the dead child left: log it, tell the client. */
+/* The answer that the dead child did not begin, as S notes. False: it did not go whole. */
+static bool send_failure(const struct connection *c, struct slot *s, enum outcome outcome)
+{
+    bool late = outcome == OUTCOME_TIMEOUT, stopping = outcome == OUTCOME_DRAIN;
+    return handler_send_canned(c->fd, s,
+                               late       ? 504
+                               : stopping ? 503
+                                          : 500,
+                               s->head != 0,
+                               late ? "the time limit was reached; the work was stopped and undone"
+                               : stopping
+                                   ? "the server is stopping; the work was stopped and undone"
+                                   : "the work failed and was undone");
+}
+
+/* A janitor has settled, or tried to, what the dead child left: tell the client, log it. */
 static void request_settled(struct connection *c, const struct job *j, bool done)
 {
     struct slot s = slot_copy(c);
@@ -2355,24 +2373,16 @@ static void request_settled(struct connection *c, const struct job *j, bool done
                            : by_signal                              ? OUTCOME_KILLED
                                                                     : OUTCOME_CRASH;
     bool nothing = j->nothing && s.undo == UNDO_NONE; /* nor has the child undone anything */
-    int status = outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_DRAIN ? 503 : 500;
     bool tell = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
-    if (tell)
-        s.status = (uint16_t)status;
+    bool orderly =
+        tell ? send_failure(c, &s, outcome) : j->kept || (by_itself && outcome == OUTCOME_ERROR);
     request_ended(&s, outcome,
                   nothing || j->kept ? UNDO_NONE
                   : done             ? UNDO_OK
                                      : UNDO_FAILED,
                   clock_ms() - c->since);
     slot_release(c);
-    if (tell)
-        answer_and_finish(c, status, s.head != 0,
-                          outcome == OUTCOME_TIMEOUT
-                              ? "the time limit was reached; the work was stopped and undone"
-                          : outcome == OUTCOME_DRAIN
-                              ? "the server is stopping; the work was stopped and undone"
-                              : "the work failed and was undone");
-    else if (j->kept || (by_itself && outcome == OUTCOME_ERROR))
+    if (orderly)
         connection_finish(c);
     else
         connection_close(c);
@@ -2489,7 +2499,6 @@ static bool drop_oldest_idle(void)
 static void refuse_one(const struct listener *l, int error)
 {
     static int64_t last;
-    char answer[1024];
     int64_t now = clock_ms();
     if (now - last > 1000)
         log_eventf(NULL, "could not accept a connection: %s; raise the limit of open files",
@@ -2502,17 +2511,18 @@ static void refuse_one(const struct listener *l, int error)
     socklen_t size = sizeof from;
     int fd = accept4(l->fd, (struct sockaddr *)&from, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0) {
-        set_address(&caller, &from);
-        log_queued(&caller, OUTCOME_ERROR, 503);
+        char nowhere[1024];
+        struct slot s = {0};
         struct linger orderly = {0};
-        size_t n = handler_canned_answer(answer, sizeof answer, 503, false,
-                                         "the server has no room for another connection");
         setsockopt(fd, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
-        if (send(fd, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
+        if (handler_send_canned(fd, &s, 503, false,
+                                "the server has no room for another connection")) {
             shutdown(fd, SHUT_WR);
-            (void)!recv(fd, answer, sizeof answer, MSG_TRUNC | MSG_DONTWAIT);
+            (void)!recv(fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
         }
         close(fd);
+        set_address(&caller, &from);
+        log_queued(&caller, &s, OUTCOME_ERROR);
     }
     server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
     mute(MUTE_MS);
@@ -2581,8 +2591,7 @@ static void drain(void)
         connection_finish(&server.connections[server.idle.first]);
     while (server.queue.first != NOBODY) {
         struct connection *c = &server.connections[server.queue.first];
-        log_queued(c, OUTCOME_DRAIN, 503);
-        answer_and_finish(c, 503, false, "the server is stopping");
+        refuse_queued(c, OUTCOME_DRAIN, "the server is stopping");
     }
 }
 

@@ -297,6 +297,9 @@ ASYNC_SAFE void handler_cut(int connection, bool is_tcp);
 /* A whole answer of the server's own: an error, or an answer without a body. */
 ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, bool head_only,
                                         const char *reason);
+/* Send it without waiting, and note it in SLOT. False: it did not go, or not whole. */
+ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int status, bool head_only,
+                                    const char *reason);
 /* "Not Found" for 404; "Unknown" for what has no name (RFC 9110 section 15). */
 ASYNC_SAFE const char *handler_reason(int status);
 

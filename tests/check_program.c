@@ -928,6 +928,22 @@ START_TEST(nobody_is_left)
 }
 END_TEST
 
+/* The server's own answer to HEAD has no body, from the child as from the parent. */
+START_TEST(head_of_what_failed_is_logged_without_bytes)
+{
+    script("program", "echo ready >&2; sleep 1000");
+    struct server *s = hangupd("/p=%s%s", at("cgi/program"), _i == 0 ? ",timeout=1s" : "");
+    int c = dial(s);
+    say(c, "HEAD /p HTTP/1.1\r\nHost: test\r\n\r\n");
+    log_wait(s, " ready");
+    if (_i == 1)
+        kill(only_child(s->pid), SIGKILL);
+    must(hear(c).status == (_i == 0 ? 504 : 500));
+    log_wait(s, "\"HEAD /p HTTP/1.1\" %d 0 ", _i == 0 ? 504 : 500);
+    server_stop(s);
+}
+END_TEST
+
 /* A ledger and a scratch directory, which every program has, are nothing that was to be undone. */
 static const struct {
     const char *records, *undo;
@@ -1286,6 +1302,7 @@ static Suite *program_suite(void)
 
     t = theme(suite, "nobody is left");
     tcase_add_loop_test(t, nobody_is_left, 0, COUNT(families) * ENDS);
+    tcase_add_loop_test(t, head_of_what_failed_is_logged_without_bytes, 0, 2);
     tcase_add_loop_test(t, killed_child_had_something_to_undo_or_not, 0, COUNT(recorded));
     tcase_add_test(t, next_start_ends_the_daemons_first);
     tcase_add_test(t, strangers_live_on);

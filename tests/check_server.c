@@ -587,7 +587,7 @@ START_TEST(queue_timeout_is_503)
     int second = get(s, "/make?path=%s", at("second"));
     struct heard h = hear(second);
     must_say(h.status == 503 && atoi(field(h, "Retry-After")) > 0 && !h.reset, "%s", h.text);
-    log_wait(s, " 503 ");
+    log_wait(s, " \"-\" 503 %s ", field(h, "Content-Length"));
     must(exists(at("first")) && !exists(at("second")));
     close_fin(first);
     log_wait(s, " hangup undo=ok");
@@ -2510,9 +2510,11 @@ START_TEST(outcomes_in_text)
     close_fin(c);
     log_wait(s, "\" - 0 ");
     log_wait(s, "ms hangup undo=ok");
-    must(hear_answer(get(s, "/brief?path=%s&seconds=60", at("t")), false).status == 504);
+    struct heard slow = hear_answer(get(s, "/brief?path=%s&seconds=60", at("t")), false);
+    log_wait(s, "\" 504 %s ", field(slow, "Content-Length"));
     log_wait(s, "ms timeout undo=ok");
-    must(hear_answer(get(s, "/crash?path=%s", at("c")), false).status == 500);
+    struct heard crashed = hear_answer(get(s, "/crash?path=%s", at("c")), false);
+    log_wait(s, "\" 500 %s ", field(crashed, "Content-Length"));
     log_wait(s, "ms crash undo=ok");
     c = get(s, "/make?path=%s&seconds=60", at("k"));
     kill(wait_made(s, at("k")), SIGKILL);
