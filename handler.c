@@ -1635,8 +1635,9 @@ static uint64_t rest_size(struct request *rq)
     return n + (a->framing == FRAMING_CLOSE);
 }
 
-/* Send the end of an answer below 400 and learn whether the client has it. */
-static bool deliver(struct request *rq)
+/* Send the end of an answer below 400 and learn whether the client has it: OK or HANGUP; or ERROR,
+ * when it must not go out. */
+static enum outcome deliver(struct request *rq)
 {
     bool recorded = cleanup_has_records(), is_tcp = rq->call->is_tcp;
     uint64_t n = rest_size(rq);
@@ -1644,16 +1645,17 @@ static bool deliver(struct request *rq)
         n = acked_when_all_is(rq->call->connection, n);
     if (recorded && cleanup_sent(n) < 0) {
         request_log(rq, "could not record the answer in the ledger: %s", strerror(errno));
-        return false;
+        return OUTCOME_ERROR;
     }
     /* A packet with a FIN is acknowledged late, when its client may have closed by a reset already:
      * only where nothing depends on it. */
     if (send_rest(rq, rq->must_close && !recorded) < 0)
-        return false;
+        return OUTCOME_HANGUP;
     if (rq->must_close)
         end_sending(rq);
-    return !recorded ||
-           handler_was_delivered(rq->call->connection, is_tcp, n, rq->settings->send_ms);
+    bool delivered =
+        !recorded || handler_was_delivered(rq->call->connection, is_tcp, n, rq->settings->send_ms);
+    return delivered ? OUTCOME_OK : OUTCOME_HANGUP;
 }
 
 _Noreturn static void finish_well(struct request *rq)
@@ -1664,16 +1666,15 @@ _Noreturn static void finish_well(struct request *rq)
         a->length = (int64_t)a->body_size;
     }
     bool finish = (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
-    bool delivered = deliver(rq);
-    if (!delivered && !finish) {
-        rq->slot->outcome = OUTCOME_HANGUP;
+    enum outcome outcome = deliver(rq);
+    rq->slot->outcome = (uint8_t)outcome;
+    if (outcome == OUTCOME_ERROR || (outcome == OUTCOME_HANGUP && !finish)) {
         cut_connection(rq);
         bool struck = cleanup_unsent() == 0;
         if (!struck || !undo(rq))
             _exit(HANDLER_EXIT_UNDONE);
         leave(rq, HANDLER_EXIT_CLOSE);
     }
-    rq->slot->outcome = delivered ? OUTCOME_OK : OUTCOME_HANGUP;
     if (cleanup_keep() != CLEANUP_DONE)
         _exit(HANDLER_EXIT_UNDONE);
     if (!rq->must_close)

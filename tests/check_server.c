@@ -1469,6 +1469,20 @@ START_TEST(child_has_no_descriptor_of_others)
 }
 END_TEST
 
+/* Without the mark that it is on its way, an answer must not go out: nobody has hung up, and a
+ * route's on-hangup does not matter. */
+START_TEST(answer_that_cannot_be_recorded_is_an_error)
+{
+    struct server *s = things("%s", _i == 0 ? "" : "--on-hangup finish");
+    struct heard h = hear(get(s, "/stuck?path=%s", at("file")));
+    must_say(h.reset && h.length == 0, "%s", h.text);
+    log_wait(s, "could not record the answer in the ledger: File too large");
+    log_wait(s, " error undo=ok");
+    must(!exists(at("file")));
+    server_stop(s);
+}
+END_TEST
+
 /* ---- Limits -------------------------------------------------------------------------------- */
 
 START_TEST(time_limit_is_504_after_undo)
@@ -2871,6 +2885,7 @@ static Suite *server_suite(void)
     tcase_add_loop_test(t, cut_answer_is_seen_as_cut, 0, COUNT(cuts));
     tcase_add_test(t, answer_cut_by_a_limit_or_the_end_is_seen_as_cut);
     tcase_add_test(t, answer_cut_by_the_death_of_all_is_seen_as_cut);
+    tcase_add_loop_test(t, answer_that_cannot_be_recorded_is_an_error, 0, 2);
 
     t = theme(suite, "death");
     tcase_add_test(t, crash_undoes);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -371,6 +372,18 @@ static int who(struct request *rq)
         header ? header : "(none)", request_client(rq), request_id(rq));
 }
 
+/* After this no file can grow: the ledger cannot take another line. */
+static int stuck(struct request *rq)
+{
+    const struct rlimit none = {0};
+    if (create(rq, "path", 0) < 0)
+        return respond_errno(rq, "create the file");
+    signal(SIGXFSZ, SIG_IGN);
+    if (setrlimit(RLIMIT_FSIZE, &none) < 0)
+        return respond_errno(rq, "limit the size of files");
+    return respond_text(rq, 200, "made\n");
+}
+
 /* Fill a file until it has ?bytes=, which a full disk does not allow. */
 static int full(struct request *rq)
 {
@@ -476,6 +489,7 @@ int main(int argc, char **argv)
         {.path = "/who", .handler = who, .name = "who"},
         {.path = "/under/", .handler = who},
         {.path = "/full", .handler = full},
+        {.path = "/stuck", .handler = stuck},
         {.path = "/descriptors", .handler = descriptors},
         {.path = "/logs", .handler = logs},
         {.path = "/header", .handler = adds_header},
