@@ -13,6 +13,9 @@
  * One thread, one epoll loop; signals arrive through a signalfd and are blocked elsewhere. The
  * table of connections is memory that no child inherits (MADV_DONTFORK): a child can neither see
  * nor pay for it. What parent and child share is the scoreboard, one slot a request.
+ *
+ * At the end of the file are the commands, which run beside a server and not in it: `hangupd undo`
+ * (a program's records), `recover` (what a janitor does, on demand) and `status`.
  */
 #include "server.h"
 
@@ -1715,6 +1718,8 @@ static void nudged(void)
     }
 }
 
+/* ---- Words for the shell ------------------------------------------------------------- */
+
 /* WORD as one word of a shell command line. */
 static void shell_word(struct text *t, const char *word)
 {
@@ -1760,6 +1765,22 @@ static void shell_word_printable(struct text *t, const char *word)
             text_char(t, (char)('0' + (c >> shift & 7)));
     }
     text_add(t, "')\"");
+}
+
+#define COMMAND_SIZE (4 * PATH_MAX + 256) /* a byte becomes four at most */
+
+/* The command line that settles what ID left, or everything, in the state directory PATH. */
+static const char *recover_words(const char *path, const char *id)
+{
+    static char words[COMMAND_SIZE];
+    struct text t = TEXT(words);
+    text_add(&t, "hangupd recover --state ");
+    shell_word_printable(&t, path);
+    if (id != NULL) {
+        text_char(&t, ' ');
+        text_add(&t, id);
+    }
+    return text_end(&t);
 }
 
 /* ---- Undo commands: `run` records ---------------------------------------------------- */
@@ -1978,17 +1999,11 @@ static bool is_last_try(const struct job *j)
  * failed, as a janitor knows it. */
 static bool park(const char *id, const char *what, const char *and_more, int patience_ms)
 {
-    char again[PATH_MAX + 200];
-    struct text t = TEXT(again);
-    text_add(&t, "hangupd recover --state ");
-    shell_word_printable(&t, server.state_path);
-    text_char(&t, ' ');
-    text_add(&t, id);
     if (!cleanup_park(server.state, server.dir, id))
         return false;
     journal.patience_ms = patience_ms;
     log_eventf(id, "UNDO FAILED for good: %s%s; when that is mended: %s", what, and_more,
-               text_end(&t));
+               recover_words(server.state_path, id));
     return true;
 }
 
@@ -4287,7 +4302,7 @@ static void status_forget(void)
 
 /* ---- hangupd status: words ----------------------------------------------------------- */
 
-#define WORDS_SIZE (PATH_MAX + 512) /* of a line with a path in it */
+#define WORDS_SIZE (COMMAND_SIZE + 256) /* of a line with such a command in it */
 
 static void put_escaped(FILE *out, enum escape how, const char *s)
 {
@@ -4348,20 +4363,6 @@ static const char *age_words(int64_t ms)
     return words;
 }
 
-/* The command line that settles what ID left, or everything. */
-static const char *recover_words(const char *id)
-{
-    static char words[WORDS_SIZE];
-    struct text t = TEXT(words);
-    text_add(&t, "hangupd recover --state ");
-    shell_word(&t, status.path);
-    if (id != NULL) {
-        text_char(&t, ' ');
-        text_add(&t, id);
-    }
-    return text_end(&t);
-}
-
 static const char *plural(uint64_t n)
 {
     return n == 1 ? "" : "s";
@@ -4412,7 +4413,7 @@ static void put_other_server(FILE *out, enum escape how, const struct status_ser
         break;
     case CONDITION_DEAD:
         put(out, how, "dead server %s, %zu ledger%s; to settle: %s", s->token, s->undoing_count,
-            plural(s->undoing_count), recover_words(NULL));
+            plural(s->undoing_count), recover_words(status.path, NULL));
         break;
     default:
         put(out, how, "server %s: %s", s->token, s->why);
@@ -4537,7 +4538,7 @@ static void status_text(FILE *out)
     }
     if (status.parked_count > 0) {
         put(out, ESCAPE_LINE, "Undo failed for good; to try again: %s [ID...]",
-            recover_words(NULL));
+            recover_words(status.path, NULL));
         putc('\n', out);
     }
     put_tables(out, status_fields, &status);
@@ -4585,7 +4586,7 @@ static void json_value(FILE *out, const struct field *f, const void *row)
         json_string(out, moment_words((int64_t)field_number(f, row)));
         break;
     case FIELD_RETRY:
-        json_string(out, recover_words(field_words(f, row)));
+        json_string(out, recover_words(status.path, field_words(f, row)));
         break;
     case FIELD_ROWS:
     case FIELD_ARRAY:
@@ -4808,7 +4809,7 @@ static void page_parked(FILE *out)
     if (status.parked_count == 0)
         return;
     fputs("<section>\n<h2 class=\"bad\">Parked</h2>\n<p>To try again: <code>", out);
-    put(out, ESCAPE_HTML, "%s [ID...]", recover_words(NULL));
+    put(out, ESCAPE_HTML, "%s [ID...]", recover_words(status.path, NULL));
     fputs("</code></p>\n", out);
     page_tables(out, status_fields, &status);
     fputs("</section>\n", out);

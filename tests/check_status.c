@@ -322,6 +322,23 @@ START_TEST(undo_that_was_given_up)
 }
 END_TEST
 
+/* Whatever the name of the state directory, it works as it stands. */
+START_TEST(retry_can_be_pasted)
+{
+    static const char id[] = "0123456789abcdef-1f";
+    char shell[PATH_MAX];
+    must(mkdir(at("st\344t'e"), 0700) == 0 && mkdir(at("st\344t'e/failed"), 0700) == 0);
+    file_write(at("st\344t'e/failed/%s", id), "unlink /nonexistent/file\n");
+    struct output o = run("%s status --json --state %s", the_hangupd(), at("st\344t'e"));
+    snprintf(shell, sizeof(shell), "hangupd() { exec %s \"$@\"; }\n%s", the_hangupd(),
+             of_json(o.text, "d['parked'][0]['retry']"));
+    const char *argv[] = {"sh", "-c", shell, NULL};
+    o = run_argv(argv, NULL, true);
+    must_say(o.status == 0 && strstr(o.text, "undone"), "%s: %d: %s", shell, o.status, o.text);
+    must(!exists(at("st\344t'e/failed/%s", id)));
+}
+END_TEST
+
 /* What is struck out, a mark, kept by a `commit`, or not whole is not counted. */
 START_TEST(records_of_a_ledger)
 {
@@ -986,6 +1003,7 @@ static Suite *status_suite(void)
     t = theme(suite, "undo");
     tcase_add_test(t, undo_that_waits_for_its_retry);
     tcase_add_test(t, undo_that_was_given_up);
+    tcase_add_test(t, retry_can_be_pasted);
     tcase_add_test(t, records_of_a_ledger);
     tcase_add_test(t, server_that_died);
 
