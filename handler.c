@@ -1008,12 +1008,11 @@ ASYNC_SAFE static void cut_connection(const struct request *rq)
     handler_cut(rq->call->connection, rq->call->is_tcp);
 }
 
-/* The orderly end of what we send; without it, SO_LINGER makes every close a reset. */
-ASYNC_SAFE static void end_sending(const struct request *rq)
+ASYNC_SAFE int handler_end_sending(int connection)
 {
     struct linger orderly = {0};
-    setsockopt(rq->call->connection, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
-    shutdown(rq->call->connection, SHUT_WR);
+    setsockopt(connection, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
+    return shutdown(connection, SHUT_WR);
 }
 
 /* While an answer is on its way, a client that does not read for SEND_MS is given up. */
@@ -1551,7 +1550,7 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
         begin_answering(rq);
         if (handler_send_canned(rq->call->connection, rq->slot, status, rq->is_head,
                                 words_for(status, cause)))
-            end_sending(rq);
+            handler_end_sending(rq->call->connection);
     }
     leave(rq, HANDLER_EXIT_CLOSE);
 }
@@ -1652,7 +1651,7 @@ static enum outcome deliver(struct request *rq)
     if (send_rest(rq, rq->must_close && !recorded) < 0)
         return OUTCOME_HANGUP;
     if (rq->must_close)
-        end_sending(rq);
+        handler_end_sending(rq->call->connection);
     bool delivered =
         !recorded || handler_was_delivered(rq->call->connection, is_tcp, n, rq->settings->send_ms);
     return delivered ? OUTCOME_OK : OUTCOME_HANGUP;
@@ -1694,7 +1693,7 @@ _Noreturn static void finish_badly(struct request *rq)
     if (send_rest(rq, rq->must_close) < 0)
         rq->must_close = true;
     else if (rq->must_close)
-        end_sending(rq);
+        handler_end_sending(rq->call->connection);
     if (!undone)
         _exit(HANDLER_EXIT_UNDONE);
     if (!rq->must_close)
@@ -1828,7 +1827,7 @@ _Noreturn static void refuse_truncated(struct request *rq)
     block_sigterm(rq);
     start_answer(rq);
     if (send_rest(rq, true) == 0)
-        end_sending(rq);
+        handler_end_sending(rq->call->connection);
     rq->slot->outcome = OUTCOME_HANGUP;
     leave(rq, HANDLER_EXIT_CLOSE);
 }

@@ -1124,9 +1124,7 @@ static void discard_input(struct connection *c)
  * (RFC 9112 section 9.6). */
 static void connection_finish(struct connection *c)
 {
-    struct linger orderly = {0};
-    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
-    if (shutdown(c->fd, SHUT_WR) < 0 && errno == ENOTCONN) { /* both sides have ended it */
+    if (handler_end_sending(c->fd) < 0 && errno == ENOTCONN) { /* both sides have ended it */
         connection_close(c);
         return;
     }
@@ -1577,44 +1575,50 @@ static void hangup(struct connection *c)
         request_end(c, CAUSE_HANGUP);
 }
 
-/* A FIN: the client has closed, or has only ended its own side and waits for the answer. An
- * interim answer tells the two apart: a closed client's kernel answers it with a reset. */
+/* Ask with an interim answer, in the turn that PROBING gives us: a closed client's kernel answers
+ * it with a reset. False: the state is not what it WAS, but what that says now. */
+static bool probe(struct connection *c, uint32_t *was)
+{
+    static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    _Atomic uint32_t *word = &slot_of(c)->state;
+    uint32_t mine = (*was & ~(uint32_t)SLOT_STATE_MASK) | SLOT_PROBING;
+    if (!atomic_compare_exchange_strong(word, was, mine))
+        return false;
+    ssize_t n = send(c->fd, interim, sizeof interim - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    bool gone = n < 0 && errno != EAGAIN;
+    for (int tries = 0; tries < 100 && (mine & SLOT_STATE_MASK) == SLOT_PROBING; tries++)
+        if (atomic_compare_exchange_strong(
+                word, &mine, (mine & ~(uint32_t)SLOT_STATE_MASK) | SLOT_RUNNING | SLOT_FIN_SEEN))
+            break;
+    if (gone)
+        hangup(c);
+    return true;
+}
+
+/* What a FIN means in the state WAS. False: as with probe. */
+static bool judge_fin(struct connection *c, uint32_t *was)
+{
+    uint32_t state = *was & SLOT_STATE_MASK;
+    bool reading = state == SLOT_READING;
+    if ((*was & SLOT_FIN_SEEN) != 0)
+        return true;                              /* asked already, or the child is going to */
+    if (reading && (*was & SLOT_FIN_HANGUP) == 0) /* the child asks when it has read the request */
+        return atomic_compare_exchange_strong(&slot_of(c)->state, was, *was | SLOT_FIN_SEEN);
+    if (!reading && (state != SLOT_RUNNING || (*was & (SLOT_FIN_IGNORE | SLOT_FINISH)) != 0))
+        return true; /* answering: writing tells */
+    if ((*was & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) == 0)
+        return probe(c, was);
+    hangup(c);
+    return true;
+}
+
+/* The client has closed, or has only ended its own side and waits for the answer. */
 static void fin_arrived(struct connection *c)
 {
-    static const char probe[] = "HTTP/1.1 100 Continue\r\n\r\n";
-    _Atomic uint32_t *word = &slot_of(c)->state;
-    uint32_t was = atomic_load(word);
+    uint32_t was = atomic_load(&slot_of(c)->state);
     c->fin_seen = true;
-    /* A child that plays with the word cannot keep us here. */
-    for (int tries = 0; tries < 100; tries++) {
-        uint32_t state = was & SLOT_STATE_MASK;
-        if ((was & SLOT_FIN_SEEN) != 0)
-            return; /* asked already, or the child is going to */
-        bool in_line = state == SLOT_READING && (was & SLOT_FIN_HANGUP) != 0;
-        if (state == SLOT_READING && !in_line) {
-            if (atomic_compare_exchange_strong(word, &was, was | SLOT_FIN_SEEN))
-                return; /* the child asks when it has read the request */
-        } else if (!in_line &&
-                   (state != SLOT_RUNNING || (was & (SLOT_FIN_IGNORE | SLOT_FINISH)) != 0)) {
-            return; /* answering: writing tells */
-        } else if ((was & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0) {
-            hangup(c);
-            return;
-        } else {
-            uint32_t mine = (was & ~(uint32_t)SLOT_STATE_MASK) | SLOT_PROBING;
-            if (!atomic_compare_exchange_strong(word, &was, mine))
-                continue;
-            ssize_t n = send(c->fd, probe, sizeof probe - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-            bool gone = n < 0 && errno != EAGAIN;
-            for (; tries < 100 && (mine & SLOT_STATE_MASK) == SLOT_PROBING; tries++)
-                atomic_compare_exchange_strong(word, &mine,
-                                               (mine & ~(uint32_t)SLOT_STATE_MASK) | SLOT_RUNNING |
-                                                   SLOT_FIN_SEEN);
-            if (gone)
-                hangup(c);
-            return;
-        }
-    }
+    for (int tries = 0; tries < 100 && !judge_fin(c, &was); tries++)
+        continue; /* a child that plays with the word cannot keep us here */
 }
 
 static void connection_event(struct connection *c, uint32_t events)
@@ -2497,15 +2501,13 @@ static bool may_be_dropped(const struct connection *c)
 /* An idle connection makes room for a new one: the oldest that has not asked for anything. */
 static bool drop_oldest_idle(void)
 {
-    struct linger orderly = {0};
     int i = server.idle.first;
     for (int looks = 0; i != NOBODY && !may_be_dropped(&server.connections[i]); looks++)
         i = looks < LOOK_FOR_IDLE ? server.connections[i].next : NOBODY;
     if (i == NOBODY)
         return false;
     struct connection *c = &server.connections[i];
-    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
-    shutdown(c->fd, SHUT_WR); /* also for the copies that children still hold */
+    handler_end_sending(c->fd); /* also for the copies that children still hold */
     connection_close(c);
     return true;
 }
@@ -2528,11 +2530,9 @@ static void refuse_one(const struct listener *l, int error)
     if (fd >= 0) {
         char nowhere[1024];
         struct slot s = {0};
-        struct linger orderly = {0};
-        setsockopt(fd, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
         if (handler_send_canned(fd, &s, 503, false,
                                 "the server has no room for another connection")) {
-            shutdown(fd, SHUT_WR);
+            handler_end_sending(fd);
             (void)!recv(fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
         }
         close(fd);

@@ -290,6 +290,10 @@ bool handler_was_sent(const struct slot *slot);
  * that wait to be sent at all, as the client has no room for them. */
 uint64_t handler_traffic(int connection, uint32_t *unsendable);
 
+/* The orderly end of what we send, as shutdown(2); without it, SO_LINGER makes every close a reset.
+ */
+ASYNC_SAFE int handler_end_sending(int connection);
+
 /* An answer that has begun and must not complete: reset the connection, at once, whoever else holds
  * it. */
 ASYNC_SAFE void handler_cut(int connection, bool is_tcp);
