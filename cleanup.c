@@ -1671,24 +1671,27 @@ void cleanup_mark_prepare(int argc, char **argv)
 {
     (void)argc;
     (void)argv;
-    size_t count = 0;
-    while (environ[count] != NULL)
-        count++;
-    char **copy = calloc(count + 2, sizeof *copy);
+    size_t count = 0, size = 0;
+    for (; environ[count] != NULL; count++)
+        size += strlen(environ[count]) + 1;
+    /* In one block: no variable is lost when it is taken out again. */
+    char **copy = malloc((count + 2) * sizeof *copy + size);
     if (copy == NULL)
         return;
+    char *text = (char *)(copy + count + 2);
     size_t kept = 0;
     copy[kept++] = mark_variable;
     char *end = count > 0 ? environ[0] : NULL;
     for (size_t i = 0; i < count; i++) {
+        size_t length = strlen(environ[i]) + 1;
         if (environ[i] == end) /* still the kernel's block, without a gap */
-            end += strlen(end) + 1;
+            end += length;
         if (strncmp(environ[i], "REQUEST_ID=", sizeof "REQUEST_ID=" - 1) == 0)
             continue; /* a server started by a request is not that request */
-        copy[kept] = strdup(environ[i]);
-        if (copy[kept] != NULL)
-            kept++;
+        copy[kept++] = memcpy(text, environ[i], length);
+        text += length;
     }
+    copy[kept] = NULL;
     if (count > 0) {
         mark.at = environ[0];
         mark.room = (size_t)(end - environ[0]);

@@ -4187,6 +4187,8 @@ static bool read_server(int state, const char *token, struct status_server *s)
     }
     /* Without either it is just being made, or removed. */
     bool anything = s->condition != CONDITION_DEAD || board >= 0 || s->undoing_count > 0;
+    if (!anything)
+        free(s->undoing);
     if (board >= 0)
         close(board);
     close(dir);
