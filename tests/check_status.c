@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "handler.h"
@@ -384,7 +385,8 @@ START_TEST(server_that_died)
     close_fin(c);
     wait_no_process();
     must_be("d['servers'], [(o['server'], o['condition'], len(o['ledgers'])) "
-            "for o in d['other_servers']] == [('%s' % d['other_servers'][0]['server'], 'dead', 1)]",
+            "for o in d['other_servers'] if 'why' not in o] == "
+            "[('%s' % d['other_servers'][0]['server'], 'dead', 1)]",
             "([], True)");
     must_be("d['other_servers'][0]['server']", token);
     char words[PATH_MAX];
@@ -499,16 +501,20 @@ END_TEST
 /* ---- Scoreboards that lie ------------------------------------------------------------------- */
 
 #define TOKEN "00000000deadbeef"
+#define OTHER_TOKEN "00000000deadbee0"
 
 struct board {
     unsigned char *bytes;
     size_t length, slots; /* where the slots begin */
 };
 
-/* The scoreboard of a server with two slots that has served a request, as a dead server's. */
+/* The scoreboard of a server with two slots that has served a request and has one in flight, as a
+ * dead server's. */
 static struct board board_take(void)
 {
     struct server *s = things("--requests 2");
+    must(curl(s, "-f /who").status == 0);
+    wait_for("(" ENDED ", r)", "('ok/none:1', [])");
     int c = get(s, "/make?path=%s&seconds=60", at("file"));
     wait_made(s, at("file"));
     wait_for("len(r)", "1");
@@ -576,6 +582,7 @@ START_TEST(board_that_is_no_board)
     memset(other, 0xff, sizeof(other));
     board_put(other, sizeof(other));
     must(strcmp(condition(), "['unreadable']") == 0);
+    must(strstr(ask("d['other_servers'][0]['why']"), "another version"));
     all_formats_are_sane();
     b.bytes[14]++; /* another version */
     board_put(b.bytes, b.length);
@@ -782,6 +789,35 @@ START_TEST(metrics_of_several)
     server_kill(first, SIGTERM);
     samples();
     server_stop(second);
+}
+END_TEST
+
+/* As while one drains and the next has come: what is counted is added up, and times are not. */
+START_TEST(metrics_of_two_at_one_address)
+{
+    struct board b = board_take();
+    board_adopt(&b);
+    board_put(b.bytes, b.length);
+    must(mkdir(at("state/" OTHER_TOKEN), 0700) == 0);
+    hold_lock(at("state/" OTHER_TOKEN "/lock"));
+    int fd = open(at("state/" OTHER_TOKEN "/scoreboard"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    must(fd >= 0 && write(fd, b.bytes, b.length) == (ssize_t)b.length);
+    close(fd);
+    char listen[64], line[256];
+    snprintf(listen, sizeof(listen), "%s", ask("d['servers'][1]['listening'][0]"));
+    const char *said = samples();
+    static const char *const wanted[] = {"requests_limit %s 4\n", "requests_in_flight %s 2\n",
+                                         "requests_started_total %s 4\n", "draining %s 0\n",
+                                         "requests_total %s ok none 2\n"};
+    must_say(strncmp(said, "servers 2\n", 10) == 0, "%s", said);
+    for (int i = 0; i < COUNT(wanted); i++) {
+        snprintf(line, sizeof(line), "%.*s%s%s", (int)(strstr(wanted[i], "%s") - wanted[i]),
+                 wanted[i], listen, strstr(wanted[i], "%s") + 2);
+        must_say(strstr(said, line), "%s is not in %s", line, said);
+    }
+    snprintf(line, sizeof(line), "start_time_seconds %s ", listen);
+    const char *start = strstr(said, line);
+    must_say(start && atoll(start + strlen(line)) <= time(NULL), "%s", said);
 }
 END_TEST
 
@@ -1024,6 +1060,7 @@ static Suite *status_suite(void)
     t = theme(suite, "formats");
     tcase_add_test(t, metrics);
     tcase_add_test(t, metrics_of_several);
+    tcase_add_test(t, metrics_of_two_at_one_address);
     tcase_add_test(t, cgi_header);
     tcase_add_test(t, served_through_itself);
     tcase_add_test(t, descriptor_that_is_no_ledger);
