@@ -1208,6 +1208,32 @@ ASYNC_SAFE static int undo_rmtree(const char *path)
     return errno == ENOTDIR || errno == ELOOP ? undo_unlink(path) : -1;
 }
 
+#define POOL "scratch" /* in STATE/SERVER: a link to the pool, which is in TMPDIR, named so: */
+#define POOL_PREFIX "/hangupd-"
+
+/* Whether PATH's last name is that of the pool of the server whose token TOKEN begins with. */
+ASYNC_SAFE static bool is_pool_of(const char *path, const char *token)
+{
+    const char *name = strrchr(path, '/');
+    size_t prefix = sizeof POOL_PREFIX - 1;
+    return path[0] == '/' && strncmp(name, POOL_PREFIX, prefix) == 0 &&
+           strncmp(name + prefix, token, CLEANUP_TOKEN_SIZE - 1) == 0;
+}
+
+/* The scratch directory of a request may outlive its server, whose pool goes with the last one. */
+ASYNC_SAFE static void remove_pool_behind(const struct cleanup_settling *how, const char *scratch)
+{
+    char pool[PATH_MAX], server[] = "../0123456789abcdef";
+    struct text t = TEXT(pool);
+    const char *end = strrchr(scratch, '/');
+    text_bytes(&t, scratch, (size_t)(end - scratch));
+    if (!is_pool_of(text_end(&t), how->id))
+        return;
+    memcpy(server + 3, how->id, CLEANUP_TOKEN_SIZE - 1);
+    if (faccessat(how->dir, server, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
+        (void)rmdir(pool); /* unless another's is there */
+}
+
 /* What is known of the ledger at hand. */
 struct settlement {
     const struct cleanup_settling *how;
@@ -1286,8 +1312,12 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
         errno = ENAMETOOLONG;
         return s->kept ? 0 : -1;
     }
-    if ((arg = tree_of("scratch")) != NULL && *arg == '/')
-        return undo_rmtree(arg) < 0 ? -1 : 1;
+    if ((arg = tree_of("scratch")) != NULL && *arg == '/') {
+        if (undo_rmtree(arg) < 0)
+            return -1;
+        remove_pool_behind(s->how, arg);
+        return 1;
+    }
     if (s->kept)
         return 0;
     if (strcmp(line, "commit") == 0) {
@@ -2097,9 +2127,6 @@ static bool remove_name(int dir, const char *name, int flags)
     return unlinkat(dir, name, flags) == 0 || errno == ENOENT;
 }
 
-#define POOL "scratch" /* in STATE/SERVER: a link to the pool, which is in TMPDIR, named so: */
-#define POOL_PREFIX "/hangupd-"
-
 int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path)
 {
     char hex[HEX_SIZE];
@@ -2124,36 +2151,6 @@ int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path
     if (symlinkat(path, dir, POOL) < 0 || mkdir(path, 0700) < 0)
         return -1;
     return open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-}
-
-/* Remove the pool of the server TOKEN. A link that another user has put there, or to anything else,
- * is not obeyed. */
-static bool remove_pool(int dir, const char *token)
-{
-    char path[PATH_MAX];
-    struct stat link, pool;
-    ssize_t n = readlinkat(dir, POOL, path, sizeof path - 1);
-    if (n < 0 || fstatat(dir, POOL, &link, AT_SYMLINK_NOFOLLOW) < 0)
-        return errno == ENOENT;
-    path[n] = '\0';
-    const char *name = strrchr(path, '/');
-    bool ours = path[0] == '/' && link.st_uid == geteuid() && link.st_nlink == 1 &&
-                strncmp(name, POOL_PREFIX, sizeof POOL_PREFIX - 1) == 0 &&
-                strncmp(name + sizeof POOL_PREFIX - 1, token, CLEANUP_TOKEN_SIZE - 1) == 0;
-    bool there = ours && lstat(path, &pool) == 0;
-    if (ours && !there && errno != ENOENT)
-        return false;
-    if (there && pool.st_uid == geteuid() && undo_rmtree(path) < 0)
-        return false;
-    return remove_name(dir, POOL, 0);
-}
-
-static bool remove_server_files(int state, int dir, const char *token)
-{
-    return remove_pool(dir, token) && remove_name(dir, "scoreboard", 0) &&
-           remove_name(dir, "lock", 0) &&
-           (remove_name(state, token, AT_REMOVEDIR) ||
-            errno == ENOTEMPTY); /* as it should while something is left */
 }
 
 /* ---- Recovery ------------------------------------------------------------------------ */
@@ -2238,21 +2235,30 @@ char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE]
     return ids;
 }
 
-static bool is_elsewhere(int state, const char *id)
+static int open_elsewhere(int state, const char *id)
 {
-    bool found = false;
+    int dir = -1;
     DIR *list = cleanup_is_id(id) ? list_directory(state) : NULL;
-    for (const struct dirent *e; list != NULL && !found && (e = readdir(list)) != NULL;) {
+    for (const struct dirent *e; list != NULL && dir < 0 && (e = readdir(list)) != NULL;) {
         if (!is_token(e->d_name) && strcmp(e->d_name, FAILED) != 0)
             continue;
-        int dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        found = dir >= 0 && cleanup_exists(dir, id);
-        if (dir >= 0)
+        dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (dir >= 0 && !cleanup_exists(dir, id)) {
             close(dir);
+            dir = -1;
+        }
     }
     if (list != NULL)
         closedir(list);
-    return found;
+    return dir;
+}
+
+static bool is_elsewhere(int state, const char *id)
+{
+    int dir = open_elsewhere(state, id);
+    if (dir >= 0)
+        close(dir);
+    return dir >= 0;
 }
 
 /* The session that the ledger's header names, if it is still the one; else 0. */
@@ -2314,6 +2320,93 @@ bool cleanup_adopt(int from, int to, const char *id)
     if (renameat(from, program, to, program) < 0 && errno != ENOENT)
         return false;
     return renameat(from, id, to, id) == 0 || errno == ENOENT;
+}
+
+/* Whether the ledger NAME in DIR has the record of the scratch directory PATH. */
+static bool has_scratch(int dir, const char *name, const char *path)
+{
+    struct stat now;
+    int fd = ledger_find(dir, name, O_RDONLY);
+    bool found = false;
+    if (fd < 0)
+        return false;
+    off_t end = fstat(fd, &now) == 0 ? lines_end(fd, now.st_size) : 0;
+    for (; !found && line_read(fd, end) > 0; end = current.start) {
+        const char *arg = argument_of(current.text, "scratch");
+        found = arg != NULL && strcmp(arg, path) == 0;
+    }
+    close(fd);
+    return found;
+}
+
+/* Whether the scratch directory PATH of the request ID goes with its ledger, which is elsewhere in
+ * STATE now: an undo command of it may need what is there. */
+static bool is_needed_elsewhere(int state, const char *id, const char *path)
+{
+    char program[CLEANUP_ID_SIZE + 4];
+    int dir = open_elsewhere(state, id);
+    if (dir < 0)
+        return false;
+    bool needed = has_scratch(dir, program_name(program, id), path) || has_scratch(dir, id, path);
+    close(dir);
+    return needed;
+}
+
+/* Remove the pool PATH with all that no ledger needs. */
+static bool empty_pool(int state, const char *path)
+{
+    char each[PATH_MAX];
+    int error = 0, left = 0;
+    int fd = open_directory(AT_FDCWD, path);
+    DIR *list = fd < 0 ? NULL : fdopendir(fd);
+    if (list == NULL) {
+        if (fd >= 0)
+            close_keep_errno(fd);
+        return false;
+    }
+    for (const struct dirent *e; (e = next_entry(list, &error)) != NULL;) {
+        struct text t = TEXT(each);
+        text_add(&t, path);
+        text_char(&t, '/');
+        text_add(&t, e->d_name);
+        text_end(&t);
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        if (is_needed_elsewhere(state, e->d_name, each))
+            left++;
+        else if (undo_rmtree(each) < 0)
+            error = errno;
+    }
+    closedir(list);
+    errno = error;
+    return error == 0 && (left > 0 || undo_rmtree(path) == 0);
+}
+
+/* Remove the pool of the server TOKEN. A link that another user has put there, or to anything else,
+ * is not obeyed. */
+static bool remove_pool(int state, int dir, const char *token)
+{
+    char path[PATH_MAX];
+    struct stat link, pool;
+    ssize_t n = readlinkat(dir, POOL, path, sizeof path - 1);
+    if (n < 0 || fstatat(dir, POOL, &link, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT;
+    path[n] = '\0';
+    bool ours = link.st_uid == geteuid() && link.st_nlink == 1 && is_pool_of(path, token);
+    bool there = ours && lstat(path, &pool) == 0;
+    if (ours && !there && errno != ENOENT)
+        return false;
+    if (there && pool.st_uid == geteuid() && !empty_pool(state, path))
+        return false;
+    return remove_name(dir, POOL, 0);
+}
+
+static bool remove_server_files(int state, int dir, const char *token)
+{
+    return remove_pool(state, dir, token) && remove_name(dir, "scoreboard", 0) &&
+           remove_name(dir, "lock", 0) &&
+           (remove_name(state, token, AT_REMOVEDIR) ||
+            errno == ENOTEMPTY); /* as it should while something is left */
 }
 
 /* Remove the server's directory, if no ledger is left in it. */

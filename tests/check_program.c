@@ -996,6 +996,34 @@ START_TEST(next_start_ends_the_daemons_first)
 }
 END_TEST
 
+/* An undo command, which the next server runs after it has taken the ledger over, may need what is
+ * in the scratch directory; that goes with it, and where its record was thrown away, before. */
+static const char *const undo_commands[] = {
+    "echo 'rm ../../../file' >$TMPDIR/undo; echo \"run cd $TMPDIR && sh ./undo\" >&3\n",
+    "echo \"run [ ! -e $TMPDIR ] && rm $f\" >/dev/fd/3\n",
+};
+
+START_TEST(next_start_undoes_with_the_scratch_directory)
+{
+    char text[1024];
+    snprintf(text, sizeof text, "f=$(dirname $PWD)/file; touch $f\n%secho ready >&2; sleep 1000",
+             undo_commands[_i]);
+    struct server *s = serve(text);
+    int c = get(s, "/p/");
+    log_wait(s, " ready");
+    pid_t child = only_child(s->pid);
+    kill(s->pid, SIGSTOP);
+    kill(child, SIGKILL);
+    server_kill(s, SIGKILL);
+    must(hear(c).reset && exists(at("file")));
+    struct server *next = hangupd("/p=%s", at("cgi/program"));
+    log_wait(next, " undone at last");
+    must(!log_has(next, "could not undo") && !exists(at("file")));
+    must(no_scratch());
+    server_stop(next);
+}
+END_TEST
+
 /* What was there before the server, it leaves alone. */
 START_TEST(strangers_live_on)
 {
@@ -1305,6 +1333,7 @@ static Suite *program_suite(void)
     tcase_add_loop_test(t, head_of_what_failed_is_logged_without_bytes, 0, 2);
     tcase_add_loop_test(t, killed_child_had_something_to_undo_or_not, 0, COUNT(recorded));
     tcase_add_test(t, next_start_ends_the_daemons_first);
+    tcase_add_loop_test(t, next_start_undoes_with_the_scratch_directory, 0, COUNT(undo_commands));
     tcase_add_test(t, strangers_live_on);
     tcase_add_test(t, strangers_of_a_container_live_on);
     tcase_add_test(t, orphans_are_reaped_meanwhile);
