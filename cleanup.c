@@ -40,6 +40,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -334,6 +335,7 @@ static struct {
     volatile sig_atomic_t touched;  /* set before the file can exist */
     volatile sig_atomic_t recorded; /* set before a record other than `scratch` can exist */
     bool scratch_pooled;            /* it is in the pool */
+    struct timespec scratch_made;   /* when it was changed last, as it was made */
     char scratch[PATH_MAX];         /* "": not made yet */
 } mine = {.fd = -1, .program_fd = -1};
 
@@ -760,6 +762,7 @@ static int scratch_name(char path[PATH_MAX], bool pooled)
 static int scratch_make(const char *path, bool pooled)
 {
     char spare[CLEANUP_ID_SIZE];
+    struct stat now;
     int pool = mine.who.pool;
     if (!pooled
             ? mkdir(path, 0700) < 0
@@ -767,7 +770,9 @@ static int scratch_make(const char *path, bool pooled)
                   mkdirat(pool, mine.who.id, 0700) < 0)
         return -1;
     memcpy(mine.scratch, path, strlen(path) + 1);
-    mine.scratch_pooled = pooled;
+    mine.scratch_pooled = pooled && fstatat(pool, mine.who.id, &now, AT_SYMLINK_NOFOLLOW) == 0;
+    if (mine.scratch_pooled)
+        mine.scratch_made = now.st_ctim;
     return 0;
 }
 
@@ -1606,7 +1611,21 @@ ASYNC_SAFE static bool is_empty(int fd)
     return n == 0;
 }
 
-/* Leave the scratch directory to the next request. False: it is not as it was made. */
+/* Whether the open directory FD has attributes of a program's: with a default ACL, what the next
+ * one makes there would be open to whom the last one wanted. */
+ASYNC_SAFE static bool has_attributes(int fd)
+{
+    char names[256];
+    ssize_t n = flistxattr(fd, names, sizeof names);
+    for (ssize_t at = 0; at < n; at += (ssize_t)strlen(names + at) + 1)
+        if (strncmp(names + at, "security.", sizeof "security." - 1) != 0)
+            return true;
+    return n < 0 && errno != EOPNOTSUPP;
+}
+
+/* Leave the scratch directory to the next request. False: it is not as it was made. Whoever has
+ * made something there, or changed it in whatever way, has changed its time; but before Linux 6.13,
+ * where the clock of files stands still for milliseconds, it is looked at, too. */
 ASYNC_SAFE static bool scratch_give_back(void)
 {
     char spare[CLEANUP_ID_SIZE];
@@ -1618,7 +1637,9 @@ ASYNC_SAFE static bool scratch_give_back(void)
     if (fd < 0)
         return false;
     bool same = fstat(fd, &now) == 0 && now.st_mode == (S_IFDIR | 0700) &&
-                now.st_uid == geteuid() && is_empty(fd);
+                now.st_uid == geteuid() && now.st_ctim.tv_sec == mine.scratch_made.tv_sec &&
+                now.st_ctim.tv_nsec == mine.scratch_made.tv_nsec && is_empty(fd) &&
+                !has_attributes(fd);
     close(fd);
     return same && renameat(pool, mine.who.id, pool, spare_name(spare)) == 0;
 }

@@ -23,6 +23,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -1810,6 +1811,66 @@ START_TEST(program_ledger_reused)
 }
 END_TEST
 
+static void own_it(const char *path)
+{
+    ck_assert_int_eq(chown(path, geteuid(), getegid()), 0);
+}
+
+static void set_attribute(const char *path, const char *name, const char *value, size_t size)
+{
+    if (setxattr(path, name, value, size, 0) < 0) {
+        ck_assert_int_eq(errno, EOPNOTSUPP);
+        own_it(path);
+    }
+}
+
+/* With it, what the next request makes there would be the user 12345's as well. */
+static void share_it(const char *path)
+{
+    static const char acl[] = "\2\0\0\0" /* version; then tag, rights, who */
+                              "\1\0\7\0\377\377\377\377"
+                              "\2\0\7\0\x39\x30\0\0"
+                              "\4\0\0\0\377\377\377\377"
+                              "\20\0\7\0\377\377\377\377"
+                              "\40\0\0\0\377\377\377\377";
+    set_attribute(path, "system.posix_acl_default", acl, sizeof acl - 1);
+}
+
+static void name_it(const char *path)
+{
+    set_attribute(path, "user.name", "it", 2);
+}
+
+static void use_it(const char *path)
+{
+    char file[PATH_MAX];
+    snprintf(file, sizeof file, "%s/a", path);
+    put(file, "");
+    ck_assert_int_eq(unlink(file), 0);
+}
+
+static void (*const changes[])(const char *) = {own_it, use_it, share_it, name_it};
+
+START_TEST(changed_scratch_is_not_reused)
+{
+    struct stat made, now;
+    int pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    begin_pooled(ID, "GET /test", pool);
+    ck_assert_int_ge(cleanup_open_for_program(), 0);
+    const char *scratch = cleanup_tempdir();
+    ck_assert_int_eq(stat(scratch, &made), 0);
+    do { /* files may have a clock that goes in steps */
+        changes[_i](scratch);
+        ck_assert_int_eq(stat(scratch, &now), 0);
+    } while (now.st_ctim.tv_sec == made.st_ctim.tv_sec &&
+             now.st_ctim.tv_nsec == made.st_ctim.tv_nsec);
+    ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
+    ck_assert_str_eq(listing("tmp"), "");
+    close(pool);
+}
+END_TEST
+
 /* Somebody has cleaned TMPDIR up: the scratch directory is made elsewhere. */
 START_TEST(pool_that_is_gone)
 {
@@ -3440,6 +3501,7 @@ static void add_marks(Suite *s)
     tcase_add_loop_test(tc, kept_or_refuted, 0, 2);
     tcase_add_test(tc, program_ledger_first);
     tcase_add_loop_test(tc, program_ledger_reused, 0, sizeof titles / sizeof titles[0]);
+    tcase_add_loop_test(tc, changed_scratch_is_not_reused, 0, sizeof changes / sizeof changes[0]);
     tcase_add_test(tc, pool_that_is_gone);
     tcase_add_test(tc, program_ledger_kept);
     tcase_add_test(tc, program_ledger_truncated);
