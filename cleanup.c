@@ -1585,6 +1585,10 @@ ASYNC_SAFE static enum cleanup_result settle_mine(bool kept)
         return CLEANUP_DONE;
     struct cleanup_settling how = {
         .dir = mine.who.dir, .id = mine.who.id, .pool_path = mine.who.pool_path};
+    /* What a dead program has locked, as one process at a time was to write, is locked still: it
+     * belongs to the open file, which we share. */
+    if (mine.program_fd >= 0)
+        (void)flock(mine.program_fd, LOCK_UN);
     enum cleanup_result result = settle(&how, kept);
     if (result == CLEANUP_DONE)
         mine.touched = 0;

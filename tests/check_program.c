@@ -838,6 +838,26 @@ START_TEST(record_that_comes_too_late)
 }
 END_TEST
 
+/* As in flock(1), so that one process at a time writes there. */
+START_TEST(ledger_that_its_program_locks)
+{
+    struct server *s =
+        serve("f=$(dirname $PWD)/file; flock 3; echo \"unlink $f\" >&3; touch $f\n"
+              "echo ready >&2; [ -e ../wait ] && exec sleep 1000\n" HEAD "echo well");
+    must(strcmp(curl(s, "/p/").text, "well\n") == 0);
+    log_wait(s, " ok undo=none");
+    must(exists(at("file")));
+    log_mark(s);
+    file_write(at("wait"), "");
+    int c = get(s, "/p/");
+    log_wait(s, " ready");
+    close_fin(c);
+    log_wait(s, " hangup undo=ok");
+    must(!exists(at("file")) && no_scratch());
+    server_stop(s);
+}
+END_TEST
+
 START_TEST(undo_command_in_a_program)
 {
     struct server *s =
@@ -1325,6 +1345,7 @@ static Suite *program_suite(void)
     tcase_add_test(t, ledger_that_its_program_truncates);
     tcase_add_loop_test(t, nothing_of_the_one_before, 0, COUNT(treatments));
     tcase_add_test(t, record_that_comes_too_late);
+    tcase_add_test(t, ledger_that_its_program_locks);
     tcase_add_test(t, undo_command_in_a_program);
     tcase_add_test(t, finish_goes_on_for_nobody);
 
