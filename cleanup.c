@@ -331,13 +331,20 @@ static struct {
     unsigned long long start;       /* when it was born, as /proc says; 0: not looked up yet */
     int fd, program_fd;             /* O_APPEND; -1: not made yet */
     off_t last;                     /* where the newest record starts */
-    off_t program_start;            /* the size of ID.p without a record of the program's */
     volatile sig_atomic_t touched;  /* set before the file can exist */
     volatile sig_atomic_t recorded; /* set before a record other than `scratch` can exist */
     bool scratch_pooled;            /* it is in the pool */
     struct timespec scratch_made;   /* when it was changed last, as it was made */
     char scratch[PATH_MAX];         /* "": not made yet */
 } mine = {.fd = -1, .program_fd = -1};
+
+#define HEADER_MAX 1024 /* bytes; a long title is cut */
+
+/* ID.p without a record of the program's. */
+static struct {
+    size_t length;
+    char text[HEADER_MAX + PATH_MAX + 16];
+} program_head;
 
 void cleanup_begin(const struct cleanup_owner *owner)
 {
@@ -360,14 +367,19 @@ ASYNC_SAFE bool cleanup_pending(void)
     return mine.touched != 0 && cleanup_is_owner();
 }
 
+/* Whether ID.p is as its program got it. That may have cut it short, too, or have written over it;
+ * what cannot be read may hold anything. */
+ASYNC_SAFE static bool is_as_it_was(void)
+{
+    char now[sizeof program_head.text];
+    ssize_t n = pread(mine.program_fd, now, sizeof now, 0);
+    return n >= 0 && (size_t)n == program_head.length &&
+           memcmp(now, program_head.text, (size_t)n) == 0;
+}
+
 ASYNC_SAFE bool cleanup_has_records(void)
 {
-    struct stat now;
-    if (!cleanup_pending())
-        return false;
-    /* A program may have cut its file short, too; what cannot be looked at may hold anything. */
-    return mine.recorded != 0 || (mine.program_fd >= 0 && (fstat(mine.program_fd, &now) < 0 ||
-                                                           now.st_size != mine.program_start));
+    return cleanup_pending() && (mine.recorded != 0 || (mine.program_fd >= 0 && !is_as_it_was()));
 }
 
 /* Whether the ledger's grammar has such a record: what is refused here cannot be undone later. */
@@ -427,8 +439,6 @@ int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
     }
     return sync ? fdatasync(fd) : 0;
 }
-
-#define HEADER_MAX 1024 /* bytes; a long title is cut */
 
 static void header_write(struct text *t)
 {
@@ -834,16 +844,16 @@ static int ledger_reuse(const char *name, struct text *head)
 
 int cleanup_open_for_program(void)
 {
-    char name[CLEANUP_ID_SIZE + 4], path[PATH_MAX], lines[HEADER_MAX + PATH_MAX + 16];
+    char name[CLEANUP_ID_SIZE + 4], path[PATH_MAX];
     if (!cleanup_is_owner()) {
         errno = EPERM;
         return -1;
     }
     if (mine.program_fd >= 0)
         return mine.program_fd;
-    struct text head = {.at = lines, .room = HEADER_MAX};
+    struct text head = {.at = program_head.text, .room = HEADER_MAX};
     header_write(&head);
-    head.room = sizeof lines;
+    head.room = sizeof program_head.text;
     bool pooled =
         mine.scratch[0] == '\0' && mine.who.pool_path != NULL && scratch_name(path, true) == 0;
     if (pooled) {
@@ -856,7 +866,7 @@ int cleanup_open_for_program(void)
     mine.program_fd = ledger_reuse(name, &head);
     if (mine.program_fd < 0)
         mine.program_fd = ledger_make(name, &head);
-    mine.program_start = (off_t)head.length;
+    program_head.length = head.length;
     if (mine.program_fd >= 0 && pooled)
         (void)scratch_make(path, true); /* else cleanup_tempdir makes one elsewhere */
     return mine.program_fd;

@@ -1930,6 +1930,25 @@ START_TEST(program_ledger_truncated)
 }
 END_TEST
 
+/* What has the same size and says something else is no ledger without records. */
+START_TEST(program_ledger_rewritten)
+{
+    struct stat st;
+    char line[CLEANUP_RECORD_MAX];
+
+    begin();
+    int fd = cleanup_open_for_program();
+    ck_assert_int_eq(fstat(fd, &st), 0);
+    ck_assert(!cleanup_has_records());
+    snprintf(line, sizeof line, "run true %0*d\n", (int)st.st_size - 10, 0);
+    int own = open(at(with("ledgers/%s.p", ID)), O_WRONLY | (_i == 0 ? O_TRUNC : 0) | O_CLOEXEC);
+    ck_assert_int_eq(write(own, line, strlen(line)), st.st_size);
+    ck_assert(cleanup_has_records());
+    close(own);
+    ck_assert_int_eq(cleanup_undo(), CLEANUP_RUN_LEFT);
+}
+END_TEST
+
 /* With --sync every record is on the disk when it is written, whoever writes it. */
 START_TEST(program_ledger_is_synced)
 {
@@ -3505,6 +3524,7 @@ static void add_marks(Suite *s)
     tcase_add_test(tc, pool_that_is_gone);
     tcase_add_test(tc, program_ledger_kept);
     tcase_add_test(tc, program_ledger_truncated);
+    tcase_add_loop_test(tc, program_ledger_rewritten, 0, 2);
     tcase_add_test(tc, program_ledger_is_synced);
     tcase_add_test(tc, forked_helper);
 }
