@@ -1659,7 +1659,8 @@ ASYNC_SAFE static bool scratch_give_back(void)
 }
 
 /* Leave the program's ledger, which has no record, to the next request. False: somebody may still
- * write there for this one, as a read lease is refused (fcntl(2), F_SETLEASE). */
+ * write there for this one, as a read lease is refused (fcntl(2), F_SETLEASE). Who opens it from
+ * then on breaks the lease, and of that we are told by a signal that is ignored, unlike SIGIO. */
 ASYNC_SAFE static bool ledger_give_back(const char *name)
 {
     char spare[CLEANUP_ID_SIZE];
@@ -1671,10 +1672,12 @@ ASYNC_SAFE static bool ledger_give_back(const char *name)
     int fd = ledger_find(dir, name, O_RDONLY);
     if (fd < 0)
         return false;
-    bool alone =
-        fcntl(fd, F_SETLEASE, F_RDLCK) == 0 && renameat(dir, name, dir, spare_name(spare)) == 0;
+    bool given = fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_RDLCK) == 0 &&
+                 renameat(dir, name, dir, spare_name(spare)) == 0;
+    if (given && fcntl(fd, F_GETLEASE) != F_RDLCK)
+        unlinkat(dir, spare, 0);
     close(fd);
-    return alone;
+    return given;
 }
 
 ASYNC_SAFE enum cleanup_result cleanup_keep(void)

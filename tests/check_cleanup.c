@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1871,6 +1872,35 @@ START_TEST(changed_scratch_is_not_reused)
 }
 END_TEST
 
+/* Whoever opens the ledger while it is given back breaks the lease, whose signal must not end us.
+ */
+START_TEST(lease_that_is_broken)
+{
+    int pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    atomic_uint *refused =
+        mmap(NULL, sizeof *refused, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ck_assert(refused != MAP_FAILED);
+    pid_t other = fork();
+    ck_assert_int_ge(other, 0);
+    if (other == 0)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (other == 0) {
+        int fd = open(at(with("ledgers/%s.p", ID)), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+        *refused += fd < 0 && errno == EWOULDBLOCK;
+        close(fd);
+    }
+    for (int64_t until = clock_ms() + 20000; *refused == 0;) {
+        ck_assert_int_lt(clock_ms(), until);
+        begin_pooled(ID, "GET /test", pool);
+        ck_assert_int_ge(cleanup_open_for_program(), 0);
+        ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
+    }
+    ck_assert_int_eq(kill(other, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(other, NULL, 0), other);
+    close(pool);
+}
+END_TEST
+
 /* Somebody has cleaned TMPDIR up: the scratch directory is made elsewhere. */
 START_TEST(pool_that_is_gone)
 {
@@ -3521,6 +3551,7 @@ static void add_marks(Suite *s)
     tcase_add_test(tc, program_ledger_first);
     tcase_add_loop_test(tc, program_ledger_reused, 0, sizeof titles / sizeof titles[0]);
     tcase_add_loop_test(tc, changed_scratch_is_not_reused, 0, sizeof changes / sizeof changes[0]);
+    tcase_add_test(tc, lease_that_is_broken);
     tcase_add_test(tc, pool_that_is_gone);
     tcase_add_test(tc, program_ledger_kept);
     tcase_add_test(tc, program_ledger_truncated);
