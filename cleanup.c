@@ -15,8 +15,9 @@
  *               struck out: its first byte becomes '#'      a janitor; else recovery; under flock
  *     gone      undone or kept: unlinked
  *
- * Beside them are `.spare-N`, a program's ledger that waits for its next request, and `scratch`, a
- * link to the pool of scratch directories, which goes with STATE/SERVER.
+ * Beside them are `.spare-N`, a program's ledger that waits for its next request, `.spare-N-room`,
+ * a file for the other one on a full disk, and `scratch`, a link to the pool of scratch
+ * directories, which goes with STATE/SERVER.
  *
  * The rule that makes it work: a record says what will be true, and is whole on disk before the
  * thing is made. So a record may name what never came to be, and undoing that is success.
@@ -509,6 +510,9 @@ fail:
     return -1;
 }
 
+/* Of "The scratch directory and a program's ledger" below. */
+static int ledger_from_room(const char *name, struct text *head);
+
 static int ledger_open(void)
 {
     if (!cleanup_is_owner()) {
@@ -521,6 +525,8 @@ static int ledger_open(void)
         header_write(&head);
         mine.touched = 1;
         mine.fd = ledger_make(mine.who.id, &head);
+        if (mine.fd < 0 && (errno == ENOSPC || errno == EDQUOT))
+            mine.fd = ledger_from_room(mine.who.id, &head);
     }
     return mine.fd < 0 ? -1 : 0;
 }
@@ -820,16 +826,15 @@ static void pad(struct text *head, off_t size)
     text_char(head, '\n');
 }
 
-/* Let the spare ledger be NAME, with the first lines HEAD in the place of its old ones: as
+/* Let the file SPARE be the ledger NAME, with the first lines HEAD in the place of its old ones: as
  * ledger_make. It is not truncated: what has been, ext4 writes to the disk when it is closed. */
-static int ledger_reuse(const char *name, struct text *head)
+static int ledger_reuse(const char *spare, const char *name, struct text *head)
 {
-    char spare[CLEANUP_ID_SIZE];
     struct stat now;
     int dir = mine.who.dir;
     if (!may_reuse_ledger())
         return -1;
-    int fd = ledger_find(dir, spare_name(spare), O_RDWR);
+    int fd = ledger_find(dir, spare, O_RDWR);
     if (fd < 0)
         return -1;
     if (fstat(fd, &now) == 0) {
@@ -842,9 +847,45 @@ static int ledger_reuse(const char *name, struct text *head)
     return -1;
 }
 
+/* The server's own ledger is made when the program has answered, which takes room on a disk that
+ * may be full by then, and all its work would be for nothing: the room is taken before it starts,
+ * by a file that waits for such a day. */
+static const char *room_name(char name[CLEANUP_ID_SIZE])
+{
+    struct text t = {.at = name, .room = CLEANUP_ID_SIZE};
+    spare_name(name);
+    t.length = strlen(name);
+    text_add(&t, "-room");
+    return text_end(&t);
+}
+
+static int ledger_from_room(const char *name, struct text *head)
+{
+    char room[CLEANUP_ID_SIZE];
+    int saved = errno;
+    int fd = ledger_reuse(room_name(room), name, head);
+    errno = saved;
+    return fd;
+}
+
+static int room_make(void)
+{
+    char room[CLEANUP_ID_SIZE], line[] = "\n";
+    const struct text content = {.at = line, .length = 1, .room = sizeof line};
+    if (!may_reuse_ledger())
+        return ledger_open();
+    if (faccessat(mine.who.dir, room_name(room), F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        return 0;
+    int fd = ledger_make(room, &content);
+    if (fd < 0)
+        return -1;
+    close(fd);
+    return 0;
+}
+
 int cleanup_open_for_program(void)
 {
-    char name[CLEANUP_ID_SIZE + 4], path[PATH_MAX];
+    char spare[CLEANUP_ID_SIZE], name[CLEANUP_ID_SIZE + 4], path[PATH_MAX];
     if (!cleanup_is_owner()) {
         errno = EPERM;
         return -1;
@@ -863,8 +904,8 @@ int cleanup_open_for_program(void)
     }
     mine.touched = 1;
     program_name(name, mine.who.id);
-    mine.program_fd = ledger_reuse(name, &head);
-    if (mine.program_fd < 0)
+    mine.program_fd = ledger_reuse(spare_name(spare), name, &head);
+    if (mine.program_fd < 0 && room_make() == 0)
         mine.program_fd = ledger_make(name, &head);
     program_head.length = head.length;
     if (mine.program_fd >= 0 && pooled)

@@ -1743,7 +1743,7 @@ START_TEST(program_ledger_first)
     begin();
     int fd = cleanup_open_for_program();
     ck_assert_int_ge(fd, 0);
-    ck_assert_str_eq(listing("ledgers"), with("%s.p ", ID));
+    ck_assert_str_eq(listing("ledgers"), with("%s %s.p ", ID, ID));
     ck_assert_int_eq(cleanup_run("server"), 0);
     ck_assert_int_eq(write(fd, "run program\n", 12), 12);
     ck_assert_int_eq(cleanup_run("server again"), 0);
@@ -1785,7 +1785,7 @@ START_TEST(program_ledger_reused)
     ck_assert_str_eq(cleanup_tempdir(), at(with("tmp/%s", ID)));
     ck_assert_str_eq(listing("tmp"), with("%s ", ID));
     ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
-    ck_assert_str_eq(listing("ledgers"), ".spare-1 ");
+    ck_assert_str_eq(listing("ledgers"), ".spare-1 .spare-1-room ");
     ck_assert_str_eq(listing("tmp"), ".spare-1 ");
 
     begin_pooled(second, titles[0], pool);
@@ -1793,7 +1793,7 @@ START_TEST(program_ledger_reused)
     ck_assert_int_eq(fstat(fd, &now), 0);
     ck_assert(now.st_ino == first.st_ino);
     ck_assert_ptr_null(cleanup_not_a_ledger(fd)); /* it is appended to, too */
-    ck_assert_str_eq(listing("ledgers"), with("%s.p ", second));
+    ck_assert_str_eq(listing("ledgers"), with(".spare-1-room %s.p ", second));
     ck_assert_str_eq(listing("tmp"), with("%s ", second));
     const char *text = get(at(with("ledgers/%s.p", second)));
     ck_assert_line(text, with("^# hangupd ledger 1 id=%s .* GET /$", second));
@@ -1805,7 +1805,7 @@ START_TEST(program_ledger_reused)
     ck_assert(cleanup_has_records());
     ck_assert_done(_i % 2 == 0 ? cleanup_keep() : cleanup_undo());
     ck_assert_str_eq(listing("work"), _i % 2 == 0 ? "a " : "");
-    ck_assert_str_eq(listing("ledgers"), "");
+    ck_assert_str_eq(listing("ledgers"), ".spare-1-room ");
     ck_assert_str_eq(listing("tmp"), "");
     close(fd);
     close(pool);
@@ -1914,7 +1914,7 @@ START_TEST(pool_that_is_gone)
     ck_assert_ptr_nonnull(cleanup_tempdir());
     ck_assert_str_ne(listing("tmp"), "");
     ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
-    ck_assert_str_eq(listing("ledgers"), ".spare-1 ");
+    ck_assert_str_eq(listing("ledgers"), ".spare-1 .spare-1-room ");
     ck_assert_str_eq(listing("tmp"), "");
     close(pool);
 }
@@ -2081,6 +2081,38 @@ START_TEST(disk_full_in_between)
     ck_assert_str_eq(listing("work"), "");
     ck_assert_str_eq(listing("disk"), "");
     ck_assert_str_eq(reports, "");
+}
+END_TEST
+
+/* The work of a program that has made something is not for nothing when the disk is full by then.
+ */
+START_TEST(disk_full_for_the_answer)
+{
+    uint64_t n = 0;
+
+    if (!small_disk("disk", "size=128k"))
+        return;
+    close(ledgers);
+    ledgers = open(at("disk"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    for (int i = 0; i < 2; i++) {
+        if (_i == 0)
+            begin();
+        else
+            begin_pooled(ID, titles[i], pool);
+        int fd = cleanup_open_for_program();
+        ck_assert_int_ge(fd, 0);
+        ck_assert_int_eq(cleanup_append(fd, "unlink", at("work/a"), false), 0);
+        fill(at("disk/filler"));
+        ck_assert_int_eq(cleanup_sent(5), 0);
+        ck_assert_int_eq(cleanup_was_sent(ledgers, ID, &n), 1);
+        ck_assert(n == 5);
+        ck_assert_done(i == 0 ? cleanup_keep() : cleanup_undo());
+        ck_assert_str_eq(listing("disk"), "filler ");
+        ck_assert_int_eq(unlink(at("disk/filler")), 0);
+        close(fd);
+    }
+    close(pool);
 }
 END_TEST
 
@@ -3566,6 +3598,7 @@ static void add_disk(Suite *s)
 
     tcase_add_test(tc, disk_full_before_the_ledger);
     tcase_add_test(tc, disk_full_in_between);
+    tcase_add_loop_test(tc, disk_full_for_the_answer, 0, 2);
     tcase_add_test(tc, short_append);
     tcase_add_loop_test(tc, disk_full_for_the_file, 0, WAYS);
     tcase_add_test(tc, rmtree_deep);
