@@ -1276,17 +1276,18 @@ ASYNC_SAFE static bool is_pool_of(const char *path, const char *token)
            strncmp(name + prefix, token, CLEANUP_TOKEN_SIZE - 1) == 0;
 }
 
-/* The scratch directory of a request may outlive its server, whose pool goes with the last one. */
+/* The scratch directory of a request may outlive its server. A pool to which there is no link any
+ * more goes with the last one. */
 ASYNC_SAFE static void remove_pool_behind(const struct cleanup_settling *how, const char *scratch)
 {
-    char pool[PATH_MAX], server[] = "../0123456789abcdef";
+    char pool[PATH_MAX], link[] = "../0123456789abcdef/" POOL;
     struct text t = TEXT(pool);
     const char *end = strrchr(scratch, '/');
     text_bytes(&t, scratch, (size_t)(end - scratch));
     if (!is_pool_of(text_end(&t), how->id))
         return;
-    memcpy(server + 3, how->id, CLEANUP_TOKEN_SIZE - 1);
-    if (faccessat(how->dir, server, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
+    memcpy(link + 3, how->id, CLEANUP_TOKEN_SIZE - 1);
+    if (faccessat(how->dir, link, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
         (void)rmdir(pool); /* unless another's is there */
 }
 
@@ -2475,9 +2476,12 @@ static bool remove_pool(int state, int dir, const char *token)
     bool there = ours && lstat(path, &pool) == 0;
     if (ours && !there && errno != ENOENT)
         return false;
-    if (there && pool.st_uid == geteuid() && !empty_pool(state, path))
+    there = there && pool.st_uid == geteuid();
+    if ((there && !empty_pool(state, path)) || !remove_name(dir, POOL, 0))
         return false;
-    return remove_name(dir, POOL, 0);
+    if (there)
+        (void)rmdir(path); /* what was needed may have gone since, when the link was there still */
+    return true;
 }
 
 static bool remove_server_files(int state, int dir, const char *token)
