@@ -1276,19 +1276,27 @@ ASYNC_SAFE static bool is_pool_of(const char *path, const char *token)
            strncmp(name + prefix, token, CLEANUP_TOKEN_SIZE - 1) == 0;
 }
 
-/* The scratch directory of a request may outlive its server. A pool to which there is no link any
- * more goes with the last one. */
-ASYNC_SAFE static void remove_pool_behind(const struct cleanup_settling *how, const char *scratch)
+/* Remove a scratch directory. It may outlive its server: a pool to which there is no link any more
+ * goes with the last one. And where somebody has cleaned TMPDIR up, the pool's name may have become
+ * another user's: nothing of ours is there. */
+ASYNC_SAFE static int undo_scratch(const struct cleanup_settling *how, const char *scratch)
 {
     char pool[PATH_MAX], link[] = "../0123456789abcdef/" POOL;
+    struct stat now;
     struct text t = TEXT(pool);
-    const char *end = strrchr(scratch, '/');
-    text_bytes(&t, scratch, (size_t)(end - scratch));
+    int done = undo_rmtree(scratch), error = errno;
+    text_bytes(&t, scratch, (size_t)(strrchr(scratch, '/') - scratch));
     if (!is_pool_of(text_end(&t), how->id))
-        return;
+        return done;
+    if (done < 0) {
+        bool strange = lstat(pool, &now) == 0 && now.st_uid != geteuid();
+        errno = error;
+        return strange ? 0 : -1;
+    }
     memcpy(link + 3, how->id, CLEANUP_TOKEN_SIZE - 1);
     if (faccessat(how->dir, link, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
         (void)rmdir(pool); /* unless another's is there */
+    return 0;
 }
 
 /* What is known of the ledger at hand. */
@@ -1369,12 +1377,8 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
         errno = ENAMETOOLONG;
         return s->kept ? 0 : -1;
     }
-    if ((arg = tree_of("scratch")) != NULL && *arg == '/') {
-        if (undo_rmtree(arg) < 0)
-            return -1;
-        remove_pool_behind(s->how, arg);
-        return 1;
-    }
+    if ((arg = tree_of("scratch")) != NULL && *arg == '/')
+        return undo_scratch(s->how, arg) < 0 ? -1 : 1;
     if (s->kept)
         return 0;
     if (strcmp(line, "commit") == 0) {
@@ -1548,12 +1552,12 @@ ASYNC_SAFE static bool remove_pooled(const struct cleanup_settling *how)
 {
     char path[PATH_MAX];
     struct text t = TEXT(path);
-    if (how->pool_path == NULL)
-        return true;
+    if (how->pool_path == NULL || !is_pool_of(how->pool_path, how->id))
+        return true; /* or it is another server's ledger, taken over */
     text_add(&t, how->pool_path);
     text_char(&t, '/');
     text_add(&t, how->id);
-    return undo_rmtree(text_end(&t)) == 0;
+    return undo_scratch(how, text_end(&t)) == 0;
 }
 
 ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how, bool kept)

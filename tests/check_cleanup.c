@@ -1920,6 +1920,39 @@ START_TEST(pool_that_is_gone)
 }
 END_TEST
 
+/* ...and another user has taken the name of the pool: nothing of ours is in there. */
+static void undo_beside_a_stranger(void)
+{
+    char *path = strdup(at(with("tmp/hangupd-%s-1", TOKEN)));
+    struct cleanup_owner owner = {.dir = ledgers,
+                                  .id = ID,
+                                  .title = "GET /test",
+                                  .tmpdir = strdup(at("tmp")),
+                                  .pool = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC),
+                                  .pool_path = path};
+    ck_assert_int_eq(rmdir(path), 0);
+    ck_assert_int_eq(mkdir(path, 0700), 0);
+    as_nobody();
+    cleanup_begin(&owner);
+    ck_assert_int_ge(cleanup_open_for_program(), 0);
+    ck_assert_ptr_nonnull(cleanup_tempdir());
+    ck_assert_done(cleanup_undo());
+}
+
+START_TEST(pool_of_a_stranger)
+{
+    if (geteuid() != 0)
+        return;
+    give_to_nobody("");
+    give_to_nobody("tmp");
+    give_to_nobody("ledgers");
+    ck_assert_int_eq(mkdir(at(with("tmp/hangupd-%s-1", TOKEN)), 0700), 0);
+    in_child(undo_beside_a_stranger);
+    ck_assert_str_eq(listing("tmp"), with("hangupd-%s-1 ", TOKEN));
+    ck_assert_str_eq(listing("ledgers"), "");
+}
+END_TEST
+
 START_TEST(program_ledger_kept)
 {
     begin();
@@ -3585,6 +3618,7 @@ static void add_marks(Suite *s)
     tcase_add_loop_test(tc, changed_scratch_is_not_reused, 0, sizeof changes / sizeof changes[0]);
     tcase_add_test(tc, lease_that_is_broken);
     tcase_add_test(tc, pool_that_is_gone);
+    tcase_add_test(tc, pool_of_a_stranger);
     tcase_add_test(tc, program_ledger_kept);
     tcase_add_test(tc, program_ledger_truncated);
     tcase_add_loop_test(tc, program_ledger_rewritten, 0, 2);
