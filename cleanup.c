@@ -15,8 +15,9 @@
  *               struck out: its first byte becomes '#'      a janitor; else recovery; under flock
  *     gone      undone or kept: unlinked
  *
- * Beside them are `.spare-N`, a program's ledger that waits for its next request, and `scratch`, a
- * link to the pool of scratch directories, which goes with STATE/SERVER.
+ * Beside them are `.spare-N`, a program's ledger that waits for its next request, `.spare-N-room`,
+ * a file for the other one on a full disk, and `scratch`, a link to the pool of scratch
+ * directories, which goes with STATE/SERVER.
  *
  * The rule that makes it work: a record says what will be true, and is whole on disk before the
  * thing is made. So a record may name what never came to be, and undoing that is success.
@@ -40,6 +41,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -330,12 +332,20 @@ static struct {
     unsigned long long start;       /* when it was born, as /proc says; 0: not looked up yet */
     int fd, program_fd;             /* O_APPEND; -1: not made yet */
     off_t last;                     /* where the newest record starts */
-    off_t program_start;            /* the size of ID.p without a record of the program's */
     volatile sig_atomic_t touched;  /* set before the file can exist */
     volatile sig_atomic_t recorded; /* set before a record other than `scratch` can exist */
     bool scratch_pooled;            /* it is in the pool */
+    struct timespec scratch_made;   /* when it was changed last, as it was made */
     char scratch[PATH_MAX];         /* "": not made yet */
 } mine = {.fd = -1, .program_fd = -1};
+
+#define HEADER_MAX 1024 /* bytes; a long title is cut */
+
+/* ID.p without a record of the program's. */
+static struct {
+    size_t length;
+    char text[HEADER_MAX + PATH_MAX + 16];
+} program_head;
 
 void cleanup_begin(const struct cleanup_owner *owner)
 {
@@ -358,14 +368,19 @@ ASYNC_SAFE bool cleanup_pending(void)
     return mine.touched != 0 && cleanup_is_owner();
 }
 
+/* Whether ID.p is as its program got it. That may have cut it short, too, or have written over it;
+ * what cannot be read may hold anything. */
+ASYNC_SAFE static bool is_as_it_was(void)
+{
+    char now[sizeof program_head.text];
+    ssize_t n = pread(mine.program_fd, now, sizeof now, 0);
+    return n >= 0 && (size_t)n == program_head.length &&
+           memcmp(now, program_head.text, (size_t)n) == 0;
+}
+
 ASYNC_SAFE bool cleanup_has_records(void)
 {
-    struct stat now;
-    if (!cleanup_pending())
-        return false;
-    /* A program may have cut its file short, too; what cannot be looked at may hold anything. */
-    return mine.recorded != 0 || (mine.program_fd >= 0 && (fstat(mine.program_fd, &now) < 0 ||
-                                                           now.st_size != mine.program_start));
+    return cleanup_pending() && (mine.recorded != 0 || (mine.program_fd >= 0 && !is_as_it_was()));
 }
 
 /* Whether the ledger's grammar has such a record: what is refused here cannot be undone later. */
@@ -425,8 +440,6 @@ int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
     }
     return sync ? fdatasync(fd) : 0;
 }
-
-#define HEADER_MAX 1024 /* bytes; a long title is cut */
 
 static void header_write(struct text *t)
 {
@@ -497,6 +510,9 @@ fail:
     return -1;
 }
 
+/* Of "The scratch directory and a program's ledger" below. */
+static int ledger_from_room(const char *name, struct text *head);
+
 static int ledger_open(void)
 {
     if (!cleanup_is_owner()) {
@@ -509,6 +525,8 @@ static int ledger_open(void)
         header_write(&head);
         mine.touched = 1;
         mine.fd = ledger_make(mine.who.id, &head);
+        if (mine.fd < 0 && (errno == ENOSPC || errno == EDQUOT))
+            mine.fd = ledger_from_room(mine.who.id, &head);
     }
     return mine.fd < 0 ? -1 : 0;
 }
@@ -760,6 +778,7 @@ static int scratch_name(char path[PATH_MAX], bool pooled)
 static int scratch_make(const char *path, bool pooled)
 {
     char spare[CLEANUP_ID_SIZE];
+    struct stat now;
     int pool = mine.who.pool;
     if (!pooled
             ? mkdir(path, 0700) < 0
@@ -767,7 +786,9 @@ static int scratch_make(const char *path, bool pooled)
                   mkdirat(pool, mine.who.id, 0700) < 0)
         return -1;
     memcpy(mine.scratch, path, strlen(path) + 1);
-    mine.scratch_pooled = pooled;
+    mine.scratch_pooled = pooled && fstatat(pool, mine.who.id, &now, AT_SYMLINK_NOFOLLOW) == 0;
+    if (mine.scratch_pooled)
+        mine.scratch_made = now.st_ctim;
     return 0;
 }
 
@@ -805,16 +826,15 @@ static void pad(struct text *head, off_t size)
     text_char(head, '\n');
 }
 
-/* Let the spare ledger be NAME, with the first lines HEAD in the place of its old ones: as
+/* Let the file SPARE be the ledger NAME, with the first lines HEAD in the place of its old ones: as
  * ledger_make. It is not truncated: what has been, ext4 writes to the disk when it is closed. */
-static int ledger_reuse(const char *name, struct text *head)
+static int ledger_reuse(const char *spare, const char *name, struct text *head)
 {
-    char spare[CLEANUP_ID_SIZE];
     struct stat now;
     int dir = mine.who.dir;
     if (!may_reuse_ledger())
         return -1;
-    int fd = ledger_find(dir, spare_name(spare), O_RDWR);
+    int fd = ledger_find(dir, spare, O_RDWR);
     if (fd < 0)
         return -1;
     if (fstat(fd, &now) == 0) {
@@ -827,18 +847,54 @@ static int ledger_reuse(const char *name, struct text *head)
     return -1;
 }
 
+/* The server's own ledger is made when the program has answered, which takes room on a disk that
+ * may be full by then, and all its work would be for nothing: the room is taken before it starts,
+ * by a file that waits for such a day. */
+static const char *room_name(char name[CLEANUP_ID_SIZE])
+{
+    struct text t = {.at = name, .room = CLEANUP_ID_SIZE};
+    spare_name(name);
+    t.length = strlen(name);
+    text_add(&t, "-room");
+    return text_end(&t);
+}
+
+static int ledger_from_room(const char *name, struct text *head)
+{
+    char room[CLEANUP_ID_SIZE];
+    int saved = errno;
+    int fd = ledger_reuse(room_name(room), name, head);
+    errno = saved;
+    return fd;
+}
+
+static int room_make(void)
+{
+    char room[CLEANUP_ID_SIZE], line[] = "\n";
+    const struct text content = {.at = line, .length = 1, .room = sizeof line};
+    if (!may_reuse_ledger())
+        return ledger_open();
+    if (faccessat(mine.who.dir, room_name(room), F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        return 0;
+    int fd = ledger_make(room, &content);
+    if (fd < 0)
+        return -1;
+    close(fd);
+    return 0;
+}
+
 int cleanup_open_for_program(void)
 {
-    char name[CLEANUP_ID_SIZE + 4], path[PATH_MAX], lines[HEADER_MAX + PATH_MAX + 16];
+    char spare[CLEANUP_ID_SIZE], name[CLEANUP_ID_SIZE + 4], path[PATH_MAX];
     if (!cleanup_is_owner()) {
         errno = EPERM;
         return -1;
     }
     if (mine.program_fd >= 0)
         return mine.program_fd;
-    struct text head = {.at = lines, .room = HEADER_MAX};
+    struct text head = {.at = program_head.text, .room = HEADER_MAX};
     header_write(&head);
-    head.room = sizeof lines;
+    head.room = sizeof program_head.text;
     bool pooled =
         mine.scratch[0] == '\0' && mine.who.pool_path != NULL && scratch_name(path, true) == 0;
     if (pooled) {
@@ -848,10 +904,10 @@ int cleanup_open_for_program(void)
     }
     mine.touched = 1;
     program_name(name, mine.who.id);
-    mine.program_fd = ledger_reuse(name, &head);
-    if (mine.program_fd < 0)
+    mine.program_fd = ledger_reuse(spare_name(spare), name, &head);
+    if (mine.program_fd < 0 && room_make() == 0)
         mine.program_fd = ledger_make(name, &head);
-    mine.program_start = (off_t)head.length;
+    program_head.length = head.length;
     if (mine.program_fd >= 0 && pooled)
         (void)scratch_make(path, true); /* else cleanup_tempdir makes one elsewhere */
     return mine.program_fd;
@@ -1208,6 +1264,41 @@ ASYNC_SAFE static int undo_rmtree(const char *path)
     return errno == ENOTDIR || errno == ELOOP ? undo_unlink(path) : -1;
 }
 
+#define POOL "scratch" /* in STATE/SERVER: a link to the pool, which is in TMPDIR, named so: */
+#define POOL_PREFIX "/hangupd-"
+
+/* Whether PATH's last name is that of the pool of the server whose token TOKEN begins with. */
+ASYNC_SAFE static bool is_pool_of(const char *path, const char *token)
+{
+    const char *name = strrchr(path, '/');
+    size_t prefix = sizeof POOL_PREFIX - 1;
+    return path[0] == '/' && strncmp(name, POOL_PREFIX, prefix) == 0 &&
+           strncmp(name + prefix, token, CLEANUP_TOKEN_SIZE - 1) == 0;
+}
+
+/* Remove a scratch directory. It may outlive its server: a pool to which there is no link any more
+ * goes with the last one. And where somebody has cleaned TMPDIR up, the pool's name may have become
+ * another user's: nothing of ours is there. */
+ASYNC_SAFE static int undo_scratch(const struct cleanup_settling *how, const char *scratch)
+{
+    char pool[PATH_MAX], link[] = "../0123456789abcdef/" POOL;
+    struct stat now;
+    struct text t = TEXT(pool);
+    int done = undo_rmtree(scratch), error = errno;
+    text_bytes(&t, scratch, (size_t)(strrchr(scratch, '/') - scratch));
+    if (!is_pool_of(text_end(&t), how->id))
+        return done;
+    if (done < 0) {
+        bool strange = lstat(pool, &now) == 0 && now.st_uid != geteuid();
+        errno = error;
+        return strange ? 0 : -1;
+    }
+    memcpy(link + 3, how->id, CLEANUP_TOKEN_SIZE - 1);
+    if (faccessat(how->dir, link, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
+        (void)rmdir(pool); /* unless another's is there */
+    return 0;
+}
+
 /* What is known of the ledger at hand. */
 struct settlement {
     const struct cleanup_settling *how;
@@ -1287,7 +1378,7 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
         return s->kept ? 0 : -1;
     }
     if ((arg = tree_of("scratch")) != NULL && *arg == '/')
-        return undo_rmtree(arg) < 0 ? -1 : 1;
+        return undo_scratch(s->how, arg) < 0 ? -1 : 1;
     if (s->kept)
         return 0;
     if (strcmp(line, "commit") == 0) {
@@ -1461,12 +1552,12 @@ ASYNC_SAFE static bool remove_pooled(const struct cleanup_settling *how)
 {
     char path[PATH_MAX];
     struct text t = TEXT(path);
-    if (how->pool_path == NULL)
-        return true;
+    if (how->pool_path == NULL || !is_pool_of(how->pool_path, how->id))
+        return true; /* or it is another server's ledger, taken over */
     text_add(&t, how->pool_path);
     text_char(&t, '/');
     text_add(&t, how->id);
-    return undo_rmtree(text_end(&t)) == 0;
+    return undo_scratch(how, text_end(&t)) == 0;
 }
 
 ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how, bool kept)
@@ -1550,6 +1641,10 @@ ASYNC_SAFE static enum cleanup_result settle_mine(bool kept)
         return CLEANUP_DONE;
     struct cleanup_settling how = {
         .dir = mine.who.dir, .id = mine.who.id, .pool_path = mine.who.pool_path};
+    /* What a dead program has locked, as one process at a time was to write, is locked still: it
+     * belongs to the open file, which we share. */
+    if (mine.program_fd >= 0)
+        (void)flock(mine.program_fd, LOCK_UN);
     enum cleanup_result result = settle(&how, kept);
     if (result == CLEANUP_DONE)
         mine.touched = 0;
@@ -1576,7 +1671,21 @@ ASYNC_SAFE static bool is_empty(int fd)
     return n == 0;
 }
 
-/* Leave the scratch directory to the next request. False: it is not as it was made. */
+/* Whether the open directory FD has attributes of a program's: with a default ACL, what the next
+ * one makes there would be open to whom the last one wanted. */
+ASYNC_SAFE static bool has_attributes(int fd)
+{
+    char names[256];
+    ssize_t n = flistxattr(fd, names, sizeof names);
+    for (ssize_t at = 0; at < n; at += (ssize_t)strlen(names + at) + 1)
+        if (strncmp(names + at, "security.", sizeof "security." - 1) != 0)
+            return true;
+    return n < 0 && errno != EOPNOTSUPP;
+}
+
+/* Leave the scratch directory to the next request. False: it is not as it was made. Whoever has
+ * made something there, or changed it in whatever way, has changed its time; but before Linux 6.13,
+ * where the clock of files stands still for milliseconds, it is looked at, too. */
 ASYNC_SAFE static bool scratch_give_back(void)
 {
     char spare[CLEANUP_ID_SIZE];
@@ -1588,13 +1697,16 @@ ASYNC_SAFE static bool scratch_give_back(void)
     if (fd < 0)
         return false;
     bool same = fstat(fd, &now) == 0 && now.st_mode == (S_IFDIR | 0700) &&
-                now.st_uid == geteuid() && is_empty(fd);
+                now.st_uid == geteuid() && now.st_ctim.tv_sec == mine.scratch_made.tv_sec &&
+                now.st_ctim.tv_nsec == mine.scratch_made.tv_nsec && is_empty(fd) &&
+                !has_attributes(fd);
     close(fd);
     return same && renameat(pool, mine.who.id, pool, spare_name(spare)) == 0;
 }
 
 /* Leave the program's ledger, which has no record, to the next request. False: somebody may still
- * write there for this one, as a read lease is refused (fcntl(2), F_SETLEASE). */
+ * write there for this one, as a read lease is refused (fcntl(2), F_SETLEASE). Who opens it from
+ * then on breaks the lease, and of that we are told by a signal that is ignored, unlike SIGIO. */
 ASYNC_SAFE static bool ledger_give_back(const char *name)
 {
     char spare[CLEANUP_ID_SIZE];
@@ -1606,10 +1718,12 @@ ASYNC_SAFE static bool ledger_give_back(const char *name)
     int fd = ledger_find(dir, name, O_RDONLY);
     if (fd < 0)
         return false;
-    bool alone =
-        fcntl(fd, F_SETLEASE, F_RDLCK) == 0 && renameat(dir, name, dir, spare_name(spare)) == 0;
+    bool given = fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_RDLCK) == 0 &&
+                 renameat(dir, name, dir, spare_name(spare)) == 0;
+    if (given && fcntl(fd, F_GETLEASE) != F_RDLCK)
+        unlinkat(dir, spare, 0);
     close(fd);
-    return alone;
+    return given;
 }
 
 ASYNC_SAFE enum cleanup_result cleanup_keep(void)
@@ -2097,9 +2211,6 @@ static bool remove_name(int dir, const char *name, int flags)
     return unlinkat(dir, name, flags) == 0 || errno == ENOENT;
 }
 
-#define POOL "scratch" /* in STATE/SERVER: a link to the pool, which is in TMPDIR, named so: */
-#define POOL_PREFIX "/hangupd-"
-
 int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path)
 {
     char hex[HEX_SIZE];
@@ -2124,36 +2235,6 @@ int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path
     if (symlinkat(path, dir, POOL) < 0 || mkdir(path, 0700) < 0)
         return -1;
     return open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-}
-
-/* Remove the pool of the server TOKEN. A link that another user has put there, or to anything else,
- * is not obeyed. */
-static bool remove_pool(int dir, const char *token)
-{
-    char path[PATH_MAX];
-    struct stat link, pool;
-    ssize_t n = readlinkat(dir, POOL, path, sizeof path - 1);
-    if (n < 0 || fstatat(dir, POOL, &link, AT_SYMLINK_NOFOLLOW) < 0)
-        return errno == ENOENT;
-    path[n] = '\0';
-    const char *name = strrchr(path, '/');
-    bool ours = path[0] == '/' && link.st_uid == geteuid() && link.st_nlink == 1 &&
-                strncmp(name, POOL_PREFIX, sizeof POOL_PREFIX - 1) == 0 &&
-                strncmp(name + sizeof POOL_PREFIX - 1, token, CLEANUP_TOKEN_SIZE - 1) == 0;
-    bool there = ours && lstat(path, &pool) == 0;
-    if (ours && !there && errno != ENOENT)
-        return false;
-    if (there && pool.st_uid == geteuid() && undo_rmtree(path) < 0)
-        return false;
-    return remove_name(dir, POOL, 0);
-}
-
-static bool remove_server_files(int state, int dir, const char *token)
-{
-    return remove_pool(dir, token) && remove_name(dir, "scoreboard", 0) &&
-           remove_name(dir, "lock", 0) &&
-           (remove_name(state, token, AT_REMOVEDIR) ||
-            errno == ENOTEMPTY); /* as it should while something is left */
 }
 
 /* ---- Recovery ------------------------------------------------------------------------ */
@@ -2238,21 +2319,30 @@ char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE]
     return ids;
 }
 
-static bool is_elsewhere(int state, const char *id)
+static int open_elsewhere(int state, const char *id)
 {
-    bool found = false;
+    int dir = -1;
     DIR *list = cleanup_is_id(id) ? list_directory(state) : NULL;
-    for (const struct dirent *e; list != NULL && !found && (e = readdir(list)) != NULL;) {
+    for (const struct dirent *e; list != NULL && dir < 0 && (e = readdir(list)) != NULL;) {
         if (!is_token(e->d_name) && strcmp(e->d_name, FAILED) != 0)
             continue;
-        int dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        found = dir >= 0 && cleanup_exists(dir, id);
-        if (dir >= 0)
+        dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (dir >= 0 && !cleanup_exists(dir, id)) {
             close(dir);
+            dir = -1;
+        }
     }
     if (list != NULL)
         closedir(list);
-    return found;
+    return dir;
+}
+
+static bool is_elsewhere(int state, const char *id)
+{
+    int dir = open_elsewhere(state, id);
+    if (dir >= 0)
+        close(dir);
+    return dir >= 0;
 }
 
 /* The session that the ledger's header names, if it is still the one; else 0. */
@@ -2314,6 +2404,96 @@ bool cleanup_adopt(int from, int to, const char *id)
     if (renameat(from, program, to, program) < 0 && errno != ENOENT)
         return false;
     return renameat(from, id, to, id) == 0 || errno == ENOENT;
+}
+
+/* Whether the ledger NAME in DIR has the record of the scratch directory PATH. */
+static bool has_scratch(int dir, const char *name, const char *path)
+{
+    struct stat now;
+    int fd = ledger_find(dir, name, O_RDONLY);
+    bool found = false;
+    if (fd < 0)
+        return false;
+    off_t end = fstat(fd, &now) == 0 ? lines_end(fd, now.st_size) : 0;
+    for (; !found && line_read(fd, end) > 0; end = current.start) {
+        const char *arg = argument_of(current.text, "scratch");
+        found = arg != NULL && strcmp(arg, path) == 0;
+    }
+    close(fd);
+    return found;
+}
+
+/* Whether the scratch directory PATH of the request ID goes with its ledger, which is elsewhere in
+ * STATE now: an undo command of it may need what is there. */
+static bool is_needed_elsewhere(int state, const char *id, const char *path)
+{
+    char program[CLEANUP_ID_SIZE + 4];
+    int dir = open_elsewhere(state, id);
+    if (dir < 0)
+        return false;
+    bool needed = has_scratch(dir, program_name(program, id), path) || has_scratch(dir, id, path);
+    close(dir);
+    return needed;
+}
+
+/* Remove the pool PATH with all that no ledger needs. */
+static bool empty_pool(int state, const char *path)
+{
+    char each[PATH_MAX];
+    int error = 0, left = 0;
+    int fd = open_directory(AT_FDCWD, path);
+    DIR *list = fd < 0 ? NULL : fdopendir(fd);
+    if (list == NULL) {
+        if (fd >= 0)
+            close_keep_errno(fd);
+        return false;
+    }
+    for (const struct dirent *e; (e = next_entry(list, &error)) != NULL;) {
+        struct text t = TEXT(each);
+        text_add(&t, path);
+        text_char(&t, '/');
+        text_add(&t, e->d_name);
+        text_end(&t);
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        if (is_needed_elsewhere(state, e->d_name, each))
+            left++;
+        else if (undo_rmtree(each) < 0)
+            error = errno;
+    }
+    closedir(list);
+    errno = error;
+    return error == 0 && (left > 0 || undo_rmtree(path) == 0);
+}
+
+/* Remove the pool of the server TOKEN. A link that another user has put there, or to anything else,
+ * is not obeyed. */
+static bool remove_pool(int state, int dir, const char *token)
+{
+    char path[PATH_MAX];
+    struct stat link, pool;
+    ssize_t n = readlinkat(dir, POOL, path, sizeof path - 1);
+    if (n < 0 || fstatat(dir, POOL, &link, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT;
+    path[n] = '\0';
+    bool ours = link.st_uid == geteuid() && link.st_nlink == 1 && is_pool_of(path, token);
+    bool there = ours && lstat(path, &pool) == 0;
+    if (ours && !there && errno != ENOENT)
+        return false;
+    there = there && pool.st_uid == geteuid();
+    if ((there && !empty_pool(state, path)) || !remove_name(dir, POOL, 0))
+        return false;
+    if (there)
+        (void)rmdir(path); /* what was needed may have gone since, when the link was there still */
+    return true;
+}
+
+static bool remove_server_files(int state, int dir, const char *token)
+{
+    return remove_pool(state, dir, token) && remove_name(dir, "scoreboard", 0) &&
+           remove_name(dir, "lock", 0) &&
+           (remove_name(state, token, AT_REMOVEDIR) ||
+            errno == ENOTEMPTY); /* as it should while something is left */
 }
 
 /* Remove the server's directory, if no ledger is left in it. */

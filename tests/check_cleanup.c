@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -1741,7 +1743,7 @@ START_TEST(program_ledger_first)
     begin();
     int fd = cleanup_open_for_program();
     ck_assert_int_ge(fd, 0);
-    ck_assert_str_eq(listing("ledgers"), with("%s.p ", ID));
+    ck_assert_str_eq(listing("ledgers"), with("%s %s.p ", ID, ID));
     ck_assert_int_eq(cleanup_run("server"), 0);
     ck_assert_int_eq(write(fd, "run program\n", 12), 12);
     ck_assert_int_eq(cleanup_run("server again"), 0);
@@ -1783,7 +1785,7 @@ START_TEST(program_ledger_reused)
     ck_assert_str_eq(cleanup_tempdir(), at(with("tmp/%s", ID)));
     ck_assert_str_eq(listing("tmp"), with("%s ", ID));
     ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
-    ck_assert_str_eq(listing("ledgers"), ".spare-1 ");
+    ck_assert_str_eq(listing("ledgers"), ".spare-1 .spare-1-room ");
     ck_assert_str_eq(listing("tmp"), ".spare-1 ");
 
     begin_pooled(second, titles[0], pool);
@@ -1791,7 +1793,7 @@ START_TEST(program_ledger_reused)
     ck_assert_int_eq(fstat(fd, &now), 0);
     ck_assert(now.st_ino == first.st_ino);
     ck_assert_ptr_null(cleanup_not_a_ledger(fd)); /* it is appended to, too */
-    ck_assert_str_eq(listing("ledgers"), with("%s.p ", second));
+    ck_assert_str_eq(listing("ledgers"), with(".spare-1-room %s.p ", second));
     ck_assert_str_eq(listing("tmp"), with("%s ", second));
     const char *text = get(at(with("ledgers/%s.p", second)));
     ck_assert_line(text, with("^# hangupd ledger 1 id=%s .* GET /$", second));
@@ -1803,9 +1805,98 @@ START_TEST(program_ledger_reused)
     ck_assert(cleanup_has_records());
     ck_assert_done(_i % 2 == 0 ? cleanup_keep() : cleanup_undo());
     ck_assert_str_eq(listing("work"), _i % 2 == 0 ? "a " : "");
-    ck_assert_str_eq(listing("ledgers"), "");
+    ck_assert_str_eq(listing("ledgers"), ".spare-1-room ");
     ck_assert_str_eq(listing("tmp"), "");
     close(fd);
+    close(pool);
+}
+END_TEST
+
+static void own_it(const char *path)
+{
+    ck_assert_int_eq(chown(path, geteuid(), getegid()), 0);
+}
+
+static void set_attribute(const char *path, const char *name, const char *value, size_t size)
+{
+    if (setxattr(path, name, value, size, 0) < 0) {
+        ck_assert_int_eq(errno, EOPNOTSUPP);
+        own_it(path);
+    }
+}
+
+/* With it, what the next request makes there would be the user 12345's as well. */
+static void share_it(const char *path)
+{
+    static const char acl[] = "\2\0\0\0" /* version; then tag, rights, who */
+                              "\1\0\7\0\377\377\377\377"
+                              "\2\0\7\0\x39\x30\0\0"
+                              "\4\0\0\0\377\377\377\377"
+                              "\20\0\7\0\377\377\377\377"
+                              "\40\0\0\0\377\377\377\377";
+    set_attribute(path, "system.posix_acl_default", acl, sizeof acl - 1);
+}
+
+static void name_it(const char *path)
+{
+    set_attribute(path, "user.name", "it", 2);
+}
+
+static void use_it(const char *path)
+{
+    char file[PATH_MAX];
+    snprintf(file, sizeof file, "%s/a", path);
+    put(file, "");
+    ck_assert_int_eq(unlink(file), 0);
+}
+
+static void (*const changes[])(const char *) = {own_it, use_it, share_it, name_it};
+
+START_TEST(changed_scratch_is_not_reused)
+{
+    struct stat made, now;
+    int pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    begin_pooled(ID, "GET /test", pool);
+    ck_assert_int_ge(cleanup_open_for_program(), 0);
+    const char *scratch = cleanup_tempdir();
+    ck_assert_int_eq(stat(scratch, &made), 0);
+    do { /* files may have a clock that goes in steps */
+        changes[_i](scratch);
+        ck_assert_int_eq(stat(scratch, &now), 0);
+    } while (now.st_ctim.tv_sec == made.st_ctim.tv_sec &&
+             now.st_ctim.tv_nsec == made.st_ctim.tv_nsec);
+    ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
+    ck_assert_str_eq(listing("tmp"), "");
+    close(pool);
+}
+END_TEST
+
+/* Whoever opens the ledger while it is given back breaks the lease, whose signal must not end us.
+ */
+START_TEST(lease_that_is_broken)
+{
+    int pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    atomic_uint *refused =
+        mmap(NULL, sizeof *refused, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ck_assert(refused != MAP_FAILED);
+    pid_t other = fork();
+    ck_assert_int_ge(other, 0);
+    if (other == 0)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (other == 0) {
+        int fd = open(at(with("ledgers/%s.p", ID)), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+        *refused += fd < 0 && errno == EWOULDBLOCK;
+        close(fd);
+    }
+    for (int64_t until = clock_ms() + 20000; *refused == 0;) {
+        ck_assert_int_lt(clock_ms(), until);
+        begin_pooled(ID, "GET /test", pool);
+        ck_assert_int_ge(cleanup_open_for_program(), 0);
+        ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
+    }
+    ck_assert_int_eq(kill(other, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(other, NULL, 0), other);
     close(pool);
 }
 END_TEST
@@ -1823,9 +1914,42 @@ START_TEST(pool_that_is_gone)
     ck_assert_ptr_nonnull(cleanup_tempdir());
     ck_assert_str_ne(listing("tmp"), "");
     ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
-    ck_assert_str_eq(listing("ledgers"), ".spare-1 ");
+    ck_assert_str_eq(listing("ledgers"), ".spare-1 .spare-1-room ");
     ck_assert_str_eq(listing("tmp"), "");
     close(pool);
+}
+END_TEST
+
+/* ...and another user has taken the name of the pool: nothing of ours is in there. */
+static void undo_beside_a_stranger(void)
+{
+    char *path = strdup(at(with("tmp/hangupd-%s-1", TOKEN)));
+    struct cleanup_owner owner = {.dir = ledgers,
+                                  .id = ID,
+                                  .title = "GET /test",
+                                  .tmpdir = strdup(at("tmp")),
+                                  .pool = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC),
+                                  .pool_path = path};
+    ck_assert_int_eq(rmdir(path), 0);
+    ck_assert_int_eq(mkdir(path, 0700), 0);
+    as_nobody();
+    cleanup_begin(&owner);
+    ck_assert_int_ge(cleanup_open_for_program(), 0);
+    ck_assert_ptr_nonnull(cleanup_tempdir());
+    ck_assert_done(cleanup_undo());
+}
+
+START_TEST(pool_of_a_stranger)
+{
+    if (geteuid() != 0)
+        return;
+    give_to_nobody("");
+    give_to_nobody("tmp");
+    give_to_nobody("ledgers");
+    ck_assert_int_eq(mkdir(at(with("tmp/hangupd-%s-1", TOKEN)), 0700), 0);
+    in_child(undo_beside_a_stranger);
+    ck_assert_str_eq(listing("tmp"), with("hangupd-%s-1 ", TOKEN));
+    ck_assert_str_eq(listing("ledgers"), "");
 }
 END_TEST
 
@@ -1866,6 +1990,25 @@ START_TEST(program_ledger_truncated)
     (void)settle();
     ck_assert_str_eq(listing("work"), "");
     ck_assert_line(reports, with("^%s: ", ID));
+}
+END_TEST
+
+/* What has the same size and says something else is no ledger without records. */
+START_TEST(program_ledger_rewritten)
+{
+    struct stat st;
+    char line[CLEANUP_RECORD_MAX];
+
+    begin();
+    int fd = cleanup_open_for_program();
+    ck_assert_int_eq(fstat(fd, &st), 0);
+    ck_assert(!cleanup_has_records());
+    snprintf(line, sizeof line, "run true %0*d\n", (int)st.st_size - 10, 0);
+    int own = open(at(with("ledgers/%s.p", ID)), O_WRONLY | (_i == 0 ? O_TRUNC : 0) | O_CLOEXEC);
+    ck_assert_int_eq(write(own, line, strlen(line)), st.st_size);
+    ck_assert(cleanup_has_records());
+    close(own);
+    ck_assert_int_eq(cleanup_undo(), CLEANUP_RUN_LEFT);
 }
 END_TEST
 
@@ -1971,6 +2114,38 @@ START_TEST(disk_full_in_between)
     ck_assert_str_eq(listing("work"), "");
     ck_assert_str_eq(listing("disk"), "");
     ck_assert_str_eq(reports, "");
+}
+END_TEST
+
+/* The work of a program that has made something is not for nothing when the disk is full by then.
+ */
+START_TEST(disk_full_for_the_answer)
+{
+    uint64_t n = 0;
+
+    if (!small_disk("disk", "size=128k"))
+        return;
+    close(ledgers);
+    ledgers = open(at("disk"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    for (int i = 0; i < 2; i++) {
+        if (_i == 0)
+            begin();
+        else
+            begin_pooled(ID, titles[i], pool);
+        int fd = cleanup_open_for_program();
+        ck_assert_int_ge(fd, 0);
+        ck_assert_int_eq(cleanup_append(fd, "unlink", at("work/a"), false), 0);
+        fill(at("disk/filler"));
+        ck_assert_int_eq(cleanup_sent(5), 0);
+        ck_assert_int_eq(cleanup_was_sent(ledgers, ID, &n), 1);
+        ck_assert(n == 5);
+        ck_assert_done(i == 0 ? cleanup_keep() : cleanup_undo());
+        ck_assert_str_eq(listing("disk"), "filler ");
+        ck_assert_int_eq(unlink(at("disk/filler")), 0);
+        close(fd);
+    }
+    close(pool);
 }
 END_TEST
 
@@ -3440,9 +3615,13 @@ static void add_marks(Suite *s)
     tcase_add_loop_test(tc, kept_or_refuted, 0, 2);
     tcase_add_test(tc, program_ledger_first);
     tcase_add_loop_test(tc, program_ledger_reused, 0, sizeof titles / sizeof titles[0]);
+    tcase_add_loop_test(tc, changed_scratch_is_not_reused, 0, sizeof changes / sizeof changes[0]);
+    tcase_add_test(tc, lease_that_is_broken);
     tcase_add_test(tc, pool_that_is_gone);
+    tcase_add_test(tc, pool_of_a_stranger);
     tcase_add_test(tc, program_ledger_kept);
     tcase_add_test(tc, program_ledger_truncated);
+    tcase_add_loop_test(tc, program_ledger_rewritten, 0, 2);
     tcase_add_test(tc, program_ledger_is_synced);
     tcase_add_test(tc, forked_helper);
 }
@@ -3453,6 +3632,7 @@ static void add_disk(Suite *s)
 
     tcase_add_test(tc, disk_full_before_the_ledger);
     tcase_add_test(tc, disk_full_in_between);
+    tcase_add_loop_test(tc, disk_full_for_the_answer, 0, 2);
     tcase_add_test(tc, short_append);
     tcase_add_loop_test(tc, disk_full_for_the_file, 0, WAYS);
     tcase_add_test(tc, rmtree_deep);

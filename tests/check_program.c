@@ -838,6 +838,26 @@ START_TEST(record_that_comes_too_late)
 }
 END_TEST
 
+/* As in flock(1), so that one process at a time writes there. */
+START_TEST(ledger_that_its_program_locks)
+{
+    struct server *s =
+        serve("f=$(dirname $PWD)/file; flock 3; echo \"unlink $f\" >&3; touch $f\n"
+              "echo ready >&2; [ -e ../wait ] && exec sleep 1000\n" HEAD "echo well");
+    must(strcmp(curl(s, "/p/").text, "well\n") == 0);
+    log_wait(s, " ok undo=none");
+    must(exists(at("file")));
+    log_mark(s);
+    file_write(at("wait"), "");
+    int c = get(s, "/p/");
+    log_wait(s, " ready");
+    close_fin(c);
+    log_wait(s, " hangup undo=ok");
+    must(!exists(at("file")) && no_scratch());
+    server_stop(s);
+}
+END_TEST
+
 START_TEST(undo_command_in_a_program)
 {
     struct server *s =
@@ -991,6 +1011,34 @@ START_TEST(next_start_ends_the_daemons_first)
     log_wait(next, " left by a dead server: undone");
     log_wait(next, "recovered from a dead server");
     must(!is_alive(pid_in(at("pids"))) && !exists(at("file")));
+    must(no_scratch());
+    server_stop(next);
+}
+END_TEST
+
+/* An undo command, which the next server runs after it has taken the ledger over, may need what is
+ * in the scratch directory; that goes with it, and where its record was thrown away, before. */
+static const char *const undo_commands[] = {
+    "echo 'rm ../../../file' >$TMPDIR/undo; echo \"run cd $TMPDIR && sh ./undo\" >&3\n",
+    "echo \"run [ ! -e $TMPDIR ] && rm $f\" >/dev/fd/3\n",
+};
+
+START_TEST(next_start_undoes_with_the_scratch_directory)
+{
+    char text[1024];
+    snprintf(text, sizeof text, "f=$(dirname $PWD)/file; touch $f\n%secho ready >&2; sleep 1000",
+             undo_commands[_i]);
+    struct server *s = serve(text);
+    int c = get(s, "/p/");
+    log_wait(s, " ready");
+    pid_t child = only_child(s->pid);
+    kill(s->pid, SIGSTOP);
+    kill(child, SIGKILL);
+    server_kill(s, SIGKILL);
+    must(hear(c).reset && exists(at("file")));
+    struct server *next = hangupd("/p=%s", at("cgi/program"));
+    log_wait(next, " undone at last");
+    must(!log_has(next, "could not undo") && !exists(at("file")));
     must(no_scratch());
     server_stop(next);
 }
@@ -1297,6 +1345,7 @@ static Suite *program_suite(void)
     tcase_add_test(t, ledger_that_its_program_truncates);
     tcase_add_loop_test(t, nothing_of_the_one_before, 0, COUNT(treatments));
     tcase_add_test(t, record_that_comes_too_late);
+    tcase_add_test(t, ledger_that_its_program_locks);
     tcase_add_test(t, undo_command_in_a_program);
     tcase_add_test(t, finish_goes_on_for_nobody);
 
@@ -1305,6 +1354,7 @@ static Suite *program_suite(void)
     tcase_add_loop_test(t, head_of_what_failed_is_logged_without_bytes, 0, 2);
     tcase_add_loop_test(t, killed_child_had_something_to_undo_or_not, 0, COUNT(recorded));
     tcase_add_test(t, next_start_ends_the_daemons_first);
+    tcase_add_loop_test(t, next_start_undoes_with_the_scratch_directory, 0, COUNT(undo_commands));
     tcase_add_test(t, strangers_live_on);
     tcase_add_test(t, strangers_of_a_container_live_on);
     tcase_add_test(t, orphans_are_reaped_meanwhile);

@@ -29,11 +29,11 @@ strnlen strpbrk strrchr strspn strstr rawmemchr htonl htons ntohl ntohs'
 
 # Linux: glibc makes one system call of each, and touches nothing else but errno.
 SYSCALLS='syscall close_range copy_file_range epoll_create1 epoll_ctl eventfd fallocate
-fallocate64 flock getdents64 getrandom gettid ioctl madvise memfd_create mmap mmap64 mprotect munmap
+fallocate64 flistxattr flock getdents64 getrandom gettid ioctl madvise memfd_create mmap mmap64 mprotect munmap
 pidfd_open pidfd_send_signal prctl prlimit prlimit64 renameat2 sched_yield sigtimedwait signalfd splice statx tgkill timerfd_settime _Fork'
 
 # What the compiler puts in by itself, and the checked forms of the above.
-COMPILER='__errno_location __stack_chk_fail __chk_fail _GLOBAL_OFFSET_TABLE_
+COMPILER='bcmp __errno_location __stack_chk_fail __chk_fail _GLOBAL_OFFSET_TABLE_
 __explicit_bzero_chk __fdelt_chk __memcpy_chk __memmove_chk __mempcpy_chk __memset_chk __open_2
 __open64_2 __openat_2 __openat64_2 __poll_chk __ppoll_chk __pread_chk __pread64_chk __read_chk
 __readlink_chk __readlinkat_chk __recv_chk __recvfrom_chk __stpcpy_chk __strcat_chk __strcpy_chk
