@@ -2761,7 +2761,7 @@ int cleanup_look_lock(int dir, pid_t *pid)
 struct tally {
     struct cleanup_look *look;
     unsigned scratch; /* directories, which go in any case: also those above a `commit` */
-    bool header_seen, program;
+    bool header_seen;
     size_t length;
     char line[CLEANUP_EXCERPT_SIZE], next[CLEANUP_EXCERPT_SIZE], next_scratch[CLEANUP_EXCERPT_SIZE];
 };
@@ -2803,11 +2803,11 @@ static void tally_line(struct tally *t, unsigned *records)
                 */
 
 /* Count what is left in the file NAME of a ledger. */
-static bool tally_file(int dir, const char *name, bool program, struct cleanup_look *look)
+static bool tally_file(int dir, const char *name, struct cleanup_look *look)
 {
     char buffer[16384];
     struct stat now;
-    struct tally t = {.look = look, .program = program};
+    struct tally t = {.look = look};
     unsigned records = 0;
     int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
@@ -2846,8 +2846,8 @@ bool cleanup_look_ledger(int dir, const char *id, struct cleanup_look *l)
     if (!cleanup_is_id(id))
         return false;
     memcpy(l->id, id, strlen(id) + 1);
-    bool own_there = tally_file(dir, id, false, l);
-    bool program_there = tally_file(dir, program_name(program, id), true, l);
+    bool own_there = tally_file(dir, id, l);
+    bool program_there = tally_file(dir, program_name(program, id), l);
     return own_there || program_there;
 }
 
