@@ -2234,7 +2234,10 @@ int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path
     /* The link first: whoever dies in between leaves nothing that is not known. */
     if (symlinkat(path, dir, POOL) < 0 || mkdir(path, 0700) < 0)
         return -1;
-    return open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int pool = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (pool >= 0) /* systemd-tmpfiles(8) leaves what is locked alone, however old it is */
+        (void)flock(pool, LOCK_SH);
+    return pool;
 }
 
 /* ---- Recovery ------------------------------------------------------------------------ */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -812,6 +813,20 @@ START_TEST(nothing_of_the_one_before)
 }
 END_TEST
 
+/* Who cleans TMPDIR up looks for a lock (flock(2)) on what may be old and in use. */
+START_TEST(pool_is_locked)
+{
+    struct server *s = serve(HEAD "cd $TMPDIR/..; pwd");
+    struct output o = curl(s, "/p/");
+    o.text[strcspn(o.text, "\n")] = '\0';
+    int pool = open(o.text, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    must_say(pool >= 0 && strstr(o.text, at("tmp/hangupd-")) == o.text, "%s", o.text);
+    must(flock(pool, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK);
+    close(pool);
+    server_stop(s);
+}
+END_TEST
+
 /* Somebody outside the request has its ledger open, and writes when that is not its any more. */
 START_TEST(record_that_comes_too_late)
 {
@@ -1344,6 +1359,7 @@ static Suite *program_suite(void)
     tcase_add_loop_test(t, last_word_in_the_log, 0, 2);
     tcase_add_test(t, ledger_that_its_program_truncates);
     tcase_add_loop_test(t, nothing_of_the_one_before, 0, COUNT(treatments));
+    tcase_add_test(t, pool_is_locked);
     tcase_add_test(t, record_that_comes_too_late);
     tcase_add_test(t, ledger_that_its_program_locks);
     tcase_add_test(t, undo_command_in_a_program);
