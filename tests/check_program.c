@@ -947,6 +947,8 @@ START_TEST(nobody_is_left)
     script("program", body);
     struct server *s = hangupd("/p=%s%s --grace 0.2", at("cgi/program"),
                                end == END_BY_TIMEOUT ? ",timeout=2s" : "");
+    pid_t any;
+    wait_until(children_of(s->pid, &any, 1) == 0); /* its start has looked for what others left */
     int c = get(s, "/p");
     log_wait(s, " ready");
     wait_for_family();
@@ -1075,7 +1077,7 @@ START_TEST(strangers_live_on)
     int c = get(s, "/p");
     log_wait(s, " ready");
     pid_t stranger = pid_in(at("stranger")), children[3] = {0};
-    must(children_of(s->pid, children, 3) == 2);
+    wait_until(children_of(s->pid, children, 3) == 2);
     kill(children[children[0] == stranger], SIGKILL); /* then what is left is looked for */
     log_wait(s, " killed undo=");
     close(c);
@@ -1120,7 +1122,7 @@ START_TEST(strangers_of_a_container_live_on)
     int c = get(s, "/p");
     log_wait(s, " ready");
     wait_until(read(life, word, sizeof word) == 3);
-    must(children_of(server, left, 4) == 3);
+    wait_until(children_of(server, left, 4) == 3);
     for (int i = 0; i < 3; i++)
         if (left[i] != strangers[0] && left[i] != strangers[1])
             kill(left[i], SIGKILL); /* its processes are looked for among all the server's */
