@@ -48,6 +48,13 @@ int64_t now_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+int patience_ms(void)
+{
+    const char *times = getenv("CK_TIMEOUT_MULTIPLIER");
+    int n = times ? atoi(times) : 1;
+    return 20000 * (n > 1 ? n : 1);
+}
+
 void rest(void)
 {
     nanosleep(&(struct timespec){.tv_nsec = 3000000}, NULL);
@@ -605,6 +612,14 @@ void test_skipped(const char *test, const char *why)
     fprintf(stderr, "SKIPPED %s: %s\n", test, why);
 }
 
+bool left_out_with_memcheck(const char *test, const char *why)
+{
+    if (!getenv("MEMCHECK"))
+        return false;
+    fprintf(stderr, "LEFT OUT %s: %s\n", test, why);
+    return true;
+}
+
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define ARGUMENT(n) (offsetof(struct seccomp_data, args) + (size_t)8 * (n))
 #else
@@ -641,6 +656,12 @@ static const char *from_environment(const char *name)
 const char *the_hangupd(void)
 {
     return from_environment("HANGUPD");
+}
+
+const char *the_binary(void)
+{
+    const char *run_with_memcheck = getenv("MEMCHECK");
+    return run_with_memcheck ? run_with_memcheck : the_hangupd();
 }
 
 const char *the_things(void)
@@ -1164,10 +1185,11 @@ void close_rst(int fd)
 static void curl_words(const struct server *s, char *text, size_t size, char **argv, char *store,
                        size_t store_size, const char *format, va_list arguments)
 {
-    static char program[] = "curl", options[] = "-sS", limit[] = "--max-time", time[] = "19";
+    static char program[] = "curl", options[] = "-sS", limit[] = "--max-time", time[16];
     char *words[WORDS_MAX];
     unsigned n = 0;
     vsnprintf(text, size, format, arguments);
+    snprintf(time, sizeof(time), "%d", PATIENCE_MS / 1000 - 1);
     unsigned count = split(text, words, WORDS_MAX - 6);
     argv[n++] = program;
     argv[n++] = options;

@@ -3,7 +3,7 @@
  *
  * Every test runs in a process of its own (Check's fork mode) and calls test_begin first, as its
  * fixture. What waits, waits for an event, and gives up after PATIENCE_MS: then the test fails,
- * and the servers' logs so far are printed.
+ * and the servers' logs so far are printed. CK_TIMEOUT_MULTIPLIER makes it more patient, too.
  */
 #ifndef HARNESS_H
 #define HARNESS_H
@@ -15,8 +15,9 @@
 #include <sys/types.h>
 
 #include "deny.h"
+#include "memcheck.h"
 
-#define PATIENCE_MS 20000
+#define PATIENCE_MS patience_ms()
 
 /* In main: make the directory for all tests and remove it, and what runs in it, at the end.
  * harness_end returns how many processes had been left. */
@@ -62,6 +63,7 @@ void wait_gone(const char *path);
         }                                                                                          \
     } while (0)
 int64_t now_ms(void);
+int patience_ms(void);
 void rest(void); /* for the few milliseconds between two looks */
 /* Mount namespaces of one's own, in which what is mounted is seen by this test's servers alone.
  * False: not allowed here. */
@@ -115,8 +117,9 @@ struct server {
     bool ended;
 };
 
-/* The binary, and the program of example handlers. */
+/* What starts the binary, the binary itself, and the program of example handlers. */
 const char *the_hangupd(void);
+const char *the_binary(void);
 const char *the_things(void);
 /* Start PROGRAM with --state and TMPDIR in the test's directory and with FORMAT's words, on
  * 127.0.0.1 and a port of the kernel's choice unless --listen is among them; wait until it is
