@@ -202,7 +202,7 @@ need-valgrind:
 VALGRIND_SUITES ?= $(if $(BRIEF),$(VALGRIND_BRIEF),\
 	$(filter-out check_install,$(patsubst tests/%.c,%,$(wildcard tests/check_*.c))))
 VALGRIND_BRIEF = check_cleanup check_handler:delivery check_hostile:ledgers check_program:undo \
-	check_routes:keys check_server:hangup check_status:undo check_undo:commands
+	check_routes:keys check_server:files check_server:http check_status:undo check_undo:commands
 # Not static: memcheck puts its own malloc in the place of libc's.
 check-valgrind: need-check need-valgrind
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/valgrind TOOLS=$(TOOLS) STATIC=-pie run-valgrind
