@@ -970,17 +970,6 @@ static void wait_for_family(void)
     wait_until(strchr(file_read(at("pids")), '\n') != NULL);
 }
 
-/* Wait until the server's start has looked for what others left: who does that is a process, too,
- * and there before the first request is served. */
-static void await_start(struct server *s)
-{
-    pid_t any;
-    must(hear_answer(get(s, "/none"), false).status == 404);
-    wait_until(children_of(s->pid, &any, 1) == 0);
-    log_wait(s, "GET /none");
-    log_mark(s);
-}
-
 START_TEST(nobody_is_left)
 {
     int family = _i / ENDS, end = _i % ENDS;
@@ -993,7 +982,6 @@ START_TEST(nobody_is_left)
     script("program", body);
     struct server *s = hangupd("/p=%s%s --grace 0.2", at("cgi/program"),
                                end == END_BY_TIMEOUT ? ",timeout=2s" : "");
-    await_start(s);
     int c = get(s, "/p");
     log_wait(s, " ready");
     wait_for_family();
