@@ -788,7 +788,9 @@ START_TEST(errors_without_an_end)
     int c = get(s, "/p/");
     must(strstr(hear_until(c, "0\r\n\r\n").text, "well\n") != NULL);
     close(c);
-    script("program", "trap 'touch ../word; exit' TERM\n" FLOOD "echo $$ >../pid; sleep 1000");
+    /* A shell that gets the signal just before its command begins waits for that to end. */
+    script("program", "trap 'touch ../word; exit' TERM\n" FLOOD
+                      "echo $$ >../pid; while :; do sleep 0.05; done");
     c = get(s, "/p/");
     pid_in(at("pid"));
     close_fin(c);
