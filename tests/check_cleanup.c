@@ -1885,12 +1885,13 @@ START_TEST(lease_that_is_broken)
     ck_assert(refused != MAP_FAILED);
     pid_t other = fork();
     ck_assert_int_ge(other, 0);
-    if (other == 0)
+    if (other == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-    while (other == 0) {
-        int fd = open(at(with("ledgers/%s.p", ID)), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-        *refused += fd < 0 && errno == EWOULDBLOCK;
-        close(fd);
+        for (;;) {
+            int fd = open(at(with("ledgers/%s.p", ID)), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+            *refused += fd < 0 && errno == EWOULDBLOCK;
+            close(fd);
+        }
     }
     for (int64_t until = clock_ms() + 20000; *refused == 0;) {
         ck_assert_int_lt(clock_ms(), until);
