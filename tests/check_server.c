@@ -632,29 +632,31 @@ static void wait_sent(void)
     wait_until(run("grep -rlE ^sent %s", at("state")).status == 0);
 }
 
-/* How many bytes of ours for the client of PORT wait to be sent or acknowledged, see proc(5). */
-static unsigned long waiting_for(unsigned port)
+/* How many bytes wait at the server for its client's PORT to be sent or acknowledged, see proc(5).
+ * Ports of others, and of connections that have ended, are there, too. */
+static unsigned long waiting_for(const struct server *s, unsigned port)
 {
     char line[512];
-    unsigned remote;
+    unsigned local, remote, state;
     unsigned long waits = 0, n;
     FILE *f = fopen("/proc/net/tcp", "r");
     must(f);
     while (fgets(line, sizeof(line), f))
-        if (sscanf(line, " %*d: %*8x:%*4x %*8x:%4x %*2x %8lx:", &remote, &n) == 2 && remote == port)
+        if (sscanf(line, " %*d: %*8x:%4x %*8x:%4x %2x %8lx:", &local, &remote, &state, &n) == 4 &&
+            local == s->port && remote == port && state == TCP_ESTABLISHED)
             waits = n;
     fclose(f);
     return waits;
 }
 
 /* Wait until BYTES have been sent to C, who does not read: they are with its kernel, or wait. */
-static void wait_all_sent(int c, unsigned long bytes)
+static void wait_all_sent(const struct server *s, int c, unsigned long bytes)
 {
     struct sockaddr_in own;
     int there = 0;
     must(getsockname(c, (struct sockaddr *)&own, &(socklen_t){sizeof(own)}) == 0);
     wait_until(ioctl(c, FIONREAD, &there) == 0 &&
-               waiting_for(ntohs(own.sin_port)) + (unsigned long)there >= bytes);
+               waiting_for(s, ntohs(own.sin_port)) + (unsigned long)there >= bytes);
 }
 
 /* Who waits for the rest of a body has made nothing; of two, the one whose body comes stays. */
@@ -964,7 +966,7 @@ START_TEST(killed_janitor_leaves_its_question_to_the_next)
     struct server *s = things("%s", "");
     int c = get(s, "/big?path=%s&bytes=150000", at("file"));
     pid_t child = wait_made(s, at("file")), janitor;
-    wait_all_sent(c, 150000);
+    wait_all_sent(s, c, 150000);
     kill(child, SIGKILL);
     wait_until((janitor = only_child(s->pid)) != child);
     kill(janitor, SIGKILL);
