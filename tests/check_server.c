@@ -652,7 +652,7 @@ static unsigned long waiting_for(const struct server *s, unsigned port)
 /* Wait until BYTES have been sent to C, who does not read: they are with its kernel, or wait. */
 static void wait_all_sent(const struct server *s, int c, unsigned long bytes)
 {
-    struct sockaddr_in own;
+    struct sockaddr_in own = {0};
     int there = 0;
     must(getsockname(c, (struct sockaddr *)&own, &(socklen_t){sizeof(own)}) == 0);
     wait_until(ioctl(c, FIONREAD, &there) == 0 &&
