@@ -1557,7 +1557,22 @@ ASYNC_SAFE static bool remove_pooled(const struct cleanup_settling *how)
     text_add(&t, how->pool_path);
     text_char(&t, '/');
     text_add(&t, how->id);
-    return undo_scratch(how, text_end(&t)) == 0;
+    if (undo_scratch(how, text_end(&t)) == 0)
+        return true;
+    report(how->id, "could not remove the scratch directory", path, errno);
+    return false;
+}
+
+/* All is settled: the ledgers can go. */
+ASYNC_SAFE static bool remove_ledgers(const struct cleanup_settling *how, bool kept,
+                                      const char *program, const int locked[2])
+{
+    if (remove_settled(how->dir, program, locked[0]) &&
+        remove_settled(how->dir, how->id, locked[1]) &&
+        (kept || (remove_partial(how->dir, program) && remove_partial(how->dir, how->id))))
+        return true;
+    report(how->id, "could not remove the ledger", how->id, errno);
+    return false;
 }
 
 ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how, bool kept)
@@ -1573,12 +1588,8 @@ ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how,
             result = first;
     }
     if (result == CLEANUP_DONE &&
-        (!remove_pooled(how) || !remove_settled(how->dir, program, locked[0]) ||
-         !remove_settled(how->dir, how->id, locked[1]) ||
-         (!kept && (!remove_partial(how->dir, program) || !remove_partial(how->dir, how->id))))) {
-        report(how->id, "could not remove the ledger", how->id, errno);
+        (!remove_pooled(how) || !remove_ledgers(how, kept, program, locked)))
         result = CLEANUP_FAILED;
-    }
     for (int i = 0; i < 2; i++)
         if (locked[i] >= 0)
             close(locked[i]);

@@ -2881,8 +2881,9 @@ size_t handler_head_room(const struct handler_settings *s)
     return s->max_target + s->max_header + HTTP_LINE_SLACK;
 }
 
-/* Slots are used from the first one on: so many spares are enough for the rate at which it counts,
- * and more would lie about. */
+/* A request takes the slot that was freed last. So where reuse matters, with short requests in
+ * quick succession, it is always the same few slots; and a crowd of slow requests, which uses many,
+ * leaves no more than this number of spares behind. */
 #define SPARES_MAX 64
 
 static unsigned spare_number(const struct handler_call *call)

@@ -179,11 +179,11 @@ bool cleanup_exists(int dir, const char *id);
 int cleanup_state_open(const char *path, uid_t owner, gid_t group, const char **why);
 /* Make STATE/TOKEN for this server and hold its lock until it dies: a descriptor on it, or -1. */
 int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE]);
+/* Remove it again, when it is empty but for the server's own files. */
+void cleanup_server_close(int state, int dir, const char *token);
 /* Make the server's directory for scratch directories, in TMPDIR: a descriptor on it and its PATH
  * (PATH_MAX bytes), or -1 with errno. It goes with the server's directory DIR. */
 int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path);
-/* Remove it again, when it is empty but for the server's own files. */
-void cleanup_server_close(int state, int dir, const char *token);
 /* Recovery: the ledgers that dead servers left, and those that were parked. */
 struct cleanup_recovery {
     int state;

@@ -10,7 +10,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -1875,32 +1875,47 @@ START_TEST(changed_scratch_is_not_reused)
 }
 END_TEST
 
-/* Whoever opens the ledger while it is given back breaks the lease, whose signal must not end us.
- */
+/* Let CHILD go on until it is about to rename something. False: it has ended, with STATUS. */
+static bool goes_on_to_rename(pid_t child, int *status)
+{
+    for (long signal = 0;;) {
+        struct __ptrace_syscall_info now = {0};
+        ck_assert_int_eq(ptrace(PTRACE_SYSCALL, child, NULL, signal), 0);
+        ck_assert_int_eq(waitpid(child, status, 0), child);
+        if (!WIFSTOPPED(*status))
+            return false;
+        bool at_call = WSTOPSIG(*status) == (SIGTRAP | 0x80);
+        signal = at_call ? 0 : WSTOPSIG(*status);
+        if (at_call && ptrace(PTRACE_GET_SYSCALL_INFO, child, sizeof now, &now) > 0 &&
+            now.op == PTRACE_SYSCALL_INFO_ENTRY && now.entry.nr == SYS_renameat)
+            return true;
+    }
+}
+
+/* Whoever opens the ledger while it is given back breaks the lease, whose signal must not end us;
+ * and what he opened is not used again. */
 START_TEST(lease_that_is_broken)
 {
-    int pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    atomic_uint *refused =
-        mmap(NULL, sizeof *refused, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    ck_assert(refused != MAP_FAILED);
-    pid_t other = fork();
-    ck_assert_int_ge(other, 0);
-    if (other == 0) {
+    int status, broken = 0, pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        for (;;) {
-            int fd = open(at(with("ledgers/%s.p", ID)), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-            *refused += fd < 0 && errno == EWOULDBLOCK;
-            close(fd);
-        }
-    }
-    for (int64_t until = clock_ms() + 20000; *refused == 0;) {
-        ck_assert_int_lt(clock_ms(), until);
+        ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+        raise(SIGSTOP);
         begin_pooled(ID, "GET /test", pool);
-        ck_assert_int_ge(cleanup_open_for_program(), 0);
-        ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
+        _exit(cleanup_open_for_program() >= 0 && cleanup_keep() == CLEANUP_DONE ? 0 : 1);
     }
-    ck_assert_int_eq(kill(other, SIGKILL), 0);
-    ck_assert_int_eq(waitpid(other, NULL, 0), other);
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_int_eq(ptrace(PTRACE_SETOPTIONS, child, NULL, PTRACE_O_TRACESYSGOOD), 0);
+    while (goes_on_to_rename(child, &status)) {
+        int fd = open(at(with("ledgers/%s.p", ID)), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+        broken += fd < 0 && errno == EWOULDBLOCK;
+        close(fd);
+    }
+    ck_assert_int_eq(broken, 1);
+    ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %x", (unsigned)status);
+    ck_assert_str_eq(listing("ledgers"), ".spare-1-room ");
     close(pool);
 }
 END_TEST
@@ -1954,6 +1969,39 @@ START_TEST(pool_of_a_stranger)
     in_child(undo_beside_a_stranger);
     ck_assert_str_eq(listing("tmp"), with("hangupd-%s-1 ", TOKEN));
     ck_assert_str_eq(listing("ledgers"), "");
+}
+END_TEST
+
+/* What could not be removed is named, and it is not the ledger. */
+START_TEST(scratch_that_cannot_be_removed)
+{
+    if (!private_mounts())
+        return;
+    char *path = strdup(at(with("tmp/hangupd-%s-1", TOKEN)));
+    ck_assert_int_eq(mkdir(path, 0700), 0);
+    struct cleanup_owner owner = {.dir = ledgers,
+                                  .id = ID,
+                                  .title = "GET /test",
+                                  .tmpdir = strdup(at("tmp")),
+                                  .pool = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC),
+                                  .pool_path = path,
+                                  .spare = 1};
+    cleanup_begin(&owner);
+    int fd = cleanup_open_for_program();
+    ck_assert_int_ge(fd, 0);
+    char *scratch = strdup(cleanup_tempdir()), *mounted = strdup(with("%s/mounted", scratch));
+    ck_assert_int_eq(mkdir(mounted, 0755), 0);
+    ck_assert_int_eq(mount("tmpfs", mounted, "tmpfs", 0, "size=64k"), 0);
+    ck_assert_int_eq(ftruncate(fd, 0), 0);
+    ck_assert_int_eq(cleanup_undo(), CLEANUP_FAILED);
+    ck_assert_ptr_nonnull(
+        strstr(reports, with("could not remove the scratch directory %s", scratch)));
+    ck_assert_ptr_null(strstr(reports, "could not remove the ledger"));
+    ck_assert_str_eq(listing("ledgers"), with(".spare-1-room %s.p ", ID));
+    ck_assert_int_eq(umount(mounted), 0);
+    ck_assert_done(cleanup_undo());
+    ck_assert_str_eq(listing("tmp"), "");
+    ck_assert_str_eq(listing("ledgers"), ".spare-1-room ");
 }
 END_TEST
 
@@ -3627,6 +3675,7 @@ static void add_marks(Suite *s)
     tcase_add_test(tc, lease_that_is_broken);
     tcase_add_test(tc, pool_that_is_gone);
     tcase_add_test(tc, pool_of_a_stranger);
+    tcase_add_test(tc, scratch_that_cannot_be_removed);
     tcase_add_test(tc, program_ledger_kept);
     tcase_add_test(tc, program_ledger_truncated);
     tcase_add_loop_test(tc, program_ledger_rewritten, 0, 2);

@@ -93,6 +93,13 @@ bool is_empty(const char *directory)
     return entries == 2;
 }
 
+static bool is_free(const char *pool, const char *name)
+{
+    if (strncmp(name, ".spare-", strlen(".spare-")) == 0)
+        return is_empty(at("tmp/%s/%s", pool, name));
+    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+}
+
 bool no_scratch(void)
 {
     unsigned pools = 0;
@@ -103,12 +110,9 @@ bool no_scratch(void)
             continue;
         bool is_pool = strlen(e->d_name) == strlen("hangupd-") + 16 + 1 + 16;
         DIR *pool = is_pool ? opendir(at("tmp/%s", e->d_name)) : NULL;
-        for (const struct dirent *d; pool && (d = readdir(pool));)
-            none =
-                none && (d->d_name[0] != '.' ? false
-                                             : strncmp(d->d_name, ".spare-", 7) != 0 ||
-                                                   is_empty(at("tmp/%s/%s", e->d_name, d->d_name)));
         none = none && pool;
+        for (const struct dirent *d; pool && (d = readdir(pool));)
+            none = none && is_free(e->d_name, d->d_name);
         pools++;
         if (pool)
             closedir(pool);
