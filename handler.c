@@ -684,8 +684,8 @@ struct answer {
     uint64_t written; /* of the body, by the handler */
     char *body;       /* the whole of it, when it was given at once */
     size_t body_size;
-    char held; /* the last byte of a body of known length, not yet sent */
-    bool holds;
+    const char *held; /* the end of a body of known length, not yet sent */
+    size_t held_size;
     size_t fields_size;
     size_t head_size; /* 0: sent, or not built yet */
     int more;         /* MSG_MORE: a flag for sendmsg(2) */
@@ -722,16 +722,23 @@ struct request {
 /* The process's one request: the signal handler needs to find it. */
 static _Alignas(4096) struct request request; /* what is touched lies in one page */
 
-/* A copy of LENGTH bytes, and a NUL, for as long as the request lives: in the page that the head
- * has touched, if there is room. NULL: out of memory. */
+/* SIZE bytes for as long as the request lives: in the page that the head has touched, if there is
+ * room, as malloc's own pages are copied for each request. NULL: out of memory. */
+static void *request_allocate(struct request *rq, size_t size)
+{
+    size_t at = (rq->have + sizeof(void *) - 1) & ~(sizeof(void *) - 1);
+    if (at > rq->room || size > rq->room - at)
+        return malloc(size);
+    rq->have = at + size;
+    return rq->buffer + at;
+}
+
+/* A copy of LENGTH bytes, and a NUL. */
 static char *request_keep(struct request *rq, const void *bytes, size_t length)
 {
-    bool fits = length < rq->room - rq->have;
-    char *copy = fits ? rq->buffer + rq->have : malloc(length + 1);
+    char *copy = request_allocate(rq, length + 1);
     if (copy == NULL)
         return NULL;
-    if (fits)
-        rq->have += length + 1;
     if (length > 0)
         memcpy(copy, bytes, length);
     copy[length] = '\0';
@@ -778,27 +785,38 @@ uint64_t request_body_length(const struct request *rq)
     return rq->body_length;
 }
 
-const char *request_header(struct request *rq, const char *name)
+/* The values of all fields NAME, joined, with a NUL, at TO unless that is NULL: their size, or 0.
+ */
+static size_t join_values(const struct request *rq, const char *name, char *to)
 {
-    size_t size = 0;
-    char *joined = NULL;
+    size_t length = 0;
+    bool found = false;
     for (uint32_t i = 0; i < rq->head.field_count; i++) {
         const struct http_field *f = &rq->head.fields[i];
         if (!span_is(rq->buffer, f->name, name))
             continue;
-        char *more = realloc(joined, size + f->value.length + 3);
-        if (more == NULL)
-            break;
-        joined = more;
-        if (size > 0) { /* Cookie has a separator of its own, RFC 6265 section 5.4 */
-            memcpy(joined + size, strcasecmp(name, "Cookie") == 0 ? "; " : ", ", 2);
-            size += 2;
+        found = true;
+        if (length > 0) { /* Cookie has a separator of its own, RFC 6265 section 5.4 */
+            if (to != NULL)
+                memcpy(to + length, strcasecmp(name, "Cookie") == 0 ? "; " : ", ", 2);
+            length += 2;
         }
-        memcpy(joined + size, rq->buffer + f->value.at, f->value.length);
-        size += f->value.length;
-        joined[size] = '\0';
+        if (to != NULL)
+            memcpy(to + length, rq->buffer + f->value.at, f->value.length);
+        length += f->value.length;
     }
-    return joined; /* the process ends with the request */
+    if (to != NULL)
+        to[length] = '\0';
+    return found ? length + 1 : 0;
+}
+
+const char *request_header(struct request *rq, const char *name)
+{
+    size_t size = join_values(rq, name, NULL);
+    char *values = size > 0 ? request_allocate(rq, size) : NULL;
+    if (values != NULL)
+        join_values(rq, name, values);
+    return values;
 }
 
 /* Decode the query component S, of N bytes, in place at TO. Returns its length. */
@@ -1323,12 +1341,12 @@ static int send_body(struct request *rq, const char *data, size_t length)
     char size_line[24];
     struct iovec v[5];
     int n = 0;
-    bool held = a->holds;
+    size_t held = a->held_size;
     start_answer(rq);
     if (a->head_size > 0)
         v[n++] = (struct iovec){a->head, a->head_size};
-    if (held)
-        v[n++] = (struct iovec){&a->held, 1};
+    if (held > 0)
+        v[n++] = (struct iovec){(char *)a->held, held};
     if (a->framing == FRAMING_CHUNKED && length > 0) {
         int size = snprintf(size_line, sizeof size_line, "%zx\r\n", length);
         v[n++] = (struct iovec){size_line, (size_t)size};
@@ -1338,13 +1356,31 @@ static int send_body(struct request *rq, const char *data, size_t length)
     if (a->framing == FRAMING_CHUNKED && length > 0)
         v[n++] = (struct iovec){"\r\n", 2};
     a->head_size = 0;
-    a->holds = false;
+    a->held_size = 0;
     bool finish = (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
     if (rq->client_gone && finish)
         return 0; /* the work goes on, for nobody to read */
     if (send_all(rq, v, n) < 0)
         return finish ? 0 : -1;
     rq->slot->bytes += length + held;
+    return 0;
+}
+
+#define HOLD_MAX 4096 /* bytes */
+
+/* The end of the body is held back: a byte, or all of a small one that came at once. Then nothing
+ * of the answer is out yet, and if the handler fails after all, its caller is told so in plain
+ * HTTP.
+ */
+static int hold_end(struct request *rq, const char *data, size_t length)
+{
+    struct answer *a = &rq->answer;
+    size_t held = !a->started && length <= HOLD_MAX ? length : 1;
+    char *copy = request_keep(rq, data + length - held, held);
+    if (copy == NULL || (length > held && send_body(rq, data, length - held) < 0))
+        return -1;
+    a->held = copy;
+    a->held_size = held;
     return 0;
 }
 
@@ -1366,11 +1402,7 @@ int respond_write(struct request *rq, const void *data, size_t length)
         return collect_body(a, data, length);
     if (a->framing != FRAMING_LENGTH || a->written < (uint64_t)a->length)
         return send_body(rq, data, length);
-    if (length > 1 && send_body(rq, data, length - 1) < 0)
-        return -1;
-    a->held = ((const char *)data)[length - 1];
-    a->holds = true;
-    return 0;
+    return hold_end(rq, data, length);
 }
 
 /* ---- Delivery: has the answer reached the client? ------------------------------------ */
@@ -1620,7 +1652,7 @@ static int send_rest(struct request *rq, bool more)
         struct iovec v[] = {{a->head, a->head_size}, {"0\r\n\r\n", 5}};
         return send_all(rq, v, 2);
     }
-    return a->holds || a->head_size > 0 ? send_body(rq, NULL, 0) : 0;
+    return a->held_size > 0 || a->head_size > 0 ? send_body(rq, NULL, 0) : 0;
 }
 
 /* The bytes that send_rest will send, and the FIN where that completes the answer. */
@@ -1628,7 +1660,7 @@ static uint64_t rest_size(struct request *rq)
 {
     const struct answer *a = &rq->answer;
     start_answer(rq);
-    uint64_t n = a->head_size + a->holds;
+    uint64_t n = a->head_size + a->held_size;
     if (!has_no_body(rq))
         n += a->body != NULL ? a->body_size : a->framing == FRAMING_CHUNKED ? 5U : 0U;
     return n + (a->framing == FRAMING_CLOSE);
@@ -1720,7 +1752,7 @@ static void answer_again(struct request *rq)
     a->body = NULL;
     a->body_size = 0;
     a->written = 0;
-    a->holds = false;
+    a->held_size = 0;
     a->fields_size = 0;
 }
 
@@ -2200,7 +2232,7 @@ static void read_body(struct request *rq)
 
 /* What is run for a request: RFC 3875's names for the parts of its path. */
 struct script {
-    char file[PATH_MAX];
+    const char *file;
     size_t name_length;    /* SCRIPT_NAME, the beginning of the request's path */
     const char *path_info; /* what follows it, or "" */
 };
@@ -2216,22 +2248,25 @@ static int no_program(struct request *rq, const char *file, const char *why)
 /* Walk down the directory SCRIPT->file along the path, segment by segment, to the program. */
 static int find_in_directory(struct request *rq, struct script *script)
 {
+    static char file[PATH_MAX];
     struct stat now;
     size_t length = strlen(script->file);
+    memcpy(file, script->file, length + 1);
+    script->file = file;
     for (const char *at = rq->path_info;;) {
         size_t n = strcspn(at, "/");
         if (n == 0)
-            return no_program(rq, script->file, "a directory is not listed");
+            return no_program(rq, file, "a directory is not listed");
         if (*at == '.')
-            return no_program(rq, script->file, "hidden files are not served");
-        if (length + 1 + n >= sizeof script->file)
-            return no_program(rq, script->file, strerror(ENAMETOOLONG));
-        script->file[length++] = '/';
-        memcpy(script->file + length, at, n);
-        script->file[length += n] = '\0';
+            return no_program(rq, file, "hidden files are not served");
+        if (length + 1 + n >= sizeof file)
+            return no_program(rq, file, strerror(ENAMETOOLONG));
+        file[length++] = '/';
+        memcpy(file + length, at, n);
+        file[length += n] = '\0';
         at += n;
-        if (stat(script->file, &now) < 0)
-            return no_program(rq, script->file, strerror(errno));
+        if (stat(file, &now) < 0)
+            return no_program(rq, file, strerror(errno));
         if (!S_ISDIR(now.st_mode)) {
             script->path_info = at;
             script->name_length = (size_t)(at - rq->path);
@@ -2239,8 +2274,8 @@ static int find_in_directory(struct request *rq, struct script *script)
         }
         at += *at == '/';
     }
-    if (!S_ISREG(now.st_mode) || access(script->file, X_OK) < 0)
-        return no_program(rq, script->file, "it is not an executable file");
+    if (!S_ISREG(now.st_mode) || access(file, X_OK) < 0)
+        return no_program(rq, file, "it is not an executable file");
     return 0;
 }
 
@@ -2249,7 +2284,7 @@ static int find_program(struct request *rq, struct script *script)
     struct stat now;
     size_t length = strlen(rq->route->path);
     bool prefix = rq->route->path[length - 1] == '/';
-    snprintf(script->file, sizeof script->file, "%s", rq->route->program);
+    script->file = rq->route->program;
     script->name_length = prefix ? length - 1 : length;
     script->path_info = prefix ? rq->path + length - 1 : "";
     if (stat(script->file, &now) < 0)
@@ -2259,56 +2294,111 @@ static int find_program(struct request *rq, struct script *script)
 
 /* ---- Running a program: its environment (RFC 3875 section 4.1) ----------------------- */
 
-#define VARIABLES_MAX 4096
-static char *variables[VARIABLES_MAX + 1];
-static size_t variable_count;
+#define HEADER_NAME_MAX                                                                            \
+    256 /* bytes of a variable's name; a field with a longer one is left out                       \
+         */
 
-static void set_variable(const char *name, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-static void set_variable(const char *name, const char *format, ...)
+/* Names that are the request's: what the server's own environment says there is not passed on. */
+static const char *const own_names[] = {
+    "AUTH_TYPE",       "CONTENT_LENGTH",  "CONTENT_TYPE",    "GATEWAY_INTERFACE",
+    "PATH_INFO",       "PATH_TRANSLATED", "QUERY_STRING",    "REMOTE_ADDR",
+    "REMOTE_HOST",     "REMOTE_IDENT",    "REMOTE_PORT",     "REMOTE_USER",
+    "REQUEST_METHOD",  "REQUEST_URI",     "SCRIPT_FILENAME", "SCRIPT_NAME",
+    "SERVER_ADDR",     "SERVER_NAME",     "SERVER_PORT",     "SERVER_PROTOCOL",
+    "SERVER_SOFTWARE", "TMPDIR",          "UNDO_FD",         "HANGUPD"};
+#define OWN_NAMES (sizeof own_names / sizeof own_names[0])
+
+/* Built without stdio and malloc: each request's process would pay for their pages. */
+struct environment {
+    struct request *rq;
+    char **variables; /* with room for all that there can be, and a NULL */
+    size_t count;
+    bool lacks; /* one, for want of memory */
+};
+
+static void set_bytes(struct environment *e, const char *name, const char *value, size_t length)
 {
-    char *value, *variable;
-    va_list args;
-    va_start(args, format);
-    int made = vasprintf(&value, format, args);
-    va_end(args);
-    if (made < 0)
+    struct text t = {.room = strlen(name) + 1 + length + 1};
+    t.at = request_allocate(e->rq, t.room);
+    if (t.at == NULL) {
+        e->lacks = true;
         return;
-    if (variable_count < VARIABLES_MAX && asprintf(&variable, "%s=%s", name, value) >= 0)
-        variables[variable_count++] = variable;
-    free(value);
+    }
+    text_add(&t, name);
+    text_char(&t, '=');
+    text_bytes(&t, value, length);
+    text_end(&t);
+    e->variables[e->count++] = t.at;
 }
 
-/* HTTP_NAME for each header field that a program may see. Names with a '_' are left out: "X_Y" and
+static void set_variable(struct environment *e, const char *name, const char *value)
+{
+    set_bytes(e, name, value, strlen(value));
+}
+
+static void set_number(struct environment *e, const char *name, uint64_t n)
+{
+    char digits[24];
+    struct text t = TEXT(digits);
+    text_number(&t, n, 1);
+    set_variable(e, name, text_end(&t));
+}
+
+/* HTTP_NAME for a header field that a program may see. Names with a '_' are left out: "X_Y" and
  * "X-Y" would be the same variable. */
-static void set_header_variables(struct request *rq)
+static bool header_variable(const char *field, size_t length, char variable[HEADER_NAME_MAX])
 {
     static const char *const left_out[] = {
         "Connection", "Content-Length", "Content-Type",      "Expect", "Keep-Alive", "Proxy",
         "TE",         "Trailer",        "Transfer-Encoding", "Upgrade"};
-    for (uint32_t i = 0; i < rq->head.field_count; i++) {
-        char name[256] = "HTTP_", field[256];
-        struct http_span s = rq->head.fields[i].name;
-        bool wanted = s.length < sizeof name - 5;
-        for (uint32_t k = 0; k < i && wanted; k++) /* its values were joined at the first */
-            wanted = rq->head.fields[k].name.length != s.length ||
-                     strncasecmp(rq->buffer + rq->head.fields[k].name.at, rq->buffer + s.at,
-                                 s.length) != 0;
-        for (size_t k = 0; k < sizeof left_out / sizeof left_out[0] && wanted; k++)
-            wanted = !span_is(rq->buffer, s, left_out[k]);
-        for (uint32_t k = 0; k < s.length && wanted; k++) {
-            unsigned char c = (unsigned char)rq->buffer[s.at + k];
-            wanted = is_alpha(c) || is_digit(c) || c == '-';
-            name[5 + k] = (char)(c == '-' ? '_' : is_alpha(c) ? c & ~0x20 : c);
-        }
-        if (!wanted)
-            continue;
-        snprintf(field, sizeof field, "%.*s", (int)s.length, rq->buffer + s.at);
-        const char *value = request_header(rq, field);
-        if (value != NULL)
-            set_variable(name, "%s", value);
-        free((char *)value);
+    struct text t = {.at = variable, .room = HEADER_NAME_MAX};
+    for (size_t i = 0; i < sizeof left_out / sizeof left_out[0]; i++)
+        if (strcasecmp(field, left_out[i]) == 0)
+            return false;
+    text_add(&t, "HTTP_");
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)field[i];
+        if (!is_alpha(c) && !is_digit(c) && c != '-')
+            return false;
+        text_char(&t, (char)(c == '-' ? '_' : is_alpha(c) ? c & ~0x20 : c));
     }
+    text_end(&t);
+    return true;
+}
+
+static void set_header_variables(struct environment *e)
+{
+    const struct request *rq = e->rq;
+    for (uint32_t i = 0; i < rq->head.field_count; i++) {
+        char field[HEADER_NAME_MAX - 5], variable[HEADER_NAME_MAX];
+        struct http_span name = rq->head.fields[i].name;
+        bool is_first = true; /* of its name: all values are joined there */
+        if (name.length >= sizeof field)
+            continue;
+        memcpy(field, rq->buffer + name.at, name.length);
+        field[name.length] = '\0';
+        for (uint32_t k = 0; k < i && is_first; k++)
+            is_first = !span_is(rq->buffer, rq->head.fields[k].name, field);
+        if (!is_first || !header_variable(field, name.length, variable))
+            continue;
+        const char *value = request_header(e->rq, field);
+        if (value != NULL)
+            set_variable(e, variable, value);
+        else
+            e->lacks = true;
+    }
+}
+
+/* inet_ntop without stdio. */
+static void write_ipv4(char host[INET6_ADDRSTRLEN], const uint8_t bytes[4])
+{
+    struct text t = {.at = host, .room = INET6_ADDRSTRLEN};
+    for (int i = 0; i < 4; i++) {
+        if (i > 0)
+            text_char(&t, '.');
+        text_number(&t, bytes[i], 1);
+    }
+    text_end(&t);
 }
 
 /* Our end of the connection, in numbers. */
@@ -2330,93 +2420,102 @@ static void own_address(const struct request *rq, char host[INET6_ADDRSTRLEN], u
     if (v6 && !mapped)
         inet_ntop(AF_INET6, &at.v6.sin6_addr, host, INET6_ADDRSTRLEN);
     else
-        inet_ntop(AF_INET, mapped ? (void *)&at.v6.sin6_addr.s6_addr[12] : (void *)&at.v4.sin_addr,
-                  host, INET6_ADDRSTRLEN);
+        write_ipv4(host, mapped ? &at.v6.sin6_addr.s6_addr[12] : (uint8_t *)&at.v4.sin_addr);
 }
 
 /* SERVER_NAME is what the client called us, else our address. */
-static void set_address_variables(struct request *rq)
+static void set_address_variables(struct environment *e)
 {
-    char host[INET6_ADDRSTRLEN];
+    const struct request *rq = e->rq;
+    char host[INET6_ADDRSTRLEN], name[INET6_ADDRSTRLEN + 2];
+    struct text t = TEXT(name);
     unsigned port;
     own_address(rq, host, &port);
-    const char *asked = request_header(rq, "Host");
-    size_t n = asked == NULL ? 0 : *asked == '[' ? strcspn(asked, "]") + 1 : strcspn(asked, ":");
     bool v6 = strchr(host, ':') != NULL;
+    text_add(&t, v6 ? "[" : "");
+    text_add(&t, host);
+    text_add(&t, v6 ? "]" : "");
+    const char *asked = request_header(e->rq, "Host");
+    size_t n = asked == NULL ? 0 : *asked == '[' ? strcspn(asked, "]") + 1 : strcspn(asked, ":");
     if (n > 0)
-        set_variable("SERVER_NAME", "%.*s", (int)n, asked);
+        set_bytes(e, "SERVER_NAME", asked, n);
     else
-        set_variable("SERVER_NAME", v6 ? "[%s]" : "%s", host);
-    free((char *)asked);
-    set_variable("SERVER_ADDR", "%s", host);
-    set_variable("SERVER_PORT", "%u", port);
+        set_variable(e, "SERVER_NAME", text_end(&t));
+    set_variable(e, "SERVER_ADDR", host);
+    set_number(e, "SERVER_PORT", port);
     const char *client = rq->slot->client, *colon = strrchr(client, ':');
     if (!rq->call->is_tcp || colon == NULL) {
-        set_variable("REMOTE_ADDR", "%s", ""); /* a unix socket's peer has none */
+        set_variable(e, "REMOTE_ADDR", ""); /* a unix socket's peer has none */
         return;
     }
     bool bracketed = *client == '[';
-    set_variable("REMOTE_ADDR", "%.*s", (int)(colon - client) - (bracketed ? 2 : 0),
-                 client + bracketed);
-    set_variable("REMOTE_PORT", "%s", colon + 1);
+    set_bytes(e, "REMOTE_ADDR", client + bracketed, (size_t)(colon - client) - 2U * bracketed);
+    set_variable(e, "REMOTE_PORT", colon + 1);
 }
 
-/* The server's own environment, less what would be taken for the request's. */
-static void inherit_variables(void)
+static void inherit_variables(struct environment *e)
 {
-    static const char *const ours[] = {
-        "AUTH_TYPE",       "CONTENT_LENGTH",  "CONTENT_TYPE",    "GATEWAY_INTERFACE",
-        "PATH_INFO",       "PATH_TRANSLATED", "QUERY_STRING",    "REMOTE_ADDR",
-        "REMOTE_HOST",     "REMOTE_IDENT",    "REMOTE_PORT",     "REMOTE_USER",
-        "REQUEST_METHOD",  "REQUEST_URI",     "SCRIPT_FILENAME", "SCRIPT_NAME",
-        "SERVER_ADDR",     "SERVER_NAME",     "SERVER_PORT",     "SERVER_PROTOCOL",
-        "SERVER_SOFTWARE", "TMPDIR",          "UNDO_FD",         "HANGUPD"};
-    for (char **e = environ; *e != NULL && variable_count < VARIABLES_MAX; e++) {
-        size_t n = strcspn(*e, "=");
-        bool wanted = strncmp(*e, "HTTP_", 5) != 0; /* httpoxy, and any other */
-        for (size_t i = 0; i < sizeof ours / sizeof ours[0] && wanted; i++)
-            wanted = strlen(ours[i]) != n || memcmp(ours[i], *e, n) != 0;
+    for (char **v = environ; *v != NULL; v++) {
+        size_t n = strcspn(*v, "=");
+        bool wanted = strncmp(*v, "HTTP_", 5) != 0; /* httpoxy, and any other */
+        for (size_t i = 0; i < OWN_NAMES && wanted; i++)
+            wanted = strlen(own_names[i]) != n || memcmp(own_names[i], *v, n) != 0;
         if (wanted)
-            variables[variable_count++] = *e;
+            e->variables[e->count++] = *v;
     }
 }
 
-static void make_environment(struct request *rq, const struct script *script)
+static void set_request_variables(struct environment *e, const struct script *script)
 {
-    const char *type = request_header(rq, "Content-Type");
-    variable_count = 0;
-    inherit_variables(); /* REQUEST_ID among them */
-    set_variable("GATEWAY_INTERFACE", "CGI/1.1");
-    set_variable("SERVER_SOFTWARE", "hangupd/" HANGUPD_VERSION);
-    set_variable("SERVER_PROTOCOL", "HTTP/1.%u", rq->head.minor);
-    set_variable("REQUEST_METHOD", "%s", rq->method);
-    set_variable("REQUEST_URI", "%.*s", (int)rq->head.target.length,
-                 rq->buffer + rq->head.target.at);
-    set_variable("SCRIPT_NAME", "%.*s", (int)script->name_length, rq->path);
-    set_variable("SCRIPT_FILENAME", "%s", script->file);
-    if (*script->path_info != '\0')
-        set_variable("PATH_INFO", "%s", script->path_info);
-    set_variable("QUERY_STRING", "%s", rq->query);
+    struct request *rq = e->rq;
     bool has_body = rq->body >= 0 || rq->head.has_length;
+    const char *type = has_body ? request_header(rq, "Content-Type") : NULL;
+    set_variable(e, "GATEWAY_INTERFACE", "CGI/1.1");
+    set_variable(e, "SERVER_SOFTWARE", "hangupd/" HANGUPD_VERSION);
+    set_variable(e, "SERVER_PROTOCOL", rq->head.minor == 0 ? "HTTP/1.0" : "HTTP/1.1");
+    set_variable(e, "REQUEST_METHOD", rq->method);
+    set_bytes(e, "REQUEST_URI", rq->buffer + rq->head.target.at, rq->head.target.length);
+    set_bytes(e, "SCRIPT_NAME", rq->path, script->name_length);
+    set_variable(e, "SCRIPT_FILENAME", script->file);
+    if (*script->path_info != '\0')
+        set_variable(e, "PATH_INFO", script->path_info);
+    set_variable(e, "QUERY_STRING", rq->query);
     if (has_body)
-        set_variable("CONTENT_LENGTH", "%llu", (unsigned long long)rq->body_length);
-    if (type != NULL && has_body)
-        set_variable("CONTENT_TYPE", "%s", type);
-    free((char *)type);
-    set_address_variables(rq);
-    set_header_variables(rq);
-    set_variable("TMPDIR", "%s", cleanup_tempdir());
-    set_variable("UNDO_FD", "3");
+        set_number(e, "CONTENT_LENGTH", rq->body_length);
+    if (type != NULL)
+        set_variable(e, "CONTENT_TYPE", type);
+    set_variable(e, "TMPDIR", cleanup_tempdir());
+    set_variable(e, "UNDO_FD", "3");
     if (rq->settings->self != NULL) /* so that a program finds `hangupd undo` wherever it is */
-        set_variable("HANGUPD", "%s", rq->settings->self);
-    variables[variable_count] = NULL;
+        set_variable(e, "HANGUPD", rq->settings->self);
+}
+
+/* NULL: out of memory. */
+static char **make_environment(struct request *rq, const struct script *script)
+{
+    struct environment e = {.rq = rq};
+    size_t most = OWN_NAMES + rq->head.field_count;
+    for (char **v = environ; *v != NULL; v++)
+        most++;
+    e.variables = request_allocate(rq, (most + 1) * sizeof *e.variables);
+    if (e.variables == NULL)
+        return NULL;
+    inherit_variables(&e); /* REQUEST_ID among them */
+    set_request_variables(&e, script);
+    set_address_variables(&e);
+    set_header_variables(&e);
+    e.variables[e.count] = NULL;
+    if (e.lacks)
+        errno = ENOMEM;
+    return e.lacks ? NULL : e.variables;
 }
 
 /* ---- Running a program: starting it -------------------------------------------------- */
 
 struct launch {
     const struct request *rq;
-    const struct script *script;
+    const char *file, *directory;
+    char *const *environment;
     int fds[4]; /* what it gets as descriptors 0 to 3; all above 3 */
     pid_t self;
     int error; /* errno of what failed */
@@ -2430,7 +2529,7 @@ __attribute__((no_sanitize("address"))) static int become_program(void *data)
     struct sigaction usual = {.sa_handler = SIG_DFL};
     struct rlimit files;
     sigset_t none;
-    char *const words[] = {(char *)l->script->file, NULL};
+    char *const words[] = {(char *)l->file, NULL};
     for (int signal = 1; signal < NSIG; signal++) /* what is handled, exec would reset too late */
         if (signal == SIGTERM || sigismember(&l->rq->settings->ignored, signal) == 1)
             sigaction(signal, &usual, NULL);
@@ -2447,16 +2546,12 @@ __attribute__((no_sanitize("address"))) static int become_program(void *data)
         files.rlim_cur = l->rq->settings->open_files; /* select(2) cannot take many */
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    char directory[PATH_MAX];
-    size_t n = (size_t)(strrchr(l->script->file, '/') - l->script->file);
-    memcpy(directory, l->script->file, n + 1);
-    directory[n + (n == 0)] = '\0';
     l->failed = "enter the directory of";
-    if (chdir(directory) < 0)
+    if (chdir(l->directory) < 0)
         goto failed;
     l->failed = "execute";
     sigprocmask(SIG_SETMASK, &none, NULL);
-    execve(l->script->file, words, variables);
+    execve(l->file, words, l->environment);
 failed:
     l->error = errno;
     _exit(127);
@@ -2485,10 +2580,11 @@ static int open_output(struct launch *l, int fd)
     return ends[0];
 }
 
-/* The stack is this one's own, and the memory shared: no page is copied (clone(2), as in vfork). */
+/* The stack is part of this one's, and the memory shared: no page is copied (clone(2), as in
+ * vfork). */
 static pid_t spawn(struct launch *l)
 {
-    static _Alignas(16) char stack[32768];
+    _Alignas(16) char stack[32768];
     sigset_t all, before;
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, &before);
@@ -2504,7 +2600,7 @@ static pid_t spawn(struct launch *l)
 /* Why the program could not be started, and what the client is told. */
 static int not_started(struct request *rq, const struct launch *l)
 {
-    const char *file = l->script->file, *hint = "";
+    const char *file = l->file, *hint = "";
     if (l->error == ENOENT && access(file, F_OK) == 0)
         hint = " (the interpreter in its first line is not there)";
     else if (l->error == ENOEXEC)
@@ -2522,7 +2618,8 @@ static int not_started(struct request *rq, const struct launch *l)
 
 static int program_start(struct request *rq, const struct script *script)
 {
-    struct launch l = {.rq = rq, .script = script, .fds = {-1, -1, -1, -1}, .self = getpid()};
+    const char *file = script->file, *slash = strrchr(file, '/');
+    struct launch l = {.rq = rq, .file = file, .fds = {-1, -1, -1, -1}, .self = getpid()};
     sigset_t child;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
@@ -2532,7 +2629,10 @@ static int program_start(struct request *rq, const struct script *script)
         return respond_errno(rq, "make the program's ledger");
     if (cleanup_tempdir() == NULL)
         return respond_errno(rq, "make the program's TMPDIR");
-    make_environment(rq, script);
+    l.environment = make_environment(rq, script);
+    l.directory = request_keep(rq, file, slash > file ? (size_t)(slash - file) : 1);
+    if (l.environment == NULL || l.directory == NULL)
+        return respond_errno(rq, "make the program's environment");
     l.failed = "make the descriptors of";
     l.fds[0] = rq->body >= 0 ? fcntl(rq->body, F_DUPFD_CLOEXEC, 4)
                              : above_three(open("/dev/null", O_RDONLY | O_CLOEXEC));
@@ -2767,7 +2867,7 @@ static void allow_sigterm(bool allow)
  * here; as a handler returns. */
 static int serve_program(struct request *rq)
 {
-    static struct script script;
+    struct script script;
     struct output o = {0};
     if (find_program(rq, &script) < 0 || program_start(rq, &script) < 0)
         return -1;
@@ -2911,6 +3011,7 @@ _Noreturn void handler_serve(const struct handler_call *call)
                                   .title = rq->slot->request,
                                   .tmpdir = s->tmpdir,
                                   .sync = s->sync,
+                                  .forked = call->forked,
                                   .pool = s->pool,
                                   .pool_path = s->pool_path,
                                   .spare = spare_number(call)};

@@ -1392,7 +1392,8 @@ static void request_start(struct connection *c)
                                 .state_dir = server.dir,
                                 .nudge = server.nudge[1],
                                 .slot_number = (uint32_t)c->slot,
-                                .is_tcp = c->is_tcp};
+                                .is_tcp = c->is_tcp,
+                                .forked = clock_ticks()};
     pid_t pid = fork_for(c, &call.connection);
     if (pid == 0)
         child_main(&call);

@@ -91,6 +91,9 @@ ASYNC_SAFE bool parse_number(const char **s, unsigned long long max, unsigned lo
 
 /* Milliseconds on CLOCK_MONOTONIC; and a wait of MS that a signal may cut short. */
 ASYNC_SAFE int64_t clock_ms(void);
+/* Now, in the clock ticks since boot that /proc/PID/stat counts a process's start in, see proc(5).
+ */
+ASYNC_SAFE uint64_t clock_ticks(void);
 ASYNC_SAFE void sleep_ms(int64_t ms);
 
 /* Write all of BYTES to FD, a file or pipe: 0, or -1 with errno. */
@@ -103,6 +106,7 @@ struct cleanup_owner {
     const char *title;  /* "GET /report", for people */
     const char *tmpdir; /* absolute; where scratch directories go */
     bool sync;          /* fdatasync every record */
+    uint64_t forked;    /* clock_ticks() just before this process was made; 0: not known */
     /* The server's own directory for them, open, and its path; NULL: none. */
     int pool;
     const char *pool_path;

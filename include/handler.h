@@ -113,7 +113,8 @@ int respond_errno(struct request *rq, const char *doing);
 
 /* A streamed answer: begin, then any number of writes. LENGTH is the body's length in bytes, or
  * -1 if it is not known (then chunked; closing the connection for HTTP/1.0). Its last byte is
- * held back until the handler has returned 0, so that a cut answer is seen to be cut.
+ * held back until the handler has returned 0, so that a cut answer is seen to be cut; or all of
+ * it, when it is whole in the first write and at most 4096 bytes: then a failure is answered.
  * Errors: as above; EMSGSIZE (more than LENGTH); EPIPE, ECONNRESET, ETIMEDOUT (the client is
  * gone or does not read: give up). */
 int respond_begin(struct request *rq, int status, const char *type, int64_t length);
@@ -269,6 +270,7 @@ struct handler_call {
     int nudge;     /* write the slot's number here after setting limit_ms */
     uint32_t slot_number;
     bool is_tcp;
+    uint64_t forked; /* clock_ticks() just before */
 };
 
 /* How many bytes a head may have; handler_settings.head must have room for them. */

@@ -458,6 +458,31 @@ START_TEST(ledger_header)
 }
 END_TEST
 
+/* It says when its process was born, also where the clock was read in another tick. */
+static struct cleanup_owner newborn;
+static int late_ms;
+
+static void be_newborn(void)
+{
+    sleep_ms(late_ms);
+    newborn.dir = ledgers;
+    cleanup_begin(&newborn);
+    ck_assert_int_eq(cleanup_unlink(at("work/a")), 0);
+    ck_assert_ptr_nonnull(strstr(ledger_of(ID), with(" start=%llu ", start_time(getpid()))));
+    ck_assert_done(cleanup_undo());
+}
+
+START_TEST(ledger_header_of_a_newborn)
+{
+    newborn = (struct cleanup_owner){.id = ID, .title = "GET /test", .tmpdir = at("tmp")};
+    newborn.forked = clock_ticks();
+    if (_i == 1)
+        sleep_ms(30);
+    late_ms = _i == 2 ? 30 : 0;
+    in_child(be_newborn);
+}
+END_TEST
+
 /* A title is for people: whatever it holds, it stays on its line and says nothing else. */
 START_TEST(ledger_hostile_title)
 {
@@ -3585,6 +3610,7 @@ static void add_ledger(Suite *s)
 
     tcase_add_test(tc, ledger_is_made_at_the_first_record);
     tcase_add_test(tc, ledger_header);
+    tcase_add_loop_test(tc, ledger_header_of_a_newborn, 0, 3);
     tcase_add_test(tc, ledger_hostile_title);
     tcase_add_test(tc, ledger_plain_records);
     tcase_add_loop_test(tc, ledger_identity_records, 0, WAYS);

@@ -159,6 +159,40 @@ START_TEST(variables_of_a_plain_get)
 }
 END_TEST
 
+/* A shell would hide that. */
+START_TEST(variables_are_there_once)
+{
+    struct server *s =
+        serve(HEAD "echo; tr '\\0' '\\n' </proc/$$/environ | cut -d= -f1 | sort >../names;"
+                   "uniq -d ../names");
+    const char *t =
+        asked(s, "GET /p/ HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nx-one: 2\r\nX-ONE: 3\r\n\r\n").text;
+    must_say(strstr(t, "HTTP_X_ONE") == NULL, "%s", t);
+    must_say(strstr(file_read(at("names")), "HTTP_X_ONE\n") != NULL, "%s", t);
+    server_stop(s);
+}
+END_TEST
+
+/* More than the page in which short ones are kept has room for. */
+START_TEST(variables_of_a_large_head)
+{
+    static char request[40000];
+    struct server *s = serve(HEAD "echo; env | sed -n 's/^HTTP_X_\\(.\\)=\\(.*\\)$/\\1 \\2/p' | "
+                                  "awk '{print length($2), $1 == substr($2, 1, 1)}' | sort -u");
+    size_t n = (size_t)sprintf(request, "GET /p/ HTTP/1.1\r\nHost: h\r\n");
+    for (char c = 'A'; c < 'A' + 15; c++) {
+        n += (size_t)sprintf(request + n, "X-%c: ", c);
+        memset(request + n, c, 2000);
+        n += 2000;
+        n += (size_t)sprintf(request + n, "\r\n");
+    }
+    strcpy(request + n, "\r\n");
+    const char *t = asked(s, request).text;
+    must_say(strstr(t, "\n2000 1\n") != NULL && strstr(t, " 0\n") == NULL, "%s", t);
+    server_stop(s);
+}
+END_TEST
+
 /* What the server was started with goes on to the program, but for what would pass for the
  * request's own. */
 START_TEST(variables_of_the_server)
@@ -531,6 +565,10 @@ static const struct failure {
      "exited with status 5"},
     {MADE "printf 'Content-Type: a\\nContent-Length: 9\\n\\n'", 502,
      "less than its Content-Length"},
+    {MADE "printf 'Content-Type: a\\nContent-Length: 4096\\n\\n%4096s'; exit 6", 502,
+     "exited with status 6"},
+    {MADE "printf 'Content-Type: a\\nContent-Length: 4097\\n\\npart%4093s'; " AWAIT_GO "exit 7", 0,
+     "exited with status 7"},
     {MADE HEAD "echo part; " AWAIT_GO "exit 4", 0, "exited with status 4"},
     {MADE HEAD "echo part; " AWAIT_GO "kill -s ABRT $$", 0, "was ended by signal 6"},
     {MADE "printf 'Content-Type: a\\nContent-Length: 9\\n\\npart\\n'; " AWAIT_GO, 0, NULL},
@@ -1359,6 +1397,8 @@ static Suite *program_suite(void)
     TCase *t = theme(suite, "what it is told");
     tcase_add_test(t, variables_of_a_request);
     tcase_add_test(t, variables_of_a_plain_get);
+    tcase_add_test(t, variables_are_there_once);
+    tcase_add_test(t, variables_of_a_large_head);
     tcase_add_test(t, variables_of_the_server);
     tcase_add_test(t, variables_on_a_unix_socket);
     tcase_add_test(t, surroundings);

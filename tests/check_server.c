@@ -881,6 +881,22 @@ START_TEST(cut_answer_is_seen_as_cut)
 }
 END_TEST
 
+/* Of a small answer that came at once nothing is out when its handler fails: it is told in HTTP. */
+START_TEST(failure_after_a_whole_answer_is_told)
+{
+    struct server *s = things("%s", "");
+    for (int way = 0; way < 2; way++) {
+        const char *how = way == 0 ? "" : "&how=crash";
+        struct heard h =
+            hear_answer(get(s, "/cut?length&pieces=1&path=%s%s", at("file"), how), false);
+        must_say(h.status == 500 && strstr(h.text, "\r\n\r\n500 ") != NULL, "%s", h.text);
+        log_wait(s, way == 0 ? " error undo=ok" : " crash undo=ok");
+        must(!exists(at("file")));
+    }
+    server_stop(s);
+}
+END_TEST
+
 START_TEST(answer_cut_by_a_limit_or_the_end_is_seen_as_cut)
 {
     static const char *const ways[] = {"-0", "-H X:1"};
@@ -2914,6 +2930,7 @@ static Suite *server_suite(void)
     tcase_add_test(t, reset_at_the_end_is_judged_one_way);
     tcase_add_test(t, http10_answer_is_kept);
     tcase_add_loop_test(t, cut_answer_is_seen_as_cut, 0, COUNT(cuts));
+    tcase_add_test(t, failure_after_a_whole_answer_is_told);
     tcase_add_test(t, answer_cut_by_a_limit_or_the_end_is_seen_as_cut);
     tcase_add_test(t, answer_cut_by_the_death_of_all_is_seen_as_cut);
     tcase_add_loop_test(t, answer_that_cannot_be_recorded_is_an_error, 0, 2);

@@ -292,15 +292,16 @@ static int with_length(struct request *rq)
     return write_pieces(rq, pieces, bytes);
 }
 
-/* ?length: with a Content-Length; ?how=crash: dies instead of returning. All bytes are written,
- * so that only what the server holds back can tell the client that the answer is void. */
+/* ?length: with a Content-Length; ?pieces=N; ?how=crash: dies instead of returning. All bytes are
+ * written, so that only what the server holds back can tell the client that the answer is void. */
 static int cut(struct request *rq)
 {
     if (request_parameter(rq, "path") && create(rq, "path", 0) < 0)
         return respond_errno(rq, "create the file");
     bool known = request_parameter(rq, "length") != NULL;
+    long pieces = number_of(rq, "pieces", 3);
     if (respond_begin(rq, 200, "text/plain", known ? 3000 : -1) < 0 ||
-        write_pieces(rq, 3, 1000) < 0)
+        write_pieces(rq, pieces, 3000 / pieces) < 0)
         return -1;
     if (strcmp(text_of(rq, "how", ""), "crash") == 0) {
         signal(SIGSEGV, SIG_DFL);
