@@ -1679,14 +1679,18 @@ ASYNC_SAFE enum cleanup_result cleanup_undo(void)
     return settle_mine(false);
 }
 
-/* Whether the open directory FD has nothing in it. */
+/* Whether the open directory FD has nothing in it. On the stack, as a page that the server has
+ * written to would be copied. */
 ASYNC_SAFE static bool is_empty(int fd)
 {
-    char *entries = tree_entries[0].bytes;
+    union {
+        char bytes[512];
+        struct dirent64 aligned;
+    } entries;
     long n;
-    while ((n = syscall(SYS_getdents64, fd, entries, sizeof tree_entries[0].bytes)) > 0)
+    while ((n = syscall(SYS_getdents64, fd, entries.bytes, sizeof entries.bytes)) > 0)
         for (long at = 0; at < n;) {
-            const struct dirent64 *e = (const void *)(entries + at);
+            const struct dirent64 *e = (const void *)(entries.bytes + at);
             at += e->d_reclen;
             if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
                 return false;
