@@ -1376,10 +1376,11 @@ static int hold_end(struct request *rq, const char *data, size_t length)
 {
     struct answer *a = &rq->answer;
     size_t held = !a->started && length <= HOLD_MAX ? length : 1;
-    char *copy = request_keep(rq, data + length - held, held);
-    if (copy == NULL || (length > held && send_body(rq, data, length - held) < 0))
+    if (length > held && send_body(rq, data, length - held) < 0)
         return -1;
-    a->held = copy;
+    a->held = request_keep(rq, data + length - held, held);
+    if (a->held == NULL)
+        return -1;
     a->held_size = held;
     return 0;
 }
@@ -2449,7 +2450,7 @@ static void set_address_variables(struct environment *e)
         return;
     }
     bool bracketed = *client == '[';
-    set_bytes(e, "REMOTE_ADDR", client + bracketed, (size_t)(colon - client) - 2U * bracketed);
+    set_bytes(e, "REMOTE_ADDR", client + bracketed, (size_t)(colon - client) - (bracketed ? 2 : 0));
     set_variable(e, "REMOTE_PORT", colon + 1);
 }
 
@@ -2630,9 +2631,11 @@ static int program_start(struct request *rq, const struct script *script)
     if (cleanup_tempdir() == NULL)
         return respond_errno(rq, "make the program's TMPDIR");
     l.environment = make_environment(rq, script);
-    l.directory = request_keep(rq, file, slash > file ? (size_t)(slash - file) : 1);
-    if (l.environment == NULL || l.directory == NULL)
+    if (l.environment == NULL)
         return respond_errno(rq, "make the program's environment");
+    l.directory = request_keep(rq, file, slash > file ? (size_t)(slash - file) : 1);
+    if (l.directory == NULL)
+        return respond_errno(rq, "find the program's directory");
     l.failed = "make the descriptors of";
     l.fds[0] = rq->body >= 0 ? fcntl(rq->body, F_DUPFD_CLOEXEC, 4)
                              : above_three(open("/dev/null", O_RDONLY | O_CLOEXEC));

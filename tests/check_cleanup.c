@@ -2027,6 +2027,8 @@ START_TEST(scratch_that_cannot_be_removed)
     ck_assert_done(cleanup_undo());
     ck_assert_str_eq(listing("tmp"), "");
     ck_assert_str_eq(listing("ledgers"), ".spare-1-room ");
+    free(mounted);
+    free(scratch);
 }
 END_TEST
 

@@ -180,7 +180,7 @@ START_TEST(variables_of_a_large_head)
     struct server *s = serve(HEAD "echo; env | sed -n 's/^HTTP_X_\\(.\\)=\\(.*\\)$/\\1 \\2/p' | "
                                   "awk '{print length($2), $1 == substr($2, 1, 1)}' | sort -u");
     size_t n = (size_t)sprintf(request, "GET /p/ HTTP/1.1\r\nHost: h\r\n");
-    for (char c = 'A'; c < 'A' + 15; c++) {
+    for (int c = 'A'; c < 'A' + 15; c++) {
         n += (size_t)sprintf(request + n, "X-%c: ", c);
         memset(request + n, c, 2000);
         n += 2000;

@@ -413,14 +413,20 @@ int __wrap_unlinkat(int dir, const char *path, int flags)
 
 static int opened(int fd, const char *path)
 {
-    char *name = trees[tree_count];
+    char name[PATH_MAX];
     if (fd < 0)
         return fd;
-    must(tree_count < COUNT(trees) - 1 && name_of(fd, name));
+    must(name_of(fd, name));
     /* What a record names by its last link is the link, not where it leads. */
     struct stat s;
     must_of(lstat(path, &s) == 0 && !S_ISLNK(s.st_mode), path, strlen(path));
-    tree_count++;
+    size_t known = 0; /* any number of records may name the same tree */
+    while (known < tree_count && strcmp(trees[known], name) != 0)
+        known++;
+    if (known == tree_count) {
+        must(tree_count < COUNT(trees));
+        memcpy(trees[tree_count++], name, strlen(name) + 1);
+    }
     return fd;
 }
 
