@@ -1369,9 +1369,7 @@ static int send_body(struct request *rq, const char *data, size_t length)
 #define HOLD_MAX 4096 /* bytes */
 
 /* The end of the body is held back: a byte, or all of a small one that came at once. Then nothing
- * of the answer is out yet, and if the handler fails after all, its caller is told so in plain
- * HTTP.
- */
+ * of the answer is out yet, and a handler that fails after all is told of in plain HTTP. */
 static int hold_end(struct request *rq, const char *data, size_t length)
 {
     struct answer *a = &rq->answer;
@@ -1379,8 +1377,10 @@ static int hold_end(struct request *rq, const char *data, size_t length)
     if (length > held && send_body(rq, data, length - held) < 0)
         return -1;
     a->held = request_keep(rq, data + length - held, held);
-    if (a->held == NULL)
+    if (a->held == NULL) {
+        a->written -= length; /* whatever its handler makes of that: it is not complete */
         return -1;
+    }
     a->held_size = held;
     return 0;
 }
@@ -2295,9 +2295,8 @@ static int find_program(struct request *rq, struct script *script)
 
 /* ---- Running a program: its environment (RFC 3875 section 4.1) ----------------------- */
 
-#define HEADER_NAME_MAX                                                                            \
-    256 /* bytes of a variable's name; a field with a longer one is left out                       \
-         */
+/* Bytes of a variable's name; a field with a longer one is left out. */
+#define HEADER_NAME_MAX 256
 
 /* Names that are the request's: what the server's own environment says there is not passed on. */
 static const char *const own_names[] = {
@@ -2469,11 +2468,13 @@ static void inherit_variables(struct environment *e)
 static void set_request_variables(struct environment *e, const struct script *script)
 {
     struct request *rq = e->rq;
+    char protocol[] = "HTTP/1.0";
+    protocol[sizeof protocol - 2] = (char)('0' + rq->head.minor);
     bool has_body = rq->body >= 0 || rq->head.has_length;
     const char *type = has_body ? request_header(rq, "Content-Type") : NULL;
     set_variable(e, "GATEWAY_INTERFACE", "CGI/1.1");
     set_variable(e, "SERVER_SOFTWARE", "hangupd/" HANGUPD_VERSION);
-    set_variable(e, "SERVER_PROTOCOL", rq->head.minor == 0 ? "HTTP/1.0" : "HTTP/1.1");
+    set_variable(e, "SERVER_PROTOCOL", protocol);
     set_variable(e, "REQUEST_METHOD", rq->method);
     set_bytes(e, "REQUEST_URI", rq->buffer + rq->head.target.at, rq->head.target.length);
     set_bytes(e, "SCRIPT_NAME", rq->path, script->name_length);

@@ -80,7 +80,8 @@ const char *request_query(const struct request *rq);
 /* The value of NAME in the query, percent-decoded, '+' as a space; NULL if it is not there. */
 const char *request_parameter(struct request *rq, const char *name);
 /* The value of the header field NAME (any case), without surrounding white space; the values of
- * several are joined by ", " (RFC 9110 section 5.3). NULL if there is none. */
+ * several are joined by ", " (RFC 9110 section 5.3). NULL if there is none. The request owns it;
+ * for one thread at a time, as request_parameter and all that answers. */
 const char *request_header(struct request *rq, const char *name);
 /* A descriptor on the whole body, at its start, which may be read, mapped and sought; the
  * request owns it. -1 if there is no body. */

@@ -155,6 +155,8 @@ START_TEST(variables_of_a_plain_get)
     must_have(t, "PATH_INFO", "/");
     must_have(t, "CONTENT_LENGTH", "0");
     must_have(t, "SERVER_NAME", "[::1]");
+    t = asked(s, "GET /cgi/program HTTP/1.2\r\nHost: h\r\n\r\n").text;
+    must_have(t, "SERVER_PROTOCOL", "HTTP/1.2");
     server_stop(s);
 }
 END_TEST
