@@ -2408,9 +2408,9 @@ START_TEST(inetd)
 }
 END_TEST
 
-/* ---- The README's snippets, as they stand but for what differs here ------------ */
+/* ---- The configurations in tests/deploy, as they stand but for what differs here -- */
 
-static void use_readme_snippet(const char *info, const char *daemon, const char *arguments)
+static void use_deployed(const char *name, const char *daemon, const char *arguments)
 {
     char program[4096], command[16384], number[16];
     unsigned port;
@@ -2420,34 +2420,33 @@ static void use_readme_snippet(const char *info, const char *daemon, const char 
     }
     close(listening_socket(&port));
     snprintf(number, sizeof(number), "%u", port);
-    char *config = readme_block(info, "hangupd");
+    char *config = deploy_file(name);
     config = replaced(config, "8080", number);
     config = replaced(config, "nobody", user_name());
     config = replaced(config, "/usr/local/bin/hangupd", the_things());
     config = replaced(config, "/var/lib/hangupd", at("state"));
-    file_write(at("readme.conf"), config);
+    file_write(at("deployed.conf"), config);
     free(config);
     snprintf(command, sizeof(command), "exec %s %s >daemon.log 2>&1", program, arguments);
     use_super_server(port, start_shell(command));
 }
 
-START_TEST(readme_xinetd)
+START_TEST(deployed_xinetd)
 {
-    use_readme_snippet("xinetd", "xinetd", "-f readme.conf -dontfork -pidfile pid");
+    use_deployed("xinetd.conf", "xinetd", "-f deployed.conf -dontfork -pidfile pid");
 }
 END_TEST
 
-START_TEST(readme_inetd)
+START_TEST(deployed_inetd)
 {
-    use_readme_snippet("inetd.conf", "inetd", "-i -E readme.conf");
+    use_deployed("inetd.conf", "inetd", "-i -E deployed.conf");
 }
 END_TEST
 
 /* What systemd would do with the two units: no systemd runs here, so a starter stands for it. */
-START_TEST(readme_systemd)
+START_TEST(deployed_systemd)
 {
-    char *unit =
-        replaced(readme_block("systemd", "# hangupd.service"), "/var/lib/hangupd", at("state"));
+    char *unit = replaced(deploy_file("hangupd.service"), "/var/lib/hangupd", at("state"));
     const char *start = strstr(unit, "ExecStart=/usr/local/bin/hangupd ");
     must_say(start, "%s", unit);
     start += strlen("ExecStart=/usr/local/bin/hangupd ");
@@ -3022,9 +3021,9 @@ static Suite *server_suite(void)
     tcase_add_test(t, descriptor_that_is_no_socket);
     tcase_add_loop_test(t, xinetd, 0, 2);
     tcase_add_loop_test(t, inetd, 0, 2);
-    tcase_add_test(t, readme_xinetd);
-    tcase_add_test(t, readme_inetd);
-    tcase_add_test(t, readme_systemd);
+    tcase_add_test(t, deployed_xinetd);
+    tcase_add_test(t, deployed_inetd);
+    tcase_add_test(t, deployed_systemd);
     tcase_add_test(t, user_is_dropped_for_good);
     tcase_add_test(t, user_has_groups);
     tcase_add_test(t, user_that_is_not_there);
