@@ -271,10 +271,14 @@ lint-signals: lint-gcc lint-clang
 
 # ---- Installing --------------------------------------------------------------------------
 
-$(BUILD)/hangupd.8: $(OUT)/hangupd tests/manual.awk
-	$(OUT)/hangupd --help >$@.help
-	awk -f tests/manual.awk $@.help >$@
-	rm $@.help
+# Configurations to start from: inetd, xinetd, systemd, nginx, HAProxy.
+DEPLOYED     := $(wildcard tests/deploy/*)
+EXAMPLES_DIR := share/doc/hangupd/examples
+
+# Made anew by each install, since it names PREFIX.
+$(BUILD)/hangupd.8: $(OUT)/hangupd tests/tools/manual.awk tests/tools/hangupd.8.in FORCE
+	@awk -v hangupd='$(abspath $(OUT)/hangupd)' -v examples_dir='$(PREFIX)/$(EXAMPLES_DIR)' \
+	    -f tests/tools/manual.awk tests/tools/hangupd.8.in >$@
 
 $(BUILD)/hangupd.pc: $(OUT)/hangupd FORCE
 	@printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' \
@@ -283,17 +287,20 @@ $(BUILD)/hangupd.pc: $(OUT)/hangupd FORCE
 	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lhangupd' >$@
 
 install: all $(BUILD)/hangupd.8 $(BUILD)/hangupd.pc
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include/hangupd lib/pkgconfig share/man/man8)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include/hangupd lib/pkgconfig share/man/man8 \
+	    $(EXAMPLES_DIR))
 	install -m 755 $(OUT)/hangupd $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 $(OUT)/libhangupd.a $(DESTDIR)$(PREFIX)/lib/
 	install -m 644 $(HEADERS) $(DESTDIR)$(PREFIX)/include/hangupd/
 	install -m 644 $(BUILD)/hangupd.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
 	install -m 644 $(BUILD)/hangupd.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	install -m 644 $(DEPLOYED) $(DESTDIR)$(PREFIX)/$(EXAMPLES_DIR)/
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/hangupd lib/libhangupd.a lib/pkgconfig/hangupd.pc \
-	    share/man/man8/hangupd.8 $(patsubst include/%,include/hangupd/%,$(HEADERS)))
-	-rmdir $(DESTDIR)$(PREFIX)/include/hangupd
+	    share/man/man8/hangupd.8 $(patsubst include/%,include/hangupd/%,$(HEADERS)) \
+	    $(patsubst tests/deploy/%,$(EXAMPLES_DIR)/%,$(DEPLOYED)))
+	-rmdir $(addprefix $(DESTDIR)$(PREFIX)/,include/hangupd $(EXAMPLES_DIR) share/doc/hangupd)
 
 clean:
 	rm -rf $(BUILD) $(PRODUCTS)
