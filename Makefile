@@ -8,10 +8,10 @@ ARGS    ?= --listen 127.0.0.1:8080
 # Sanitizers, as in SAN=address,undefined.
 SAN     ?=
 # The suites that `make check` runs, as in SUITES=check_server.
-SUITES  ?= $(patsubst tests/%.c,%,$(wildcard tests/check_*.c tests/fuzz_*.c))
+SUITES  ?= $(notdir $(basename $(wildcard tests/suites/check_*.c tests/fuzz/fuzz_*.c)))
 # How long `make fuzz` runs each target, and which.
 FUZZ_SECONDS ?= 600
-FUZZ    ?= $(patsubst tests/%.c,%,$(wildcard tests/fuzz_*.c))
+FUZZ    ?= $(notdir $(basename $(wildcard tests/fuzz/fuzz_*.c)))
 
 # The products lie at the top level; in BUILD, when that was chosen or sanitizers are on.
 comma := ,
@@ -30,16 +30,17 @@ endif
 PRODUCTS := $(OUT)/hangupd $(OUT)/libhangupd.a
 HEADERS  := $(wildcard include/hangupd/*.h)
 OBJECTS  := $(patsubst %,$(BUILD)/%.o,server handler cleanup)
-SUITE_BINARIES := $(patsubst tests/%.c,$(BUILD)/suites/%,$(wildcard tests/check_*.c))
-EXAMPLES := $(patsubst tests/%.c,$(BUILD)/examples/%,$(wildcard tests/example_*.c))
-TARGETS  := $(patsubst tests/%.c,%,$(wildcard tests/fuzz_*.c))
+# The tests by kind, each in its directory of tests/; tests/README.md is their map.
+SUITE_BINARIES := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/suites/check_*.c))
+EXAMPLES := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/examples/example_*.c))
+FAULT_BINARIES := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/faults/fault_*.c))
+FAULTS   := $(notdir $(FAULT_BINARIES))
+TARGETS  := $(notdir $(basename $(wildcard tests/fuzz/fuzz_*.c)))
 REPLAYS  := $(addprefix $(BUILD)/replays/,$(TARGETS))
 FUZZERS  := $(addprefix $(BUILD)/fuzzers/,$(TARGETS))
-FAULTS   := $(patsubst tests/%.c,%,$(wildcard tests/fault_*.c))
-FAULT_BINARIES := $(patsubst %,$(BUILD)/faults/%,$(FAULTS))
 MEASURED := $(BUILD)/bench/handlers
 MEASURES := $(addprefix $(BUILD)/bench/,floor hello stream load)
-HARNESS  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(wildcard tests/harness.c tests/sanitizers.c))
+HARNESS  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/tools/*.c))
 
 # ---- Flags -------------------------------------------------------------------------------
 
@@ -83,18 +84,18 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 
 $(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags | need-check
 	@mkdir -p $(@D)
-	$(call say,compile,$<)$(COMPILE) -Itests $$(pkg-config --cflags check) -MMD -MP -c -o $@ $<
+	$(call say,compile,$<)$(COMPILE) -Itests/tools $$(pkg-config --cflags check) -MMD -MP -c -o $@ $<
 
-$(SUITE_BINARIES): $(BUILD)/suites/%: $(BUILD)/tests/%.o $(HARNESS) $(OUT)/libhangupd.a
+$(SUITE_BINARIES): $(BUILD)/%: $(BUILD)/tests/%.o $(HARNESS) $(OUT)/libhangupd.a
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -o $@ $^ $$(pkg-config --libs check) $(LDLIBS)
 
-$(FAULT_BINARIES): $(BUILD)/faults/%: $(BUILD)/tests/%.o $(BUILD)/tests/callers.o $(HARNESS) \
+$(FAULT_BINARIES): $(BUILD)/%: $(BUILD)/tests/%.o $(BUILD)/tests/faults/callers.o $(HARNESS) \
     $(OUT)/libhangupd.a
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -o $@ $^ $$(pkg-config --libs check) $(LDLIBS)
 
-$(EXAMPLES): $(BUILD)/examples/%: $(BUILD)/tests/%.o $(OUT)/libhangupd.a
+$(EXAMPLES): $(BUILD)/%: $(BUILD)/tests/%.o $(OUT)/libhangupd.a
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -o $@ $^ $(LDLIBS)
 
@@ -103,11 +104,12 @@ $(BUILD)/replays/fuzz_ledger $(BUILD)/fuzzers/fuzz_ledger: LDFLAGS += $(addprefi
 	unlink rmdir unlinkat open openat renameat chmod statx)
 
 # A fuzz target that is fed files, and the same with libFuzzer (see fuzz, below).
-$(REPLAYS): $(BUILD)/replays/%: $(BUILD)/tests/%.o $(BUILD)/tests/replay.o $(OUT)/libhangupd.a
+$(REPLAYS): $(BUILD)/replays/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/replay.o \
+    $(OUT)/libhangupd.a
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -o $@ $^ $(LDLIBS)
 
-$(FUZZERS): $(BUILD)/fuzzers/%: $(BUILD)/tests/%.o $(OUT)/libhangupd.a
+$(FUZZERS): $(BUILD)/fuzzers/%: $(BUILD)/tests/fuzz/%.o $(OUT)/libhangupd.a
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
@@ -130,7 +132,7 @@ $(BUILD)/flags: FORCE
 	@echo '$(COMPILE) $(call link,$(STATIC))' | cmp -s - $@ || \
 	    echo '$(COMPILE) $(call link,$(STATIC))' >$@
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/tests/bench/*.d)
+-include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*/*.d)
 
 run: all
 	exec $(OUT)/hangupd $(ARGS)
@@ -138,8 +140,9 @@ run: all
 # ---- Checking ----------------------------------------------------------------------------
 
 need-check:
-	@tests/need.sh pkg-config check curl procps python3 python3-prometheus-client perl git netbase
-	@tests/need.sh --unpack $(TOOLS) xinetd openbsd-inetd
+	@tests/tools/need.sh pkg-config check curl procps python3 python3-prometheus-client perl git \
+	    netbase
+	@tests/tools/need.sh --unpack $(TOOLS) xinetd openbsd-inetd
 
 # A sanitizer's finding is a crash, which no test takes for an ordinary ending. Leaks are not looked
 # for: what a request or a test allocates lives as long as its process.
@@ -158,27 +161,27 @@ run-check_%:
 # A fuzz target takes its corpus, once.
 run-fuzz_%:
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
-	    $(SUITE_ENVIRONMENT) TMPDIR="$$scratch" $(BUILD)/replays/fuzz_$* tests/corpus/$* </dev/null
+	    $(SUITE_ENVIRONMENT) TMPDIR="$$scratch" $(BUILD)/replays/fuzz_$* tests/fuzz/corpus/$* </dev/null
 
 need-fuzz:
-	@tests/need.sh clang libclang-rt-dev pkg-config check
+	@tests/tools/need.sh clang libclang-rt-dev pkg-config check
 
 # libFuzzer on every target, with sanitizers, two at a time. What it finds on the way stays in
 # BUILD/fuzz for the next run.
 fuzz: need-fuzz
 	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined CFLAGS='-O1 -g' \
 	    TOOLS=$(TOOLS) BUILD=$(BUILD)/fuzz fuzzers
-	@tests/fuzz.sh $(FUZZ_SECONDS) $(BUILD)/fuzz $(FUZZ)
+	@tests/fuzz/fuzz.sh $(FUZZ_SECONDS) $(BUILD)/fuzz $(FUZZ)
 
 fuzzers: $(FUZZERS)
 
 need-model:
-	@tests/need.sh spin gcc
+	@tests/tools/need.sh spin gcc
 
 # The model of the promise, exhaustively, and the broken ones that must be seen to be broken.
 check-model: need-model
 	@mkdir -p $(BUILD)/model
-	@tests/model.sh $(BUILD)/model
+	@tests/tools/model.sh $(BUILD)/model
 
 # Each proof by itself, in full or (BRIEF=1) as long as .ci/run has time for it.
 check-faults: need-check everything
@@ -191,16 +194,16 @@ run-fault_%:
 	@$(SUITE_ENVIRONMENT) $(BUILD)/faults/fault_$* $(if $(BRIEF),$(or $(brief_$*),--brief)) </dev/null
 
 need-network:
-	@tests/need.sh python3 iproute2 iptables openssl
-	@tests/need.sh --unpack $(TOOLS) nginx haproxy
+	@tests/tools/need.sh python3 iproute2 iptables openssl
+	@tests/tools/need.sh --unpack $(TOOLS) nginx haproxy
 
 need-valgrind:
-	@tests/need.sh valgrind
+	@tests/tools/need.sh valgrind
 
 # With memcheck, all suites; BRIEF=1: something of each, as long as .ci/run has time for it. What
 # check_install looks at is made by make and a compiler, not by a server.
 VALGRIND_SUITES ?= $(if $(BRIEF),$(VALGRIND_BRIEF),\
-	$(filter-out check_install,$(patsubst tests/%.c,%,$(wildcard tests/check_*.c))))
+	$(filter-out check_install,$(notdir $(SUITE_BINARIES))))
 VALGRIND_BRIEF = check_cleanup check_handler:delivery check_hostile:ledgers check_program:undo \
 	check_routes:keys check_server:files check_server:http check_status:undo check_undo:commands
 # Not static: memcheck puts its own malloc in the place of libc's.
@@ -208,23 +211,24 @@ check-valgrind: need-check need-valgrind
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/valgrind TOOLS=$(TOOLS) STATIC=-pie run-valgrind
 
 run-valgrind: everything
-	@$(SUITE_ENVIRONMENT) tests/valgrind.sh $(BUILD)/suites $(VALGRIND_SUITES) </dev/null
+	@$(SUITE_ENVIRONMENT) tests/tools/valgrind.sh $(BUILD)/suites $(VALGRIND_SUITES) </dev/null
 
 # Exit status 77: no network namespaces here.
 run-fault_network: need-network everything
-	@$(SUITE_ENVIRONMENT) tests/fault_network.py $(if $(BRIEF),--brief) </dev/null || [ $$? -eq 77 ]
+	@$(SUITE_ENVIRONMENT) tests/faults/fault_network.py $(if $(BRIEF),--brief) </dev/null || \
+	    [ $$? -eq 77 ]
 
 # The status page, read in a browser; screenshots in BUILD/status-page. Apart from `check`, since the
 # browser is large.
 check-page: need-check $(OUT)/hangupd
-	@tests/need.sh chromium
-	@$(SUITE_ENVIRONMENT) tests/status_page.sh $(BUILD)/status-page
+	@tests/tools/need.sh chromium
+	@$(SUITE_ENVIRONMENT) tests/tools/status_page.sh $(BUILD)/status-page
 
 # ---- Measuring ---------------------------------------------------------------------------
 
 need-bench:
-	@tests/need.sh python3 strace apache2-bin busybox golang-go ucspi-tcp
-	@tests/need.sh --unpack $(TOOLS) lighttpd nginx fcgiwrap
+	@tests/tools/need.sh python3 strace apache2-bin busybox golang-go ucspi-tcp
+	@tests/tools/need.sh --unpack $(TOOLS) lighttpd nginx fcgiwrap
 
 # All of it takes a quarter of an hour and wants the machine for itself. BENCH=hangup is one part;
 # BENCH_ROUNDS and BENCH_SECONDS make it shorter.
@@ -235,10 +239,10 @@ bench: need-bench all $(MEASURED) $(MEASURES) $(BUILD)/bench/peers
 # ---- Linting -----------------------------------------------------------------------------
 
 need-lint:
-	@tests/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check
+	@tests/tools/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check
 
-SOURCES    = $(wildcard *.c tests/*.c tests/bench/*.c)
-FORMATTED  = $(SOURCES) $(HEADERS) $(wildcard include/*.h) $(wildcard tests/*.h)
+SOURCES    = $(wildcard *.c tests/*/*.c)
+FORMATTED  = $(SOURCES) $(HEADERS) $(wildcard include/*.h tests/*/*.h)
 lint_make  = $(MAKE) --no-print-directory SAN= WERROR=1 CFLAGS='-O2 -g' TOOLS=$(TOOLS) BUILD=$(BUILD)/lint
 
 format: need-lint
@@ -252,12 +256,12 @@ lint-format: need-lint
 
 lint-tidy: need-lint
 	printf '%s\n' $(SOURCES) | xargs -P "$$(nproc)" -I FILE \
-	    clang-tidy --quiet FILE -- $(language) -Itests $$(pkg-config --cflags check)
+	    clang-tidy --quiet FILE -- $(language) -Itests/tools $$(pkg-config --cflags check)
 
 lint-cppcheck: need-lint
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
 	    --suppress=missingIncludeSystem --error-exitcode=1 \
-	    $(filter -D% -I%,$(language)) -Itests $(SOURCES)
+	    $(filter -D% -I%,$(language)) -Itests/tools $(SOURCES)
 
 lint-gcc lint-clang: lint-%: need-lint
 	$(lint_make)-$* CC=$* everything
@@ -266,14 +270,14 @@ lint-analyzer: need-lint
 	$(lint_make)-analyzer CC=gcc CPPFLAGS=-fanalyzer all
 
 lint-signals: lint-gcc lint-clang
-	tests/lint_async_safe.sh $(patsubst $(BUILD)/%,$(BUILD)/lint-gcc/%,$(OBJECTS))
-	tests/lint_async_safe.sh $(patsubst $(BUILD)/%,$(BUILD)/lint-clang/%,$(OBJECTS))
+	tests/tools/lint_async_safe.sh $(patsubst $(BUILD)/%,$(BUILD)/lint-gcc/%,$(OBJECTS))
+	tests/tools/lint_async_safe.sh $(patsubst $(BUILD)/%,$(BUILD)/lint-clang/%,$(OBJECTS))
 
 # ---- Installing --------------------------------------------------------------------------
 
-$(BUILD)/hangupd.8: $(OUT)/hangupd tests/manual.awk
+$(BUILD)/hangupd.8: $(OUT)/hangupd tests/tools/manual.awk
 	$(OUT)/hangupd --help >$@.help
-	awk -f tests/manual.awk $@.help >$@
+	awk -f tests/tools/manual.awk $@.help >$@
 	rm $@.help
 
 $(BUILD)/hangupd.pc: $(OUT)/hangupd FORCE

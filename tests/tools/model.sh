@@ -1,11 +1,11 @@
 #!/bin/bash
-# Check the model of the promise, tests/model.pml, with spin; then break it in every way that it
+# Check the model of the promise, tests/tools/model.pml, with spin; then break it in every way that it
 # names, and see that spin finds each of these out.
 #
 #     model.sh DIR     builds in DIR; prints a line for each check, and fails if one fails
 set -uo pipefail
-cd "$(dirname "$0")/.." || exit 1
-model=$PWD/tests/model.pml
+cd "$(dirname "$0")/../.." || exit 1
+model=$PWD/tests/tools/model.pml
 mkdir -p "$1" && cd "$1" || exit 1
 
 # run NAME C-OPTIONS PAN-OPTIONS [SPIN-OPTIONS]: build and run the checker in a directory of its own.

@@ -256,7 +256,7 @@ START_TEST(help_and_manual_name_the_keys)
     struct output help = run("%s --help", the_hangupd());
     must(help.status == 0);
     file_write(at("help"), help.text);
-    struct output manual = run("awk -f %s/manual.awk %s", getenv("TESTS"), at("help"));
+    struct output manual = run("awk -f %s/tools/manual.awk %s", getenv("TESTS"), at("help"));
     must(manual.status == 0);
     char *to = manual.text;
     for (const char *from = manual.text; *from != '\0'; from++)

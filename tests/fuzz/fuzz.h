@@ -1,9 +1,9 @@
 /* fuzz.h: what the fuzz targets share.
  *
- * A target, tests/fuzz_NAME.c, is one function that is fed any bytes at all and ends the process
- * when something is not as it must be. `make fuzz` links it with libFuzzer, which looks for such
- * bytes, starting from tests/corpus/NAME; `make check` feeds it that corpus once (replay.c), so
- * that what was found stays found.
+ * A target, tests/fuzz/fuzz_NAME.c, is one function that is fed any bytes at all and ends the
+ * process when something is not as it must be. `make fuzz` links it with libFuzzer, which looks for
+ * such bytes, starting from tests/fuzz/corpus/NAME; `make check` feeds it that corpus once
+ * (replay.c), so that what was found stays found.
  */
 #ifndef FUZZ_H
 #define FUZZ_H

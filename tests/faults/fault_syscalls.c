@@ -1659,7 +1659,7 @@ static void find_programs(void)
              examples != NULL ? examples : ".build/examples");
     if (realpath(path, options.server) == NULL)
         give_up("find example_sweep (EXAMPLES names its directory; make everything)");
-    snprintf(path, sizeof path, "%s/example_sweep.sh", tests != NULL ? tests : "tests");
+    snprintf(path, sizeof path, "%s/examples/example_sweep.sh", tests != NULL ? tests : "tests");
     if (realpath(path, program) == NULL)
         give_up("find example_sweep.sh (TESTS names its directory)");
     snprintf(options.program, sizeof options.program, "/program=%s", program);

@@ -1237,7 +1237,8 @@ static struct server *serve_example(const char *route, const char *name)
     setenv("CLOUD", at("things"), 1);
     setenv("VIDEOS", at("things"), 1);
     setenv("EXPORTS", at("things"), 1);
-    return hangupd("%s=%s/%s", route, getenv(strstr(name, ".") ? "TESTS" : "EXAMPLES"), name);
+    return strchr(name, '.') != NULL ? hangupd("%s=%s/examples/%s", route, getenv("TESTS"), name)
+                                     : hangupd("%s=%s/%s", route, getenv("EXAMPLES"), name);
 }
 
 START_TEST(example_in_sh)
@@ -1330,7 +1331,7 @@ START_TEST(readme_machine)
     must(chmod(at("machine.sh"), 0755) == 0);
     free(text);
     char path[8192], target[4096];
-    snprintf(target, sizeof target, "%s/example_cloudctl.sh", getenv("TESTS"));
+    snprintf(target, sizeof target, "%s/examples/example_cloudctl.sh", getenv("TESTS"));
     must(mkdir(at("bin"), 0755) == 0 && mkdir(at("cloud"), 0755) == 0);
     must(symlink(target, at("bin/cloud")) == 0);
     snprintf(path, sizeof path, "%s:%s", at("bin"), getenv("PATH"));

@@ -216,7 +216,7 @@ int main(int argc, char **argv)
 {
     char program[4096];
     const char *tests = getenv("TESTS");
-    snprintf(program, sizeof(program), "%s/example_storm.sh", tests ? tests : "tests");
+    snprintf(program, sizeof(program), "%s/examples/example_storm.sh", tests ? tests : "tests");
     const struct route routes[] = {
         {.path = "/made", .handler = made},
         {.path = "/over", .handler = over},
