@@ -26,7 +26,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "cleanup.h"
+#include "ledger.h"
 #include "fuzz.h"
 
 #define ID "0123456789abcdef-1"

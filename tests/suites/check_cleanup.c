@@ -28,7 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "cleanup.h"
+#include "ledger.h"
 #include "deny.h"
 #include "memcheck.h"
 

@@ -15,7 +15,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "handler.h"
+#include "cgi.h"
+#include "routes.h"
+#include "serve.h"
 
 #define SIZE_OF(array) (sizeof(array) / sizeof(array)[0])
 

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "handler.h"
+#include "serve.h"
 #include "harness.h"
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))

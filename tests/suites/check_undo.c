@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cleanup.h"
+#include "ledger.h"
 #include "harness.h"
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
