@@ -1,16 +1,16 @@
-# Make the page hangupd(8) from hangupd.8.in, and from what hangupd itself says of its options,
-# commands and verbs, so that the page and the program never differ.
+# Make the page hangupd(8) from hangupd.8.in and from the help texts of hangupd and its commands, so
+# that the page and the program never differ.
 #
 #     awk -v hangupd=./hangupd -v examples_dir=DIR -f manual.awk hangupd.8.in >hangupd.8
 #
 # A line of the template that begins with @ stands for a part of `hangupd --help`:
 #
 #     @usage          its usage, and that of every command
-#     @text           what it is, up to the first heading
+#     @text           its text before the first heading
 #     @options        all sections but those of commands and examples, each under its heading
 #     @commands       the --help of every command, each under its name
-#     @rest           what stands at the margin after the sections: signals
-#     @state          where STATE is
+#     @rest           the lines at the margin after the sections: signals
+#     @state          the place of STATE, from --state
 #     @examples       the section of examples
 #
 # and @examples_dir within a line for that directory. Everything else is roff and stands as it is.
@@ -34,7 +34,7 @@ function escaped(s)
     return s
 }
 
-# ---- What hangupd says ------------------------------------------------------------------
+# ---- The help texts --------------------------------------------------------------------
 
 # Read the help of COMMAND ("": hangupd's own): its usage, and its sections, of which the first is
 # "text" and the one after a heading's that is at the margin again "rest".
