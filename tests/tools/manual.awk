@@ -119,7 +119,7 @@ function print_line(line,    indent, gap)
             print ".PP\n.RS 2\n.nf"
         verbatim = 1
         entry = 0
-        printf "%*s%s\n", indent - 2, "", escaped(line)
+        print substr("                                ", 1, indent - 2) escaped(line)
     }
     parted = 0
 }
