@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+SUITE();
+
 static const char *const installed[] = {
     "bin/hangupd",
     "include/hangupd/cleanup.h",
@@ -18,7 +20,6 @@ static const char *const installed[] = {
     "lib/pkgconfig/hangupd.pc",
     "share/man/man8/hangupd.8",
 };
-#define INSTALLED_COUNT (sizeof installed / sizeof *installed)
 
 static struct output shell(const char *command)
 {
@@ -46,12 +47,12 @@ static const char *environment(const char *name, const char *otherwise)
     return value != NULL && *value != '\0' ? value : otherwise;
 }
 
-START_TEST(tree_below_destdir)
+TEST(tree_below_destdir)
 {
     char variables[2048], expected[4096] = "";
     snprintf(variables, sizeof variables, "DESTDIR=%s PREFIX=/opt/it", at("root"));
     make("install", variables);
-    for (size_t i = 0; i < INSTALLED_COUNT; i++) {
+    for (int i = 0; i < COUNT(installed); i++) {
         strcat(expected, installed[i]);
         strcat(expected, "\n");
     }
@@ -66,10 +67,9 @@ START_TEST(tree_below_destdir)
     ck_assert_str_eq(left.text, "");
     free(left.text);
 }
-END_TEST
 
 /* The example in server.h, compiled as a stranger's program would be and asked over HTTP. */
-START_TEST(ten_lines_are_a_server)
+TEST(ten_lines_are_a_server)
 {
     char variables[1024];
     const char *sanitizers = environment("SAN", "");
@@ -88,23 +88,21 @@ START_TEST(ten_lines_are_a_server)
     free(o.text);
     server_stop(s);
 }
-END_TEST
 
 /* Each header can be included alone, and says nothing that -pedantic refuses. */
-START_TEST(headers_stand_alone)
+TEST(headers_stand_alone)
 {
     char variables[1024];
     snprintf(variables, sizeof variables, "PREFIX=%s", at("prefix"));
     make("install", variables);
-    for (size_t i = 0; i < INSTALLED_COUNT; i++)
+    for (int i = 0; i < COUNT(installed); i++)
         if (strncmp(installed[i], "include/", 8) == 0)
             must_run("echo '#include <%s>' | %s -std=c11 -Wall -Wextra -Wpedantic -Werror "
                      "-Iprefix/include -fsyntax-only -x c -",
                      installed[i] + 8, environment("CC", "cc"));
 }
-END_TEST
 
-START_TEST(manual_page_says_what_help_says)
+TEST(manual_page_says_what_help_says)
 {
     char variables[1024];
     snprintf(variables, sizeof variables, "PREFIX=%s", at("prefix"));
@@ -117,16 +115,4 @@ START_TEST(manual_page_says_what_help_says)
              "    grep -q -e \"$option\" plain || { echo \"no $option\"; exit 1; }; "
              "done <options");
     must_run("grep -q '^[.]TH HANGUPD 8' prefix/share/man/man8/hangupd.8");
-}
-END_TEST
-
-int main(void)
-{
-    Suite *suite = suite_create("install");
-    TCase *t = theme(suite, "install");
-    tcase_add_test(t, tree_below_destdir);
-    tcase_add_test(t, ten_lines_are_a_server);
-    tcase_add_test(t, headers_stand_alone);
-    tcase_add_test(t, manual_page_says_what_help_says);
-    return run_suite(suite);
 }
