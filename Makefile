@@ -7,7 +7,7 @@ DESTDIR ?=
 ARGS    ?= --listen 127.0.0.1:8080
 # Sanitizers, as in SAN=address,undefined.
 SAN     ?=
-# The suites that `make check` runs, as in SUITES=check_server.
+# The suites that `make check` runs, as in SUITES=check_hangup.
 SUITES  ?= $(notdir $(basename $(wildcard tests/suites/check_*.c tests/fuzz/fuzz_*.c)))
 # How long `make fuzz` runs each target, and which.
 FUZZ_SECONDS ?= 600
@@ -204,8 +204,9 @@ need-valgrind:
 # check_install looks at is made by make and a compiler, not by a server.
 VALGRIND_SUITES ?= $(if $(BRIEF),$(VALGRIND_BRIEF),\
 	$(filter-out check_install,$(notdir $(SUITE_BINARIES))))
-VALGRIND_BRIEF = check_cleanup check_handler:delivery check_hostile:ledgers check_program:undo \
-	check_routes:keys check_server:files check_server:http check_status:undo check_undo:commands
+VALGRIND_BRIEF = check_arrival check_create check_ending check_ledger check_settle check_state \
+	check_text check_hostile:ledgers check_program:undo check_routes:keys check_files check_http \
+	check_status:undo check_undo:commands
 # Not static: memcheck puts its own malloc in the place of libc's.
 check-valgrind: need-check need-valgrind
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/valgrind TOOLS=$(TOOLS) STATIC=-pie run-valgrind
@@ -311,7 +312,7 @@ clean:
 help:
 	@echo 'make             build ./hangupd and ./libhangupd.a'
 	@echo 'make run         build, and serve the demonstration on 127.0.0.1:8080 (ARGS=... for other options)'
-	@echo 'make check       build and run all tests, installing what they need (SUITES=check_server for one suite)'
+	@echo 'make check       build and run all tests, installing what they need (SUITES=check_hangup for one suite)'
 	@echo 'make fuzz        libFuzzer on each fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) (FUZZ=fuzz_head for one)'
 	@echo 'make check-model the model of the promise, with spin'
 	@echo 'make check-faults  prove the promise in storms, under abuse, on bad networks, and for long (BRIEF=1: a short proof)'

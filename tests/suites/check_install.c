@@ -10,6 +10,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+SUITE();
+
 static const char *const installed[] = {
     "bin/hangupd",
     "include/hangupd/cleanup.h",
@@ -27,7 +29,6 @@ static const char *const installed[] = {
     "share/doc/hangupd/examples/xinetd.conf",
     "share/man/man8/hangupd.8",
 };
-#define INSTALLED_COUNT (sizeof installed / sizeof *installed)
 
 static struct output shell(const char *command)
 {
@@ -55,12 +56,12 @@ static const char *environment(const char *name, const char *otherwise)
     return value != NULL && *value != '\0' ? value : otherwise;
 }
 
-START_TEST(tree_below_destdir)
+TEST(tree_below_destdir)
 {
     char variables[2048], expected[4096] = "";
     snprintf(variables, sizeof variables, "DESTDIR=%s PREFIX=/opt/it", at("root"));
     make("install", variables);
-    for (size_t i = 0; i < INSTALLED_COUNT; i++) {
+    for (int i = 0; i < COUNT(installed); i++) {
         strcat(expected, installed[i]);
         strcat(expected, "\n");
     }
@@ -76,10 +77,9 @@ START_TEST(tree_below_destdir)
     ck_assert_str_eq(left.text, "");
     free(left.text);
 }
-END_TEST
 
 /* The example in server.h, compiled as a stranger's program would be and asked over HTTP. */
-START_TEST(ten_lines_are_a_server)
+TEST(ten_lines_are_a_server)
 {
     char variables[1024];
     const char *sanitizers = environment("SAN", "");
@@ -98,21 +98,19 @@ START_TEST(ten_lines_are_a_server)
     free(o.text);
     server_stop(s);
 }
-END_TEST
 
 /* Each header can be included alone, and says nothing that -pedantic refuses. */
-START_TEST(headers_stand_alone)
+TEST(headers_stand_alone)
 {
     char variables[1024];
     snprintf(variables, sizeof variables, "PREFIX=%s", at("prefix"));
     make("install", variables);
-    for (size_t i = 0; i < INSTALLED_COUNT; i++)
+    for (int i = 0; i < COUNT(installed); i++)
         if (strncmp(installed[i], "include/", 8) == 0)
             must_run("echo '#include <%s>' | %s -std=c11 -Wall -Wextra -Wpedantic -Werror "
                      "-Iprefix/include -fsyntax-only -x c -",
                      installed[i] + 8, environment("CC", "cc"));
 }
-END_TEST
 
 /* Install, and write the manual page to `plain`: "\-" is how it spells the '-' that can be copied.
  */
@@ -134,7 +132,7 @@ static void must_be_in_page(const char *file)
              file);
 }
 
-START_TEST(manual_page_says_what_help_says)
+TEST(manual_page_says_what_help_says)
 {
     install_and_read_page();
     must_run(
@@ -149,10 +147,9 @@ START_TEST(manual_page_says_what_help_says)
     must_run("grep -q '^[.]TH HANGUPD 8' plain");
     must_run("grep -q '%s' plain", at("prefix/share/doc/hangupd/examples"));
 }
-END_TEST
 
 /* What a program finds in its environment is in the page, each variable by its name. */
-START_TEST(manual_page_names_every_variable)
+TEST(manual_page_names_every_variable)
 {
     install_and_read_page();
     file_write(at("show"), "#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\n'\n"
@@ -172,9 +169,8 @@ START_TEST(manual_page_names_every_variable)
              "    grep -qx $name variables; done");
     must_be_in_page("variables");
 }
-END_TEST
 
-START_TEST(manual_page_renders_without_warnings)
+TEST(manual_page_renders_without_warnings)
 {
     struct output there = shell("command -v groff || true");
     if (*there.text == '\0') {
@@ -186,18 +182,4 @@ START_TEST(manual_page_renders_without_warnings)
     struct output o = shell("groff -man -ww -Tutf8 -z prefix/share/man/man8/hangupd.8 2>&1");
     must_say(o.status == 0 && *o.text == '\0', "%s", o.text);
     free(o.text);
-}
-END_TEST
-
-int main(void)
-{
-    Suite *suite = suite_create("install");
-    TCase *t = theme(suite, "install");
-    tcase_add_test(t, tree_below_destdir);
-    tcase_add_test(t, ten_lines_are_a_server);
-    tcase_add_test(t, headers_stand_alone);
-    tcase_add_test(t, manual_page_says_what_help_says);
-    tcase_add_test(t, manual_page_names_every_variable);
-    tcase_add_test(t, manual_page_renders_without_warnings);
-    return run_suite(suite);
 }
