@@ -28,7 +28,7 @@ $(error BUILD must be a directory of its own, not one that holds the sources)
 endif
 
 PRODUCTS := $(OUT)/hangupd $(OUT)/libhangupd.a
-HEADERS  := $(wildcard include/*.h)
+HEADERS  := $(wildcard include/hangupd/*.h)
 OBJECTS  := $(patsubst %,$(BUILD)/%.o,server handler cleanup)
 # The tests by kind, each in its directory of tests/; tests/README.md is their map.
 SUITE_BINARIES := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/suites/check_*.c))
@@ -52,7 +52,7 @@ sanitize := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-fr
 # The length of a string is C99's concern, not that of any compiler this is for: --help has more.
 warnings := -Wall -Wextra -Wpedantic -Wno-overlength-strings -Wshadow -Wstrict-prototypes \
 	-Wconversion $(if $(WERROR),-Werror)
-language := -std=gnu17 -D_GNU_SOURCE -DHANGUPD_INTERNAL -Iinclude
+language := -std=gnu17 -D_GNU_SOURCE -Iinclude
 COMPILE   = $(CC) $(language) $(warnings) $(harden) $(sanitize) $(CPPFLAGS) $(CFLAGS)
 # What maps little is forked and ended fast: hangupd is linked statically where there is a static C
 # library, so it must use nothing of it that loads more at run time. STATIC=-pie leaves that.
@@ -243,7 +243,7 @@ need-lint:
 	@tests/tools/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check
 
 SOURCES    = $(wildcard *.c tests/*/*.c)
-FORMATTED  = $(SOURCES) $(HEADERS) $(wildcard tests/*/*.h)
+FORMATTED  = $(SOURCES) $(HEADERS) $(wildcard include/*.h tests/*/*.h)
 lint_make  = $(MAKE) --no-print-directory SAN= WERROR=1 CFLAGS='-O2 -g' TOOLS=$(TOOLS) BUILD=$(BUILD)/lint
 
 format: need-lint
@@ -297,7 +297,7 @@ install: all $(BUILD)/hangupd.8 $(BUILD)/hangupd.pc
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/hangupd lib/libhangupd.a lib/pkgconfig/hangupd.pc \
-	    share/man/man8/hangupd.8 $(patsubst include/%,include/hangupd/%,$(HEADERS)))
+	    share/man/man8/hangupd.8 $(HEADERS))
 	-rmdir $(DESTDIR)$(PREFIX)/include/hangupd
 
 clean:

@@ -5,7 +5,7 @@
  */
 #include <unistd.h>
 
-#include "server.h"
+#include <hangupd/server.h>
 
 static int hello(struct request *rq)
 {

@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "server.h"
+#include <hangupd/server.h>
 
 static const char *text_of(struct request *rq, const char *name)
 {

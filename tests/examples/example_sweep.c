@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "server.h"
+#include <hangupd/server.h>
 
 static int fill(int fd)
 {

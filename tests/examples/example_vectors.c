@@ -3,7 +3,7 @@
  * GET of "/" and of anything below it is answered "ok"; POST to "/sink" with the length of the
  * body, every byte of which has been read.
  */
-#include "server.h"
+#include <hangupd/server.h>
 
 #include <errno.h>
 #include <inttypes.h>

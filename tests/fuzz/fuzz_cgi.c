@@ -7,8 +7,8 @@
  */
 #include <strings.h>
 
+#include "cgi.h"
 #include "fuzz.h"
-#include "handler.h"
 
 static bool same_span(struct http_span a, struct http_span b)
 {
@@ -38,7 +38,7 @@ static int64_t parse(struct cgi_head *h, const uint8_t *data, size_t size)
 
 /* ---- A plain reading ----------------------------------------------------------------------- */
 
-static bool is_token(const char *s, size_t n)
+static bool is_all_token(const char *s, size_t n)
 {
     static const char allowed[] = "!#$%&'*+-.^_`|~0123456789"
                                   "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -106,7 +106,7 @@ static void check_line(const char *b, uint32_t at, uint32_t end, const struct cg
     must_of(colon != NULL, b + at, end - at);
     uint32_t name = (uint32_t)(colon - b) - at;
     struct http_span value = value_in(b, at + name + 1, end);
-    must_of(is_token(b + at, name), b + at, name);
+    must_of(is_all_token(b + at, name), b + at, name);
     check_value(b + value.at, value.length);
     if (is_name(b + at, name, "Status")) {
         n->status++;

@@ -7,7 +7,7 @@
  * The first byte chooses the pieces.
  */
 #include "fuzz.h"
-#include "handler.h"
+#include "http.h"
 
 struct decoded {
     enum http_chunk_step end; /* CHUNK_MORE: it did not end */

@@ -9,7 +9,7 @@
  * The first byte chooses the limits and the pieces.
  */
 #include "fuzz.h"
-#include "handler.h"
+#include "http.h"
 
 static const struct http_limits limits_of[] = {{8192, 65536}, {32, 128}, {1, 1}, {0, 0}};
 
@@ -69,7 +69,7 @@ static void must_agree(const struct parsed *a, const struct parsed *b)
 
 /* ---- What a head is, said again and plainly ---------------------------------------------- */
 
-static bool is_token(const char *s, size_t n)
+static bool is_all_token(const char *s, size_t n)
 {
     static const char allowed[] = "!#$%&'*+-.^_`|~0123456789"
                                   "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -107,7 +107,7 @@ static void check_fields(const char *b, const struct http_head *h, int64_t head)
         const struct http_field *f = &h->fields[i];
         must(f->name.at == at);
         must((int64_t)f->name.at + f->name.length < head);
-        must(is_token(b + f->name.at, f->name.length));
+        must(is_all_token(b + f->name.at, f->name.length));
         at += f->name.length;
         must(b[at] == ':');
         must(f->value.at > at && (int64_t)f->value.at + f->value.length <= head);
@@ -119,13 +119,13 @@ static void check_fields(const char *b, const struct http_head *h, int64_t head)
     must(at + 2 == head && b[at] == '\r' && b[at + 1] == '\n');
 }
 
-static void check_head(const char *b, const struct http_head *h, int64_t head,
-                       const struct http_limits *l)
+static void check_result(const char *b, const struct http_head *h, int64_t head,
+                         const struct http_limits *l)
 {
     must(h->status == 0);
     must(h->field_count <= HTTP_FIELDS_MAX);
     must(h->target.length <= l->max_target && head - h->fields_at <= (int64_t)l->max_header);
-    must(is_token(b + h->method.at, h->method.length));
+    must(is_all_token(b + h->method.at, h->method.length));
     must(h->method.at == 0 || b[h->method.at - 1] == '\n');
     must(h->target.at == h->method.at + h->method.length + 1 && b[h->target.at - 1] == ' ');
     must(h->target.length > 0);
@@ -187,7 +187,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         struct parsed less = parse_whole(data, (size_t)whole.result - 1, l);
         must_agree(&whole, &exact);
         must(less.result == 0);
-        check_head(b, &whole.head, whole.result, l);
+        check_result(b, &whole.head, whole.result, l);
         check_target(b + whole.head.target.at, whole.head.target.length);
         free(b);
     }

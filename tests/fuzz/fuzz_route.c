@@ -7,7 +7,7 @@
 #include <limits.h>
 
 #include "fuzz.h"
-#include "handler.h"
+#include "routes.h"
 
 static int handler_a(struct request *rq)
 {

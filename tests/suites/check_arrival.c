@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "handler.h"
+#include "serve.h"
 #include "suite.h"
 
 static void let_sigpipe_kill(void)

@@ -7,7 +7,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "handler.h"
+#include "cgi.h"
+#include "serve.h"
 #include "suite.h"
 
 SUITE(.bare = true);

@@ -4,7 +4,8 @@
 #include <string.h>
 #include <sys/wait.h>
 
-#include "handler.h"
+#include "routes.h"
+#include "serve.h"
 #include "suite.h"
 
 SUITE(.bare = true);

@@ -1,103 +1,17 @@
-/* cleanup.h: what a request makes, and how it is undone.
+/* ledger.h: what cleanup.c offers to the server's own files, beside hangupd/cleanup.h.
  *
- * Calling sequence, in a handler:
+ * A child names the owner of its ledger (cleanup_begin), and at its end undoes or keeps what was
+ * recorded. What another process left is settled (cleanup_settle...), under the ledger's lock.
  *
- *     int fd = cleanup_create("/srv/reports/q3.csv", 0, 0644);
- *     if (fd < 0)
- *         return respond_errno(rq, "create the report");
- *     ... write to fd, close(fd) ...
- *     return respond_text(rq, 200, "done\n");
- *
- * Every function below first records in the request's ledger how to undo what
- * it is about to do, and then does it; death at any instruction in between
- * leaves nothing behind. When the request has been answered the ledger is
- * dropped; however else it ends, the ledger is undone, newest record first.
- *
- * Ownership: paths are copied; returned descriptors (close-on-exec) are the
- * caller's. Paths may be relative; the ledger holds them absolute.
- * Errors: -1 (or NULL) with errno set, and then nothing was made. Common to all:
- *     EINVAL        a newline, or an empty path or command: the ledger cannot hold it
- *     ENAMETOOLONG  the record would be longer than CLEANUP_RECORD_MAX
- *     ENOSPC, EIO   the ledger could not be written
- *     EPERM         called outside a request, or by a process the handler forked
- * Signal safety: only what is marked ASYNC_SAFE may be called in a signal handler.
+ * Kind: declared here, defined in cleanup.c.
+ * Signal safety: what is marked ASYNC_SAFE.
  */
-#ifndef HANGUPD_CLEANUP_H
-#define HANGUPD_CLEANUP_H
+#ifndef HANGUPD_LEDGER_H
+#define HANGUPD_LEDGER_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <sys/types.h>
+#include <hangupd/cleanup.h>
 
-/* A function so marked may run in a signal handler. It goes to a section of its own, and
- * `make lint` proves that nothing in that section calls anything but async-signal-safe
- * functions (signal-safety(7)) and other functions of that section. */
-#define ASYNC_SAFE __attribute__((section(".text.async_safe")))
-
-/* The longest record, in bytes, verb and newline included. */
-#define CLEANUP_RECORD_MAX 8192
-
-/* cleanup_create: replace what has the name now, instead of failing with EEXIST. What was
- * there is gone, as with O_TRUNC: undo removes the new file and does not restore the old. */
-#define CLEANUP_OVERWRITE 1
-
-/* Make the file PATH, open for reading and writing, with MODE (less the umask). The name
- * appears in one step. FLAGS: 0 or CLEANUP_OVERWRITE. Undo removes it only while the name
- * still stands for this very file. Errors also: EEXIST and those of open(2), rename(2). */
-int cleanup_create(const char *path, int flags, mode_t mode);
-
-/* Make the directory PATH with MODE (less the umask). Undo removes it with all that is in it,
- * while the name still stands for this very directory. Errors also: those of mkdir(2). */
-int cleanup_mkdir(const char *path, mode_t mode);
-
-/* The request's scratch directory, made at the first call, below $TMPDIR (else /tmp) and
- * private to it. It is removed at the end in any case, answered or not.
- * Returns its path, valid until the request ends. */
-const char *cleanup_tempdir(void);
-
-/* For what other code is about to make: on undo, remove the file PATH, or the directory PATH
- * and all that is in it, whatever then has that name. Call it before the thing is made. */
-int cleanup_unlink(const char *path);
-int cleanup_rmtree(const char *path);
-
-/* On undo, run COMMAND with /bin/sh. It runs outside the request, with REQUEST_ID in its
- * environment, maybe more than once, and must succeed when there is nothing to undo. Record it
- * before the thing is made, and name the thing by a token known beforehand (request_id). */
-int cleanup_run(const char *command);
-
-/* Keep everything recorded so far, however the request ends. */
-int cleanup_commit(void);
-
-#ifdef HANGUPD_INTERNAL
-
-/* ---- For the server's own files from here on ----------------------------------------- */
-
-/* Text built in place, without stdio: usable in a signal handler. What does not fit is cut. */
-struct text {
-    char *at;
-    size_t length, room; /* length < room; at[length] is not kept NUL: see text_end */
-};
-#define TEXT(array) ((struct text){.at = (array), .length = 0, .room = sizeof(array)})
-ASYNC_SAFE void text_bytes(struct text *t, const void *bytes, size_t n);
-ASYNC_SAFE void text_add(struct text *t, const char *s);
-ASYNC_SAFE void text_char(struct text *t, char c);
-ASYNC_SAFE void text_number(struct text *t, unsigned long long n, unsigned width); /* zero-padded */
-ASYNC_SAFE void text_signed(struct text *t, long long n);
-ASYNC_SAFE const char *text_end(struct text *t); /* NUL-terminates */
-
-/* The decimal number at *S, which is advanced past it. False: no digit, or over MAX. */
-ASYNC_SAFE bool parse_number(const char **s, unsigned long long max, unsigned long long *n);
-
-/* Milliseconds on CLOCK_MONOTONIC; and a wait of MS that a signal may cut short. */
-ASYNC_SAFE int64_t clock_ms(void);
-/* Now, in the clock ticks since boot that /proc/PID/stat counts a process's start in, see proc(5).
- */
-ASYNC_SAFE uint64_t clock_ticks(void);
-ASYNC_SAFE void sleep_ms(int64_t ms);
-
-/* Write all of BYTES to FD, a file or pipe: 0, or -1 with errno. */
-ASYNC_SAFE int write_all(int fd, const void *bytes, size_t n);
+#include "text.h"
 
 /* Who makes a ledger. DIR is the open STATE/SERVER directory. Strings are not copied. */
 struct cleanup_owner {
@@ -269,5 +183,4 @@ struct cleanup_process *cleanup_look_processes(size_t *count);
 const struct cleanup_process *cleanup_find_process(const struct cleanup_process *all, size_t count,
                                                    pid_t pid);
 
-#endif /* HANGUPD_INTERNAL */
 #endif

@@ -1,0 +1,158 @@
+/* scoreboard.h: what parent and child share, one slot a request; causes, outcomes, figures.
+ *
+ * The parent maps STATE/SERVER/scoreboard before it forks; each child changes its own slot, and
+ * `hangupd status` reads the file. Nothing in it is believed: a child can write everywhere there.
+ *
+ * Kind: pure.
+ * Signal safety: types only.
+ */
+#ifndef HANGUPD_SCOREBOARD_H
+#define HANGUPD_SCOREBOARD_H
+
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+
+#include "ledger.h"
+#include <hangupd/handler.h>
+
+#define LISTENERS_MAX 16
+
+/* ---- What parent and child share: one slot a request -------------------------------------
+ *
+ * The state word is changed by compare-and-swap alone:
+ *
+ *     READING ──▶ RUNNING ──▶ ANSWERING ──▶ DONE        by the child
+ *                  │  ▲
+ *                  ▼  │
+ *                 PROBING                               by the parent, for a moment
+ *
+ * While PROBING, the parent writes to the connection and the child must not. DONE: the child
+ * has settled its ledger and is about to exit 0 or 1. The rest of the slot is for logs and
+ * people; the parent believes none of it. */
+enum slot_state {
+    SLOT_FREE,
+    SLOT_READING,
+    SLOT_RUNNING,
+    SLOT_PROBING,
+    SLOT_ANSWERING,
+    SLOT_DONE,
+    SLOT_STATE_MASK = 0x0f,
+    SLOT_FIN_SEEN = 0x10,    /* the parent has seen the client's FIN */
+    SLOT_NOPROBE = 0x20,     /* HTTP/1.0 has no interim answers */
+    SLOT_HEAD_OPEN = 0x40,   /* the child waits for the rest of the head: it has made nothing */
+    SLOT_FIN_HANGUP = 0x80,  /* half-close=hangup */
+    SLOT_FIN_IGNORE = 0x100, /* half-close=ignore */
+    SLOT_FINISH = 0x200,     /* on-hangup=finish */
+    SLOT_DELIVERING = 0x400, /* SIGTERM waits: the client's acknowledgement decides */
+    SLOT_SETTLING = 0x800,   /* the child is dead, a janitor undoes: for people, by the parent */
+    SLOT_WAITING = 0x1000,   /* READING, in its route's line: it has made nothing */
+    SLOT_BODY_OPEN = 0x2000  /* the child reads the body: it has made nothing */
+};
+
+/* Why the parent ends a request; written before it signals. */
+enum cause { CAUSE_NONE, CAUSE_HANGUP, CAUSE_TIMEOUT, CAUSE_DRAIN, CAUSE_OPERATOR, CAUSE_EVICTED };
+
+enum outcome {
+    OUTCOME_NONE,
+    OUTCOME_OK,
+    OUTCOME_ERROR,
+    OUTCOME_HANGUP,
+    OUTCOME_TIMEOUT,
+    OUTCOME_CRASH,
+    OUTCOME_DRAIN,
+    OUTCOME_KILLED
+};
+enum undo_result { UNDO_NONE, UNDO_OK, UNDO_FAILED };
+
+#define SLOT_REQUEST_SIZE 256
+struct slot {
+    _Atomic uint32_t state;
+    _Atomic uint32_t cause;   /* enum cause; by the parent */
+    _Atomic int32_t pid;      /* the child's */
+    _Atomic int64_t limit_ms; /* the route's time limit; 0: the server's */
+    int64_t started;          /* clock_ms() */
+    uint64_t bytes;           /* sent of the answer */
+    uint32_t number;          /* of the request on its connection */
+    uint16_t status;          /* of the answer */
+    uint8_t outcome, undo;    /* enum outcome, enum undo_result: as the child saw them */
+    uint8_t head;             /* the method is HEAD */
+    _Atomic int16_t route;    /* index, or -1 */
+    _Atomic uint64_t ticket;  /* place in its route's line, see below */
+    /* In delivery on AF_UNIX, which counts no bytes: how many are left to send, and the call that
+     * sends them, where the kernel itself notes how many it took, before the call returns. So
+     * whoever asks after the child's death knows whether all of the answer was sent. */
+    uint64_t rest;
+    struct mmsghdr last;
+    char id[CLEANUP_ID_SIZE];
+    char client[72];
+    char request[SLOT_REQUEST_SIZE]; /* the request line as sent, cut to fit */
+};
+
+/* ---- Routes with `max`: a line for each ---------------------------------------------------
+ *
+ * The parent does not know which route a request wants, so the children keep the order among
+ * themselves, by Lamport's bakery. Each writes TICKET_CHOOSING in its slot, draws the next number,
+ * and writes that. Its turn has come when fewer than `max` slots of its route have a smaller ticket
+ * or are choosing. Nothing gives the place back but the parent, when it frees the slot, which is
+ * when nothing is left to undo; it then wakes those who wait on `releases`.
+ *
+ * Why there are never more than `max`: of all whose turn has come, take the one with the largest
+ * ticket. Each of the others drew before it, and so was choosing, or had its ticket, from before it
+ * drew until now: it has counted all of them, and counted fewer than `max`.
+ *
+ * Why a child may die at any line: there is no lock to die with. Dead before TICKET_CHOOSING it has
+ * no place; from then on it holds one, drawn or not, until the parent has settled what it left and
+ * frees the slot, as it does for every child. A number drawn and never written is a gap, and
+ * gaps do not count. Who waits holds nothing that others need. When the parent dies its children
+ * end, and the next server has a scoreboard of its own.
+ *
+ * A false ticket makes those of its route wait, each at most --queue-timeout, while its request
+ * lives; a number out of order (the counter is the children's) the same. A look is one pass. */
+#define TICKET_NONE 0
+#define TICKET_CHOOSING UINT64_MAX
+struct line {
+    _Atomic uint64_t drawn;    /* tickets so far */
+    _Atomic uint32_t releases; /* a futex; only the parent adds to it */
+};
+/* Who waits on `releases` waits with the bit of its route, so that others are not woken. */
+#define LINE_BIT(route) (1U << ((unsigned)(route) % 32))
+
+/* Draw a ticket for SLOT, whose route is in it already. */
+uint64_t handler_draw_ticket(struct line *line, struct slot *slot);
+
+/* Whether TICKET's turn has come. UNCLEAR: it depends on one who is choosing. */
+enum turn { TURN_NOW, TURN_LATER, TURN_UNCLEAR };
+enum turn handler_turn(const struct slot *slots, uint32_t count, int route, uint64_t ticket,
+                       int64_t max);
+
+static const char *const outcome_names[] = {"none",    "ok",    "error", "hangup",
+                                            "timeout", "crash", "drain", "killed"};
+static const char *const undo_names[] = {"none", "ok", "failed"};
+
+#define SCOREBOARD_MAGIC "hangupd board 3\n" /* the number changes with what follows */
+#define LISTENER_NAME_SIZE 140
+
+/* What the parent alone knows. It holds this in private memory and writes copies out. */
+struct figures {
+    uint64_t pid;
+    uint64_t started; /* milliseconds since 1970 */
+    uint64_t draining, open, idle, queued;
+    uint64_t requests;                                   /* that got a child so far */
+    uint64_t ended[OUTCOME_KILLED + 1][UNDO_FAILED + 1]; /* as logged */
+};
+#define FIGURE_WORDS (sizeof(struct figures) / sizeof(uint64_t))
+
+/* The file STATE/SERVER/scoreboard, mapped and shared with the children, read by `hangupd status`.
+ */
+struct scoreboard {
+    char magic[16];
+    uint32_t slot_count, slot_size;
+    _Atomic uint32_t draining;
+    char listening[LISTENERS_MAX][LISTENER_NAME_SIZE];
+    _Atomic uint64_t figures[FIGURE_WORDS]; /* struct figures */
+    struct line line;
+    struct slot slots[];
+};
+
+#endif

@@ -1,0 +1,711 @@
+/* status_show.h: `hangupd status`: tables, JSON, metrics, the page.
+ *
+ * Kind: included by server.c alone.
+ * Signal safety: none.
+ */
+#ifndef HANGUPD_STATUS_SHOW_H
+#define HANGUPD_STATUS_SHOW_H
+
+#include <sys/ioctl.h>
+
+#include "shell.h"
+#include "status_look.h"
+
+/* ---- hangupd status: words ----------------------------------------------------------- */
+
+#define WORDS_SIZE (COMMAND_SIZE + 256) /* of a line with such a command in it */
+
+static void put_escaped(FILE *out, enum escape how, const char *s)
+{
+    for (; *s != '\0'; s++) {
+        char c[8];
+        struct text t = TEXT(c);
+        text_escaped_char(&t, *s, how);
+        fputs(text_end(&t), out);
+    }
+}
+
+/* What FORMAT makes of its arguments, escaped. */
+static void put(FILE *out, enum escape how, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void put(FILE *out, enum escape how, const char *format, ...)
+{
+    char words[WORDS_SIZE];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(words, sizeof words, format, args);
+    va_end(args);
+    put_escaped(out, how, words);
+}
+
+/* A number as machines read it: times in seconds. */
+static void put_number(FILE *out, enum field_kind kind, uint64_t n)
+{
+    if (kind == FIELD_COUNT)
+        fprintf(out, "%llu", (unsigned long long)n);
+    else
+        fprintf(out, "%llu.%03llu", (unsigned long long)n / 1000, (unsigned long long)n % 1000);
+}
+
+/* "2026-11-23T11:27:50Z" */
+static const char *moment_words(int64_t ms)
+{
+    static char words[32];
+    const int64_t last = 253402300799; /* second of the year 9999 */
+    struct text t = TEXT(words);
+    text_time(&t, ms < 0 || ms / 1000 > last ? 0 : ms / 1000);
+    text_char(&t, 'Z');
+    return text_end(&t);
+}
+
+/* "3.2s", "42s", "12m", "5h", "9d": in the largest unit of which there are two. */
+static const char *age_words(int64_t ms)
+{
+    static const int64_t units[] = {86400000, 3600000, 60000, 1000};
+    static char words[32];
+    size_t unit = 0;
+    ms = ms < 0 ? 0 : ms;
+    while (unit < 3 && ms < 2 * units[unit])
+        unit++;
+    if (ms < 10000)
+        snprintf(words, sizeof words, "%d.%ds", (int)ms / 1000, (int)ms % 1000 / 100);
+    else
+        snprintf(words, sizeof words, "%lld%c", (long long)(ms / units[unit]), "dhms"[unit]);
+    return words;
+}
+
+static const char *plural(uint64_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
+/* The figures of a server, the first of them between ON and OFF. */
+static void put_figures(FILE *out, const struct status_server *s, const char *on, const char *off)
+{
+    fprintf(out,
+            "%s%zu%s of %llu requests in flight, %s%llu%s queued; %llu connection%s, %llu of them "
+            "idle",
+            on, s->request_count, off, (unsigned long long)s->slot_count, on,
+            (unsigned long long)s->figures.queued, off, (unsigned long long)s->figures.open,
+            plural(s->figures.open), (unsigned long long)s->figures.idle);
+}
+
+/* "1230 requests ended: 1200 ok, 30 hangup (28 undone, 1 not undone)" */
+static void put_totals(FILE *out, const struct status_server *s)
+{
+    fprintf(out, "%llu request%s ended: %s", (unsigned long long)s->ended_count,
+            plural(s->ended_count), s->ended_count == 0 ? "none yet" : "");
+    const char *comma = "";
+    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++) {
+        const uint64_t *ended = s->figures.ended[outcome];
+        unsigned long long done = ended[UNDO_OK], failed = ended[UNDO_FAILED];
+        if (ended[UNDO_NONE] + done + failed == 0)
+            continue;
+        fprintf(out, "%s%llu %s", comma, ended[UNDO_NONE] + done + failed, outcome_names[outcome]);
+        comma = ", ";
+        if (done > 0)
+            fprintf(out, " (%llu undone", done);
+        if (failed > 0)
+            fprintf(out, "%s%llu not undone", done > 0 ? ", " : " (", failed);
+        fputs(done + failed > 0 ? ")" : "", out);
+    }
+}
+
+/* A server that cannot be asked, in one line. */
+static void put_other_server(FILE *out, enum escape how, const struct status_server *s)
+{
+    switch (s->condition) {
+    case CONDITION_STARTING:
+        put(out, how, "server %s is starting", s->token);
+        break;
+    case CONDITION_RECOVERING:
+        put(out, how, "dead server %s, %zu ledger%s, being settled now", s->token, s->undoing_count,
+            plural(s->undoing_count));
+        break;
+    case CONDITION_DEAD:
+        put(out, how, "dead server %s, %zu ledger%s; to settle: %s", s->token, s->undoing_count,
+            plural(s->undoing_count), recover_words(status.path, NULL));
+        break;
+    default:
+        put(out, how, "server %s: %s", s->token, s->why);
+        break;
+    }
+}
+
+/* ---- hangupd status: tables, for terminals ------------------------------------------- */
+
+#define CELL_SIZE (4 * SLOT_REQUEST_SIZE + 64)
+
+static bool is_number(const struct field *f)
+{
+    return f->kind == FIELD_COUNT || f->kind == FIELD_AGE || f->kind == FIELD_MOMENT;
+}
+
+/* What people read in F's column. */
+static const char *cell_words(const struct field *f, const void *row)
+{
+    static char number[24];
+    uint64_t n = is_number(f) ? field_number(f, row) : 0;
+    const char *words = field_words(f, row);
+    switch (f->kind) {
+    case FIELD_AGE:
+        return age_words((int64_t)n);
+    case FIELD_MOMENT:
+        return age_words(status.now_ms - (int64_t)n);
+    case FIELD_COUNT:
+        snprintf(number, sizeof number, "%llu", (unsigned long long)n);
+        return n == UNKNOWN ? "-" : number;
+    case FIELD_ID:
+        return view.screen > 0 && view.screen < 100 && strlen(words) > CLEANUP_TOKEN_SIZE
+                   ? words + CLEANUP_TOKEN_SIZE - 1
+                   : words;
+    default:
+        return *words != '\0' ? words : "-";
+    }
+}
+
+/* A line of a table: what it has in F's column; without a ROW, the column's head. */
+static const char *line_words(const struct field *f, const void *row, char visible[CELL_SIZE])
+{
+    struct text v = {.at = visible, .room = CELL_SIZE};
+    text_escaped(&v, row != NULL ? cell_words(f, row) : f->brief, ESCAPE_LINE);
+    return text_end(&v);
+}
+
+#define COLUMNS_MAX 10
+
+static void put_line(FILE *out, const struct field *fields, const void *row, const size_t *widths)
+{
+    char words[(CELL_SIZE + 2) * COLUMNS_MAX], visible[CELL_SIZE];
+    struct text l = TEXT(words);
+    size_t blanks = 0;
+    for (const struct field *f = fields; f->kind != FIELD_END; f++, widths++) {
+        if (f->brief == NULL)
+            continue;
+        const char *cell = line_words(f, row, visible);
+        size_t fill = *widths - strlen(cell);
+        for (blanks += is_number(f) ? fill : 0; blanks > 0; blanks--)
+            text_char(&l, ' ');
+        text_add(&l, cell);
+        blanks = 2 + (is_number(f) ? 0 : fill);
+    }
+    if (view.screen > 3 && l.length > view.screen) {
+        l.length = view.screen - 3;
+        text_add(&l, "...");
+    }
+    fprintf(out, "%s\n", text_end(&l));
+}
+
+static void put_table(FILE *out, const struct field *table, const void *of)
+{
+    size_t widths[COLUMNS_MAX] = {0}, count = row_count(table, of);
+    char visible[CELL_SIZE];
+    for (size_t i = 0; table->fields[i].kind != FIELD_END; i++)
+        for (size_t line = 0; table->fields[i].brief != NULL && line <= count; line++) {
+            const void *row = line > 0 ? row_at(table, of, line - 1) : NULL;
+            size_t width = strlen(line_words(&table->fields[i], row, visible));
+            widths[i] = width > widths[i] ? width : widths[i];
+        }
+    fputs(table->brief, out);
+    for (size_t line = 0; line <= count; line++)
+        put_line(out, table->fields, line > 0 ? row_at(table, of, line - 1) : NULL, widths);
+}
+
+/* The tables of what FIELDS describe that are not empty. */
+static void put_tables(FILE *out, const struct field *fields, const void *of)
+{
+    for (const struct field *f = fields; f->kind != FIELD_END; f++)
+        if (f->kind == FIELD_ROWS && f->brief != NULL && row_count(f, of) > 0)
+            put_table(out, f, of);
+}
+
+static void put_server(FILE *out, const struct status_server *s)
+{
+    put(out, ESCAPE_LINE, "hangupd on %s",
+        s->where[0] != '\0' ? s->where : "a connection that was handed to it");
+    if (s->pid != UNKNOWN)
+        fprintf(out, ", pid %llu", (unsigned long long)s->pid);
+    fprintf(out, ", up %s%s\n", age_words((int64_t)s->uptime_ms),
+            s->condition == CONDITION_DRAINING ? ", draining" : "");
+    put_figures(out, s, "", "");
+    fprintf(out, "; ids %s-N\n", s->token);
+    put_totals(out, s);
+    putc('\n', out);
+    put_tables(out, server_fields, s);
+    putc('\n', out);
+}
+
+static void status_text(FILE *out)
+{
+    if (status.living == 0) {
+        put(out, ESCAPE_LINE, "No server is running with the state directory %s.", status.path);
+        fputs("\n\n", out);
+    }
+    for (size_t i = 0; i < status.living; i++)
+        put_server(out, &status.servers[i]);
+    for (size_t i = 0; i < status.other_count; i++) {
+        put_other_server(out, ESCAPE_LINE, &status.others[i]);
+        putc('\n', out);
+    }
+    if (status.parked_count > 0) {
+        put(out, ESCAPE_LINE, "Undo failed for good; to try again: %s [ID...]",
+            recover_words(status.path, NULL));
+        putc('\n', out);
+    }
+    put_tables(out, status_fields, &status);
+}
+
+/* ---- hangupd status: JSON ------------------------------------------------------------ */
+
+static void json_row(FILE *out, const struct field *fields, const void *row);
+
+static void json_string(FILE *out, const char *s)
+{
+    if (s == NULL) {
+        fputs("null", out);
+        return;
+    }
+    putc('"', out);
+    put_escaped(out, ESCAPE_JSON, s);
+    putc('"', out);
+}
+
+static void json_list(FILE *out, const struct field *f, const void *of)
+{
+    putc('[', out);
+    for (size_t i = 0; i < row_count(f, of); i++) {
+        fputs(i > 0 ? "," : "", out);
+        if (f->fields != NULL)
+            json_row(out, f->fields, row_at(f, of, i));
+        else
+            json_string(out, row_at(f, of, i));
+    }
+    putc(']', out);
+}
+
+static void json_value(FILE *out, const struct field *f, const void *row)
+{
+    switch (f->kind) {
+    case FIELD_COUNT:
+    case FIELD_AGE:
+        if (field_number(f, row) == UNKNOWN)
+            json_string(out, NULL);
+        else
+            put_number(out, f->kind, field_number(f, row));
+        break;
+    case FIELD_MOMENT:
+        json_string(out, moment_words((int64_t)field_number(f, row)));
+        break;
+    case FIELD_RETRY:
+        json_string(out, recover_words(status.path, field_words(f, row)));
+        break;
+    case FIELD_ROWS:
+    case FIELD_ARRAY:
+        json_list(out, f, row);
+        break;
+    default:
+        json_string(out, field_words(f, row));
+        break;
+    }
+}
+
+static void json_row(FILE *out, const struct field *fields, const void *row)
+{
+    char before = '{';
+    for (const struct field *f = fields; f->kind != FIELD_END; f++) {
+        if (f->json == NULL || (f->kind == FIELD_WHY && field_words(f, row) == NULL))
+            continue;
+        fprintf(out, "%c\"%s\":", before, f->json);
+        json_value(out, f, row);
+        before = ',';
+    }
+    putc('}', out);
+}
+
+static void status_json(FILE *out)
+{
+    json_row(out, status_fields, &status);
+    putc('\n', out);
+}
+
+/* ---- hangupd status: Prometheus, text exposition format 0.0.4 ------------------------ */
+
+/* Series are told apart by where a server listens, which a restart does not change. Several listen
+ * at one address while one of them drains: what is counted is added up, and of times the largest
+ * is told. */
+static void merge_server(struct status_server *into, const struct status_server *s)
+{
+    for (const struct field *f = server_fields; f->kind != FIELD_END; f++) {
+        if (f->metric == NULL)
+            continue;
+        uint64_t a = field_number(f, into), b = field_number(f, s);
+        uint64_t both = f->kind == FIELD_COUNT ? a + b : a > b ? a : b;
+        memcpy((char *)into + f->at, &both, sizeof both);
+    }
+    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
+        for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++)
+            into->figures.ended[outcome][undo] += s->figures.ended[outcome][undo];
+}
+
+/* Leave one server for each address, which come first: how many. */
+static size_t merge_addresses(void)
+{
+    struct status_server *all = status.servers;
+    size_t count = 0;
+    for (size_t i = 0; i < status.living; i++) {
+        size_t k = 0;
+        while (k < count && strcmp(all[k].where, all[i].where) != 0)
+            k++;
+        if (k < count) {
+            merge_server(&all[k], &all[i]);
+            continue;
+        }
+        struct status_server other = all[count];
+        all[count++] = all[i];
+        all[i] = other;
+    }
+    return count;
+}
+
+static void put_metric_head(FILE *out, const char *name, const char *words)
+{
+    bool counts = strcmp(name + strlen(name) - strlen("_total"), "_total") == 0;
+    fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, words, name, counts ? "counter" : "gauge");
+}
+
+static void put_series(FILE *out, const char *name, const struct status_server *s)
+{
+    fprintf(out, "%s{listen=\"", name);
+    put_escaped(out, ESCAPE_METRIC, s->where);
+    putc('"', out);
+}
+
+static void put_metric(FILE *out, const struct field *f, size_t count)
+{
+    put_metric_head(out, f->metric, f->help);
+    for (size_t i = 0; i < count; i++) {
+        put_series(out, f->metric, &status.servers[i]);
+        fputs("} ", out);
+        put_number(out, f->kind, field_number(f, &status.servers[i]));
+        putc('\n', out);
+    }
+}
+
+static void put_ended(FILE *out, size_t count)
+{
+    put_metric_head(out, "hangupd_requests_total",
+                    "Requests that have ended, by outcome and by the result of their undo.");
+    for (size_t i = 0; i < count; i++)
+        for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
+            for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
+                put_series(out, "hangupd_requests_total", &status.servers[i]);
+                fprintf(out, ",outcome=\"%s\",undo=\"%s\"} %llu\n", outcome_names[outcome],
+                        undo_names[undo],
+                        (unsigned long long)status.servers[i].figures.ended[outcome][undo]);
+            }
+}
+
+static void put_whole(FILE *out, const char *name, const char *words, size_t value)
+{
+    put_metric_head(out, name, words);
+    fprintf(out, "%s %zu\n", name, value);
+}
+
+static void status_prometheus(FILE *out)
+{
+    size_t left = 0, count;
+    for (size_t i = 0; i < status.other_count; i++)
+        left += status.others[i].undoing_count;
+    put_whole(out, "hangupd_servers", "Servers that run with this state directory.", status.living);
+    count = merge_addresses();
+    for (const struct field *f = server_fields; f->kind != FIELD_END; f++)
+        if (f->metric != NULL)
+            put_metric(out, f, count);
+    put_ended(out, count);
+    put_whole(out, "hangupd_undo_parked", "Requests whose undo has failed for good.",
+              status.parked_count);
+    put_whole(out, "hangupd_undo_left_by_dead",
+              "Requests of dead servers that still have to be undone.", left);
+}
+
+/* ---- hangupd status: the page -------------------------------------------------------- */
+
+static const char page_style[] =
+    ":root{color-scheme:light dark;--ink:#1c2733;--soft:#5a6876;--line:#d5dce3;--paper:#fff;"
+    "--head:#eef2f6;--bad:#a61b1b}\n"
+    "@media(prefers-color-scheme:dark){:root{--ink:#e4eaf0;--soft:#9fb0c0;--line:#34414e;"
+    "--paper:#131a21;--head:#1d2730;--bad:#ff8a80}}\n"
+    "*{box-sizing:border-box}\n"
+    "body{margin:0 auto;padding:1rem;max-width:80rem;background:var(--paper);color:var(--ink);"
+    "font:1rem/1.45 system-ui,sans-serif;overflow-wrap:anywhere}\n"
+    "h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .25rem}p{margin:.25rem 0}\n"
+    ".soft{color:var(--soft)}.bad{color:var(--bad)}\n"
+    "code,tbody .mono span{font:.9em ui-monospace,monospace}\n"
+    "table{border-collapse:collapse;width:100%;margin:.75rem 0}\n"
+    "caption{text-align:left;font-weight:600;padding:.25rem 0}\n"
+    "th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--line);"
+    "vertical-align:baseline}\n"
+    "thead th{background:var(--head);white-space:nowrap}tbody th{font-weight:400}\n"
+    ".number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\n"
+    "tbody th{white-space:nowrap}\n"
+    /* On a phone each row is a card, and each cell has its label. */
+    "@media(max-width:45rem){table,caption,tbody,tr,th,td{display:block}\n"
+    "thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}\n"
+    "tbody tr{border:1px solid var(--line);border-radius:.4rem;margin:.5rem 0;padding:.25rem 0}\n"
+    "tbody th,tbody td{display:flex;gap:1rem;align-items:baseline;border:0;padding:.2rem .6rem}\n"
+    "tbody th::before,tbody td::before{content:attr(data-label);color:var(--soft);"
+    "flex:0 0 6.5rem;text-align:left}}";
+
+static const char *style_of(const struct field *f)
+{
+    return is_number(f) ? "number" : f->kind == FIELD_CODE || f->kind == FIELD_ID ? "mono" : "";
+}
+
+static void page_row(FILE *out, const struct field *fields, const void *row)
+{
+    const char *element = "th role=\"rowheader\" scope=\"row\"";
+    fputs("<tr role=\"row\">", out);
+    for (const struct field *f = fields; f->kind != FIELD_END; f++) {
+        if (f->full == NULL)
+            continue;
+        fprintf(out, "<%s data-label=\"%s\" class=\"%s\"><span>", element, f->full, style_of(f));
+        put_escaped(out, ESCAPE_HTML, cell_words(f, row));
+        fprintf(out, "</span></%.2s>", element);
+        element = "td role=\"cell\"";
+    }
+    fputs("</tr>\n", out);
+}
+
+static void page_table(FILE *out, const struct field *table, const void *of)
+{
+    fprintf(out, "<table role=\"table\"><caption>%s</caption>\n", table->full);
+    fputs("<thead role=\"rowgroup\"><tr role=\"row\">", out);
+    for (const struct field *f = table->fields; f->kind != FIELD_END; f++)
+        if (f->full != NULL)
+            fprintf(out, "<th role=\"columnheader\" scope=\"col\" class=\"%s\">%s</th>",
+                    style_of(f), f->full);
+    fputs("</tr></thead>\n<tbody role=\"rowgroup\">\n", out);
+    for (size_t i = 0; i < row_count(table, of); i++)
+        page_row(out, table->fields, row_at(table, of, i));
+    fputs("</tbody></table>\n", out);
+}
+
+static void page_tables(FILE *out, const struct field *fields, const void *of)
+{
+    for (const struct field *f = fields; f->kind != FIELD_END; f++)
+        if (f->kind == FIELD_ROWS && f->full != NULL && row_count(f, of) > 0)
+            page_table(out, f, of);
+}
+
+static void page_server(FILE *out, const struct status_server *s)
+{
+    fputs("<section>\n<h2>", out);
+    put(out, ESCAPE_HTML, "Server on %s",
+        s->where[0] != '\0' ? s->where : "a connection that was handed over");
+    fputs("</h2>\n<p class=\"soft\">", out);
+    if (s->pid != UNKNOWN)
+        fprintf(out, "pid %llu, ", (unsigned long long)s->pid);
+    fprintf(out, "up %s%s</p>\n<p>", age_words((int64_t)s->uptime_ms),
+            s->condition == CONDITION_DRAINING ? ", <strong class=\"bad\">draining</strong>" : "");
+    put_figures(out, s, "<strong>", "</strong>");
+    fputs("</p>\n<p>", out);
+    put_totals(out, s);
+    fputs("</p>\n", out);
+    page_tables(out, server_fields, s);
+    fputs("</section>\n", out);
+}
+
+static void page_parked(FILE *out)
+{
+    if (status.parked_count == 0)
+        return;
+    fputs("<section>\n<h2 class=\"bad\">Parked</h2>\n<p>To try again: <code>", out);
+    put(out, ESCAPE_HTML, "%s [ID...]", recover_words(status.path, NULL));
+    fputs("</code></p>\n", out);
+    page_tables(out, status_fields, &status);
+    fputs("</section>\n", out);
+}
+
+static void status_page(FILE *out)
+{
+    int64_t every_ms = view.every_ms > 0 ? view.every_ms : PAGE_MS;
+    size_t in_flight = 0;
+    for (size_t i = 0; i < status.living; i++)
+        in_flight += status.servers[i].request_count;
+    fprintf(out,
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+            "<meta http-equiv=\"refresh\" content=\"%lld\">\n"
+            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
+            "style-src 'unsafe-inline'; img-src data:\">\n<link rel=\"icon\" href=\"data:,\">\n"
+            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+            "<title>hangupd: %zu in flight</title>\n<style>%s</style>\n</head>\n<body>\n<main>\n"
+            "<h1>hangupd</h1>\n<p class=\"soft\">%s, <code>",
+            (long long)(every_ms + 999) / 1000, in_flight, page_style, moment_words(status.now_ms));
+    put_escaped(out, ESCAPE_HTML, status.path);
+    fputs("</code></p>\n", out);
+    if (status.living == 0)
+        fputs("<p>No server is running with this state directory.</p>\n", out);
+    for (size_t i = 0; i < status.living; i++)
+        page_server(out, &status.servers[i]);
+    for (size_t i = 0; i < status.other_count; i++) {
+        fputs("<p class=\"bad\">", out);
+        put_other_server(out, ESCAPE_HTML, &status.others[i]);
+        fputs("</p>\n", out);
+    }
+    page_parked(out);
+    fputs("</main>\n</body>\n</html>\n", out);
+}
+
+/* ---- hangupd status: showing it ------------------------------------------------------ */
+
+static const struct {
+    const char *type; /* Content-Type */
+    void (*put)(FILE *out);
+} status_formats[] = {
+    [FORMAT_TEXT] = {"text/plain; charset=utf-8", status_text},
+    [FORMAT_JSON] = {"application/json", status_json},
+    [FORMAT_PROMETHEUS] = {"text/plain; version=0.0.4; charset=utf-8", status_prometheus},
+    [FORMAT_HTML] = {"text/html; charset=utf-8", status_page},
+};
+
+/* A program of a request has its ledger, STATE/SERVER/ID.p, as UNDO_FD: so a status page needs no
+ * option to find the state directory of the server that runs it. The file's own name is not looked
+ * at, as one that was made nameless is said to be deleted. */
+static const char *state_of_request(void)
+{
+    static char found[PATH_MAX];
+    char descriptor[32];
+    unsigned long long fd;
+    const char *number = getenv("UNDO_FD"), *id = getenv("REQUEST_ID");
+    if (number == NULL || id == NULL || !cleanup_is_id(id) ||
+        !parse_number(&number, INT_MAX, &fd) || *number != '\0')
+        return NULL;
+    snprintf(descriptor, sizeof descriptor, "/proc/self/fd/%llu", fd);
+    ssize_t n = readlink(descriptor, found, sizeof found - 1);
+    found[n > 0 ? n : 0] = '\0';
+    char *file = strrchr(found, '/');
+    if (file == NULL)
+        return NULL;
+    *file = '\0';
+    char *token = strrchr(found, '/');
+    if (token == NULL || token == found || strlen(token + 1) != CLEANUP_TOKEN_SIZE - 1 ||
+        strncmp(token + 1, id, CLEANUP_TOKEN_SIZE - 1) != 0)
+        return NULL;
+    *token = '\0';
+    return found;
+}
+
+static int status_open(void)
+{
+    status.path = settings.state != NULL ? settings.state : state_of_request();
+    if (status.path == NULL)
+        status.path = default_state();
+    int fd = open(status.path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        cannot("could not open the state directory %s: %s; %s", status.path, strerror(errno),
+               errno == EACCES ? "ask as its owner or as root"
+                               : "--state DIR names the one that the server was started with");
+    return fd;
+}
+
+/* The status as it is now, allocated. */
+static char *status_render(int state)
+{
+    char *words = NULL;
+    size_t length;
+    FILE *out = open_memstream(&words, &length);
+    if (out == NULL)
+        no_memory();
+    status_gather(state);
+    status_formats[view.format].put(out);
+    status_forget();
+    if (fclose(out) != 0)
+        no_memory();
+    return words;
+}
+
+static void status_write(const char *words, size_t length)
+{
+    if (write_all(STDOUT_FILENO, words, length) < 0)
+        cannot("could not write the status: %s", strerror(errno));
+}
+
+/* WORDS in the place of what the screen shows, as much as it holds; in one write, not to flicker.
+ */
+static void show_in_place(const char *words, const struct winsize *screen)
+{
+    char *frame = NULL;
+    size_t length, rows = screen->ws_row > 1 ? screen->ws_row - 1U : SIZE_MAX;
+    FILE *out = open_memstream(&frame, &length);
+    if (out == NULL)
+        no_memory();
+    fputs("\033[H", out);
+    while (*words != '\0' && rows-- > 0) {
+        int n = (int)strcspn(words, "\n"), room = screen->ws_col > 0 ? screen->ws_col : INT_MAX;
+        if (rows == 0 && words[n] != '\0' && words[n + 1] != '\0')
+            fputs("...\033[K\n", out);
+        else
+            fprintf(out, "%.*s\033[K\n", n < room ? n : room, words);
+        words += n + (words[n] != '\0');
+    }
+    fputs("\033[J", out);
+    if (fclose(out) != 0)
+        no_memory();
+    status_write(frame, length);
+    free(frame);
+}
+
+static void status_show(int state)
+{
+    struct winsize screen = {0};
+    bool terminal = isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &screen) == 0;
+    view.screen = screen.ws_col;
+    char *words = status_render(state);
+    if (terminal && view.every_ms >= 0)
+        show_in_place(words, &screen);
+    else
+        status_write(words, strlen(words));
+    free(words);
+}
+
+/* Until a signal ends it: they are blocked, so that what is shown is whole. */
+static void watch_status(int state)
+{
+    int64_t every = view.every_ms > 0 ? view.every_ms : WATCH_MS;
+    struct timespec pause = {.tv_sec = every / 1000, .tv_nsec = every % 1000 * 1000000};
+    sigset_t ending;
+    sigemptyset(&ending);
+    sigaddset(&ending, SIGINT);
+    sigaddset(&ending, SIGTERM);
+    sigaddset(&ending, SIGHUP);
+    sigprocmask(SIG_BLOCK, &ending, NULL);
+    if (isatty(STDOUT_FILENO))
+        status_write("\033[H\033[2J", 7);
+    do
+        status_show(state);
+    while (sigtimedwait(&ending, NULL, &pause) < 0);
+    if (isatty(STDOUT_FILENO))
+        status_write("\n", 1);
+}
+
+static int command_status(int argc, char **argv)
+{
+    called = "hangupd status";
+    the_help = status_help;
+    parse_status_options(argc, argv);
+    int state = status_open();
+    if (getenv("GATEWAY_INTERFACE") != NULL) { /* what a CGI program says first */
+        char head[128];
+        snprintf(head, sizeof head, "Content-Type: %s\nCache-Control: no-store\n\n",
+                 status_formats[view.format].type);
+        status_write(head, strlen(head));
+    }
+    if (view.every_ms >= 0 && view.format != FORMAT_HTML)
+        watch_status(state);
+    else
+        status_show(state);
+    close(state);
+    return 0;
+}
+
+#endif
