@@ -120,7 +120,7 @@ static void check_fields(const char *b, const struct http_head *h, int64_t head)
 }
 
 static void check_result(const char *b, const struct http_head *h, int64_t head,
-                       const struct http_limits *l)
+                         const struct http_limits *l)
 {
     must(h->status == 0);
     must(h->field_count <= HTTP_FIELDS_MAX);

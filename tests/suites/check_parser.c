@@ -8,7 +8,6 @@
 #include <time.h>
 
 #include "cgi.h"
-#include "routes.h"
 #include "serve.h"
 #include "suite.h"
 

@@ -14,8 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "serve.h"
 #include "harness.h"
+#include "serve.h"
 
 SUITE();
 

@@ -18,8 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "serve.h"
 #include "harness.h"
+#include "serve.h"
 
 SUITE();
 

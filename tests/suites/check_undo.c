@@ -16,8 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "ledger.h"
 #include "harness.h"
+#include "ledger.h"
 
 #define ID "0123456789abcdef-1"
 

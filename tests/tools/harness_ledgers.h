@@ -8,9 +8,9 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#include "ledger.h"
 #include "harness_files.h"
 #include "harness_obstacles.h"
+#include "ledger.h"
 #include "suite.h"
 
 #define LEDGERS .start = ledgers_start, .begin = ledgers_begin, .end = ledgers_end

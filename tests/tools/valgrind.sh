@@ -99,7 +99,8 @@ findings()
         }
         function descriptor(block) {
             if (unit) {
-                if (block ~ /\((server|handler|cleanup)\.c:/ && !made_by(block, "start") &&
+                if (block ~ /\((server|handler|cleanup)\.c:|\([a-z_]+\.h:/ &&
+                    !made_by(block, "start") &&
                     !made_by(block, "ledger_make|ledger_reuse|cleanup_server_open|" \
                                     "cleanup_state_open"))
                     found(block)
