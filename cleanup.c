@@ -52,7 +52,18 @@ static bool is_elsewhere(int state, const char *id);
 
 #include "processes.h"
 
-/* ---- Telling of failures ------------------------------------------------------------- */
+#include "tree.h"
+
+/* Forward: what is used before its section comes. */
+/* REUSE */
+static int ledger_from_room(const char *name, struct text *head);
+/* READ */
+ASYNC_SAFE static const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id);
+ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags);
+/* UNDO */
+ASYNC_SAFE static bool strike(int fd, off_t at);
+
+/* ---- TELL -------------------------------------------------------------------------- */
 
 ASYNC_SAFE static void report_on_stderr(const char *id, const char *what)
 {
@@ -87,6 +98,8 @@ ASYNC_SAFE static void report(const char *id, const char *doing, const char *wha
     cleanup_report(id, text_end(&t));
 }
 
+/* ---- RECORD ------------------------------------------------------------------------ */
+
 #define BOOT_ID_SIZE 37
 static char boot_id[BOOT_ID_SIZE]; /* of this boot; "unknown" where the kernel does not say */
 
@@ -101,13 +114,6 @@ ASYNC_SAFE static void boot_id_read(void)
     if (n != BOOT_ID_SIZE - 1)
         memcpy(boot_id, "unknown", sizeof "unknown");
 }
-
-/* Of "Undoing one record" and "Settling" below. */
-ASYNC_SAFE static const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id);
-ASYNC_SAFE static bool strike(int fd, off_t at);
-ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags);
-
-/* ---- This process's ledger: making and appending ------------------------------------- */
 
 static struct {
     struct cleanup_owner who;
@@ -294,9 +300,6 @@ fail:
     return -1;
 }
 
-/* Of "The scratch directory and a program's ledger" below. */
-static int ledger_from_room(const char *name, struct text *head);
-
 static int ledger_open(void)
 {
     if (!cleanup_is_owner()) {
@@ -360,7 +363,7 @@ static int record_identity(const char *verb, const struct identity *id, const ch
     return record(verb, text_end(&t));
 }
 
-/* ---- Making things: record, then create ---------------------------------------------- */
+/* ---- MAKE -------------------------------------------------------------------------- */
 
 /* PATH as an absolute one, and where its last component starts. */
 struct place {
@@ -526,7 +529,32 @@ int cleanup_mkdir(const char *path, mode_t mode)
     return -1;
 }
 
-/* ---- The scratch directory and a program's ledger, reused where they are as they were ----- */
+static int record_path(const char *verb, const char *path)
+{
+    char full[PATH_MAX];
+    return cleanup_absolute(path, full) < 0 ? -1 : record(verb, full);
+}
+
+int cleanup_unlink(const char *path)
+{
+    return record_path("unlink", path);
+}
+
+int cleanup_rmtree(const char *path)
+{
+    return record_path("rmtree", path);
+}
+
+int cleanup_run(const char *command)
+{
+    if (command == NULL) {
+        errno = EINVAL;
+        return -1;
+    }
+    return record("run", command);
+}
+
+/* ---- REUSE ------------------------------------------------------------------------- */
 
 /* What most programs leave as they got it goes to the next request of the same slot under this
  * name: making and removing files would be half of what a small program costs. */
@@ -536,61 +564,6 @@ ASYNC_SAFE static const char *spare_name(char name[CLEANUP_ID_SIZE])
     text_add(&t, ".spare-");
     text_number(&t, mine.who.spare, 1);
     return text_end(&t);
-}
-
-/* In the server's own directory of them, or, where there is none, under a name in TMPDIR that
- * nobody can guess. */
-static int scratch_name(char path[PATH_MAX], bool pooled)
-{
-    char hex[HEX_SIZE];
-    struct text t = {.at = path, .room = PATH_MAX};
-    text_add(&t, pooled ? mine.who.pool_path : mine.who.tmpdir);
-    text_add(&t, pooled ? "/" : "/hangupd-");
-    text_add(&t, mine.who.id);
-    if (!pooled) {
-        if (random_hex(hex) < 0)
-            return -1;
-        text_char(&t, '-');
-        text_add(&t, hex);
-    }
-    text_end(&t);
-    errno = ENAMETOOLONG;
-    return t.length + 1 < t.room ? 0 : -1;
-}
-
-/* Make it; its record is written. */
-static int scratch_make(const char *path, bool pooled)
-{
-    char spare[CLEANUP_ID_SIZE];
-    struct stat now;
-    int pool = mine.who.pool;
-    if (!pooled
-            ? mkdir(path, 0700) < 0
-            : (mine.who.spare == 0 || renameat(pool, spare_name(spare), pool, mine.who.id) < 0) &&
-                  mkdirat(pool, mine.who.id, 0700) < 0)
-        return -1;
-    memcpy(mine.scratch, path, strlen(path) + 1);
-    mine.scratch_pooled = pooled && fstatat(pool, mine.who.id, &now, AT_SYMLINK_NOFOLLOW) == 0;
-    if (mine.scratch_pooled)
-        mine.scratch_made = now.st_ctim;
-    return 0;
-}
-
-const char *cleanup_tempdir(void)
-{
-    char path[PATH_MAX];
-    if (!cleanup_is_owner()) {
-        errno = EPERM;
-        return NULL;
-    }
-    for (int pooled = mine.who.pool_path != NULL ? 1 : 0; pooled >= 0 && mine.scratch[0] == '\0';
-         pooled--) {
-        if (scratch_name(path, pooled) < 0 || record("scratch", path) < 0)
-            return NULL;
-        if (scratch_make(path, pooled) < 0) /* somebody has cleaned TMPDIR up, it may be */
-            record_withdraw();
-    }
-    return mine.scratch[0] != '\0' ? mine.scratch : NULL;
 }
 
 static bool may_reuse_ledger(void)
@@ -667,6 +640,61 @@ static int room_make(void)
     return 0;
 }
 
+/* In the server's own directory of them, or, where there is none, under a name in TMPDIR that
+ * nobody can guess. */
+static int scratch_name(char path[PATH_MAX], bool pooled)
+{
+    char hex[HEX_SIZE];
+    struct text t = {.at = path, .room = PATH_MAX};
+    text_add(&t, pooled ? mine.who.pool_path : mine.who.tmpdir);
+    text_add(&t, pooled ? "/" : "/hangupd-");
+    text_add(&t, mine.who.id);
+    if (!pooled) {
+        if (random_hex(hex) < 0)
+            return -1;
+        text_char(&t, '-');
+        text_add(&t, hex);
+    }
+    text_end(&t);
+    errno = ENAMETOOLONG;
+    return t.length + 1 < t.room ? 0 : -1;
+}
+
+/* Make it; its record is written. */
+static int scratch_make(const char *path, bool pooled)
+{
+    char spare[CLEANUP_ID_SIZE];
+    struct stat now;
+    int pool = mine.who.pool;
+    if (!pooled
+            ? mkdir(path, 0700) < 0
+            : (mine.who.spare == 0 || renameat(pool, spare_name(spare), pool, mine.who.id) < 0) &&
+                  mkdirat(pool, mine.who.id, 0700) < 0)
+        return -1;
+    memcpy(mine.scratch, path, strlen(path) + 1);
+    mine.scratch_pooled = pooled && fstatat(pool, mine.who.id, &now, AT_SYMLINK_NOFOLLOW) == 0;
+    if (mine.scratch_pooled)
+        mine.scratch_made = now.st_ctim;
+    return 0;
+}
+
+const char *cleanup_tempdir(void)
+{
+    char path[PATH_MAX];
+    if (!cleanup_is_owner()) {
+        errno = EPERM;
+        return NULL;
+    }
+    for (int pooled = mine.who.pool_path != NULL ? 1 : 0; pooled >= 0 && mine.scratch[0] == '\0';
+         pooled--) {
+        if (scratch_name(path, pooled) < 0 || record("scratch", path) < 0)
+            return NULL;
+        if (scratch_make(path, pooled) < 0) /* somebody has cleaned TMPDIR up, it may be */
+            record_withdraw();
+    }
+    return mine.scratch[0] != '\0' ? mine.scratch : NULL;
+}
+
 int cleanup_open_for_program(void)
 {
     char spare[CLEANUP_ID_SIZE], name[CLEANUP_ID_SIZE + 4], path[PATH_MAX];
@@ -697,34 +725,81 @@ int cleanup_open_for_program(void)
     return mine.program_fd;
 }
 
-/* ---- Making things that other code makes: record only -------------------------------- */
-
-static int record_path(const char *verb, const char *path)
+/* Whether the open directory FD has nothing in it. On the stack, as a page that the server has
+ * written to would be copied. */
+ASYNC_SAFE static bool is_empty(int fd)
 {
-    char full[PATH_MAX];
-    return cleanup_absolute(path, full) < 0 ? -1 : record(verb, full);
+    union {
+        char bytes[512];
+        struct dirent64 aligned;
+    } entries;
+    long n;
+    while ((n = syscall(SYS_getdents64, fd, entries.bytes, sizeof entries.bytes)) > 0)
+        for (long at = 0; at < n;) {
+            const struct dirent64 *e = (const void *)(entries.bytes + at);
+            at += e->d_reclen;
+            if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+                return false;
+        }
+    return n == 0;
 }
 
-int cleanup_unlink(const char *path)
+/* Whether the open directory FD has attributes of a program's: with a default ACL, what the next
+ * one makes there would be open to whom the last one wanted. */
+ASYNC_SAFE static bool has_attributes(int fd)
 {
-    return record_path("unlink", path);
+    char names[256];
+    ssize_t n = flistxattr(fd, names, sizeof names);
+    for (ssize_t at = 0; at < n; at += (ssize_t)strlen(names + at) + 1)
+        if (strncmp(names + at, "security.", sizeof "security." - 1) != 0)
+            return true;
+    return n < 0 && errno != EOPNOTSUPP;
 }
 
-int cleanup_rmtree(const char *path)
+/* Leave the scratch directory to the next request. False: it is not as it was made. Whoever has
+ * made something there, or changed it in whatever way, has changed its time; but before Linux 6.13,
+ * where the clock of files stands still for milliseconds, it is looked at, too. */
+ASYNC_SAFE static bool scratch_give_back(void)
 {
-    return record_path("rmtree", path);
+    char spare[CLEANUP_ID_SIZE];
+    struct stat now;
+    int pool = mine.who.pool;
+    if (!mine.scratch_pooled || mine.who.spare == 0)
+        return false;
+    int fd = openat(pool, mine.who.id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    bool same = fstat(fd, &now) == 0 && now.st_mode == (S_IFDIR | 0700) &&
+                now.st_uid == geteuid() && now.st_ctim.tv_sec == mine.scratch_made.tv_sec &&
+                now.st_ctim.tv_nsec == mine.scratch_made.tv_nsec && is_empty(fd) &&
+                !has_attributes(fd);
+    close(fd);
+    return same && renameat(pool, mine.who.id, pool, spare_name(spare)) == 0;
 }
 
-int cleanup_run(const char *command)
+/* Leave the program's ledger, which has no record, to the next request. False: somebody may still
+ * write there for this one, as a read lease is refused (fcntl(2), F_SETLEASE). Who opens it from
+ * then on breaks the lease, and of that we are told by a signal that is ignored, unlike SIGIO. */
+ASYNC_SAFE static bool ledger_give_back(const char *name)
 {
-    if (command == NULL) {
-        errno = EINVAL;
-        return -1;
-    }
-    return record("run", command);
+    char spare[CLEANUP_ID_SIZE];
+    int dir = mine.who.dir;
+    if (!may_reuse_ledger())
+        return false;
+    close(mine.program_fd);
+    mine.program_fd = -1;
+    int fd = ledger_find(dir, name, O_RDONLY);
+    if (fd < 0)
+        return false;
+    bool given = fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_RDLCK) == 0 &&
+                 renameat(dir, name, dir, spare_name(spare)) == 0;
+    if (given && fcntl(fd, F_GETLEASE) != F_RDLCK)
+        unlinkat(dir, spare, 0);
+    close(fd);
+    return given;
 }
 
-/* ---- Reading: backwards, a line at a time -------------------------------------------- */
+/* ---- READ -------------------------------------------------------------------------- */
 
 /* One line of a ledger, without its newline. */
 struct line {
@@ -844,7 +919,82 @@ ASYNC_SAFE static struct header header_read(int fd)
     return h;
 }
 
-/* ---- A ledger that was handed over as a descriptor ----------------------------------- */
+static ASYNC_SAFE const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id)
+{
+    struct text t = {.at = name, .room = CLEANUP_ID_SIZE + 4};
+    text_add(&t, id);
+    text_add(&t, ".p");
+    return text_end(&t);
+}
+
+/* Open the ledger NAME, which must be a plain file of this user's own, with no other name: whatever
+ * else is there was put there by somebody else, when STATE was open to others, to have it obeyed.
+ * -1 with ENOENT: none; with EPERM: no ledger of ours. */
+ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags)
+{
+    struct stat now;
+    int fd = openat(dir, name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) {
+        if (errno == ELOOP || errno == EISDIR || errno == ENXIO)
+            errno = EPERM;
+        return -1;
+    }
+    if (fstat(fd, &now) == 0) {
+        if (S_ISREG(now.st_mode) && now.st_uid == geteuid() && now.st_nlink <= 1)
+            return fd;
+        errno = EPERM;
+    }
+    close_keep_errno(fd);
+    return -1;
+}
+
+/* Say that it could not: what was being done, and by errno why not. */
+ASYNC_SAFE static void report_unopened(const char *id, const char *doing, const char *name)
+{
+    if (errno == EPERM)
+        report(id, "refused, as it is not a plain file of this user's own: the ledger", name, 0);
+    else
+        report(id, doing, name, errno);
+}
+
+bool cleanup_exists(int dir, const char *id)
+{
+    char program[CLEANUP_ID_SIZE + 4];
+    return faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+           faccessat(dir, program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* Find the `sent` mark that is not struck out: 1, 0 if there is none, -1 if it cannot be told. */
+ASYNC_SAFE static int sent_find(int fd, uint64_t *n, off_t *at)
+{
+    struct stat now;
+    if (fstat(fd, &now) < 0)
+        return -1;
+    int found;
+    off_t end = lines_end(fd, now.st_size);
+    for (; (found = line_read(fd, end)) > 0; end = current.start) {
+        bool whole = !current.too_long && strlen(current.text) == current.length;
+        const char *arg = whole ? argument_of(current.text, "sent") : NULL;
+        unsigned long long value;
+        if (arg != NULL && parse_number(&arg, UINT64_MAX, &value) && *arg == '\0') {
+            *n = value;
+            *at = current.start;
+            return 1;
+        }
+    }
+    return found;
+}
+
+int cleanup_was_sent(int dir, const char *id, uint64_t *n)
+{
+    off_t at;
+    int fd = ledger_find(dir, id, O_RDONLY);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -1;
+    int sent = sent_find(fd, n, &at);
+    close_keep_errno(fd);
+    return sent;
+}
 
 const char *cleanup_not_a_ledger(int fd)
 {
@@ -881,9 +1031,7 @@ int cleanup_fileid(const char *path, char text[CLEANUP_FILEID_SIZE], bool *direc
     return 0;
 }
 
-#include "tree.h"
-
-/* ---- Undoing one record -------------------------------------------------------------- */
+/* ---- UNDO -------------------------------------------------------------------------- */
 
 ASYNC_SAFE static bool is_not_there(int error)
 {
@@ -1080,45 +1228,7 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
     }
 }
 
-/* ---- Settling a ledger --------------------------------------------------------------- */
-
-static ASYNC_SAFE const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id)
-{
-    struct text t = {.at = name, .room = CLEANUP_ID_SIZE + 4};
-    text_add(&t, id);
-    text_add(&t, ".p");
-    return text_end(&t);
-}
-
-/* Open the ledger NAME, which must be a plain file of this user's own, with no other name: whatever
- * else is there was put there by somebody else, when STATE was open to others, to have it obeyed.
- * -1 with ENOENT: none; with EPERM: no ledger of ours. */
-ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags)
-{
-    struct stat now;
-    int fd = openat(dir, name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0) {
-        if (errno == ELOOP || errno == EISDIR || errno == ENXIO)
-            errno = EPERM;
-        return -1;
-    }
-    if (fstat(fd, &now) == 0) {
-        if (S_ISREG(now.st_mode) && now.st_uid == geteuid() && now.st_nlink <= 1)
-            return fd;
-        errno = EPERM;
-    }
-    close_keep_errno(fd);
-    return -1;
-}
-
-/* Say that it could not: what was being done, and by errno why not. */
-ASYNC_SAFE static void report_unopened(const char *id, const char *doing, const char *name)
-{
-    if (errno == EPERM)
-        report(id, "refused, as it is not a plain file of this user's own: the ledger", name, 0);
-    else
-        report(id, doing, name, errno);
-}
+/* ---- SETTLE ------------------------------------------------------------------------ */
 
 /* Open and lock a ledger: whoever else settles it is waited for. */
 ASYNC_SAFE static int ledger_lock(int dir, const char *name)
@@ -1237,38 +1347,6 @@ ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how,
     return result;
 }
 
-/* Find the `sent` mark that is not struck out: 1, 0 if there is none, -1 if it cannot be told. */
-ASYNC_SAFE static int sent_find(int fd, uint64_t *n, off_t *at)
-{
-    struct stat now;
-    if (fstat(fd, &now) < 0)
-        return -1;
-    int found;
-    off_t end = lines_end(fd, now.st_size);
-    for (; (found = line_read(fd, end)) > 0; end = current.start) {
-        bool whole = !current.too_long && strlen(current.text) == current.length;
-        const char *arg = whole ? argument_of(current.text, "sent") : NULL;
-        unsigned long long value;
-        if (arg != NULL && parse_number(&arg, UINT64_MAX, &value) && *arg == '\0') {
-            *n = value;
-            *at = current.start;
-            return 1;
-        }
-    }
-    return found;
-}
-
-int cleanup_was_sent(int dir, const char *id, uint64_t *n)
-{
-    off_t at;
-    int fd = ledger_find(dir, id, O_RDONLY);
-    if (fd < 0)
-        return errno == ENOENT ? 0 : -1;
-    int sent = sent_find(fd, n, &at);
-    close_keep_errno(fd);
-    return sent;
-}
-
 ASYNC_SAFE static int sent_strike(int dir, const char *id)
 {
     uint64_t n;
@@ -1306,80 +1384,6 @@ ASYNC_SAFE static enum cleanup_result settle_mine(bool kept)
 ASYNC_SAFE enum cleanup_result cleanup_undo(void)
 {
     return settle_mine(false);
-}
-
-/* Whether the open directory FD has nothing in it. On the stack, as a page that the server has
- * written to would be copied. */
-ASYNC_SAFE static bool is_empty(int fd)
-{
-    union {
-        char bytes[512];
-        struct dirent64 aligned;
-    } entries;
-    long n;
-    while ((n = syscall(SYS_getdents64, fd, entries.bytes, sizeof entries.bytes)) > 0)
-        for (long at = 0; at < n;) {
-            const struct dirent64 *e = (const void *)(entries.bytes + at);
-            at += e->d_reclen;
-            if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-                return false;
-        }
-    return n == 0;
-}
-
-/* Whether the open directory FD has attributes of a program's: with a default ACL, what the next
- * one makes there would be open to whom the last one wanted. */
-ASYNC_SAFE static bool has_attributes(int fd)
-{
-    char names[256];
-    ssize_t n = flistxattr(fd, names, sizeof names);
-    for (ssize_t at = 0; at < n; at += (ssize_t)strlen(names + at) + 1)
-        if (strncmp(names + at, "security.", sizeof "security." - 1) != 0)
-            return true;
-    return n < 0 && errno != EOPNOTSUPP;
-}
-
-/* Leave the scratch directory to the next request. False: it is not as it was made. Whoever has
- * made something there, or changed it in whatever way, has changed its time; but before Linux 6.13,
- * where the clock of files stands still for milliseconds, it is looked at, too. */
-ASYNC_SAFE static bool scratch_give_back(void)
-{
-    char spare[CLEANUP_ID_SIZE];
-    struct stat now;
-    int pool = mine.who.pool;
-    if (!mine.scratch_pooled || mine.who.spare == 0)
-        return false;
-    int fd = openat(pool, mine.who.id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    bool same = fstat(fd, &now) == 0 && now.st_mode == (S_IFDIR | 0700) &&
-                now.st_uid == geteuid() && now.st_ctim.tv_sec == mine.scratch_made.tv_sec &&
-                now.st_ctim.tv_nsec == mine.scratch_made.tv_nsec && is_empty(fd) &&
-                !has_attributes(fd);
-    close(fd);
-    return same && renameat(pool, mine.who.id, pool, spare_name(spare)) == 0;
-}
-
-/* Leave the program's ledger, which has no record, to the next request. False: somebody may still
- * write there for this one, as a read lease is refused (fcntl(2), F_SETLEASE). Who opens it from
- * then on breaks the lease, and of that we are told by a signal that is ignored, unlike SIGIO. */
-ASYNC_SAFE static bool ledger_give_back(const char *name)
-{
-    char spare[CLEANUP_ID_SIZE];
-    int dir = mine.who.dir;
-    if (!may_reuse_ledger())
-        return false;
-    close(mine.program_fd);
-    mine.program_fd = -1;
-    int fd = ledger_find(dir, name, O_RDONLY);
-    if (fd < 0)
-        return false;
-    bool given = fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_RDLCK) == 0 &&
-                 renameat(dir, name, dir, spare_name(spare)) == 0;
-    if (given && fcntl(fd, F_GETLEASE) != F_RDLCK)
-        unlinkat(dir, spare, 0);
-    close(fd);
-    return given;
 }
 
 ASYNC_SAFE enum cleanup_result cleanup_keep(void)
@@ -1420,14 +1424,7 @@ enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how)
     return settle(how, false);
 }
 
-bool cleanup_exists(int dir, const char *id)
-{
-    char program[CLEANUP_ID_SIZE + 4];
-    return faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
-           faccessat(dir, program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
-}
-
-/* ---- Directories of state ------------------------------------------------------------ */
+/* ---- STATE ------------------------------------------------------------------------- */
 
 static int make_parents(const char *path)
 {
@@ -1547,7 +1544,7 @@ int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path
     return pool;
 }
 
-/* ---- Recovery ------------------------------------------------------------------------ */
+/* ---- RECOVER ----------------------------------------------------------------------- */
 
 static bool is_hex(const char *s, size_t n)
 {
@@ -1938,7 +1935,7 @@ bool cleanup_recover(const struct cleanup_recovery *r)
     return error == 0 ? done : cannot_look("STATE");
 }
 
-/* ---- What failed for good: STATE/failed ---------------------------------------------- */
+/* ---- PARK -------------------------------------------------------------------------- */
 
 int cleanup_failed_open(int state, bool make)
 {
@@ -2007,212 +2004,4 @@ enum cleanup_place cleanup_find(int state, const char *id, pid_t *holder)
     return place;
 }
 
-/* ---- Looking, without touching anything ---------------------------------------------- */
-
-/* The array ITEMS, or where it went to have room for one more of SIZE bytes; NULL with errno. */
-static void *make_room(void *items, size_t count, size_t *room, size_t size)
-{
-    size_t more = *room == 0 ? 64 : *room * 2;
-    if (count < *room)
-        return items;
-    items = reallocarray(items, more, size);
-    if (items != NULL)
-        *room = more;
-    return items;
-}
-
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp(a, b); /* each kind of item that is sorted so starts with its name */
-}
-
-char (*cleanup_look_servers(int state, size_t *count))[CLEANUP_TOKEN_SIZE]
-{
-    char(*tokens)[CLEANUP_TOKEN_SIZE] = NULL;
-    size_t room = 0;
-    *count = 0;
-    errno = 0;
-    DIR *list = list_directory(state);
-    for (const struct dirent *e; list != NULL && (e = readdir(list)) != NULL;) {
-        if (!is_token(e->d_name))
-            continue;
-        void *more = make_room(tokens, *count, &room, sizeof *tokens);
-        if (more == NULL)
-            break;
-        tokens = more;
-        memcpy(tokens[(*count)++], e->d_name, sizeof *tokens);
-    }
-    int saved = errno;
-    if (list != NULL)
-        closedir(list);
-    if (tokens != NULL)
-        qsort(tokens, *count, sizeof *tokens, compare_names);
-    errno = saved;
-    return tokens;
-}
-
-int cleanup_look_lock(int dir, pid_t *pid)
-{
-    /* Closing a descriptor of the lock lets go of it in the process that holds it: that is not
-     * this one, which only looks. */
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    int fd = openat(dir, "lock", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    int result = fcntl(fd, F_GETLK, &lock);
-    close_keep_errno(fd);
-    if (result < 0)
-        return -1;
-    *pid = lock.l_pid > 0 ? lock.l_pid : 0;
-    return lock.l_type != F_UNLCK;
-}
-
-/* A ledger's lines, first to last, each cut to fit. */
-struct tally {
-    struct cleanup_look *look;
-    unsigned scratch; /* directories, which go in any case: also those above a `commit` */
-    bool header_seen;
-    size_t length;
-    char line[CLEANUP_EXCERPT_SIZE], next[CLEANUP_EXCERPT_SIZE], next_scratch[CLEANUP_EXCERPT_SIZE];
-};
-
-static void tally_header(struct tally *t)
-{
-    const char *boot = strstr(t->line, " boot=");
-    const char *title = boot == NULL ? NULL : strchr(boot + 1, ' ');
-    t->header_seen = true;
-    if (title != NULL && t->look->title[0] == '\0' &&
-        strncmp(t->line, LEDGER_MAGIC, strlen(LEDGER_MAGIC)) == 0)
-        memcpy(t->look->title, title + 1, strlen(title + 1) + 1);
-}
-
-static void tally_line(struct tally *t, unsigned *records)
-{
-    t->line[t->length] = '\0';
-    if (t->length == 0)
-        return;
-    if (t->line[0] == '#') {
-        t->look->made = t->look->made || (t->length > 1 && t->line[1] != ' '); /* struck out */
-        if (!t->header_seen)
-            tally_header(t);
-    } else if (strcmp(t->line, "commit") == 0) {
-        *records = t->scratch;
-        memcpy(t->next, t->next_scratch, sizeof t->next);
-    } else if (argument_of(t->line, "sent") == NULL) {
-        ++*records;
-        memcpy(t->next, t->line, t->length + 1);
-        if (argument_of(t->line, "scratch") != NULL) {
-            t->scratch++;
-            memcpy(t->next_scratch, t->line, t->length + 1);
-        }
-    }
-}
-
-#define LOOK_MOST                                                                                  \
-    (16 << 20) /* bytes of one ledger: whoever looks is not kept busy by a monster                 \
-                */
-
-/* Count what is left in the file NAME of a ledger. */
-static bool tally_file(int dir, const char *name, struct cleanup_look *look)
-{
-    char buffer[16384];
-    struct stat now;
-    struct tally t = {.look = look};
-    unsigned records = 0;
-    int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    if (fstat(fd, &now) < 0 || !S_ISREG(now.st_mode)) {
-        close(fd);
-        errno = EINVAL;
-        return false;
-    }
-    ssize_t n;
-    for (off_t at = 0; at < LOOK_MOST && (n = pread(fd, buffer, sizeof buffer, at)) > 0; at += n)
-        for (ssize_t i = 0; i < n; i++) {
-            if (buffer[i] == '\n') {
-                tally_line(&t, &records); /* a line without its newline never happened */
-                t.length = 0;
-            } else if (t.length < sizeof t.line - 1) {
-                t.line[t.length++] = buffer[i] != '\0' ? buffer[i] : '?';
-            }
-        }
-    close(fd);
-    look->records += records;
-    look->made = look->made || records > t.scratch;
-    if (records > 0)
-        memcpy(look->next, t.next, sizeof t.next);
-    int64_t changed_ms = (int64_t)now.st_ctim.tv_sec * 1000 + now.st_ctim.tv_nsec / 1000000;
-    if (changed_ms > look->changed_ms)
-        look->changed_ms = changed_ms;
-    return true;
-}
-
-bool cleanup_look_ledger(int dir, const char *id, struct cleanup_look *l)
-{
-    char program[CLEANUP_ID_SIZE + 4];
-    *l = (struct cleanup_look){.records = 0};
-    errno = ENOENT;
-    if (!cleanup_is_id(id))
-        return false;
-    memcpy(l->id, id, strlen(id) + 1);
-    bool own_there = tally_file(dir, id, l);
-    bool program_there = tally_file(dir, program_name(program, id), l);
-    return own_there || program_there;
-}
-
-struct cleanup_look *cleanup_look_ledgers(int dir, size_t *count)
-{
-    size_t names;
-    char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &names);
-    int error = errno;
-    struct cleanup_look *all = calloc(names + 1, sizeof *all);
-    *count = 0;
-    for (size_t i = 0; all != NULL && ids != NULL && i < names; i++)
-        if (cleanup_look_ledger(dir, ids[i], &all[*count])) /* else it was settled meanwhile */
-            ++*count;
-    free(ids);
-    if (all != NULL)
-        qsort(all, *count, sizeof *all, compare_names);
-    errno = all == NULL ? ENOMEM : error;
-    return all;
-}
-
-static int compare_pids(const void *a, const void *b)
-{
-    const struct cleanup_process *x = a, *y = b;
-    return (x->pid > y->pid) - (x->pid < y->pid);
-}
-
-struct cleanup_process *cleanup_look_processes(size_t *count)
-{
-    struct cleanup_process *all = NULL;
-    size_t room = 0;
-    *count = 0;
-    errno = 0;
-    DIR *proc = opendir("/proc");
-    for (const struct dirent *e; proc != NULL && (e = readdir(proc)) != NULL;) {
-        const char *name = e->d_name;
-        unsigned long long pid;
-        struct process p;
-        if (!parse_number(&name, INT_MAX, &pid) || !process_read((pid_t)pid, &p) ||
-            p.state == 'Z' || p.state == 'X')
-            continue;
-        void *more = make_room(all, *count, &room, sizeof *all);
-        if (more == NULL)
-            break;
-        all = more;
-        all[(*count)++] = (struct cleanup_process){(pid_t)pid, p.parent};
-    }
-    if (proc != NULL)
-        closedir(proc);
-    if (all != NULL)
-        qsort(all, *count, sizeof *all, compare_pids);
-    return all;
-}
-
-const struct cleanup_process *cleanup_find_process(const struct cleanup_process *all, size_t count,
-                                                   pid_t pid)
-{
-    return bsearch(&(struct cleanup_process){.pid = pid}, all, count, sizeof *all, compare_pids);
-}
+#include "look.h"

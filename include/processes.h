@@ -415,4 +415,57 @@ bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*kno
     return hunt_down(&h);
 }
 
+/* ---- Processes: a list of all ------------------------------------------------------ */
+
+/* The array ITEMS, or where it went to have room for one more of SIZE bytes; NULL with errno. */
+static void *make_room(void *items, size_t count, size_t *room, size_t size)
+{
+    size_t more = *room == 0 ? 64 : *room * 2;
+    if (count < *room)
+        return items;
+    items = reallocarray(items, more, size);
+    if (items != NULL)
+        *room = more;
+    return items;
+}
+
+static int compare_pids(const void *a, const void *b)
+{
+    const struct cleanup_process *x = a, *y = b;
+    return (x->pid > y->pid) - (x->pid < y->pid);
+}
+
+struct cleanup_process *cleanup_look_processes(size_t *count)
+{
+    struct cleanup_process *all = NULL;
+    size_t room = 0;
+    *count = 0;
+    errno = 0;
+    DIR *proc = opendir("/proc");
+    for (const struct dirent *e; proc != NULL && (e = readdir(proc)) != NULL;) {
+        const char *name = e->d_name;
+        unsigned long long pid;
+        struct process p;
+        if (!parse_number(&name, INT_MAX, &pid) || !process_read((pid_t)pid, &p) ||
+            p.state == 'Z' || p.state == 'X')
+            continue;
+        void *more = make_room(all, *count, &room, sizeof *all);
+        if (more == NULL)
+            break;
+        all = more;
+        all[(*count)++] = (struct cleanup_process){(pid_t)pid, p.parent};
+    }
+    if (proc != NULL)
+        closedir(proc);
+    if (all != NULL)
+        qsort(all, *count, sizeof *all, compare_pids);
+    return all;
+}
+
+const struct cleanup_process *cleanup_find_process(const struct cleanup_process *all, size_t count,
+                                                   pid_t pid)
+{
+    return bsearch(&(struct cleanup_process){.pid = pid}, all, count, sizeof *all, compare_pids);
+}
+
 #endif
