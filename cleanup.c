@@ -27,7 +27,6 @@
  */
 #include <hangupd/cleanup.h>
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -36,31 +35,27 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/sysmacros.h>
-#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "identity.h"
 #include "ledger.h"
-
-static bool is_elsewhere(int state, const char *id);
-
+#include "look.h"
 #include "processes.h"
-
+#include "reader.h"
 #include "tree.h"
+#include "verbs.h"
+#include "walk.h"
 
-/* Forward: what is used before its section comes. */
-/* REUSE */
+/* ---- Forward: what an earlier section needs of a later one ------------------------------ */
+
+/* REUSE: a full disk is when the room that was set aside is for, and ledger_open meets it. */
 static int ledger_from_room(const char *name, struct text *head);
-/* READ */
-ASYNC_SAFE static const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id);
+/* READ: opening a ledger is one thing, whether to append, to reuse or to settle. */
 ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags);
-/* UNDO */
+/* UNDO: a record that is withdrawn is struck out like one that is done. */
 ASYNC_SAFE static bool strike(int fd, off_t at);
 
 /* ---- TELL -------------------------------------------------------------------------- */
@@ -115,110 +110,111 @@ ASYNC_SAFE static void boot_id_read(void)
         memcpy(boot_id, "unknown", sizeof "unknown");
 }
 
+#define LEDGER_HEADER_MAX 1024 /* bytes; a long title is cut */
+
+/* This process's ledger. cleanup_begin fills it in; before that, pid is 0. */
 static struct {
-    struct cleanup_owner who;
-    pid_t pid;                      /* of the owner; 0: nobody's */
+    struct cleanup_owner owner;
+    pid_t pid;                      /* the owner's, which a process that it forks is not; 0: none */
     unsigned long long start;       /* when it was born, as /proc says; 0: not known yet */
-    int fd, program_fd;             /* O_APPEND; -1: not made yet */
+    int fd;                         /* O_APPEND; -1: not made yet */
     off_t last;                     /* where the newest record starts */
-    volatile sig_atomic_t touched;  /* set before the file can exist */
+    volatile sig_atomic_t touched;  /* set before a file of the ledger can exist */
     volatile sig_atomic_t recorded; /* set before a record other than `scratch` can exist */
-    bool scratch_pooled;            /* it is in the pool */
-    struct timespec scratch_made;   /* when it was changed last, as it was made */
-    char scratch[PATH_MAX];         /* "": not made yet */
-} mine = {.fd = -1, .program_fd = -1};
-
-#define HEADER_MAX 1024 /* bytes; a long title is cut */
-
-/* ID.p without a record of the program's. */
-static struct {
-    size_t length;
-    char text[HEADER_MAX + PATH_MAX + 16];
-} program_head;
+    struct {
+        bool pooled;             /* it lies in the server's own directory of them */
+        struct timespec changed; /* its time of change when it was made */
+        char path[PATH_MAX];     /* "": not made yet */
+    } scratch;
+    struct {
+        int fd;             /* O_APPEND; -1: not made yet */
+        size_t head_length; /* what ID.p holds before its program has recorded anything */
+        char head[LEDGER_HEADER_MAX + PATH_MAX + 16];
+    } program;
+} ledger;
 
 void cleanup_begin(const struct cleanup_owner *owner)
 {
     boot_id_read();
-    mine.who = *owner;
-    mine.fd = mine.program_fd = -1;
-    mine.touched = mine.recorded = 0;
-    mine.scratch[0] = '\0';
+    ledger.owner = *owner;
+    ledger.fd = ledger.program.fd = -1;
+    ledger.touched = ledger.recorded = 0;
+    ledger.scratch.path[0] = '\0';
     /* Born within one tick: no need to ask /proc, which takes longer than all else here. */
-    mine.start = clock_ticks() == owner->forked ? owner->forked : 0;
-    mine.pid = getpid();
+    ledger.start = clock_ticks() == owner->forked ? owner->forked : 0;
+    ledger.pid = getpid();
 }
 
 ASYNC_SAFE bool cleanup_is_owner(void)
 {
-    return mine.pid != 0 && mine.pid == getpid();
+    return ledger.pid != 0 && ledger.pid == getpid();
 }
 
 ASYNC_SAFE bool cleanup_pending(void)
 {
-    return mine.touched != 0 && cleanup_is_owner();
+    return ledger.touched != 0 && cleanup_is_owner();
 }
 
 /* Whether ID.p is as its program got it. That may have cut it short, too, or have written over it;
  * what cannot be read may hold anything. */
 ASYNC_SAFE static bool is_as_it_was(void)
 {
-    char now[sizeof program_head.text];
-    ssize_t n = pread(mine.program_fd, now, sizeof now, 0);
-    return n >= 0 && (size_t)n == program_head.length &&
-           memcmp(now, program_head.text, (size_t)n) == 0;
+    char now[sizeof ledger.program.head];
+    ssize_t n = pread(ledger.program.fd, now, sizeof now, 0);
+    return n >= 0 && (size_t)n == ledger.program.head_length &&
+           memcmp(now, ledger.program.head, (size_t)n) == 0;
 }
 
 ASYNC_SAFE bool cleanup_has_records(void)
 {
-    return cleanup_pending() && (mine.recorded != 0 || (mine.program_fd >= 0 && !is_as_it_was()));
+    return cleanup_pending() &&
+           (ledger.recorded != 0 || (ledger.program.fd >= 0 && !is_as_it_was()));
 }
 
-/* Whether the ledger's grammar has such a record: what is refused here cannot be undone later. */
-static bool is_record(const char *verb, const char *argument)
-{
-    struct identity id;
-    unsigned long long n;
-    if (strchr(argument, '\n') != NULL)
-        return false;
-    if (strcmp(verb, "commit") == 0)
-        return *argument == '\0';
-    if (strcmp(verb, "run") == 0)
-        return argument[strspn(argument, " \t")] != '\0';
-    if (strcmp(verb, "sent") == 0)
-        return parse_number(&argument, UINT64_MAX, &n) && *argument == '\0';
-    if (strcmp(verb, "unlink-if") == 0 || strcmp(verb, "rmtree-if") == 0)
-        return identity_parse(&argument, &id) && *argument == '/';
-    return (strcmp(verb, "unlink") == 0 || strcmp(verb, "rmtree") == 0 ||
-            strcmp(verb, "scratch") == 0) &&
-           *argument == '/';
-}
+/* A record as a line, without its newline. One that is too long is cut, and still too long. */
+struct line {
+    char bytes[CLEANUP_RECORD_MAX + 1];
+    struct text text;
+};
 
-static int record_check(const char *verb, const char *argument)
+/* Compose the record in LINE, and check it: a reader will parse it as this does, so what is refused
+ * here, with errno, could not be undone later. */
+static int line_compose(struct line *line, enum verb verb, const struct identity *id,
+                        const char *argument)
 {
-    size_t size = strlen(verb) + strlen(argument) + (*argument != '\0') + 1;
-    errno = size > CLEANUP_RECORD_MAX ? ENAMETOOLONG : EINVAL;
-    return size > CLEANUP_RECORD_MAX || !is_record(verb, argument) ? -1 : 0;
-}
-
-int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
-{
-    char line[CLEANUP_RECORD_MAX + 1];
-    if (record_check(verb, argument) < 0)
-        return -1;
-    struct text t = TEXT(line);
-    text_add(&t, verb);
-    if (*argument != '\0') {
-        text_char(&t, ' ');
-        text_add(&t, argument);
+    struct text *t = &line->text;
+    *t = TEXT(line->bytes);
+    text_add(t, verbs[verb].name);
+    if (id != NULL) {
+        text_char(t, ' ');
+        identity_write(t, id);
     }
-    text_char(&t, '\n');
+    if (*argument != '\0') {
+        text_char(t, ' ');
+        text_add(t, argument);
+    }
+    text_end(t);
+    errno = ENAMETOOLONG;
+    if (t->length >= CLEANUP_RECORD_MAX)
+        return -1;
+    struct record r = record_parse(line->bytes);
+    bool blank = verb == VERB_RUN && r.argument[strspn(r.argument, " \t")] == '\0';
+    errno = EINVAL;
+    return r.verb != verb || r.error != 0 || blank || strchr(line->bytes, '\n') != NULL ? -1 : 0;
+}
+
+/* Append LINE to the ledger FD. Returns 0, or -1 with errno, and then the ledger is as before. */
+static int line_append(int fd, struct line *line, bool sync)
+{
+    struct text *t = &line->text;
     ssize_t n;
+    text_char(t, '\n');
     do
-        n = write(fd, line, t.length);
+        n = write(fd, t->at, t->length);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return -1;
-    if ((size_t)n < t.length) {
+    if ((size_t)n < t->length) {
         /* The disk is full. What was not written whole is taken back, unless somebody has
          * appended behind it: without its newline it would spoil the next record. */
         struct stat now;
@@ -231,21 +227,32 @@ int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
     return sync ? fdatasync(fd) : 0;
 }
 
+int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
+{
+    struct line line;
+    enum verb known = verb_find(verb, strlen(verb));
+    if (known == VERB_UNKNOWN) {
+        errno = EINVAL;
+        return -1;
+    }
+    return line_compose(&line, known, NULL, argument) < 0 ? -1 : line_append(fd, &line, sync);
+}
+
 static void header_write(struct text *t)
 {
     struct process self = {0};
-    if (mine.start == 0 && process_read(mine.pid, &self))
-        mine.start = self.start;
+    if (ledger.start == 0 && process_read(ledger.pid, &self))
+        ledger.start = self.start;
     text_add(t, "# hangupd ledger 1 id=");
-    text_add(t, mine.who.id);
+    text_add(t, ledger.owner.id);
     text_add(t, " pid=");
-    text_signed(t, mine.pid);
+    text_signed(t, ledger.pid);
     text_add(t, " start=");
-    text_number(t, mine.start, 1);
+    text_number(t, ledger.start, 1);
     text_add(t, " boot=");
     text_add(t, boot_id);
     text_char(t, ' ');
-    for (const char *s = mine.who.title; *s != '\0' && t->length < t->room - 2; s++)
+    for (const char *s = ledger.owner.title; *s != '\0' && t->length < t->room - 2; s++)
         text_char(t, *s == '\n' ? ' ' : *s);
     text_char(t, '\n');
 }
@@ -276,8 +283,8 @@ static int ledger_make(const char *name, const struct text *head)
     partial_name(partial, name);
 
     /* O_DSYNC: also for what a program appends. */
-    const int flags = O_RDWR | O_APPEND | O_CLOEXEC | (mine.who.sync ? O_DSYNC : 0);
-    int dir = mine.who.dir;
+    const int flags = O_RDWR | O_APPEND | O_CLOEXEC | (ledger.owner.sync ? O_DSYNC : 0);
+    int dir = ledger.owner.dir;
     int fd = openat(dir, ".", O_TMPFILE | flags, 0600);
     bool nameless = fd >= 0;
     if (!nameless)
@@ -286,11 +293,11 @@ static int ledger_make(const char *name, const struct text *head)
         return -1;
     /* Its header takes the file's first block: a full disk is found now, while a refusal costs
      * nothing, and the first records have their room. */
-    if (write_all(fd, head->at, head->length) < 0 || (mine.who.sync && fdatasync(fd) < 0))
+    if (write_all(fd, head->at, head->length) < 0 || (ledger.owner.sync && fdatasync(fd) < 0))
         goto fail;
     if (nameless ? link_nameless(fd, dir, name) < 0 : renameat(dir, partial, dir, name) < 0)
         goto fail;
-    if (mine.who.sync && fsync(dir) < 0)
+    if (ledger.owner.sync && fsync(dir) < 0)
         goto fail;
     return fd;
 fail:
@@ -306,35 +313,38 @@ static int ledger_open(void)
         errno = EPERM;
         return -1;
     }
-    if (mine.fd < 0) {
-        char header[HEADER_MAX];
+    if (ledger.fd < 0) {
+        char header[LEDGER_HEADER_MAX];
         struct text head = TEXT(header);
         header_write(&head);
-        mine.touched = 1;
-        mine.fd = ledger_make(mine.who.id, &head);
-        if (mine.fd < 0 && (errno == ENOSPC || errno == EDQUOT))
-            mine.fd = ledger_from_room(mine.who.id, &head);
+        ledger.touched = 1;
+        ledger.fd = ledger_make(ledger.owner.id, &head);
+        if (ledger.fd < 0 && (errno == ENOSPC || errno == EDQUOT))
+            ledger.fd = ledger_from_room(ledger.owner.id, &head);
     }
-    return mine.fd < 0 ? -1 : 0;
+    return ledger.fd < 0 ? -1 : 0;
 }
 
-static int record(const char *verb, const char *argument)
+/* Record VERB, with ID if that is not NULL, and ARGUMENT. Returns 0 once it is in the ledger, which
+ * is when the thing may be made; or -1 with errno. */
+static int record_add(enum verb verb, const struct identity *id, const char *argument)
 {
-    if (record_check(verb, argument) < 0 || ledger_open() < 0)
+    struct line line;
+    if (line_compose(&line, verb, id, argument) < 0 || ledger_open() < 0)
         return -1;
-    if (strcmp(verb, "scratch") != 0)
-        mine.recorded = 1;
-    mine.last = lseek(mine.fd, 0, SEEK_END);
-    return cleanup_append(mine.fd, verb, argument, mine.who.sync);
+    if (verb != VERB_SCRATCH)
+        ledger.recorded = 1;
+    ledger.last = lseek(ledger.fd, 0, SEEK_END);
+    return line_append(ledger.fd, &line, ledger.owner.sync);
 }
 
 /* What the newest record names was not made after all: its undo might fail for the same reason. */
 static void record_withdraw(void)
 {
     int saved = errno;
-    int fd = openat(mine.who.dir, mine.who.id, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = openat(ledger.owner.dir, ledger.owner.id, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
     if (fd >= 0) {
-        (void)strike(fd, mine.last); /* it stays, and then its undo says that nothing is there */
+        (void)strike(fd, ledger.last); /* it stays, and then its undo says that nothing is there */
         close(fd);
     }
     errno = saved;
@@ -345,22 +355,12 @@ int cleanup_sent(uint64_t n)
     char digits[24];
     struct text t = TEXT(digits);
     text_number(&t, n, 1);
-    return record("sent", text_end(&t));
+    return record_add(VERB_SENT, NULL, text_end(&t));
 }
 
 int cleanup_commit(void)
 {
-    return record("commit", "");
-}
-
-static int record_identity(const char *verb, const struct identity *id, const char *path)
-{
-    char argument[CLEANUP_RECORD_MAX];
-    struct text t = TEXT(argument);
-    identity_write(&t, id);
-    text_char(&t, ' ');
-    text_add(&t, path);
-    return record(verb, text_end(&t));
+    return record_add(VERB_COMMIT, NULL, "");
 }
 
 /* ---- MAKE -------------------------------------------------------------------------- */
@@ -445,7 +445,7 @@ static int rename_new(const char *from, const char *to, bool directory)
 static int publish_nameless(int fd, const struct place *p, bool overwrite)
 {
     struct identity id;
-    if (identify(fd, "", AT_EMPTY_PATH, &id) < 0 || record_identity("unlink-if", &id, p->path) < 0)
+    if (identify(fd, "", AT_EMPTY_PATH, &id) < 0 || record_add(VERB_UNLINK_IF, &id, p->path) < 0)
         return -1;
     if (link_nameless(fd, AT_FDCWD, p->path) == 0)
         return 0;
@@ -454,7 +454,7 @@ static int publish_nameless(int fd, const struct place *p, bool overwrite)
         return -1;
     }
     /* linkat never replaces: take a private name first, then rename over what is there. */
-    if (record_identity("unlink-if", &id, p->private) < 0 ||
+    if (record_add(VERB_UNLINK_IF, &id, p->private) < 0 ||
         link_nameless(fd, AT_FDCWD, p->private) < 0)
         return -1;
     if (rename(p->private, p->path) == 0)
@@ -469,7 +469,7 @@ static int publish_nameless(int fd, const struct place *p, bool overwrite)
 static int create_by_name(const struct place *p, bool overwrite, mode_t mode)
 {
     struct identity id;
-    if (record("unlink", p->private) < 0)
+    if (record_add(VERB_UNLINK, NULL, p->private) < 0)
         return -1;
     int fd = open(p->private, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0) {
@@ -477,7 +477,7 @@ static int create_by_name(const struct place *p, bool overwrite, mode_t mode)
         return -1;
     }
     if (identify(fd, "", AT_EMPTY_PATH, &id) == 0 &&
-        record_identity("unlink-if", &id, p->path) == 0 &&
+        record_add(VERB_UNLINK_IF, &id, p->path) == 0 &&
         (overwrite ? rename(p->private, p->path) : rename_new(p->private, p->path, false)) == 0)
         return fd;
     int saved = errno;
@@ -514,14 +514,14 @@ int cleanup_mkdir(const char *path, mode_t mode)
 {
     struct place p;
     struct identity id;
-    if (place_find(path, &p) < 0 || record("rmtree", p.private) < 0)
+    if (place_find(path, &p) < 0 || record_add(VERB_RMTREE, NULL, p.private) < 0)
         return -1;
     if (mkdir(p.private, mode) < 0) {
         record_withdraw();
         return -1;
     }
     if (identify(AT_FDCWD, p.private, AT_SYMLINK_NOFOLLOW, &id) == 0 &&
-        record_identity("rmtree-if", &id, p.path) == 0 && rename_new(p.private, p.path, true) == 0)
+        record_add(VERB_RMTREE_IF, &id, p.path) == 0 && rename_new(p.private, p.path, true) == 0)
         return 0;
     int saved = errno;
     rmdir(p.private);
@@ -529,20 +529,20 @@ int cleanup_mkdir(const char *path, mode_t mode)
     return -1;
 }
 
-static int record_path(const char *verb, const char *path)
+static int record_path(enum verb verb, const char *path)
 {
     char full[PATH_MAX];
-    return cleanup_absolute(path, full) < 0 ? -1 : record(verb, full);
+    return cleanup_absolute(path, full) < 0 ? -1 : record_add(verb, NULL, full);
 }
 
 int cleanup_unlink(const char *path)
 {
-    return record_path("unlink", path);
+    return record_path(VERB_UNLINK, path);
 }
 
 int cleanup_rmtree(const char *path)
 {
-    return record_path("rmtree", path);
+    return record_path(VERB_RMTREE, path);
 }
 
 int cleanup_run(const char *command)
@@ -551,7 +551,7 @@ int cleanup_run(const char *command)
         errno = EINVAL;
         return -1;
     }
-    return record("run", command);
+    return record_add(VERB_RUN, NULL, command);
 }
 
 /* ---- REUSE ------------------------------------------------------------------------- */
@@ -562,13 +562,13 @@ ASYNC_SAFE static const char *spare_name(char name[CLEANUP_ID_SIZE])
 {
     struct text t = {.at = name, .room = CLEANUP_ID_SIZE};
     text_add(&t, ".spare-");
-    text_number(&t, mine.who.spare, 1);
+    text_number(&t, ledger.owner.spare, 1);
     return text_end(&t);
 }
 
 static bool may_reuse_ledger(void)
 {
-    return mine.who.spare != 0 && !mine.who.sync;
+    return ledger.owner.spare != 0 && !ledger.owner.sync;
 }
 
 /* Make HEAD as long as a file of SIZE bytes by a comment, or, for a single byte, an empty line. */
@@ -588,7 +588,7 @@ static void pad(struct text *head, off_t size)
 static int ledger_reuse(const char *spare, const char *name, struct text *head)
 {
     struct stat now;
-    int dir = mine.who.dir;
+    int dir = ledger.owner.dir;
     if (!may_reuse_ledger())
         return -1;
     int fd = ledger_find(dir, spare, O_RDWR);
@@ -631,7 +631,7 @@ static int room_make(void)
     const struct text content = {.at = line, .length = 1, .room = sizeof line};
     if (!may_reuse_ledger())
         return ledger_open();
-    if (faccessat(mine.who.dir, room_name(room), F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+    if (faccessat(ledger.owner.dir, room_name(room), F_OK, AT_SYMLINK_NOFOLLOW) == 0)
         return 0;
     int fd = ledger_make(room, &content);
     if (fd < 0)
@@ -646,9 +646,9 @@ static int scratch_name(char path[PATH_MAX], bool pooled)
 {
     char hex[HEX_SIZE];
     struct text t = {.at = path, .room = PATH_MAX};
-    text_add(&t, pooled ? mine.who.pool_path : mine.who.tmpdir);
+    text_add(&t, pooled ? ledger.owner.pool_path : ledger.owner.tmpdir);
     text_add(&t, pooled ? "/" : "/hangupd-");
-    text_add(&t, mine.who.id);
+    text_add(&t, ledger.owner.id);
     if (!pooled) {
         if (random_hex(hex) < 0)
             return -1;
@@ -665,16 +665,17 @@ static int scratch_make(const char *path, bool pooled)
 {
     char spare[CLEANUP_ID_SIZE];
     struct stat now;
-    int pool = mine.who.pool;
-    if (!pooled
-            ? mkdir(path, 0700) < 0
-            : (mine.who.spare == 0 || renameat(pool, spare_name(spare), pool, mine.who.id) < 0) &&
-                  mkdirat(pool, mine.who.id, 0700) < 0)
+    int pool = ledger.owner.pool;
+    if (!pooled ? mkdir(path, 0700) < 0
+                : (ledger.owner.spare == 0 ||
+                   renameat(pool, spare_name(spare), pool, ledger.owner.id) < 0) &&
+                      mkdirat(pool, ledger.owner.id, 0700) < 0)
         return -1;
-    memcpy(mine.scratch, path, strlen(path) + 1);
-    mine.scratch_pooled = pooled && fstatat(pool, mine.who.id, &now, AT_SYMLINK_NOFOLLOW) == 0;
-    if (mine.scratch_pooled)
-        mine.scratch_made = now.st_ctim;
+    memcpy(ledger.scratch.path, path, strlen(path) + 1);
+    ledger.scratch.pooled =
+        pooled && fstatat(pool, ledger.owner.id, &now, AT_SYMLINK_NOFOLLOW) == 0;
+    if (ledger.scratch.pooled)
+        ledger.scratch.changed = now.st_ctim;
     return 0;
 }
 
@@ -685,63 +686,54 @@ const char *cleanup_tempdir(void)
         errno = EPERM;
         return NULL;
     }
-    for (int pooled = mine.who.pool_path != NULL ? 1 : 0; pooled >= 0 && mine.scratch[0] == '\0';
-         pooled--) {
-        if (scratch_name(path, pooled) < 0 || record("scratch", path) < 0)
+    for (int pooled = ledger.owner.pool_path != NULL ? 1 : 0;
+         pooled >= 0 && ledger.scratch.path[0] == '\0'; pooled--) {
+        if (scratch_name(path, pooled) < 0 || record_add(VERB_SCRATCH, NULL, path) < 0)
             return NULL;
         if (scratch_make(path, pooled) < 0) /* somebody has cleaned TMPDIR up, it may be */
             record_withdraw();
     }
-    return mine.scratch[0] != '\0' ? mine.scratch : NULL;
+    return ledger.scratch.path[0] != '\0' ? ledger.scratch.path : NULL;
 }
 
 int cleanup_open_for_program(void)
 {
-    char spare[CLEANUP_ID_SIZE], name[CLEANUP_ID_SIZE + 4], path[PATH_MAX];
+    char spare[CLEANUP_ID_SIZE], name[LEDGER_NAME_SIZE], path[PATH_MAX];
     if (!cleanup_is_owner()) {
         errno = EPERM;
         return -1;
     }
-    if (mine.program_fd >= 0)
-        return mine.program_fd;
-    struct text head = {.at = program_head.text, .room = HEADER_MAX};
+    if (ledger.program.fd >= 0)
+        return ledger.program.fd;
+    struct text head = {.at = ledger.program.head, .room = LEDGER_HEADER_MAX};
     header_write(&head);
-    head.room = sizeof program_head.text;
-    bool pooled =
-        mine.scratch[0] == '\0' && mine.who.pool_path != NULL && scratch_name(path, true) == 0;
+    head.room = sizeof ledger.program.head;
+    bool pooled = ledger.scratch.path[0] == '\0' && ledger.owner.pool_path != NULL &&
+                  scratch_name(path, true) == 0;
     if (pooled) {
         text_add(&head, "scratch ");
         text_add(&head, path);
         text_char(&head, '\n');
     }
-    mine.touched = 1;
-    program_name(name, mine.who.id);
-    mine.program_fd = ledger_reuse(spare_name(spare), name, &head);
-    if (mine.program_fd < 0 && room_make() == 0)
-        mine.program_fd = ledger_make(name, &head);
-    program_head.length = head.length;
-    if (mine.program_fd >= 0 && pooled)
+    ledger.touched = 1;
+    ledger_program_name(name, ledger.owner.id);
+    ledger.program.fd = ledger_reuse(spare_name(spare), name, &head);
+    if (ledger.program.fd < 0 && room_make() == 0)
+        ledger.program.fd = ledger_make(name, &head);
+    ledger.program.head_length = head.length;
+    if (ledger.program.fd >= 0 && pooled)
         (void)scratch_make(path, true); /* else cleanup_tempdir makes one elsewhere */
-    return mine.program_fd;
+    return ledger.program.fd;
 }
 
-/* Whether the open directory FD has nothing in it. On the stack, as a page that the server has
- * written to would be copied. */
+/* Returns true if the open directory FD has nothing in it. The buffer is on the stack: it is the
+ * end of a request, and a page of static memory that the server has written to would be copied for
+ * this. */
 ASYNC_SAFE static bool is_empty(int fd)
 {
-    union {
-        char bytes[512];
-        struct dirent64 aligned;
-    } entries;
-    long n;
-    while ((n = syscall(SYS_getdents64, fd, entries.bytes, sizeof entries.bytes)) > 0)
-        for (long at = 0; at < n;) {
-            const struct dirent64 *e = (const void *)(entries.bytes + at);
-            at += e->d_reclen;
-            if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-                return false;
-        }
-    return n == 0;
+    _Alignas(struct dirent64) char entries[512];
+    struct walk w = walk_from(fd, entries, sizeof entries);
+    return walk_next(&w) == NULL && w.error == 0;
 }
 
 /* Whether the open directory FD has attributes of a program's: with a default ACL, what the next
@@ -763,18 +755,18 @@ ASYNC_SAFE static bool scratch_give_back(void)
 {
     char spare[CLEANUP_ID_SIZE];
     struct stat now;
-    int pool = mine.who.pool;
-    if (!mine.scratch_pooled || mine.who.spare == 0)
+    int pool = ledger.owner.pool;
+    if (!ledger.scratch.pooled || ledger.owner.spare == 0)
         return false;
-    int fd = openat(pool, mine.who.id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = openat(pool, ledger.owner.id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return false;
     bool same = fstat(fd, &now) == 0 && now.st_mode == (S_IFDIR | 0700) &&
-                now.st_uid == geteuid() && now.st_ctim.tv_sec == mine.scratch_made.tv_sec &&
-                now.st_ctim.tv_nsec == mine.scratch_made.tv_nsec && is_empty(fd) &&
+                now.st_uid == geteuid() && now.st_ctim.tv_sec == ledger.scratch.changed.tv_sec &&
+                now.st_ctim.tv_nsec == ledger.scratch.changed.tv_nsec && is_empty(fd) &&
                 !has_attributes(fd);
     close(fd);
-    return same && renameat(pool, mine.who.id, pool, spare_name(spare)) == 0;
+    return same && renameat(pool, ledger.owner.id, pool, spare_name(spare)) == 0;
 }
 
 /* Leave the program's ledger, which has no record, to the next request. False: somebody may still
@@ -783,11 +775,11 @@ ASYNC_SAFE static bool scratch_give_back(void)
 ASYNC_SAFE static bool ledger_give_back(const char *name)
 {
     char spare[CLEANUP_ID_SIZE];
-    int dir = mine.who.dir;
+    int dir = ledger.owner.dir;
     if (!may_reuse_ledger())
         return false;
-    close(mine.program_fd);
-    mine.program_fd = -1;
+    close(ledger.program.fd);
+    ledger.program.fd = -1;
     int fd = ledger_find(dir, name, O_RDONLY);
     if (fd < 0)
         return false;
@@ -801,85 +793,15 @@ ASYNC_SAFE static bool ledger_give_back(const char *name)
 
 /* ---- READ -------------------------------------------------------------------------- */
 
-/* One line of a ledger, without its newline. */
-struct line {
-    off_t start;
-    size_t length;
-    bool too_long; /* for a record: nobody's, and reported */
-    char text[CLEANUP_RECORD_MAX];
-};
-static struct line current;
-
-/* Read exactly N bytes at AT. What cannot be read must not be taken for undone. */
-ASYNC_SAFE static bool read_at(int fd, char *to, size_t n, off_t at)
+/* Begin to read the open ledger FD with R. Returns false, with errno, if it cannot be looked at. */
+ASYNC_SAFE static bool read_from_end(struct reader *r, int fd)
 {
-    while (n > 0) {
-        ssize_t got = pread(fd, to, n, at);
-        if (got == 0 || (got < 0 && errno != EINTR))
-            return false; /* an error, or somebody has cut the file meanwhile */
-        if (got > 0) {
-            to += got;
-            at += got;
-            n -= (size_t)got;
-        }
-    }
+    struct stat now;
+    if (fstat(fd, &now) < 0)
+        return false;
+    reader_begin(r, fd, now.st_size);
     return true;
 }
-
-#define NO_NEWLINE (-1)
-#define NOT_READABLE (-2)
-
-/* Where the last newline before END is. */
-ASYNC_SAFE static off_t newline_before(int fd, off_t end)
-{
-    while (end > 0) {
-        off_t from = end > (off_t)sizeof current.text ? end - (off_t)sizeof current.text : 0;
-        if (!read_at(fd, current.text, (size_t)(end - from), from))
-            return NOT_READABLE;
-        for (off_t at = end - from; at > 0; at--)
-            if (current.text[at - 1] == '\n')
-                return from + at - 1;
-        end = from;
-    }
-    return NO_NEWLINE;
-}
-
-/* Read the line that ends at END, just behind its newline, into `current`: 1, or 0 at the file's
- * beginning, or -1 when it cannot be read. */
-ASYNC_SAFE static int line_read(int fd, off_t end)
-{
-    if (end <= 0)
-        return end == 0 ? 0 : -1;
-    off_t newline = newline_before(fd, end - 1);
-    if (newline == NOT_READABLE)
-        return -1;
-    current.start = newline + 1;
-    off_t length = end - 1 - current.start;
-    current.too_long = length >= (off_t)sizeof current.text;
-    current.length = current.too_long ? sizeof current.text - 1 : (size_t)length;
-    if (!read_at(fd, current.text, current.length, current.start))
-        return -1;
-    current.text[current.length] = '\0';
-    return 1;
-}
-
-/* Where the last whole line of SIZE bytes ends; a line without its newline never happened. */
-ASYNC_SAFE static off_t lines_end(int fd, off_t size)
-{
-    off_t newline = newline_before(fd, size);
-    return newline == NOT_READABLE ? -1 : newline + 1;
-}
-
-/* If the line is VERB or begins with "VERB ", its argument; else NULL. */
-ASYNC_SAFE static const char *argument_of(const char *line, const char *verb)
-{
-    size_t n = strlen(verb);
-    if (strncmp(line, verb, n) != 0)
-        return NULL;
-    return line[n] == '\0' ? line + n : line[n] == ' ' ? line + n + 1 : NULL;
-}
-
-#define LEDGER_MAGIC "# hangupd ledger 1 "
 
 struct header {
     bool valid, this_boot;
@@ -919,14 +841,6 @@ ASYNC_SAFE static struct header header_read(int fd)
     return h;
 }
 
-static ASYNC_SAFE const char *program_name(char name[CLEANUP_ID_SIZE + 4], const char *id)
-{
-    struct text t = {.at = name, .room = CLEANUP_ID_SIZE + 4};
-    text_add(&t, id);
-    text_add(&t, ".p");
-    return text_end(&t);
-}
-
 /* Open the ledger NAME, which must be a plain file of this user's own, with no other name: whatever
  * else is there was put there by somebody else, when STATE was open to others, to have it obeyed.
  * -1 with ENOENT: none; with EPERM: no ledger of ours. */
@@ -959,26 +873,24 @@ ASYNC_SAFE static void report_unopened(const char *id, const char *doing, const 
 
 bool cleanup_exists(int dir, const char *id)
 {
-    char program[CLEANUP_ID_SIZE + 4];
+    char program[LEDGER_NAME_SIZE];
     return faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
-           faccessat(dir, program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+           faccessat(dir, ledger_program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-/* Find the `sent` mark that is not struck out: 1, 0 if there is none, -1 if it cannot be told. */
+/* Find the newest `sent` mark of the open ledger FD that is not struck out. Returns 1 with its
+ * number and where it starts, 0 if there is none, or -1 if it cannot be told. */
 ASYNC_SAFE static int sent_find(int fd, uint64_t *n, off_t *at)
 {
-    struct stat now;
-    if (fstat(fd, &now) < 0)
-        return -1;
+    static struct reader reader; /* not undo_pass's: a `run` may ask in the midst of that */
     int found;
-    off_t end = lines_end(fd, now.st_size);
-    for (; (found = line_read(fd, end)) > 0; end = current.start) {
-        bool whole = !current.too_long && strlen(current.text) == current.length;
-        const char *arg = whole ? argument_of(current.text, "sent") : NULL;
-        unsigned long long value;
-        if (arg != NULL && parse_number(&arg, UINT64_MAX, &value) && *arg == '\0') {
-            *n = value;
-            *at = current.start;
+    if (!read_from_end(&reader, fd))
+        return -1;
+    while ((found = reader_next(&reader)) > 0) {
+        struct record r = record_parse(reader.line);
+        if (reader.whole && r.verb == VERB_SENT && r.error == 0) {
+            *n = r.number;
+            *at = reader.start;
             return 1;
         }
     }
@@ -1088,11 +1000,12 @@ ASYNC_SAFE static int undo_scratch(const struct cleanup_settling *how, const cha
     return 0;
 }
 
-/* What is known of the ledger at hand. */
+/* What is known of the ledger that is being undone. */
 struct settlement {
     const struct cleanup_settling *how;
     int fd;
-    bool kept;      /* what is above is kept: only scratch directories go */
+    struct reader *reader;
+    bool kept;      /* a `commit` is below: of what is above, only scratch directories go */
     bool this_boot; /* device numbers mean what they meant */
     bool failed, run_left;
 };
@@ -1111,23 +1024,22 @@ ASYNC_SAFE static int is_same(const struct settlement *s, const struct identity 
            was->birth_nanoseconds == is->birth_nanoseconds;
 }
 
-ASYNC_SAFE static int undo_if(const struct settlement *s, const char *argument, bool directory)
+/* Undo a record with an identity: remove PATH if it still is the thing WAS. Returns 0 if it is gone
+ * or was another thing, -1 with errno if it is still there, or cannot be told (ESTALE). */
+ASYNC_SAFE static int undo_if(const struct settlement *s, const struct identity *was,
+                              const char *path, bool directory)
 {
-    struct identity was, is;
-    if (!identity_parse(&argument, &was) || *argument != '/') {
-        errno = EINVAL;
-        return -1;
-    }
-    if (identify(AT_FDCWD, argument, AT_SYMLINK_NOFOLLOW, &is) < 0)
+    struct identity is;
+    if (identify(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, &is) < 0)
         return is_not_there(errno) ? 0 : -1;
-    int same = is_same(s, &was, &is);
+    int same = is_same(s, was, &is);
     if (same < 0)
         errno = ESTALE;
     if (same <= 0)
         return same;
     if (!directory)
-        return undo_unlink(argument);
-    int fd = open_directory(AT_FDCWD, argument);
+        return undo_unlink(path);
+    int fd = open_directory(AT_FDCWD, path);
     if (fd < 0)
         return is_not_there(errno) ? 0 : -1;
     /* What was opened is what is emptied: it must still be the one that was looked at. */
@@ -1135,64 +1047,68 @@ ASYNC_SAFE static int undo_if(const struct settlement *s, const char *argument, 
         close_keep_errno(fd);
         return -1;
     }
-    if (is_same(s, &was, &is) > 0)
-        return remove_open_tree(fd, argument);
+    if (is_same(s, was, &is) > 0)
+        return remove_open_tree(fd, path);
     close(fd);
     return 0;
 }
 
-/* The same of the record in `current` for a verb that removes trees. With a slash behind it, a name
- * that has become a link would be followed, O_NOFOLLOW or not: it is taken off. */
-ASYNC_SAFE static const char *tree_of(const char *verb)
+/* Cut off the slashes at the end of the record's argument. With one of them a name that has become
+ * a link would be followed, O_NOFOLLOW or not. */
+ASYNC_SAFE static void cut_slashes(struct record *r)
 {
-    const char *arg = argument_of(current.text, verb);
-    size_t start = arg != NULL ? (size_t)(arg - current.text) : 0;
-    for (size_t n = arg != NULL ? strlen(arg) : 0; n > 1 && arg[n - 1] == '/'; n--)
-        current.text[start + n - 1] = '\0';
-    return arg;
+    /* The root stays "/", but no identity is enough to remove it: that argument becomes empty. */
+    size_t least = verbs[r->verb].argument == ARGUMENT_FILEID_PATH && r->error == 0 ? 0 : 1;
+    for (size_t n = strlen(r->argument); n > least && r->argument[n - 1] == '/'; n--)
+        r->argument[n - 1] = '\0';
+    if (r->argument[0] == '\0' && r->error == 0)
+        r->error = EINVAL;
 }
 
-/* Undo the record in `current`: 1 done, 0 nothing to do with it, -1 failed (errno). */
+/* Undo the record R, which can be obeyed. Returns 0 or -1 with errno. */
+ASYNC_SAFE static int undo_thing(const struct settlement *s, const struct record *r)
+{
+    bool directory = verbs[r->verb].undo == UNDO_TREE;
+    if (verbs[r->verb].argument == ARGUMENT_FILEID_PATH)
+        return undo_if(s, &r->identity, r->argument, directory);
+    return directory ? undo_rmtree(r->argument) : undo_unlink(r->argument);
+}
+
+/* Undo the record that the reader is at. Returns 1 if it is done and can be struck out, 0 if there
+ * is nothing to do with it, -1 with errno if it failed. */
 ASYNC_SAFE static int undo_record(struct settlement *s)
 {
-    const char *line = current.text, *arg;
-    if (line[0] == '#' || current.length == 0)
+    const struct reader *at = s->reader;
+    if (at->line[0] == '#' || at->length == 0)
         return 0;
-    if (strlen(line) != current.length) { /* a NUL: what it names would be cut short */
-        errno = EBADMSG;
+    if (!at->whole) { /* what it names is cut short: it must not be obeyed */
+        errno = at->too_long && strlen(at->line) == at->length ? ENAMETOOLONG : EBADMSG;
         return s->kept ? 0 : -1;
     }
-    if (current.too_long) { /* only its beginning was read: likewise */
-        errno = ENAMETOOLONG;
-        return s->kept ? 0 : -1;
-    }
-    if ((arg = tree_of("scratch")) != NULL && *arg == '/')
-        return undo_scratch(s->how, arg) < 0 ? -1 : 1;
-    if (s->kept)
+    struct record r = record_parse(at->line);
+    enum verb_undo how = verbs[r.verb].undo;
+    if (how == UNDO_TREE || how == UNDO_SCRATCH)
+        cut_slashes(&r);
+    if (how == UNDO_SCRATCH && r.error == 0)
+        return undo_scratch(s->how, r.argument) < 0 ? -1 : 1;
+    if (s->kept || r.verb == VERB_SENT)
         return 0;
-    if (strcmp(line, "commit") == 0) {
+    if (r.error != 0) { /* no such verb, or its argument is not what it takes */
+        errno = r.error;
+        return -1;
+    }
+    switch (how) {
+    case UNDO_NOTHING: /* `commit`, as `sent` has been dealt with */
         s->kept = true;
         return 0;
-    }
-    if (argument_of(line, "sent") != NULL)
+    case UNDO_COMMAND:
+        if (s->how->run != NULL)
+            return s->how->run(s->how->id, r.argument) < 0 ? -1 : 1;
+        s->run_left = true;
         return 0;
-    if ((arg = argument_of(line, "unlink-if")) != NULL)
-        return undo_if(s, arg, false) < 0 ? -1 : 1;
-    if ((arg = tree_of("rmtree-if")) != NULL)
-        return undo_if(s, arg, true) < 0 ? -1 : 1;
-    if ((arg = argument_of(line, "unlink")) != NULL && *arg == '/')
-        return undo_unlink(arg) < 0 ? -1 : 1;
-    if ((arg = tree_of("rmtree")) != NULL && *arg == '/')
-        return undo_rmtree(arg) < 0 ? -1 : 1;
-    if ((arg = argument_of(line, "run")) != NULL && *arg != '\0') {
-        if (s->how->run == NULL) {
-            s->run_left = true;
-            return 0;
-        }
-        return s->how->run(s->how->id, arg) < 0 ? -1 : 1;
+    default:
+        return undo_thing(s, &r) < 0 ? -1 : 1;
     }
-    errno = EBADMSG; /* no such verb, or a path that is not absolute */
-    return -1;
 }
 
 ASYNC_SAFE static bool strike(int fd, off_t at)
@@ -1204,22 +1120,24 @@ ASYNC_SAFE static bool strike(int fd, off_t at)
     return n == 1;
 }
 
-/* Undo the open ledger backwards, once; what is done becomes a comment. */
+/* Undo the first SIZE bytes of the open ledger backwards, once; what is done becomes a comment.
+ * After a record that fails it goes on with the older ones. */
 ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
 {
-    off_t end = lines_end(s->fd, size);
+    static struct reader reader;
     int found = 0;
     s->failed = false;
-    while (!s->run_left && (found = line_read(s->fd, end)) > 0) {
-        end = current.start;
+    s->reader = &reader;
+    reader_begin(&reader, s->fd, size);
+    while (!s->run_left && (found = reader_next(&reader)) > 0) {
         int done = undo_record(s);
         if (done < 0) {
             s->failed = true;
             if (errno != 0)
-                report(s->how->id, "could not undo:", current.text, errno);
-        } else if (done > 0 && !strike(s->fd, end)) {
+                report(s->how->id, "could not undo:", reader.line, errno);
+        } else if (done > 0 && !strike(s->fd, reader.start)) {
             s->failed = true;
-            report(s->how->id, "could not strike out:", current.text, errno);
+            report(s->how->id, "could not strike out:", reader.line, errno);
         }
     }
     if (found < 0) {
@@ -1326,11 +1244,11 @@ ASYNC_SAFE static bool remove_ledgers(const struct cleanup_settling *how, bool k
     return false;
 }
 
-ASYNC_SAFE static enum cleanup_result settle(const struct cleanup_settling *how, bool kept)
+ASYNC_SAFE static enum cleanup_result settle_ledger(const struct cleanup_settling *how, bool kept)
 {
-    char program[CLEANUP_ID_SIZE + 4];
+    char program[LEDGER_NAME_SIZE];
     int locked[2] = {-1, -1};
-    program_name(program, how->id);
+    ledger_program_name(program, how->id);
     /* The program's records are newer than the server's own, which only prepared its start. */
     enum cleanup_result first = settle_file(how, program, kept, &locked[0]), result = first;
     if (first != CLEANUP_RUN_LEFT) {
@@ -1362,56 +1280,57 @@ ASYNC_SAFE static int sent_strike(int dir, const char *id)
 
 ASYNC_SAFE int cleanup_unsent(void)
 {
-    return cleanup_pending() ? sent_strike(mine.who.dir, mine.who.id) : 0;
+    return cleanup_pending() ? sent_strike(ledger.owner.dir, ledger.owner.id) : 0;
 }
 
-ASYNC_SAFE static enum cleanup_result settle_mine(bool kept)
+ASYNC_SAFE static enum cleanup_result settle_own(bool kept)
 {
     if (!cleanup_pending())
         return CLEANUP_DONE;
     struct cleanup_settling how = {
-        .dir = mine.who.dir, .id = mine.who.id, .pool_path = mine.who.pool_path};
+        .dir = ledger.owner.dir, .id = ledger.owner.id, .pool_path = ledger.owner.pool_path};
     /* What a dead program has locked, as one process at a time was to write, is locked still: it
      * belongs to the open file, which we share. */
-    if (mine.program_fd >= 0)
-        (void)flock(mine.program_fd, LOCK_UN);
-    enum cleanup_result result = settle(&how, kept);
+    if (ledger.program.fd >= 0)
+        (void)flock(ledger.program.fd, LOCK_UN);
+    enum cleanup_result result = settle_ledger(&how, kept);
     if (result == CLEANUP_DONE)
-        mine.touched = 0;
+        ledger.touched = 0;
     return result;
 }
 
 ASYNC_SAFE enum cleanup_result cleanup_undo(void)
 {
-    return settle_mine(false);
+    return settle_own(false);
 }
 
 ASYNC_SAFE enum cleanup_result cleanup_keep(void)
 {
-    char program[CLEANUP_ID_SIZE + 4];
+    char program[LEDGER_NAME_SIZE];
     if (!cleanup_pending() || cleanup_has_records())
-        return settle_mine(true);
+        return settle_own(true);
     /* Nothing but a scratch directory, as with most programs: nothing to read. */
-    if (mine.scratch[0] != '\0' && !scratch_give_back() && undo_rmtree(mine.scratch) < 0)
-        return settle_mine(true); /* which tells why */
-    program_name(program, mine.who.id);
-    if (mine.program_fd >= 0 && !ledger_give_back(program) &&
-        unlinkat(mine.who.dir, program, 0) < 0 && errno != ENOENT)
-        return settle_mine(true);
-    if (unlinkat(mine.who.dir, mine.who.id, 0) < 0 && errno != ENOENT)
-        return settle_mine(true);
-    mine.touched = 0;
+    if (ledger.scratch.path[0] != '\0' && !scratch_give_back() &&
+        undo_rmtree(ledger.scratch.path) < 0)
+        return settle_own(true); /* which tells why */
+    ledger_program_name(program, ledger.owner.id);
+    if (ledger.program.fd >= 0 && !ledger_give_back(program) &&
+        unlinkat(ledger.owner.dir, program, 0) < 0 && errno != ENOENT)
+        return settle_own(true);
+    if (unlinkat(ledger.owner.dir, ledger.owner.id, 0) < 0 && errno != ENOENT)
+        return settle_own(true);
+    ledger.touched = 0;
     return CLEANUP_DONE;
 }
 
 ASYNC_SAFE enum cleanup_result cleanup_settle(const struct cleanup_settling *how)
 {
-    return settle(how, false);
+    return settle_ledger(how, false);
 }
 
 enum cleanup_result cleanup_settle_kept(const struct cleanup_settling *how)
 {
-    return settle(how, true);
+    return settle_ledger(how, true);
 }
 
 enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how)
@@ -1421,7 +1340,7 @@ enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how)
         report(how->id, "could not strike out the sent mark of", how->id, errno);
         return CLEANUP_FAILED;
     }
-    return settle(how, false);
+    return settle_ledger(how, false);
 }
 
 /* ---- STATE ------------------------------------------------------------------------- */
@@ -1482,7 +1401,9 @@ static bool lock_try(int fd)
     return fcntl(fd, F_SETLK, &lock) == 0;
 }
 
-static struct stat own; /* this process's server directory: its lock does not bind itself */
+/* STATE/SERVER of this very process. A POSIX lock does not bind the process that holds it, so the
+ * lock would not keep its own recovery out. */
+static struct stat own_server;
 
 int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
 {
@@ -1495,7 +1416,7 @@ int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
         int dir = openat(state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         int lock = dir < 0 ? -1 : openat(dir, "lock", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         if (lock >= 0 && lock_try(lock) && fstat(lock, &now) == 0 && now.st_nlink == 1 &&
-            fstat(dir, &own) == 0)
+            fstat(dir, &own_server) == 0)
             return dir; /* the lock's descriptor stays open: closing it would let go */
         int saved = errno;
         if (lock >= 0)
@@ -1553,7 +1474,7 @@ static bool is_hex(const char *s, size_t n)
 
 #define FAILED "failed" /* in STATE: what could not be undone */
 
-static bool is_token(const char *name)
+bool cleanup_is_server_token(const char *name)
 {
     return strlen(name) == CLEANUP_TOKEN_SIZE - 1 && is_hex(name, CLEANUP_TOKEN_SIZE - 1);
 }
@@ -1567,71 +1488,55 @@ bool cleanup_is_id(const char *name)
            is_hex(name + CLEANUP_TOKEN_SIZE, length - CLEANUP_TOKEN_SIZE);
 }
 
-/* A descriptor of its own: a copy would share its place in the directory with other processes. */
-static DIR *list_directory(int dir)
+/* Set ID to the id of the request whose ledger's file is called NAME. Returns false if it is no
+ * such file, or ID.p beside its ID: the two count as one. */
+static bool id_of_file(int dir, const char *name, char id[CLEANUP_ID_SIZE])
 {
-    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *list = fd < 0 ? NULL : fdopendir(fd);
-    if (list == NULL && fd >= 0)
-        close(fd);
-    return list;
-}
-
-/* The next entry, or NULL, and then *ERROR says whether that was the end. */
-static const struct dirent *next_entry(DIR *list, int *error)
-{
-    errno = 0;
-    const struct dirent *e = readdir(list);
-    if (e == NULL && errno != 0)
-        *error = errno;
-    return e;
+    size_t length = strlen(name);
+    bool program = length > 2 && strcmp(name + length - 2, ".p") == 0;
+    if (program)
+        length -= 2;
+    if (length >= CLEANUP_ID_SIZE)
+        return false;
+    memcpy(id, name, length);
+    id[length] = '\0';
+    /* An ID.p alone is what a crash between two unlinks leaves. */
+    return cleanup_is_id(id) && !(program && faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0);
 }
 
 char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE]
 {
-    char(*ids)[CLEANUP_ID_SIZE] = NULL;
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
+    char(*ids)[CLEANUP_ID_SIZE] = NULL, id[CLEANUP_ID_SIZE];
     size_t room = 0;
     *count = 0;
-    DIR *list = list_directory(dir);
-    if (list == NULL)
-        return NULL;
-    int error = 0;
-    for (const struct dirent *e; (e = next_entry(list, &error)) != NULL;) {
-        char name[CLEANUP_ID_SIZE];
-        size_t length = strlen(e->d_name);
-        bool program = length > 2 && strcmp(e->d_name + length - 2, ".p") == 0;
-        if (program)
-            length -= 2;
-        if (length >= sizeof name)
+    struct walk w = walk_open(dir, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+        if (!id_of_file(dir, e->d_name, id))
             continue;
-        memcpy(name, e->d_name, length);
-        name[length] = '\0';
-        /* ID comes with its ID.p; an ID.p alone is what a crash between two unlinks left. */
-        if (!cleanup_is_id(name) ||
-            (program && faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0))
-            continue;
-        if (*count == room) {
-            room = room == 0 ? 64 : room * 2;
-            void *more = realloc(ids, room * sizeof *ids);
-            if (more == NULL) {
-                error = ENOMEM;
-                break;
-            }
-            ids = more;
+        void *more = list_grow(ids, *count, &room, sizeof *ids);
+        if (more == NULL) {
+            w.error = errno;
+            break;
         }
-        memcpy(ids[(*count)++], name, sizeof name);
+        ids = more;
+        memcpy(ids[(*count)++], id, sizeof id);
     }
-    closedir(list);
-    errno = error;
+    (void)walk_close(&w);
     return ids;
 }
 
+/* Open the directory in STATE that has a ledger of ID, a server's or `failed`. Returns -1 if there
+ * is none. */
 static int open_elsewhere(int state, const char *id)
 {
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
     int dir = -1;
-    DIR *list = cleanup_is_id(id) ? list_directory(state) : NULL;
-    for (const struct dirent *e; list != NULL && dir < 0 && (e = readdir(list)) != NULL;) {
-        if (!is_token(e->d_name) && strcmp(e->d_name, FAILED) != 0)
+    if (!cleanup_is_id(id))
+        return -1;
+    struct walk w = walk_open(state, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; dir < 0 && (e = walk_next(&w)) != NULL;) {
+        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, FAILED) != 0)
             continue;
         dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (dir >= 0 && !cleanup_exists(dir, id)) {
@@ -1639,8 +1544,7 @@ static int open_elsewhere(int state, const char *id)
             dir = -1;
         }
     }
-    if (list != NULL)
-        closedir(list);
+    (void)walk_close(&w);
     return dir;
 }
 
@@ -1655,10 +1559,10 @@ static bool is_elsewhere(int state, const char *id)
 /* The session that the ledger's header names, if it is still the one; else 0. */
 static pid_t session_of(int dir, const char *id)
 {
-    char program[CLEANUP_ID_SIZE + 4];
+    char program[LEDGER_NAME_SIZE];
     int fd = ledger_find(dir, id, O_RDONLY);
     if (fd < 0)
-        fd = ledger_find(dir, program_name(program, id), O_RDONLY);
+        fd = ledger_find(dir, ledger_program_name(program, id), O_RDONLY);
     if (fd < 0)
         return 0;
     struct header head = header_read(fd);
@@ -1674,7 +1578,8 @@ static void end_leftovers(int state, int dir, const char *token, char (*ids)[CLE
                           size_t count)
 {
     pid_t *sessions = calloc(count + 1, sizeof *sessions);
-    struct hunt h = {.ids = ids, .id_count = count, .token = token, .state = state};
+    struct hunt h = {
+        .ids = ids, .id_count = count, .token = token, .state = state, .spared = is_elsewhere};
     h.sessions = sessions;
     for (size_t i = 0; sessions != NULL && i < count; i++) {
         pid_t session = session_of(dir, ids[i]);
@@ -1687,45 +1592,44 @@ static void end_leftovers(int state, int dir, const char *token, char (*ids)[CLE
     free(sessions);
 }
 
-/* Dot files are ledgers that were never finished: their maker is dead. */
+/* Remove the dot files: ledgers that were never finished, whose maker is dead, and spare ones. */
 static bool sweep_unfinished(int dir)
 {
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
     int error = 0;
-    DIR *list = list_directory(dir);
-    if (list == NULL)
-        return false;
-    for (const struct dirent *e; (e = next_entry(list, &error)) != NULL;)
-        if (e->d_name[0] == '.' && e->d_name[1] != '\0' && e->d_name[1] != '.' &&
-            !remove_name(dir, e->d_name, 0))
+    struct walk w = walk_open(dir, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;)
+        if (e->d_name[0] == '.' && e->d_name[1] != '.' && !remove_name(dir, e->d_name, 0))
             error = errno;
-    closedir(list);
+    if (!walk_close(&w))
+        return false;
     errno = error;
     return error == 0;
 }
 
 bool cleanup_adopt(int from, int to, const char *id)
 {
-    char program[CLEANUP_ID_SIZE + 4];
-    program_name(program, id);
+    char program[LEDGER_NAME_SIZE];
+    ledger_program_name(program, id);
     /* ID.p first: alone in the old place, ID would look complete without it. */
     if (renameat(from, program, to, program) < 0 && errno != ENOENT)
         return false;
     return renameat(from, id, to, id) == 0 || errno == ENOENT;
 }
 
-/* Whether the ledger NAME in DIR has the record of the scratch directory PATH. */
+/* Returns true if the ledger NAME in DIR has the record of the scratch directory PATH. */
 static bool has_scratch(int dir, const char *name, const char *path)
 {
-    struct stat now;
+    struct reader reader;
     int fd = ledger_find(dir, name, O_RDONLY);
     bool found = false;
     if (fd < 0)
         return false;
-    off_t end = fstat(fd, &now) == 0 ? lines_end(fd, now.st_size) : 0;
-    for (; !found && line_read(fd, end) > 0; end = current.start) {
-        const char *arg = argument_of(current.text, "scratch");
-        found = arg != NULL && strcmp(arg, path) == 0;
-    }
+    if (read_from_end(&reader, fd))
+        while (!found && reader_next(&reader) > 0) {
+            struct record r = record_parse(reader.line);
+            found = r.verb == VERB_SCRATCH && strcmp(r.argument, path) == 0;
+        }
     close(fd);
     return found;
 }
@@ -1734,11 +1638,12 @@ static bool has_scratch(int dir, const char *name, const char *path)
  * STATE now: an undo command of it may need what is there. */
 static bool is_needed_elsewhere(int state, const char *id, const char *path)
 {
-    char program[CLEANUP_ID_SIZE + 4];
+    char program[LEDGER_NAME_SIZE];
     int dir = open_elsewhere(state, id);
     if (dir < 0)
         return false;
-    bool needed = has_scratch(dir, program_name(program, id), path) || has_scratch(dir, id, path);
+    bool needed =
+        has_scratch(dir, ledger_program_name(program, id), path) || has_scratch(dir, id, path);
     close(dir);
     return needed;
 }
@@ -1746,29 +1651,23 @@ static bool is_needed_elsewhere(int state, const char *id, const char *path)
 /* Remove the pool PATH with all that no ledger needs. */
 static bool empty_pool(int state, const char *path)
 {
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
     char each[PATH_MAX];
     int error = 0, left = 0;
-    int fd = open_directory(AT_FDCWD, path);
-    DIR *list = fd < 0 ? NULL : fdopendir(fd);
-    if (list == NULL) {
-        if (fd >= 0)
-            close_keep_errno(fd);
-        return false;
-    }
-    for (const struct dirent *e; (e = next_entry(list, &error)) != NULL;) {
+    struct walk w = walk_from(open_directory(AT_FDCWD, path), entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
         struct text t = TEXT(each);
         text_add(&t, path);
         text_char(&t, '/');
         text_add(&t, e->d_name);
         text_end(&t);
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-            continue;
         if (is_needed_elsewhere(state, e->d_name, each))
             left++;
         else if (undo_rmtree(each) < 0)
             error = errno;
     }
-    closedir(list);
+    if (!walk_close(&w))
+        return false;
     errno = error;
     return error == 0 && (left > 0 || undo_rmtree(path) == 0);
 }
@@ -1900,7 +1799,7 @@ static bool recover_server(const struct cleanup_recovery *r, const char *token)
         close(dir);
         return false;
     }
-    bool is_own = known && now.st_dev == own.st_dev && now.st_ino == own.st_ino;
+    bool is_own = known && now.st_dev == own_server.st_dev && now.st_ino == own_server.st_ino;
     if (is_own || !is_any_wanted(r, dir)) {
         close(dir);
         return true;
@@ -1923,16 +1822,13 @@ static bool recover_server(const struct cleanup_recovery *r, const char *token)
 
 bool cleanup_recover(const struct cleanup_recovery *r)
 {
-    DIR *list = list_directory(r->state);
-    bool done = list != NULL || cannot_look("STATE");
-    int error = 0;
-    for (const struct dirent *e; list != NULL && (e = next_entry(list, &error)) != NULL;)
-        if (is_token(e->d_name) && !recover_server(r, e->d_name))
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
+    bool done = true;
+    struct walk w = walk_open(r->state, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;)
+        if (cleanup_is_server_token(e->d_name) && !recover_server(r, e->d_name))
             done = false;
-    if (list != NULL)
-        closedir(list);
-    errno = error;
-    return error == 0 ? done : cannot_look("STATE");
+    return walk_close(&w) ? done : cannot_look("STATE");
 }
 
 /* ---- PARK -------------------------------------------------------------------------- */
@@ -1974,34 +1870,38 @@ bool cleanup_recover_parked(const struct cleanup_recovery *r)
     return done;
 }
 
+/* Where a ledger in the server's directory DIR is: held by *HOLDER, or left. */
+static enum cleanup_place place_in_server(int dir, pid_t *holder)
+{
+    struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int lock = openat(dir, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    bool lives = lock >= 0 && fcntl(lock, F_GETLK, &held) == 0 && held.l_type != F_UNLCK;
+    if (lock >= 0)
+        close(lock);
+    *holder = held.l_pid;
+    return lives ? CLEANUP_HELD : CLEANUP_LEFT;
+}
+
 enum cleanup_place cleanup_find(int state, const char *id, pid_t *holder)
 {
-    enum cleanup_place place = CLEANUP_NOWHERE;
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
     int failed = cleanup_failed_open(state, false);
-    if (failed >= 0 && cleanup_exists(failed, id))
-        place = CLEANUP_PARKED;
+    bool parked = failed >= 0 && cleanup_exists(failed, id);
     if (failed >= 0)
         close(failed);
-    DIR *list = place == CLEANUP_NOWHERE ? list_directory(state) : NULL;
-    for (const struct dirent *e; list != NULL && (e = readdir(list)) != NULL;) {
-        if (!is_token(e->d_name))
+    if (parked)
+        return CLEANUP_PARKED;
+    enum cleanup_place place = CLEANUP_NOWHERE;
+    struct walk w = walk_open(state, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+        if (!cleanup_is_server_token(e->d_name))
             continue;
         int dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (dir >= 0 && cleanup_exists(dir, id)) {
-            struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-            int lock = openat(dir, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-            bool lives = lock >= 0 && fcntl(lock, F_GETLK, &held) == 0 && held.l_type != F_UNLCK;
-            place = lives ? CLEANUP_HELD : CLEANUP_LEFT;
-            *holder = held.l_pid;
-            if (lock >= 0)
-                close(lock);
-        }
+        if (dir >= 0 && cleanup_exists(dir, id))
+            place = place_in_server(dir, holder);
         if (dir >= 0)
             close(dir);
     }
-    if (list != NULL)
-        closedir(list);
+    (void)walk_close(&w);
     return place;
 }
-
-#include "look.h"

@@ -127,6 +127,8 @@ bool cleanup_park(int state, int dir, const char *id);
 enum cleanup_place { CLEANUP_NOWHERE, CLEANUP_PARKED, CLEANUP_LEFT, CLEANUP_HELD };
 enum cleanup_place cleanup_find(int state, const char *id, pid_t *holder);
 
+/* Whether NAME has the form of a server's token. */
+bool cleanup_is_server_token(const char *name);
 /* Whether TEXT has the form of a request's id. */
 bool cleanup_is_id(const char *text);
 /* The ids of the ledgers in DIR, *COUNT of them, for the caller to free; NULL: none. What could

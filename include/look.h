@@ -1,6 +1,11 @@
-/* look.h: what ledgers hold, for `hangupd status`: nothing is made, changed, locked or waited for.
+/* look.h: what servers and ledgers there are, for `hangupd status`.
  *
- * What others may call is declared in ledger.h.
+ *     size_t count;
+ *     struct cleanup_look *all = cleanup_look_ledgers(dir, &count);
+ *
+ * Nothing is made, changed, locked or waited for, and nothing that is read is believed: it may be
+ * written at this moment, or by somebody who means harm. So what is found is for people to read,
+ * never a reason to undo or to remove anything. What others may call is declared in ledger.h.
  *
  * Kind: included by cleanup.c alone.
  * Signal safety: none.
@@ -8,7 +13,16 @@
 #ifndef HANGUPD_LOOK_H
 #define HANGUPD_LOOK_H
 
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
 #include "ledger.h"
+#include "reader.h"
+#include "verbs.h"
+#include "walk.h"
+
+/* ---- Looking at servers ---------------------------------------------------------------- */
 
 static int compare_names(const void *a, const void *b)
 {
@@ -17,33 +31,32 @@ static int compare_names(const void *a, const void *b)
 
 char (*cleanup_look_servers(int state, size_t *count))[CLEANUP_TOKEN_SIZE]
 {
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
     char(*tokens)[CLEANUP_TOKEN_SIZE] = NULL;
     size_t room = 0;
     *count = 0;
-    errno = 0;
-    DIR *list = list_directory(state);
-    for (const struct dirent *e; list != NULL && (e = readdir(list)) != NULL;) {
-        if (!is_token(e->d_name))
+    struct walk w = walk_open(state, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+        if (!cleanup_is_server_token(e->d_name))
             continue;
-        void *more = make_room(tokens, *count, &room, sizeof *tokens);
-        if (more == NULL)
+        void *more = list_grow(tokens, *count, &room, sizeof *tokens);
+        if (more == NULL) {
+            w.error = errno;
             break;
+        }
         tokens = more;
         memcpy(tokens[(*count)++], e->d_name, sizeof *tokens);
     }
-    int saved = errno;
-    if (list != NULL)
-        closedir(list);
     if (tokens != NULL)
         qsort(tokens, *count, sizeof *tokens, compare_names);
-    errno = saved;
+    (void)walk_close(&w);
     return tokens;
 }
 
 int cleanup_look_lock(int dir, pid_t *pid)
 {
-    /* Closing a descriptor of the lock lets go of it in the process that holds it: that is not
-     * this one, which only looks. */
+    /* If the process that holds a POSIX lock closes any descriptor of its file, it lets go of the
+     * lock. That does not happen here: this process only looks, and holds none. */
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     int fd = openat(dir, "lock", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
@@ -56,58 +69,67 @@ int cleanup_look_lock(int dir, pid_t *pid)
     return lock.l_type != F_UNLCK;
 }
 
-/* A ledger's lines, first to last, each cut to fit. */
-struct tally {
-    struct cleanup_look *look;
-    unsigned scratch; /* directories, which go in any case: also those above a `commit` */
-    bool header_seen;
-    size_t length;
-    char line[CLEANUP_EXCERPT_SIZE], next[CLEANUP_EXCERPT_SIZE], next_scratch[CLEANUP_EXCERPT_SIZE];
-};
+/* ---- Looking at ledgers ---------------------------------------------------------------- */
 
-static void tally_header(struct tally *t)
+/* The most bytes of a ledger that are read: one monster must not keep status busy for long. */
+#define LOOK_MOST (16 << 20)
+
+/* Copy the line at hand to an excerpt, cut to fit. */
+static void excerpt(char to[CLEANUP_EXCERPT_SIZE], const struct reader *r)
 {
-    const char *boot = strstr(t->line, " boot=");
-    const char *title = boot == NULL ? NULL : strchr(boot + 1, ' ');
-    t->header_seen = true;
-    if (title != NULL && t->look->title[0] == '\0' &&
-        strncmp(t->line, LEDGER_MAGIC, strlen(LEDGER_MAGIC)) == 0)
-        memcpy(t->look->title, title + 1, strlen(title + 1) + 1);
+    size_t n = r->length < CLEANUP_EXCERPT_SIZE ? r->length : CLEANUP_EXCERPT_SIZE - 1;
+    memcpy(to, r->line, n);
+    to[n] = '\0';
 }
 
-static void tally_line(struct tally *t, unsigned *records)
+/* What is known of one file of a ledger, read backwards. */
+struct tally {
+    bool kept; /* a `commit` is below: of what comes now only scratch directories are undone */
+    bool made; /* there is, or was, a record other than a scratch directory's */
+    unsigned records;
+    char header[CLEANUP_EXCERPT_SIZE]; /* the first comment */
+    char next[CLEANUP_EXCERPT_SIZE];   /* the record that is undone next */
+};
+
+static void tally_line(struct tally *t, struct reader *r)
 {
-    t->line[t->length] = '\0';
-    if (t->length == 0)
+    for (size_t i = 0; !r->whole && i < r->length; i++)
+        if (r->line[i] == '\0')
+            r->line[i] = '?'; /* such a record will fail, but it is one that is left */
+    if (r->length == 0)
         return;
-    if (t->line[0] == '#') {
-        t->look->made = t->look->made || (t->length > 1 && t->line[1] != ' '); /* struck out */
-        if (!t->header_seen)
-            tally_header(t);
-    } else if (strcmp(t->line, "commit") == 0) {
-        *records = t->scratch;
-        memcpy(t->next, t->next_scratch, sizeof t->next);
-    } else if (argument_of(t->line, "sent") == NULL) {
-        ++*records;
-        memcpy(t->next, t->line, t->length + 1);
-        if (argument_of(t->line, "scratch") != NULL) {
-            t->scratch++;
-            memcpy(t->next_scratch, t->line, t->length + 1);
-        }
+    if (r->line[0] == '#') {
+        t->made = t->made || (r->length > 1 && r->line[1] != ' '); /* struck out */
+        excerpt(t->header, r);
+        return;
+    }
+    struct record record = record_parse(r->line);
+    bool scratch = record.verb == VERB_SCRATCH;
+    if (record.verb == VERB_COMMIT && record.error == 0)
+        t->kept = true;
+    else if (record.verb != VERB_SENT && (scratch || !t->kept)) {
+        t->made = t->made || !scratch;
+        if (t->records++ == 0)
+            excerpt(t->next, r);
     }
 }
 
-#define LOOK_MOST                                                                                  \
-    (16 << 20) /* bytes of one ledger: whoever looks is not kept busy by a monster                 \
-                */
+/* Returns the title in a ledger's HEADER, or NULL if it is not one. */
+static const char *title_of(const char *header)
+{
+    const char *boot = strstr(header, " boot=");
+    const char *space = boot == NULL ? NULL : strchr(boot + 1, ' ');
+    bool ours = strncmp(header, LEDGER_MAGIC, strlen(LEDGER_MAGIC)) == 0;
+    return ours && space != NULL ? space + 1 : NULL;
+}
 
-/* Count what is left in the file NAME of a ledger. */
+/* Count what is left in the file NAME of a ledger, and add it to LOOK. Returns false, with errno,
+ * if it cannot be read. */
 static bool tally_file(int dir, const char *name, struct cleanup_look *look)
 {
-    char buffer[16384];
+    struct reader r; /* not cleanup.c's: a janitor looks before it settles */
+    struct tally t = {.kept = false};
     struct stat now;
-    struct tally t = {.look = look};
-    unsigned records = 0;
     int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
         return false;
@@ -116,20 +138,16 @@ static bool tally_file(int dir, const char *name, struct cleanup_look *look)
         errno = EINVAL;
         return false;
     }
-    ssize_t n;
-    for (off_t at = 0; at < LOOK_MOST && (n = pread(fd, buffer, sizeof buffer, at)) > 0; at += n)
-        for (ssize_t i = 0; i < n; i++) {
-            if (buffer[i] == '\n') {
-                tally_line(&t, &records); /* a line without its newline never happened */
-                t.length = 0;
-            } else if (t.length < sizeof t.line - 1) {
-                t.line[t.length++] = buffer[i] != '\0' ? buffer[i] : '?';
-            }
-        }
+    reader_begin(&r, fd, now.st_size < LOOK_MOST ? now.st_size : LOOK_MOST);
+    while (reader_next(&r) > 0)
+        tally_line(&t, &r);
     close(fd);
-    look->records += records;
-    look->made = look->made || records > t.scratch;
-    if (records > 0)
+    const char *title = title_of(t.header);
+    if (title != NULL && look->title[0] == '\0')
+        memcpy(look->title, title, strlen(title) + 1);
+    look->records += t.records;
+    look->made = look->made || t.made;
+    if (t.records > 0)
         memcpy(look->next, t.next, sizeof t.next);
     int64_t changed_ms = (int64_t)now.st_ctim.tv_sec * 1000 + now.st_ctim.tv_nsec / 1000000;
     if (changed_ms > look->changed_ms)
@@ -139,14 +157,15 @@ static bool tally_file(int dir, const char *name, struct cleanup_look *look)
 
 bool cleanup_look_ledger(int dir, const char *id, struct cleanup_look *l)
 {
-    char program[CLEANUP_ID_SIZE + 4];
+    char program[LEDGER_NAME_SIZE];
     *l = (struct cleanup_look){.records = 0};
     errno = ENOENT;
     if (!cleanup_is_id(id))
         return false;
     memcpy(l->id, id, strlen(id) + 1);
+    /* The program's second: its records are newer, and so one of them is undone next. */
     bool own_there = tally_file(dir, id, l);
-    bool program_there = tally_file(dir, program_name(program, id), l);
+    bool program_there = tally_file(dir, ledger_program_name(program, id), l);
     return own_there || program_there;
 }
 
