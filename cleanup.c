@@ -1,10 +1,13 @@
 /* cleanup.c: the ledger of what a request made, and how that is undone.
  *
- * It owns one file per request, STATE/SERVER/ID: text, append-only, one record a line.
+ * It owns one ledger per request, the file STATE/SERVER/ID: text, append-only, one record a line.
  *
  *     # hangupd ledger 1 id=... pid=... start=... boot=... GET /report
  *     unlink-if 8:1:10952780:1795412859.324394260 /srv/reports/q3.csv
  *     run aws-terminate --client-token ID
+ *
+ * What the request's program records is in a file of its own, ID.p, so that a careless `>` there
+ * can take none of the server's records along. The two are settled together, ID.p first.
  *
  * A ledger's life, and who may touch it then:
  *
@@ -14,16 +17,49 @@
  *     settling  read backwards, each record undone, then    the child, in its signal handler; else
  *               struck out: its first byte becomes '#'      a janitor; else recovery; under flock
  *     gone      undone or kept: unlinked
+ *     parked    it could not be undone: in STATE/failed     `hangupd recover`
  *
  * Beside them are `.spare-N`, a program's ledger that waits for its next request, `.spare-N-room`,
  * a file for the other one on a full disk, and `scratch`, a link to the pool of scratch
  * directories, which goes with STATE/SERVER.
  *
- * The rule that makes it work: a record says what will be true, and is whole on disk before the
- * thing is made. So a record may name what never came to be, and undoing that is success.
+ * Plan:
+ *   TELL - how a failure to undo is told
+ *   RECORD - this process's ledger: its header, and records appended to it
+ *   MAKE - files and directories, each recorded before it is made
+ *   REUSE - a program's ledger and scratch directory, handed on to the next request
+ *   READ - opening a ledger, its header, its `sent` mark
+ *   UNDO - one record, and all records of a file, newest first
+ *   SETTLE - a ledger's two files together: undone or kept, and then dropped
+ *   STATE - the directories that ledgers lie in, and the lock of a living server
+ *   RECOVER - the ledgers that dead servers left, and what these left running
+ *   PARK - what could not be undone, in STATE/failed
  *
- * Everything from "Reading" to "Settling" runs in a signal handler too: static buffers, system
- * calls, no stdio, no memory. There is no HTTP in this file.
+ * Invariants, which hold between any two lines, as the process may die there:
+ *   - Nothing is there that no record names. A record is whole in the ledger before the thing has
+ *     its name, so it may name what never came to be, and undoing that is success.
+ *   - A ledger appears with its header, in one step, before its first record. A dot file without
+ *     a whole header is nobody's ledger; the settling of its request, or recovery, removes it.
+ *   - `touched` and `recorded` are set before what they speak of can exist. A signal handler that
+ *     runs at any instruction looks once too often, never once too little.
+ *   - A record is struck out only after it has been undone. After a death in between it is undone
+ *     twice, which is success as well.
+ *   - A ledger is settled under its flock, and unlinked last. A server's ledgers are settled by it
+ *     and its children alone while it holds STATE/SERVER/lock; after its death by whoever has that.
+ *   - Where both files of a ledger are moved or removed, ID.p is first: ID alone would look whole.
+ *   - Only the process that called cleanup_begin records and undoes; a fork of it does neither.
+ *
+ * BUGS:
+ *   - Between the look at an identity and the removal of its name somebody who renames in a loop
+ *     can put another thing there. Linux has no call that removes a name if it is this inode.
+ *   - Where the file system has no times of birth, another file with the same inode number counts
+ *     as the recorded one while the server lives. After a crash such a record is kept, not guessed.
+ *   - "Not there" counts as undone, also if its directory was moved away or is not mounted now.
+ *   - A mount point below a tree is left alone, but one at its very top is emptied.
+ *   - A line that a program writes to descriptor 3 is not checked before it is to be undone.
+ *
+ * What READ, UNDO and SETTLE do for this process's ledger, they may do in a signal handler: static
+ * buffers, system calls, no stdio, no memory. There is no HTTP in this file.
  */
 #include <hangupd/cleanup.h>
 
@@ -49,17 +85,17 @@
 #include "verbs.h"
 #include "walk.h"
 
-/* ---- Forward: what an earlier section needs of a later one ------------------------------ */
-
-/* REUSE: a full disk is when the room that was set aside is for, and ledger_open meets it. */
+/* Forward, as an earlier section needs them of a later one.
+ * REUSE: when the disk is full, ledger_open takes the room that was set aside there.
+ * READ: a ledger is opened in one way, whether to be settled or to be used again.
+ * UNDO: a record whose thing could not be made is struck out like one that is undone. */
 static int ledger_from_room(const char *name, struct text *head);
-/* READ: opening a ledger is one thing, whether to append, to reuse or to settle. */
 ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags);
-/* UNDO: a record that is withdrawn is struck out like one that is done. */
 ASYNC_SAFE static bool strike(int fd, off_t at);
 
 /* ---- TELL -------------------------------------------------------------------------- */
 
+/* For a process that has set no other: a test, or the library without a server. */
 ASYNC_SAFE static void report_on_stderr(const char *id, const char *what)
 {
     char buffer[1024];
@@ -76,13 +112,15 @@ cleanup_report_fn *cleanup_report = report_on_stderr;
 
 #define REPORT_REASON 128 /* bytes for errno's text */
 
+/* Report that DOING something to WHAT has failed, with the text of ERROR if that is not 0. The text
+ * is strerrordesc_np's, as strerror(3) may translate, which takes memory. */
 ASYNC_SAFE static void report(const char *id, const char *doing, const char *what, int error)
 {
     char buffer[1024];
     struct text t = TEXT(buffer);
     text_add(&t, doing);
     text_char(&t, ' ');
-    t.room -= REPORT_REASON; /* however long WHAT is, why is told */
+    t.room -= REPORT_REASON; /* WHAT may be a record of 8 KiB: the reason is not cut */
     text_add(&t, what);
     t.room += REPORT_REASON;
     if (error != 0) {
@@ -93,11 +131,20 @@ ASYNC_SAFE static void report(const char *id, const char *doing, const char *wha
     cleanup_report(id, text_end(&t));
 }
 
+/* Returns -1 with ERROR as errno. */
+ASYNC_SAFE static int fail(int error)
+{
+    errno = error;
+    return -1;
+}
+
 /* ---- RECORD ------------------------------------------------------------------------ */
 
 #define BOOT_ID_SIZE 37
 static char boot_id[BOOT_ID_SIZE]; /* of this boot; "unknown" where the kernel does not say */
 
+/* Read it once for a process. Device numbers and process numbers in a ledger mean something only in
+ * the boot that its header names. */
 ASYNC_SAFE static void boot_id_read(void)
 {
     if (boot_id[0] != '\0')
@@ -140,7 +187,8 @@ void cleanup_begin(const struct cleanup_owner *owner)
     ledger.fd = ledger.program.fd = -1;
     ledger.touched = ledger.recorded = 0;
     ledger.scratch.path[0] = '\0';
-    /* Born within one tick: no need to ask /proc, which takes longer than all else here. */
+    /* A process that was born within this tick knows its time of birth; it need not read /proc,
+     * which takes longer than all else here. */
     ledger.start = clock_ticks() == owner->forked ? owner->forked : 0;
     ledger.pid = getpid();
 }
@@ -155,8 +203,8 @@ ASYNC_SAFE bool cleanup_pending(void)
     return ledger.touched != 0 && cleanup_is_owner();
 }
 
-/* Whether ID.p is as its program got it. That may have cut it short, too, or have written over it;
- * what cannot be read may hold anything. */
+/* Returns true if ID.p is as its program got it. Its length does not tell: the program may have
+ * written over it, or cut it. A file that cannot be read may hold anything. */
 ASYNC_SAFE static bool is_as_it_was(void)
 {
     char now[sizeof ledger.program.head];
@@ -231,13 +279,13 @@ int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
 {
     struct line line;
     enum verb known = verb_find(verb, strlen(verb));
-    if (known == VERB_UNKNOWN) {
-        errno = EINVAL;
-        return -1;
-    }
+    if (known == VERB_UNKNOWN)
+        return fail(EINVAL);
     return line_compose(&line, known, NULL, argument) < 0 ? -1 : line_append(fd, &line, sync);
 }
 
+/* Add the ledger's first line to T. The title comes from a client: it is cut, and has no newline.
+ */
 static void header_write(struct text *t)
 {
     struct process self = {0};
@@ -257,7 +305,8 @@ static void header_write(struct text *t)
     text_char(t, '\n');
 }
 
-/* Link the nameless file FD as NAME in DIR. Through /proc, as AT_EMPTY_PATH wants privileges. */
+/* Link the nameless file FD as NAME in DIR. This goes through /proc because linkat with
+ * AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH. */
 static int link_nameless(int fd, int dir, const char *name)
 {
     char path[32];
@@ -267,7 +316,8 @@ static int link_nameless(int fd, int dir, const char *name)
     return linkat(AT_FDCWD, text_end(&t), dir, name, AT_SYMLINK_FOLLOW);
 }
 
-/* A ledger on a file system without O_TMPFILE is called so until its header is whole. */
+/* Returns the name that the file NAME has until its header is whole, on a file system without
+ * O_TMPFILE: a dot file is never taken for a ledger. */
 ASYNC_SAFE static const char *partial_name(char partial[CLEANUP_ID_SIZE + 8], const char *name)
 {
     struct text t = {.at = partial, .room = CLEANUP_ID_SIZE + 8};
@@ -276,13 +326,14 @@ ASYNC_SAFE static const char *partial_name(char partial[CLEANUP_ID_SIZE + 8], co
     return text_end(&t);
 }
 
-/* Make the file NAME in the server's directory, with its first lines HEAD, in one step. */
+/* Make the file NAME in the server's directory, with its first lines HEAD, in one step. Returns an
+ * O_APPEND descriptor on it, or -1 with errno. */
 static int ledger_make(const char *name, const struct text *head)
 {
     char partial[CLEANUP_ID_SIZE + 8];
     partial_name(partial, name);
 
-    /* O_DSYNC: also for what a program appends. */
+    /* O_DSYNC, not only fdatasync: a program appends through this descriptor, too. */
     const int flags = O_RDWR | O_APPEND | O_CLOEXEC | (ledger.owner.sync ? O_DSYNC : 0);
     int dir = ledger.owner.dir;
     int fd = openat(dir, ".", O_TMPFILE | flags, 0600);
@@ -307,12 +358,11 @@ fail:
     return -1;
 }
 
+/* Make this process's ledger if it is not there yet. Most requests record nothing, and get none. */
 static int ledger_open(void)
 {
-    if (!cleanup_is_owner()) {
-        errno = EPERM;
-        return -1;
-    }
+    if (!cleanup_is_owner())
+        return fail(EPERM);
     if (ledger.fd < 0) {
         char header[LEDGER_HEADER_MAX];
         struct text head = TEXT(header);
@@ -338,13 +388,15 @@ static int record_add(enum verb verb, const struct identity *id, const char *arg
     return line_append(ledger.fd, &line, ledger.owner.sync);
 }
 
-/* What the newest record names was not made after all: its undo might fail for the same reason. */
+/* Strike the newest record out: what it names was not made after all. If it stayed, its undo could
+ * fail for the same reason, a directory that cannot be searched for example, and would be reported.
+ */
 static void record_withdraw(void)
 {
     int saved = errno;
     int fd = openat(ledger.owner.dir, ledger.owner.id, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
     if (fd >= 0) {
-        (void)strike(fd, ledger.last); /* it stays, and then its undo says that nothing is there */
+        (void)strike(fd, ledger.last); /* if this fails, its undo finds that nothing is there */
         close(fd);
     }
     errno = saved;
@@ -365,39 +417,34 @@ int cleanup_commit(void)
 
 /* ---- MAKE -------------------------------------------------------------------------- */
 
-/* PATH as an absolute one, and where its last component starts. */
+/* Where a thing is to be made. */
 struct place {
-    char path[PATH_MAX];
-    char dir[PATH_MAX];
+    char path[PATH_MAX];    /* absolute */
+    char dir[PATH_MAX];     /* the directory that it is in, with a slash at its end */
     char private[PATH_MAX]; /* an unguessable name beside it, for the time before it has its own */
 };
 
 int cleanup_absolute(const char *path, char *full)
 {
     struct text t = {.at = full, .room = PATH_MAX};
-    if (path == NULL || *path == '\0' || strchr(path, '\n') != NULL) {
-        errno = EINVAL;
-        return -1;
-    }
+    if (path == NULL || *path == '\0' || strchr(path, '\n') != NULL)
+        return fail(EINVAL);
     if (*path != '/') {
         if (getcwd(full, PATH_MAX) == NULL)
             return -1;
-        if (strchr(full, '\n') != NULL) {
-            errno = EINVAL;
-            return -1;
-        }
+        if (strchr(full, '\n') != NULL)
+            return fail(EINVAL);
         t.length = strlen(full);
         text_char(&t, '/');
     }
-    if (t.length + strlen(path) >= PATH_MAX) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
+    if (t.length + strlen(path) >= PATH_MAX)
+        return fail(ENAMETOOLONG);
     text_add(&t, path);
     text_end(&t);
     return 0;
 }
 
+/* Find the place of PATH. Returns 0, or -1 with errno. */
 static int place_find(const char *path, struct place *p)
 {
     char hex[HEX_SIZE];
@@ -412,17 +459,16 @@ static int place_find(const char *path, struct place *p)
     text_bytes(&d, p->path, directory);
     text_end(&d);
     text_bytes(&q, p->path, directory);
-    if (directory + sizeof ".hangupd-" + sizeof hex > PATH_MAX) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
+    if (directory + sizeof ".hangupd-" + sizeof hex > PATH_MAX)
+        return fail(ENAMETOOLONG);
     text_add(&q, ".hangupd-");
     text_add(&q, hex);
     text_end(&q);
     return 0;
 }
 
-/* rename(2) that never replaces, also where the file system has no RENAME_NOREPLACE. */
+/* Rename FROM to TO without replacing anything, also where the file system has no RENAME_NOREPLACE.
+ * Returns 0, or -1 with errno. */
 static int rename_new(const char *from, const char *to, bool directory)
 {
     struct stat there;
@@ -434,14 +480,13 @@ static int rename_new(const char *from, const char *to, bool directory)
         return link(from, to) < 0 ? -1 : unlink(from);
     /* The look and the rename are two steps; what can slip in between and be replaced is an
      * empty directory. */
-    if (lstat(to, &there) == 0) {
-        errno = EEXIST;
-        return -1;
-    }
+    if (lstat(to, &there) == 0)
+        return fail(EEXIST);
     return rename(from, to);
 }
 
-/* The file FD, still nameless, gets its name. */
+/* Give the nameless file FD its name. Its inode is known before it has a name, so the record can
+ * say which file is meant: what a neighbour puts there first, or later, is never removed. */
 static int publish_nameless(int fd, const struct place *p, bool overwrite)
 {
     struct identity id;
@@ -465,7 +510,8 @@ static int publish_nameless(int fd, const struct place *p, bool overwrite)
     return -1;
 }
 
-/* Without O_TMPFILE: under a private name first, recorded before it exists. */
+/* Make a file without O_TMPFILE. Its inode is known only when it has a name, so its first name is a
+ * private one, which can be recorded, and removed, by name alone: it is nobody else's. */
 static int create_by_name(const struct place *p, bool overwrite, mode_t mode)
 {
     struct identity id;
@@ -491,16 +537,12 @@ int cleanup_create(const char *path, int flags, mode_t mode)
 {
     struct place p;
     bool overwrite = (flags & CLEANUP_OVERWRITE) != 0;
-    if ((flags & ~CLEANUP_OVERWRITE) != 0) {
-        errno = EINVAL;
-        return -1;
-    }
+    if ((flags & ~CLEANUP_OVERWRITE) != 0)
+        return fail(EINVAL);
     if (place_find(path, &p) < 0)
         return -1;
-    if (path[strlen(path) - 1] == '/') {
-        errno = EISDIR;
-        return -1;
-    }
+    if (path[strlen(path) - 1] == '/')
+        return fail(EISDIR);
     int fd = open(p.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
     if (fd < 0) /* EISDIR: a kernel or file system that does not know O_TMPFILE */
         return errno == EOPNOTSUPP || errno == EISDIR ? create_by_name(&p, overwrite, mode) : -1;
@@ -510,6 +552,7 @@ int cleanup_create(const char *path, int flags, mode_t mode)
     return -1;
 }
 
+/* As in create_by_name, as there are no nameless directories. */
 int cleanup_mkdir(const char *path, mode_t mode)
 {
     struct place p;
@@ -547,10 +590,8 @@ int cleanup_rmtree(const char *path)
 
 int cleanup_run(const char *command)
 {
-    if (command == NULL) {
-        errno = EINVAL;
-        return -1;
-    }
+    if (command == NULL)
+        return fail(EINVAL);
     return record_add(VERB_RUN, NULL, command);
 }
 
@@ -699,10 +740,8 @@ const char *cleanup_tempdir(void)
 int cleanup_open_for_program(void)
 {
     char spare[CLEANUP_ID_SIZE], name[LEDGER_NAME_SIZE], path[PATH_MAX];
-    if (!cleanup_is_owner()) {
-        errno = EPERM;
-        return -1;
-    }
+    if (!cleanup_is_owner())
+        return fail(EPERM);
     if (ledger.program.fd >= 0)
         return ledger.program.fd;
     struct text head = {.at = ledger.program.head, .room = LEDGER_HEADER_MAX};
@@ -1349,10 +1388,8 @@ static int make_parents(const char *path)
 {
     char part[PATH_MAX];
     size_t length = strlen(path);
-    if (length >= sizeof part) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
+    if (length >= sizeof part)
+        return fail(ENAMETOOLONG);
     memcpy(part, path, length + 1);
     for (char *slash = strchr(part + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
@@ -1440,10 +1477,8 @@ int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path
 {
     char hex[HEX_SIZE];
     struct text t = {.at = path, .room = PATH_MAX};
-    if (strchr(tmpdir, '\n') != NULL) {
-        errno = EINVAL;
-        return -1;
-    }
+    if (strchr(tmpdir, '\n') != NULL)
+        return fail(EINVAL);
     if (random_hex(hex) < 0)
         return -1;
     text_add(&t, tmpdir);
@@ -1452,10 +1487,8 @@ int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path
     text_char(&t, '-');
     text_add(&t, hex);
     text_end(&t);
-    if (t.length + CLEANUP_ID_SIZE + 1 >= PATH_MAX) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
+    if (t.length + CLEANUP_ID_SIZE + 1 >= PATH_MAX)
+        return fail(ENAMETOOLONG);
     /* The link first: whoever dies in between leaves nothing that is not known. */
     if (symlinkat(path, dir, POOL) < 0 || mkdir(path, 0700) < 0)
         return -1;
