@@ -45,6 +45,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "identity.h"
 #include "ledger.h"
 

@@ -46,6 +46,7 @@
 #include <unistd.h>
 
 #include "cgi.h"
+#include "files.h"
 #include "log.h"
 #include "routes.h"
 #include "serve.h"
@@ -431,7 +432,7 @@ ASYNC_SAFE static void add_date(struct text *t)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    struct utc u = handler_utc(now.tv_sec);
+    struct utc u = utc_at(now.tv_sec);
     text_add(t, "Date: ");
     text_bytes(t, &"SunMonTueWedThuFriSat"[(size_t)3 * u.weekday], 3);
     text_add(t, ", ");

@@ -54,6 +54,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "options.h"
 #include "run_command.h"
 #include "scoreboard.h"
@@ -2100,12 +2101,6 @@ static void open_standard_descriptors(void)
     while (fd >= 0 && fd <= STDERR_FILENO);
     if (fd >= 0)
         close(fd);
-}
-
-static bool same_file(int a, int b)
-{
-    struct stat x, y;
-    return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 /* Under inetd 0, 1 and 2 are the client: not a byte of ours may go there. */

@@ -12,10 +12,12 @@
 #ifndef HANGUPD_LOG_H
 #define HANGUPD_LOG_H
 
+#include <errno.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "scoreboard.h"
 #include "text.h"

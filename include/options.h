@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "files.h"
 #include "log.h"
 #include "routes.h"
 #include "serve.h"
@@ -195,7 +196,6 @@ static const struct option_rule {
 #define EXIT_WRONG_USE 2
 
 static const char *the_help = help; /* of what is being run */
-static bool same_file(int a, int b);
 static void open_log(void);
 
 static _Noreturn void wrong_use(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -8,6 +8,7 @@
 
 #include <sys/ioctl.h>
 
+#include "files.h"
 #include "shell.h"
 #include "status_look.h"
 

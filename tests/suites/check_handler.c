@@ -844,7 +844,7 @@ static void must_be_utc(int64_t seconds)
 {
     struct tm tm;
     time_t t = (time_t)seconds;
-    struct utc u = handler_utc(seconds);
+    struct utc u = utc_at(seconds);
     ck_assert_ptr_nonnull(gmtime_r(&t, &tm));
     bool same = (int)u.year == tm.tm_year + 1900 && (int)u.month == tm.tm_mon + 1 &&
                 (int)u.day == tm.tm_mday && (int)u.weekday == tm.tm_wday &&
