@@ -2079,15 +2079,15 @@ static void open_sockets(void)
             cannot("could not keep the socket: %s", strerror(errno));
         inherit(fd, "--inetd: descriptor 0");
         if (listening && settings.idle_exit_ms < 0)
-            settings.idle_exit_ms = 60000;
+            settings.idle_exit_ms = IDLE_EXIT_WAIT_MS;
         return;
     }
-    if (settings.listen_count == 0 && inherit_from_systemd())
+    if (settings.listen.count == 0 && inherit_from_systemd())
         return;
-    for (size_t i = 0; i < settings.listen_count; i++)
-        listen_on(settings.listen[i]);
-    if (settings.listen_count == 0)
-        listen_on("127.0.0.1:8080");
+    for (size_t i = 0; i < settings.listen.count; i++)
+        listen_on(settings.listen.words[i]);
+    if (settings.listen.count == 0)
+        listen_on(LISTEN_DEFAULT);
 }
 
 /* ---- Starting: log, user, state, tables ---------------------------------------------- */
@@ -2107,33 +2107,10 @@ static void open_standard_descriptors(void)
 static void leave_standard_descriptors(void)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    bool client = same_file(0, 2);
+    bool client = is_client(STDERR_FILENO);
     if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || (client && dup2(null, 2) < 0))
         cannot("could not open /dev/null: %s", strerror(errno));
     close(null);
-}
-
-static void open_log(void)
-{
-    struct stat now;
-    bool syslog = settings.log_to != NULL ? strcmp(settings.log_to, "syslog") == 0 : settings.inetd;
-    if (settings.inetd && !syslog && same_file(0, 2))
-        syslog = true; /* standard error is the client */
-    if (syslog) {
-        struct sockaddr_un at = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
-        int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-        if (fd < 0)
-            cannot("could not make a socket for syslog: %s", strerror(errno));
-        /* Without a syslog daemon there is no log; that is no reason not to serve. */
-        if (connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && !settings.inetd)
-            fprintf(stderr, "hangupd: no syslog at /dev/log (%s): nothing will be logged\n",
-                    strerror(errno));
-        journal.fd = fd;
-        journal.syslog = true;
-        return;
-    }
-    journal.fd = STDERR_FILENO;
-    journal.may_block = fstat(journal.fd, &now) < 0 || !S_ISREG(now.st_mode);
 }
 
 static const char *default_state(void)
@@ -2141,7 +2118,7 @@ static const char *default_state(void)
     static char path[PATH_MAX];
     const char *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
     if (geteuid() == 0)
-        return "/var/lib/hangupd";
+        return STATE_OF_ROOT;
     if (xdg != NULL && xdg[0] == '/')
         snprintf(path, sizeof path, "%s/hangupd", xdg);
     else if (home != NULL && home[0] == '/')
@@ -2364,7 +2341,7 @@ static void open_pool(void)
 static void check_inetd(void)
 {
     bool listening;
-    if (settings.inetd && settings.listen_count > 0)
+    if (settings.inetd && settings.listen.count > 0)
         wrong_use("--inetd and --listen exclude each other");
     if (settings.inetd && !is_listening(0, &listening))
         cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
@@ -2467,7 +2444,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     run_command_named(argc, argv);
     cleanup_mark_prepare(argc, argv);
     cleanup_report = log_event;
-    parse_options(argc, argv, server_options);
+    parse_options(argc, argv, &server_options);
     parse_routes(argc, argv, routes);
     note_strangers();
     open_all();

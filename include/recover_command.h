@@ -12,32 +12,34 @@
 
 /* ---- hangupd recover: undo on demand ------------------------------------------------- */
 
-static const char recover_help[] =
-    "Usage: hangupd recover [OPTION...] [ID...]\n"
-    "Undo what servers that are dead left, and try again what had failed for good and lies in\n"
-    "STATE/failed: all of it, or that of the requests with these IDs, which are in the log. What "
-    "a\n"
-    "server that lives has in hand is left alone. Root becomes the owner of STATE first.\n"
-    "\n"
-    "  --state DIR           where ledgers are kept (root: /var/lib/hangupd; else\n"
-    "                        $XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)\n"
-    "  --undo-timeout TIME   for each command that undoes something (30)\n"
-    "  --help\n"
-    "\n"
-    "Commands run in the current directory, with this environment and REQUEST_ID.\n"
-    "\n"
-    "To drop a record without undoing it, remove its line from the ledger, STATE/failed/ID or\n"
-    "STATE/failed/ID.p, and recover again.\n"
-    "\n"
-    "Exit status: 0 nothing is left; 1 something is left, or could not be looked at; 2 wrong "
-    "use.\n";
-
-static const struct option_rule recover_options[] = {
-    {"state", KIND_STRING, &settings.state, 0},
-    {"undo-timeout", KIND_TIME, &settings.undo_ms, 1},
-    {"help", KIND_HELP, NULL, 0},
+static const struct option_row recover_rows[] = {
+    {.kind = OPTION_TEXT,
+     .help = "Usage: hangupd recover [OPTION...] [ID...]\n"
+             "Undo what servers that are dead left, and try again what had failed for good and "
+             "lies in\n"
+             "STATE/failed: all of it, or that of the requests with these IDs, which are in the "
+             "log. What a\n"
+             "server that lives has in hand is left alone. Root becomes the owner of STATE first.\n"
+             "\n"},
+    {"state", "DIR", "where ledgers are kept " STATE_DEFAULT_HELP, OPTION_STRING,
+     .value = &settings.state},
+    {"undo-timeout", "TIME", "for each command that undoes something (%s)", OPTION_TIME,
+     .value = &settings.undo_ms, .least = 1},
+    {"help", NULL, "", .kind = OPTION_HELP},
+    {.kind = OPTION_TEXT,
+     .help = "\n"
+             "Commands run in the current directory, with this environment and REQUEST_ID.\n"
+             "\n"
+             "To drop a record without undoing it, remove its line from the ledger, "
+             "STATE/failed/ID or\n"
+             "STATE/failed/ID.p, and recover again.\n"
+             "\n"
+             "Exit status: 0 nothing is left; 1 something is left, or could not be looked at; 2 "
+             "wrong use.\n"},
     {0},
 };
+
+static const struct option_table recover_options = {"hangupd recover", 24, recover_rows};
 
 static struct {
     char **ids; /* NULL: all */
@@ -166,10 +168,8 @@ static void recover_open(void)
 static int command_recover(int argc, char **argv)
 {
     int status = 0;
-    program_name = "hangupd recover";
-    the_help = recover_help;
     cleanup_mark_prepare(argc, argv);
-    parse_options(argc, argv, recover_options);
+    parse_options(argc, argv, &recover_options);
     wanted.ids = argv + optind;
     wanted.count = argc - optind;
     for (int i = 0; i < wanted.count; i++)

@@ -13,26 +13,6 @@
 
 /* ---- hangupd status: what is asked --------------------------------------------------- */
 
-static const char status_help[] =
-    "Usage: hangupd status [OPTION...]\n"
-    "What the servers of a state directory are doing: requests in flight, queued, being undone\n"
-    "and parked (undo failed for good), and totals by outcome.\n"
-    "\n"
-    "  --state DIR            as the server was given it; same default. In a program that serves "
-    "a\n"
-    "                         request: the state directory of the server that runs it\n"
-    "  --json                 one JSON object\n"
-    "  --prometheus           metrics for Prometheus (text format 0.0.4)\n"
-    "  --html                 a page, which loads itself again every TIME of --watch (5)\n"
-    "  --watch [TIME]         show it again every TIME (1), until Ctrl-C\n"
-    "\n"
-    "Run as a program of a request (CGI), it says its header first. A status page is the script\n"
-    "    #!/bin/sh\n"
-    "    exec hangupd status --html\n"
-    "It shows request lines and addresses: do not serve it to strangers.\n"
-    "\n"
-    "Exit status: 0 told, also that no server is running; 1 it could not be; 2 wrong use.\n";
-
 #define WATCH_MS 1000
 #define PAGE_MS 5000
 #define WATCH_LEAST_MS 100
@@ -46,19 +26,43 @@ static struct {
     size_t screen;    /* its width; 0: any */
 } view = {.every_ms = -1};
 
-static const struct option_rule status_options[] = {
-    {"state", KIND_STRING, &settings.state, 0},
-    {"json", KIND_FLAG, &view.wanted[FORMAT_JSON], 0},
-    {"prometheus", KIND_FLAG, &view.wanted[FORMAT_PROMETHEUS], 0},
-    {"html", KIND_FLAG, &view.wanted[FORMAT_HTML], 0},
-    {"watch", KIND_EVERY, &view.every_ms, WATCH_LEAST_MS},
-    {"help", KIND_HELP, NULL, 0},
+static const struct option_row status_rows[] = {
+    {.kind = OPTION_TEXT,
+     .help = "Usage: hangupd status [OPTION...]\n"
+             "What the servers of a state directory are doing: requests in flight, queued, being "
+             "undone\n"
+             "and parked (undo failed for good), and totals by outcome.\n"
+             "\n"},
+    {"state", "DIR",
+     "as the server was given it; same default. In a program that serves a\n"
+     "request: the state directory of the server that runs it",
+     OPTION_STRING, .value = &settings.state},
+    {"json", NULL, "one JSON object", OPTION_FLAG, .value = &view.wanted[FORMAT_JSON]},
+    {"prometheus", NULL, "metrics for Prometheus (text format 0.0.4)", OPTION_FLAG,
+     .value = &view.wanted[FORMAT_PROMETHEUS]},
+    {"html", NULL, "a page, which loads itself again every TIME of --watch (%s)", OPTION_FLAG,
+     .value = &view.wanted[FORMAT_HTML], .shown_ms = PAGE_MS},
+    {"watch", "TIME", "show it again every TIME (%s), until Ctrl-C", OPTION_EVERY,
+     .value = &view.every_ms, .least = WATCH_LEAST_MS, .shown_ms = WATCH_MS},
+    {"help", .kind = OPTION_HELP},
+    {.kind = OPTION_TEXT,
+     .help =
+         "\n"
+         "Run as a program of a request (CGI), it says its header first. A status page is the "
+         "script\n"
+         "    #!/bin/sh\n"
+         "    exec hangupd status --html\n"
+         "It shows request lines and addresses: do not serve it to strangers.\n"
+         "\n"
+         "Exit status: 0 told, also that no server is running; 1 it could not be; 2 wrong use.\n"},
     {0},
 };
 
+static const struct option_table status_options = {"hangupd status", 25, status_rows};
+
 static void parse_status_options(int argc, char **argv)
 {
-    parse_options(argc, argv, status_options);
+    parse_options(argc, argv, &status_options);
     if (optind < argc)
         wrong_use("%s is not an option, and nothing else is wanted", argv[optind]);
     for (enum status_format f = FORMAT_JSON; f <= FORMAT_HTML; f++) {

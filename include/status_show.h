@@ -691,8 +691,6 @@ static void watch_status(int state)
 
 static int command_status(int argc, char **argv)
 {
-    program_name = "hangupd status";
-    the_help = status_help;
     parse_status_options(argc, argv);
     int state = status_open();
     if (getenv("GATEWAY_INTERFACE") != NULL) { /* what a CGI program says first */
