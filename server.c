@@ -61,7 +61,7 @@
 #include "shell.h"
 #include "users.h"
 
-const char *called = "hangupd";
+const char *program_name = "hangupd";
 struct journal journal = {.fd = STDERR_FILENO};
 
 /* ---- Data --------------------------------------------------------------------------- */

@@ -20,7 +20,7 @@
 #include "scoreboard.h"
 #include "text.h"
 
-extern const char *called; /* what is being run: the server, or one of the commands */
+extern const char *program_name; /* what is being run: the server, or one of the commands */
 
 extern struct journal {
     int fd;
@@ -72,7 +72,7 @@ ASYNC_SAFE static inline void log_begin(struct text *t)
 ASYNC_SAFE static inline void log_id(struct text *t, const char *id)
 {
     if (journal.plain)
-        text_add(t, id != NULL ? id : called);
+        text_add(t, id != NULL ? id : program_name);
     else if (!journal.json)
         text_add(t, id != NULL ? id : "-");
     else if (id != NULL)

@@ -209,9 +209,9 @@ static _Noreturn void wrong_use(const char *format, ...)
         open_log();
         log_event(NULL, line);
     } else {
-        fprintf(stderr, "%s: ", called);
+        fprintf(stderr, "%s: ", program_name);
         vfprintf(stderr, format, args);
-        fprintf(stderr, "\n%s --help tells more.\n", called);
+        fprintf(stderr, "\n%s --help tells more.\n", program_name);
     }
     va_end(args);
     exit(EXIT_WRONG_USE);
@@ -235,7 +235,7 @@ static _Noreturn void cannot(const char *format, ...)
     if (journal.syslog)
         log_event(NULL, line);
     else
-        fprintf(stderr, "%s: %s\n", called, line);
+        fprintf(stderr, "%s: %s\n", program_name, line);
     exit(EXIT_COULD_NOT);
 }
 

@@ -166,7 +166,7 @@ static void recover_open(void)
 static int command_recover(int argc, char **argv)
 {
     int status = 0;
-    called = "hangupd recover";
+    program_name = "hangupd recover";
     the_help = recover_help;
     cleanup_mark_prepare(argc, argv);
     parse_options(argc, argv, recover_options);

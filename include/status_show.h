@@ -690,7 +690,7 @@ static void watch_status(int state)
 
 static int command_status(int argc, char **argv)
 {
-    called = "hangupd status";
+    program_name = "hangupd status";
     the_help = status_help;
     parse_status_options(argc, argv);
     int state = status_open();

@@ -138,7 +138,7 @@ static int command_undo(int argc, char **argv)
 {
     static char argument[2 * CLEANUP_RECORD_MAX]; /* what is cut is too long in any case */
     struct text t = TEXT(argument);
-    called = "hangupd undo";
+    program_name = "hangupd undo";
     the_help = undo_help;
     if (argc < 2)
         wrong_use("what is to be undone? VERB is missing");
