@@ -62,7 +62,7 @@
 #include "users.h"
 
 const char *program_name = "hangupd";
-struct journal journal = {.fd = STDERR_FILENO};
+struct log_sink log_sink = {.fd = STDERR_FILENO};
 
 /* ---- Data --------------------------------------------------------------------------- */
 
@@ -446,12 +446,12 @@ static void open_log(void)
         if (connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && !settings.inetd)
             fprintf(stderr, "hangupd: no syslog at /dev/log (%s): nothing will be logged\n",
                     strerror(errno));
-        journal.fd = fd;
-        journal.syslog = true;
+        log_sink.fd = fd;
+        log_sink.syslog = true;
         return;
     }
-    journal.fd = STDERR_FILENO;
-    journal.may_block = fstat(journal.fd, &now) < 0 || !S_ISREG(now.st_mode);
+    log_sink.fd = STDERR_FILENO;
+    log_sink.may_block = fstat(log_sink.fd, &now) < 0 || !S_ISREG(now.st_mode);
 }
 
 /* Accepted connections inherit these on Linux. */
@@ -1036,9 +1036,9 @@ static void do_what_is_due(int64_t now)
     else if (settings.idle_exit_ms >= 0 && now - server.idle_since >= settings.idle_exit_ms &&
              !is_draining())
         drain();
-    if (journal.lost > 0) {
-        unsigned lost = journal.lost;
-        journal.lost = 0;
+    if (log_sink.lost > 0) {
+        unsigned lost = log_sink.lost;
+        log_sink.lost = 0;
         log_eventf(NULL, "%u log lines were lost: the log did not take them in time", lost);
     }
 }
@@ -1572,7 +1572,7 @@ static void close_all_but(int *keep, size_t count)
  * is. */
 static void become_child(int connection, int death_signal)
 {
-    int keep[] = {journal.fd,      server.dir, server.state,
+    int keep[] = {log_sink.fd,     server.dir, server.state,
                   server.nudge[1], connection, settings.handler.pool};
     close_all_but(keep, sizeof keep / sizeof keep[0]);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -2104,7 +2104,7 @@ static bool park(const char *id, const char *what, const char *and_more, int pat
 {
     if (!cleanup_park(server.state, server.dir, id))
         return false;
-    journal.patience_ms = patience_ms;
+    log_sink.patience_ms = patience_ms;
     log_eventf(id, "UNDO FAILED for good: %s%s; when that is mended: %s", what, and_more,
                recover_words(server.state_path, id));
     return true;
@@ -2120,7 +2120,7 @@ static _Noreturn void janitor_main(const struct job *j, int connection, bool is_
     if (j->id[0] == '\0')
         recover();
     cleanup_report = report_failure;
-    journal.patience_ms = LOG_PATIENCE_MS;
+    log_sink.patience_ms = LOG_PATIENCE_MS;
     if (j->session != 0)
         hunt_once(j->id, j->session, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
     int result = settle(j, connection, is_tcp);

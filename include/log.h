@@ -22,14 +22,14 @@
 
 extern const char *program_name; /* what is being run: the server, or one of the commands */
 
-extern struct journal {
+extern struct log_sink {
     int fd;
     bool json, syslog;
     bool plain;      /* for a person who waits: no time */
     bool may_block;  /* not a regular file: look before writing */
     int patience_ms; /* a janitor's, which may wait; until once in vain */
     unsigned lost;   /* lines dropped because the log did not take them */
-} journal;
+} log_sink;
 
 #define LOG_LINE_SIZE 2048
 #define LOG_PATIENCE_MS 5000
@@ -38,7 +38,7 @@ extern struct journal {
 ASYNC_SAFE static inline void log_string(struct text *t, const char *s)
 {
     text_char(t, '"');
-    text_escaped(t, s, journal.json ? ESCAPE_JSON : ESCAPE_STRING);
+    text_escaped(t, s, log_sink.json ? ESCAPE_JSON : ESCAPE_STRING);
     text_char(t, '"');
 }
 
@@ -54,26 +54,26 @@ ASYNC_SAFE static inline void log_time(struct text *t)
 
 ASYNC_SAFE static inline void log_begin(struct text *t)
 {
-    if (journal.syslog) {
+    if (log_sink.syslog) {
         text_add(t, LOG_SYSLOG_PRIORITY "hangupd[");
         text_signed(t, getpid());
         text_add(t, "]: ");
     }
-    if (journal.json)
+    if (log_sink.json)
         text_add(t, "{\"time\":\"");
-    if (journal.json || !(journal.syslog || journal.plain))
+    if (log_sink.json || !(log_sink.syslog || log_sink.plain))
         log_time(t);
-    if (journal.json)
+    if (log_sink.json)
         text_add(t, "\",\"id\":");
-    else if (!(journal.syslog || journal.plain))
+    else if (!(log_sink.syslog || log_sink.plain))
         text_char(t, ' ');
 }
 
 ASYNC_SAFE static inline void log_id(struct text *t, const char *id)
 {
-    if (journal.plain)
+    if (log_sink.plain)
         text_add(t, id != NULL ? id : program_name);
-    else if (!journal.json)
+    else if (!log_sink.json)
         text_add(t, id != NULL ? id : "-");
     else if (id != NULL)
         log_string(t, id);
@@ -85,21 +85,21 @@ ASYNC_SAFE static inline void log_id(struct text *t, const char *id)
 ASYNC_SAFE static inline void log_end(struct text *t)
 {
     int saved = errno;
-    struct pollfd p = {.fd = journal.fd, .events = POLLOUT};
+    struct pollfd p = {.fd = log_sink.fd, .events = POLLOUT};
     ssize_t n = -1;
-    if (journal.syslog) {
-        n = send(journal.fd, t->at, t->length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (log_sink.syslog) {
+        n = send(log_sink.fd, t->at, t->length, MSG_DONTWAIT | MSG_NOSIGNAL);
     } else {
         if (t->length == t->room - 1)
             t->length--;
         text_char(t, '\n');
-        if (!journal.may_block || poll(&p, 1, journal.patience_ms) > 0)
-            n = write(journal.fd, t->at, t->length);
+        if (!log_sink.may_block || poll(&p, 1, log_sink.patience_ms) > 0)
+            n = write(log_sink.fd, t->at, t->length);
         else
-            journal.patience_ms = 0;
+            log_sink.patience_ms = 0;
     }
     if (n < 0)
-        journal.lost++;
+        log_sink.lost++;
     errno = saved;
 }
 
@@ -110,13 +110,13 @@ ASYNC_SAFE static inline void log_event(const char *id, const char *what)
     t.room -= 2; /* for what closes the line */
     log_begin(&t);
     log_id(&t, id);
-    if (journal.json) {
+    if (log_sink.json) {
         text_add(&t, ",\"event\":\"");
         text_escaped(&t, what, ESCAPE_JSON);
         t.room += 2;
         text_add(&t, "\"}");
     } else {
-        text_add(&t, journal.plain ? ": " : " ");
+        text_add(&t, log_sink.plain ? ": " : " ");
         text_escaped(&t, what, ESCAPE_LINE);
     }
     log_end(&t);
@@ -183,24 +183,24 @@ static inline void log_request(const struct slot *s, enum outcome outcome, enum 
     const char *line = s->request[0] != '\0' ? s->request : "-";
     log_begin(&t);
     log_id(&t, s->id);
-    text_add(&t, journal.json ? ",\"client\":" : " ");
-    journal.json ? log_string(&t, s->client) : text_add(&t, s->client);
-    text_add(&t, journal.json ? ",\"request\":" : " ");
+    text_add(&t, log_sink.json ? ",\"client\":" : " ");
+    log_sink.json ? log_string(&t, s->client) : text_add(&t, s->client);
+    text_add(&t, log_sink.json ? ",\"request\":" : " ");
     log_string(&t, line);
-    text_add(&t, journal.json ? ",\"status\":" : " ");
+    text_add(&t, log_sink.json ? ",\"status\":" : " ");
     if (s->status != 0)
         text_number(&t, s->status, 3);
     else
-        text_add(&t, journal.json ? "null" : "-");
-    text_add(&t, journal.json ? ",\"bytes\":" : " ");
+        text_add(&t, log_sink.json ? "null" : "-");
+    text_add(&t, log_sink.json ? ",\"bytes\":" : " ");
     text_number(&t, s->bytes, 1);
-    text_add(&t, journal.json ? ",\"ms\":" : " ");
+    text_add(&t, log_sink.json ? ",\"ms\":" : " ");
     text_signed(&t, ms);
-    text_add(&t, journal.json ? ",\"outcome\":\"" : "ms ");
+    text_add(&t, log_sink.json ? ",\"outcome\":\"" : "ms ");
     text_add(&t, outcome_names[outcome]);
-    text_add(&t, journal.json ? "\",\"undo\":\"" : " undo=");
+    text_add(&t, log_sink.json ? "\",\"undo\":\"" : " undo=");
     text_add(&t, undo_names[undo]);
-    if (journal.json)
+    if (log_sink.json)
         text_add(&t, "\"}");
     log_end(&t);
 }

@@ -232,7 +232,7 @@ static _Noreturn void cannot(const char *format, ...)
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    if (journal.syslog)
+    if (log_sink.syslog)
         log_event(NULL, line);
     else
         fprintf(stderr, "%s: %s\n", program_name, line);
@@ -287,8 +287,8 @@ static void take_other(const char *name, const char *text)
         if (h->on_hangup == ON_HANGUP_DEFAULT)
             wrong_use("--on-hangup %s is neither undo nor finish", text);
     } else if (strcmp(name, "log") == 0) {
-        journal.json = strcmp(text, "json") == 0;
-        if (!journal.json && strcmp(text, "text") != 0)
+        log_sink.json = strcmp(text, "json") == 0;
+        if (!log_sink.json && strcmp(text, "text") != 0)
             wrong_use("--log %s is neither text nor json", text);
     } else {
         settings.log_to = text;
