@@ -413,12 +413,6 @@ static void open_standard_descriptors(void)
         close(fd);
 }
 
-static bool same_file(int a, int b)
-{
-    struct stat x, y;
-    return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 /* Said on standard error, which is no client's as there is none. */
 static void check_inetd(void)
 {
@@ -429,29 +423,6 @@ static void check_inetd(void)
         cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
                "systemd socket unit, or use --listen",
                strerror(errno));
-}
-
-static void open_log(void)
-{
-    struct stat now;
-    bool syslog = settings.log_to != NULL ? strcmp(settings.log_to, "syslog") == 0 : settings.inetd;
-    if (settings.inetd && !syslog && same_file(0, 2))
-        syslog = true; /* standard error is the client */
-    if (syslog) {
-        struct sockaddr_un at = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
-        int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-        if (fd < 0)
-            cannot("could not make a socket for syslog: %s", strerror(errno));
-        /* Without a syslog daemon there is no log; that is no reason not to serve. */
-        if (connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && !settings.inetd)
-            fprintf(stderr, "hangupd: no syslog at /dev/log (%s): nothing will be logged\n",
-                    strerror(errno));
-        log_sink.fd = fd;
-        log_sink.syslog = true;
-        return;
-    }
-    log_sink.fd = STDERR_FILENO;
-    log_sink.may_block = fstat(log_sink.fd, &now) < 0 || !S_ISREG(now.st_mode);
 }
 
 /* Accepted connections inherit these on Linux. */
@@ -694,7 +665,7 @@ static void open_sockets(void)
 static void leave_standard_descriptors(void)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    bool client = same_file(0, 2);
+    bool client = log_stderr_is_client();
     if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || (client && dup2(null, 2) < 0))
         cannot("could not open /dev/null: %s", strerror(errno));
     close(null);
@@ -920,7 +891,8 @@ static void make_tables(void)
 static void open_all(void)
 {
     check_inetd();
-    open_log();
+    if (log_open(settings.log_to, settings.inetd) < 0)
+        cannot("could not make a socket for syslog: %s", strerror(errno));
     open_sockets();
     if (settings.inetd)
         leave_standard_descriptors();

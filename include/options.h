@@ -195,18 +195,17 @@ static const struct option_rule {
 #define EXIT_WRONG_USE 2
 
 static const char *the_help = help; /* of what is being run */
-static bool same_file(int a, int b);
-static void open_log(void);
 
 static _Noreturn void wrong_use(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static _Noreturn void wrong_use(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    if (settings.inetd && same_file(STDIN_FILENO, STDERR_FILENO)) { /* that is the client */
+    if (settings.inetd && log_stderr_is_client()) {
         char line[LOG_LINE_SIZE];
         vsnprintf(line, sizeof line, format, args);
-        open_log();
+        if (log_open(settings.log_to, true) < 0)
+            exit(EXIT_WRONG_USE);
         log_event(NULL, line);
     } else {
         fprintf(stderr, "%s: ", program_name);

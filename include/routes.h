@@ -20,13 +20,11 @@
 
 /* Parse "PATH=TARGET[,KEY=VALUE...]" into *ROUTE, whose strings are allocated, with COMPILED
  * (ended by path NULL) for @NAME. 0, or -1 and WHY says what is wrong and what would be right. */
-static inline int route_parse(const char *text, const struct route *compiled,
-                                     struct route *route, char *why, size_t why_size);
+static inline int route_parse(const char *text, const struct route *compiled, struct route *route,
+                              char *why, size_t why_size);
 /* "1.5", "90s", "15m", "2h" -> milliseconds; "64k", "1M", "2G" -> bytes. -1: not such a thing. */
-static inline enum half_close
-parse_half_close(const char *text); /* HALF_CLOSE_DEFAULT: not one */
-static inline enum on_hangup
-parse_on_hangup(const char *text); /* ON_HANGUP_DEFAULT: not one */
+static inline enum half_close parse_half_close(const char *text); /* HALF_CLOSE_DEFAULT: not one */
+static inline enum on_hangup parse_on_hangup(const char *text);   /* ON_HANGUP_DEFAULT: not one */
 static inline int64_t parse_duration(const char *text);
 static inline int64_t parse_size(const char *text);
 
