@@ -54,6 +54,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "listen.h"
 #include "options.h"
 #include "run_command.h"
 #include "scoreboard.h"
@@ -92,9 +93,7 @@ struct connection {
     int64_t looked_at;  /* 0: not yet in this request */
     uint32_t requests;  /* so far */
     uint64_t id_number; /* of its request's id */
-    unsigned char address[16];
-    uint16_t port;
-    sa_family_t family;
+    struct address address;
 };
 
 struct list {
@@ -103,10 +102,9 @@ struct list {
 
 /* An address with requests in flight, kept for --per-client. */
 struct client {
-    sa_family_t family;
-    unsigned char address[CLIENT_BYTES];
-    int busy; /* requests */
-    int next; /* in its bucket, or free */
+    struct address address; /* of which CLIENT_BYTES count */
+    int busy;               /* requests */
+    int next;               /* in its bucket, or free */
 };
 
 /* An undo that a janitor does, or will do. */
@@ -139,14 +137,7 @@ struct job_list {
 static struct {
     pid_t pid;
     int epoll, signals, reserve, state, dir, nudge[2];
-    struct listener {
-        int fd;
-        bool is_tcp;
-        char name[LISTENER_NAME_SIZE];
-        char unix_path[sizeof((struct sockaddr_un *)0)->sun_path];
-        dev_t dev;
-        ino_t ino;
-    } listeners[LISTENERS_MAX];
+    struct listener listeners[LISTENERS_MAX];
     size_t listener_count;
     bool muted, once; /* listeners are out of epoll; there is one connection only (nowait) */
     int64_t unmute_at;
@@ -241,7 +232,6 @@ static bool is_draining(void)
 /* Start */
 static void note_strangers(void);
 static void open_standard_descriptors(void);
-static bool is_listening(int fd, bool *listening);
 static const char *default_state(void);
 static void open_state(uid_t owner, gid_t group);
 static void note_ignored(void);
@@ -256,8 +246,6 @@ static void loop(void);
 static void listeners_watch(int how);
 static void unmute(void);
 static void accept_some(const struct listener *l);
-static void set_address(struct connection *c, const struct sockaddr_storage *from);
-static void connection_name(const struct connection *c, char *name, size_t size);
 static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp);
 
 /* Connection */
@@ -332,7 +320,7 @@ static void jobs_leave(const struct job_list *l);
 static bool is_over(void);
 
 /* Tables */
-static struct client *client_find(const struct connection *c);
+static struct client *client_find(const struct address *a);
 static void set_phase(struct connection *c, enum phase phase);
 static void set_deadline(struct connection *c, int64_t deadline);
 static void pid_remember(struct connection *c, pid_t pid);
@@ -419,246 +407,49 @@ static void check_inetd(void)
     bool listening;
     if (settings.inetd && settings.listen_count > 0)
         wrong_use("--inetd and --listen exclude each other");
-    if (settings.inetd && !is_listening(0, &listening))
+    if (settings.inetd && !listen_is_socket(0, &listening))
         cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
                "systemd socket unit, or use --listen",
                strerror(errno));
 }
 
-/* Accepted connections inherit these on Linux. */
-static void set_socket_options(int fd, bool is_tcp)
-{
-    const int on = 1;
-    const struct linger reset = {.l_onoff = 1, .l_linger = 0};
-    /* Probes for the last two thirds of the time, so that the loss of a few ends no request. With
-     * TCP_USER_TIMEOUT it is that time that ends it, and no count of probes (tcp(7)). */
-    int dead_s = (int)(settings.handler.dead_peer_ms / 1000);
-    int interval_s = dead_s < 20 ? 1 : dead_s / 10;
-    int idle_s = dead_s - dead_s * 2 / 3 / interval_s * interval_s;
-    unsigned user_ms = (unsigned)settings.handler.dead_peer_ms;
-    /* If everybody dies the client must see a reset, and not the end of an answer. */
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-    if (!is_tcp)
-        return;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
-    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof user_ms);
-}
-
-static struct listener *listener_add(int fd, bool is_tcp)
-{
-    if (server.listener_count == LISTENERS_MAX)
-        cannot("more than %d listening sockets", LISTENERS_MAX);
-    struct listener *l = &server.listeners[server.listener_count++];
-    *l = (struct listener){.fd = fd, .is_tcp = is_tcp};
-    set_socket_options(fd, is_tcp);
-    struct sockaddr_storage at = {0};
-    socklen_t size = sizeof at;
-    getsockname(fd, (struct sockaddr *)&at, &size);
-    if (at.ss_family == AF_UNIX) {
-        snprintf(l->name, sizeof l->name, "unix:%s", ((struct sockaddr_un *)&at)->sun_path);
-    } else {
-        struct connection here = {.is_tcp = true};
-        set_address(&here, &at);
-        connection_name(&here, l->name, sizeof l->name);
-    }
-    return l;
-}
-
-static void listen_unix(const char *path)
-{
-    struct sockaddr_un at = {.sun_family = AF_UNIX};
-    struct stat there;
-    if (*path == '\0' || strlen(path) >= sizeof at.sun_path)
-        wrong_use("--listen unix:%s: the path is empty or longer than %zu bytes", path,
-                  sizeof at.sun_path - 1);
-    memcpy(at.sun_path, path, strlen(path) + 1);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        cannot("could not make a socket: %s", strerror(errno));
-    if (lstat(path, &there) == 0) {
-        /* Left by a server that was killed: ours, a socket, and nobody answers. */
-        bool stale = S_ISSOCK(there.st_mode) && there.st_uid == geteuid() &&
-                     connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && errno == ECONNREFUSED;
-        if (!stale)
-            cannot("could not listen on unix:%s: the path exists and is %s; remove it or choose "
-                   "another",
-                   path, S_ISSOCK(there.st_mode) ? "in use or another user's" : "not a socket");
-        unlink(path);
-    }
-    if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || listen(fd, SOMAXCONN) < 0)
-        cannot("could not listen on unix:%s: %s", path, strerror(errno));
-    struct listener *l = listener_add(fd, false);
-    memcpy(l->unix_path, at.sun_path, sizeof l->unix_path);
-    if (lstat(path, &there) == 0) {
-        l->dev = there.st_dev;
-        l->ino = there.st_ino;
-    }
-}
-
-static void listen_address(const struct sockaddr_storage *at, socklen_t size, const char *name)
-{
-    const int on = 1;
-    int fd = socket(at->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        cannot("could not make a socket for %s: %s", name, strerror(errno));
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (at->ss_family == AF_INET6) {
-        const int only = *name != ':'; /* :PORT is IPv4 as well */
-        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
-    }
-    if (bind(fd, (const struct sockaddr *)at, size) < 0 || listen(fd, SOMAXCONN) < 0)
-        cannot("could not listen on %s: %s%s", name, strerror(errno),
-               errno == EADDRINUSE ? "; another server has this port: stop it, or choose another "
-                                     "port with --listen"
-               : errno == EACCES   ? "; ports below 1024 want root"
-                                   : "");
-    listener_add(fd, true);
-}
-
-/* HOST as an address of IPv4 or IPv6: its size, or 0. Not by getaddrinfo(3), which loads libraries:
- * a statically linked program should not. */
-static socklen_t parse_address(const char *host, in_port_t port, struct sockaddr_storage *at)
-{
-    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port)};
-    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
-    char address[INET6_ADDRSTRLEN];
-    if (inet_pton(AF_INET, host, &v4.sin_addr) == 1) {
-        memcpy(at, &v4, sizeof v4);
-        return sizeof v4;
-    }
-    const char *zone = strchr(host, '%'); /* fe80::1%eth0 */
-    size_t length = zone != NULL ? (size_t)(zone - host) : strlen(host);
-    if (length >= sizeof address)
-        return 0;
-    memcpy(address, host, length);
-    address[length] = '\0';
-    if (zone != NULL)
-        v6.sin6_scope_id = if_nametoindex(zone + 1);
-    if (inet_pton(AF_INET6, address, &v6.sin6_addr) != 1 || (zone != NULL && v6.sin6_scope_id == 0))
-        return 0;
-    memcpy(at, &v6, sizeof v6);
-    return sizeof v6;
-}
-
-/* All addresses: of both kinds, where the kernel has IPv6. */
-static const char *all_addresses(void)
-{
-    int probe = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (probe < 0)
-        return "0.0.0.0";
-    close(probe);
-    return "::";
-}
-
-/* ADDR:PORT, [V6]:PORT, :PORT, unix:PATH */
-static void listen_on(const char *name)
-{
-    char host[256] = "";
-    if (strncmp(name, "unix:", 5) == 0) {
-        listen_unix(name + 5);
-        return;
-    }
-    const char *colon = strrchr(name, ':'), *port = colon != NULL ? colon + 1 : "", *end = port;
-    unsigned long long number;
-    size_t length = colon != NULL ? (size_t)(colon - name) : 0;
-    if (!parse_number(&end, 65535, &number) || *end != '\0' || length >= sizeof host)
-        wrong_use("--listen %s is not ADDR:PORT, [V6]:PORT, :PORT or unix:PATH", name);
-    bool bracketed = length > 2 && name[0] == '[' && name[length - 1] == ']';
-    if (bracketed)
-        memcpy(host, name + 1, length - 2);
-    else
-        memcpy(host, name, length);
-    if (!bracketed && strchr(host, ':') != NULL)
-        wrong_use("--listen %s: write an IPv6 address in brackets, as in [::1]:8080", name);
-    const char *where = host[0] == '\0'                  ? all_addresses()
-                        : strcmp(host, "localhost") == 0 ? "127.0.0.1"
-                                                         : host;
-    struct sockaddr_storage at = {0};
-    socklen_t size = parse_address(where, (in_port_t)number, &at);
-    if (size == 0)
-        wrong_use("--listen %s: %s is not an address of this machine", name, host);
-    listen_address(&at, size, name);
-}
-
-static bool is_listening(int fd, bool *listening)
-{
-    int yes = 0;
-    socklen_t size = sizeof yes;
-    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &yes, &size) < 0)
-        return false;
-    *listening = yes != 0;
-    return true;
-}
-
-/* A socket that was handed to us. */
+/* Keep the socket FD, which was handed over: to listen on, or the one connection of this process.
+ */
 static void inherit(int fd, const char *from)
 {
-    bool listening;
-    int domain = 0, type = 0;
-    socklen_t size = sizeof domain;
-    if (!is_listening(fd, &listening))
-        cannot("%s is not a socket (%s); it must be a connection or a listening socket", from,
-               strerror(errno));
-    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size);
-    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size);
-    if (type != SOCK_STREAM || (domain != AF_UNIX && domain != AF_INET && domain != AF_INET6))
-        cannot("%s is not a stream socket of TCP or AF_UNIX", from);
-    fcntl(fd, F_SETFD, FD_CLOEXEC);
-    if (listening) {
-        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-        listener_add(fd, domain != AF_UNIX);
+    struct listener given;
+    if (listen_inherit(&given, fd, from)) {
+        server.listeners[server.listener_count++] = given;
         return;
     }
     if (server.once)
         cannot("more than one connection was handed over");
     server.once = true;
-    set_socket_options(fd, domain != AF_UNIX);
-    server.listeners[0] = (struct listener){.fd = fd, .is_tcp = domain != AF_UNIX};
+    server.listeners[0] = given;
 }
 
-/* sd_listen_fds(3): descriptors from 3 on. True: there were some. */
-static bool inherit_from_systemd(void)
-{
-    const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
-    unsigned long long owner, n;
-    if (pid == NULL || count == NULL || !parse_number(&pid, INT_MAX, &owner) ||
-        (pid_t)owner != getpid())
-        return false;
-    if (!parse_number(&count, LISTENERS_MAX, &n) || n == 0)
-        cannot("LISTEN_FDS=%s is not a number from 1 to %d", getenv("LISTEN_FDS"), LISTENERS_MAX);
-    for (int fd = 3; fd < 3 + (int)n; fd++) {
-        char from[64];
-        snprintf(from, sizeof from, "the descriptor %d of LISTEN_FDS", fd);
-        inherit(fd, from);
-    }
-    unsetenv("LISTEN_PID");
-    unsetenv("LISTEN_FDS");
-    unsetenv("LISTEN_FDNAMES");
-    return true;
-}
-
+/* There are at most LISTENERS_MAX of either kind: options and LISTEN_FDS see to it. */
 static void open_sockets(void)
 {
     if (settings.inetd) {
-        bool listening = false;
-        is_listening(0, &listening);
         int fd = fcntl(0, F_DUPFD_CLOEXEC, 3);
         if (fd < 0)
             cannot("could not keep the socket: %s", strerror(errno));
         inherit(fd, "--inetd: descriptor 0");
-        if (listening && settings.idle_exit_ms < 0)
+        if (!server.once && settings.idle_exit_ms < 0)
             settings.idle_exit_ms = 60000;
         return;
     }
-    if (settings.listen_count == 0 && inherit_from_systemd())
-        return;
+    int handed = settings.listen_count == 0 ? listen_handed_over() : 0;
+    for (int i = 0; i < handed; i++) {
+        char from[64];
+        snprintf(from, sizeof from, "the descriptor %d of LISTEN_FDS", 3 + i);
+        inherit(3 + i, from);
+    }
     for (size_t i = 0; i < settings.listen_count; i++)
-        listen_on(settings.listen[i]);
-    if (settings.listen_count == 0)
-        listen_on("127.0.0.1:8080");
+        listen_on(&server.listeners[server.listener_count++], settings.listen[i]);
+    if (settings.listen_count == 0 && handed == 0)
+        listen_on(&server.listeners[server.listener_count++], "127.0.0.1:8080");
 }
 
 /* Under inetd 0, 1 and 2 are the client: not a byte of ours may go there. */
@@ -1119,7 +910,7 @@ static void refuse_one(const struct listener *l, int error)
             (void)!recv(fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
         }
         close(fd);
-        set_address(&caller, &from);
+        caller.address = address_of(&from);
         log_queued(&caller, &s, OUTCOME_ERROR);
     }
     server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -1154,33 +945,6 @@ static void accept_some(const struct listener *l)
     }
 }
 
-static void set_address(struct connection *c, const struct sockaddr_storage *from)
-{
-    c->family = from->ss_family;
-    if (from->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const void *)from;
-        memcpy(c->address, &in->sin_addr, sizeof in->sin_addr);
-        c->port = ntohs(in->sin_port);
-    } else if (from->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const void *)from;
-        memcpy(c->address, &in6->sin6_addr, sizeof in6->sin6_addr);
-        c->port = ntohs(in6->sin6_port);
-        if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) { /* a caller by IPv4, on :PORT */
-            c->family = AF_INET;
-            memcpy(c->address, &in6->sin6_addr.s6_addr[12], 4);
-        }
-    }
-}
-
-static void connection_name(const struct connection *c, char *name, size_t size)
-{
-    char address[INET6_ADDRSTRLEN];
-    if (!c->is_tcp || inet_ntop(c->family, c->address, address, sizeof address) == NULL)
-        snprintf(name, size, "unix");
-    else
-        snprintf(name, size, c->family == AF_INET6 ? "[%s]:%u" : "%s:%u", address, c->port);
-}
-
 static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp)
 {
     struct connection *c = &server.connections[server.free_connection];
@@ -1189,10 +953,10 @@ static void connection_open(int fd, const struct sockaddr_storage *from, bool is
     *c = (struct connection){.fd = fd,
                              .generation = generation,
                              .is_tcp = is_tcp,
+                             .address = address_of(from),
                              .slot = NOBODY,
                              .low = NOBODY,
                              .timer = NOBODY};
-    set_address(c, from);
     server.open_count++;
     connection_idle(c); /* mostly its first request is there already */
 }
@@ -1349,7 +1113,7 @@ static bool may_start(const struct connection *c)
 {
     if (server.free_slot_count == 0)
         return false;
-    const struct client *client = settings.per_client > 0 ? client_find(c) : NULL;
+    const struct client *client = settings.per_client > 0 ? client_find(&c->address) : NULL;
     return client == NULL || client->busy < settings.per_client;
 }
 
@@ -1378,7 +1142,7 @@ static void fill_slot(struct connection *c, const char *id)
     s->number = c->requests;
     s->route = -1;
     snprintf(s->id, sizeof s->id, "%s", id);
-    connection_name(c, s->client, sizeof s->client);
+    address_text(&c->address, s->client, sizeof s->client);
     atomic_store(&s->state, SLOT_READING | (c->fin_seen ? SLOT_FIN_SEEN : 0));
 }
 
@@ -1570,7 +1334,7 @@ static void log_queued(const struct connection *c, struct slot *s, enum outcome 
 {
     snprintf(s->id, sizeof s->id, "%s-%llx", server.token,
              (unsigned long long)++server.request_count);
-    connection_name(c, s->client, sizeof s->client);
+    address_text(&c->address, s->client, sizeof s->client);
     request_ended(s, outcome, UNDO_NONE, clock_ms() - c->since);
 }
 
@@ -2367,15 +2131,8 @@ static void end_all(void)
 
 static void listeners_close(void)
 {
-    for (size_t i = 0; i < server.listener_count; i++) {
-        struct listener *l = &server.listeners[i];
-        struct stat now;
-        /* Only the socket that we made, not one that has taken its place. */
-        if (l->unix_path[0] != '\0' && lstat(l->unix_path, &now) == 0 && now.st_dev == l->dev &&
-            now.st_ino == l->ino)
-            unlink(l->unix_path);
-        close(l->fd);
-    }
+    for (size_t i = 0; i < server.listener_count; i++)
+        listen_end(&server.listeners[i]);
     server.listener_count = 0;
 }
 
@@ -2429,45 +2186,49 @@ static void list_remove(struct list *l, struct connection *c)
     l->count--;
 }
 
-static int *client_bucket(const struct connection *c)
+/* How much of an address tells one client from another. */
+static size_t client_bytes(const struct address *a)
 {
-    uint64_t address = 0;
-    memcpy(&address, c->address, c->family == AF_INET6 ? CLIENT_BYTES : 4);
-    return &server.client_buckets[address * 0x9e3779b97f4a7c15 >> 32 &
+    return a->family == AF_INET6 ? CLIENT_BYTES : 4;
+}
+
+static int *client_bucket(const struct address *a)
+{
+    uint64_t bits = 0;
+    memcpy(&bits, a->bytes, client_bytes(a));
+    return &server.client_buckets[bits * 0x9e3779b97f4a7c15 >> 32 &
                                   (uint64_t)(server.bucket_count - 1)];
 }
 
-static struct client *client_find(const struct connection *c)
+static struct client *client_find(const struct address *a)
 {
-    for (int i = *client_bucket(c); i != NOBODY; i = server.clients[i].next)
-        if (server.clients[i].family == c->family &&
-            memcmp(server.clients[i].address, c->address,
-                   c->family == AF_INET6 ? CLIENT_BYTES : 4) == 0)
+    for (int i = *client_bucket(a); i != NOBODY; i = server.clients[i].next)
+        if (server.clients[i].address.family == a->family &&
+            memcmp(server.clients[i].address.bytes, a->bytes, client_bytes(a)) == 0)
             return &server.clients[i];
     return NULL;
 }
 
-/* A request of C's client begins. */
-static void client_enter(const struct connection *c)
+/* A request of this client begins. */
+static void client_enter(const struct address *a)
 {
-    struct client *client = client_find(c);
+    struct client *client = client_find(a);
     if (client == NULL) {
         client = &server.clients[server.free_client];
         server.free_client = client->next;
-        *client = (struct client){.family = c->family, .next = *client_bucket(c)};
-        memcpy(client->address, c->address, CLIENT_BYTES);
-        *client_bucket(c) = (int)(client - server.clients);
+        *client = (struct client){.address = *a, .next = *client_bucket(a)};
+        *client_bucket(a) = (int)(client - server.clients);
     }
     client->busy++;
 }
 
 /* It has ended. */
-static void client_leave(const struct connection *c)
+static void client_leave(const struct address *a)
 {
-    struct client *client = client_find(c);
+    struct client *client = client_find(a);
     if (client == NULL || --client->busy > 0)
         return;
-    int *at = client_bucket(c), index = (int)(client - server.clients);
+    int *at = client_bucket(a), index = (int)(client - server.clients);
     while (*at != index)
         at = &server.clients[*at].next;
     *at = client->next;
@@ -2484,9 +2245,9 @@ static void set_phase(struct connection *c, enum phase phase)
         list_append(to, c);
     bool counts = from != to && settings.per_client > 0 && c->is_tcp;
     if (counts && from == &server.busy)
-        client_leave(c);
+        client_leave(&c->address);
     if (counts && to == &server.busy)
-        client_enter(c);
+        client_enter(&c->address);
     c->phase = phase;
 }
 
