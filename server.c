@@ -79,11 +79,11 @@ struct connection {
     bool is_tcp, fin_seen;
     bool watched;           /* it is in the set of epoll */
     bool signalled, killed; /* SIGTERM, SIGKILL were sent to the child */
-    bool patient;           /* its delivery was given --send-timeout more */
+    bool prolonged;         /* its delivery was given --send-timeout more */
     enum cause cause;
     pid_t pid;
     int slot;
-    int low;            /* which number of server.low it has, or NOBODY */
+    int loan;           /* which number of server.low it has, or NOBODY */
     int pid_next;       /* in the bucket of pids */
     int previous, next; /* in the list of its phase */
     int timer;          /* place in the heap, or NOBODY */
@@ -131,15 +131,16 @@ struct job_list {
 
 /* Numbers for the connections of newborns, whose tables of descriptors end where the connection's
  * number is: c->fd if that is low enough, else for a time one of these. */
-#define LOW_COUNT 16
-#define LOW_ENOUGH 64 /* a table of so many costs nothing */
+#define LOAN_COUNT 16
+#define LOAN_FROM 64 /* a table of so many costs nothing */
 
 static struct {
     pid_t pid;
     int epoll, signals, reserve, state, dir, nudge[2];
     struct listener listeners[LISTENERS_MAX];
     size_t listener_count;
-    bool muted, once; /* listeners are out of epoll; there is one connection only (nowait) */
+    bool muted;          /* listeners are out of epoll */
+    bool one_connection; /* inetd nowait: this process serves one */
     int64_t unmute_at;
     bool draining, ending;
     int64_t drain_at, idle_since, slow_looked_at;
@@ -148,10 +149,10 @@ static struct {
     uint64_t request_count;
     struct figures figures;
     bool shares; /* descriptors, with newborn children */
-    struct low {
+    struct loan {
         int fd, user; /* a connection, or NOBODY */
-    } low[LOW_COUNT];
-    unsigned low_next;
+    } loans[LOAN_COUNT];
+    unsigned loan_next;
     int64_t reaped_at; /* looked for all dead children */
     sigset_t handled;  /* signals */
     struct scoreboard *board;
@@ -260,9 +261,9 @@ static void request_arrived(struct connection *c);
 static void request_start(struct connection *c);
 
 /* Child */
-static void find_library(void);
-static void reserve_low_numbers(void);
-static void return_low_number(struct connection *c);
+static void find_libc(void);
+static void loans_reserve(void);
+static void loan_return(struct connection *c);
 static pid_t fork_for(struct connection *c, int *number);
 static _Noreturn void child_main(const struct handler_call *call);
 
@@ -286,7 +287,7 @@ static void nudged(void);
 static void request_ended(const struct slot *s, enum outcome outcome, enum undo_result undo,
                           int64_t ms);
 static void signals_arrived(void);
-static void reap_all(void);
+static void reap_children(void);
 static bool reap(idtype_t which, pid_t pid);
 static void child_ended(struct connection *c, const siginfo_t *ended);
 static void request_done(struct connection *c, bool reuse);
@@ -366,7 +367,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     jobs_leave(&server.patient);
     jobs_leave(&server.delayed);
     cleanup_server_close(server.state, server.dir, server.token);
-    if (!server.once)
+    if (!server.one_connection)
         log_event(NULL, "stopped");
     return 0;
 }
@@ -422,9 +423,9 @@ static void inherit(int fd, const char *from)
         server.listeners[server.listener_count++] = given;
         return;
     }
-    if (server.once)
+    if (server.one_connection)
         cannot("more than one connection was handed over");
-    server.once = true;
+    server.one_connection = true;
     server.listeners[0] = given;
 }
 
@@ -436,7 +437,7 @@ static void open_sockets(void)
         if (fd < 0)
             cannot("could not keep the socket: %s", strerror(errno));
         inherit(fd, "--inetd: descriptor 0");
-        if (!server.once && settings.idle_exit_ms < 0)
+        if (!server.one_connection && settings.idle_exit_ms < 0)
             settings.idle_exit_ms = 60000;
         return;
     }
@@ -500,7 +501,7 @@ static void drop_privileges(void)
                    errno != 0 && errno != ENOENT ? strerror(errno) : "not a user in /etc/passwd");
         if (geteuid() != 0 && who->pw_uid != geteuid())
             cannot("--user %s: only root can become another user", settings.user);
-    } else if (geteuid() == 0 && !server.once) {
+    } else if (geteuid() == 0 && !server.one_connection) {
         log_event(NULL,
                   "warning: running as root; --user NAME drops that when the sockets are open");
     }
@@ -571,7 +572,7 @@ static void open_pool(void)
     for (size_t i = 0; i < settings.handler.route_count; i++)
         programs = programs || settings.handler.routes[i].program != NULL;
     settings.handler.pool = -1;
-    if (!programs || server.once)
+    if (!programs || server.one_connection)
         return;
     settings.handler.pool =
         cleanup_pool_open(server.dir, settings.handler.tmpdir, server.token, path);
@@ -698,8 +699,8 @@ static void open_all(void)
     open_pool();
     open_scoreboard();
     open_events();
-    find_library();
-    reserve_low_numbers();
+    find_libc();
+    loans_reserve();
     make_tables();
 }
 
@@ -725,7 +726,7 @@ static void begin_serving(void)
 {
     add_watch(server.signals, WATCH_SIGNALS);
     add_watch(server.nudge[0], WATCH_NUDGE);
-    if (server.once) {
+    if (server.one_connection) {
         struct sockaddr_storage from = {0};
         socklen_t size = sizeof from;
         const struct listener *l = &server.listeners[0];
@@ -785,12 +786,12 @@ static void do_what_is_due(int64_t now)
     while (server.heap_size > 0 && server.connections[server.heap[0]].deadline <= now)
         connection_due(&server.connections[server.heap[0]], now);
     if (server.busy.count > 0 && server.reaped_at + REAP_EVERY_MS <= now)
-        reap_all();
+        reap_children();
     if (server.muted && server.unmute_at <= now)
         unmute();
     if (server.draining && !server.ending && server.drain_at <= now)
         end_all();
-    if (server.once && server.open_count == 0 && !server.recovered)
+    if (server.one_connection && server.open_count == 0 && !server.recovered)
         recovery_begin();
     jobs_due(now);
     jobs_start();
@@ -955,7 +956,7 @@ static void connection_open(int fd, const struct sockaddr_storage *from, bool is
                              .is_tcp = is_tcp,
                              .address = address_of(from),
                              .slot = NOBODY,
-                             .low = NOBODY,
+                             .loan = NOBODY,
                              .timer = NOBODY};
     server.open_count++;
     connection_idle(c); /* mostly its first request is there already */
@@ -1008,7 +1009,7 @@ static void connection_finish(struct connection *c)
 }
 
 /* Answer 503, as S notes; then the connection ends. */
-static void refuse(struct connection *c, struct slot *s, const char *reason)
+static void connection_refuse(struct connection *c, struct slot *s, const char *reason)
 {
     if (handler_send_canned(c->fd, s, 503, false, reason))
         connection_finish(c);
@@ -1120,7 +1121,7 @@ static bool may_start(const struct connection *c)
 static void request_arrived(struct connection *c)
 {
     if (is_draining()) {
-        refuse(c, &(struct slot){0}, "the server is stopping");
+        connection_refuse(c, &(struct slot){0}, "the server is stopping");
         return;
     }
     queue_serve(); /* first come, first served */
@@ -1157,7 +1158,7 @@ static void request_start(struct connection *c)
     c->since = clock_ms();
     c->requests++;
     c->cause = CAUSE_NONE;
-    c->signalled = c->killed = c->patient = false;
+    c->signalled = c->killed = c->prolonged = false;
     c->looked_at = 0;
     fill_slot(c, id);
     struct handler_call call = {.settings = &settings.handler,
@@ -1177,10 +1178,10 @@ static void request_start(struct connection *c)
     if (pid < 0) {
         log_eventf(id, "could not fork for a request: %s", strerror(errno));
         atomic_store(&slot_of(c)->state, SLOT_FREE);
-        return_low_number(c);
+        loan_return(c);
         server.slot_users[c->slot] = NOBODY;
         server.free_slots[server.free_slot_count++] = c->slot;
-        refuse(c, &(struct slot){0}, "the server has no room for another process");
+        connection_refuse(c, &(struct slot){0}, "the server has no room for another process");
         return;
     }
     server.figures.requests++;
@@ -1196,25 +1197,25 @@ static struct {
     pid_t *tid;
     struct robust_list_head *robust_list;
     size_t robust_size;
-} library;
+} libc;
 
 /* Where the C library keeps what the kernel writes for it into a new process (set_tid_address(2),
  * get_robust_list(2)). A kernel that does not tell, or a sandbox that forbids: no sharing. */
-static void find_library(void)
+static void find_libc(void)
 {
     pid_t *tid = NULL;
-    server.shares =
-        prctl(PR_GET_TID_ADDRESS, &tid) == 0 && tid != NULL && *tid == gettid() &&
-        syscall(SYS_get_robust_list, 0, &library.robust_list, &library.robust_size) == 0 &&
-        close_range(INT_MAX, INT_MAX, CLOSE_RANGE_UNSHARE) == 0;
-    library.tid = tid;
+    server.shares = prctl(PR_GET_TID_ADDRESS, &tid) == 0 && tid != NULL && *tid == gettid() &&
+                    syscall(SYS_get_robust_list, 0, &libc.robust_list, &libc.robust_size) == 0 &&
+                    close_range(INT_MAX, INT_MAX, CLOSE_RANGE_UNSHARE) == 0;
+    libc.tid = tid;
 }
 
-static void reserve_low_numbers(void)
+static void loans_reserve(void)
 {
-    for (int i = 0; i < LOW_COUNT; i++) {
-        server.low[i] = (struct low){.fd = fcntl(server.dir, F_DUPFD_CLOEXEC, 3), .user = NOBODY};
-        server.shares = server.shares && server.low[i].fd >= 0;
+    for (int i = 0; i < LOAN_COUNT; i++) {
+        server.loans[i] =
+            (struct loan){.fd = fcntl(server.dir, F_DUPFD_CLOEXEC, 3), .user = NOBODY};
+        server.shares = server.shares && server.loans[i].fd >= 0;
     }
 }
 
@@ -1225,48 +1226,49 @@ static void reserve_low_numbers(void)
 static pid_t fork_sharing(void)
 {
     struct clone_args how = {.flags = CLONE_FILES | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
-                             .child_tid = (uintptr_t)library.tid,
+                             .child_tid = (uintptr_t)libc.tid,
                              .exit_signal = (unsigned)CHILD_ENDED};
     pid_t pid = (pid_t)syscall(SYS_clone3, &how, sizeof how);
     if (pid == 0)
-        syscall(SYS_set_robust_list, library.robust_list, library.robust_size);
+        syscall(SYS_set_robust_list, libc.robust_list, libc.robust_size);
     return pid;
 }
 
 /* A low number for C, or -1: all are taken by children that do not have their own tables yet. */
-static int take_low_number(struct connection *c)
+static int loan_take(struct connection *c)
 {
-    for (int tries = 0; tries < LOW_COUNT; tries++) {
-        int i = server.low_next++ % LOW_COUNT;
-        struct low *l = &server.low[i];
+    for (int tries = 0; tries < LOAN_COUNT; tries++) {
+        int i = server.loan_next++ % LOAN_COUNT;
+        struct loan *l = &server.loans[i];
         struct connection *user = l->user != NOBODY ? &server.connections[l->user] : NULL;
         if (user != NULL && atomic_load(&slot_of(user)->pid) == 0)
             continue;
         if (dup3(c->fd, l->fd, O_CLOEXEC) < 0)
             return -1;
         if (user != NULL)
-            user->low = NOBODY;
+            user->loan = NOBODY;
         l->user = index_of(c);
-        c->low = i;
+        c->loan = i;
         return l->fd;
     }
     return -1;
 }
 
 /* No longer hold the connection open by it. */
-static void return_low_number(struct connection *c)
+static void loan_return(struct connection *c)
 {
-    if (c->low == NOBODY)
+    if (c->loan == NOBODY)
         return;
-    dup3(server.dir, server.low[c->low].fd, O_CLOEXEC); /* anything that keeps the number taken */
-    server.low[c->low].user = NOBODY;
-    c->low = NOBODY;
+    dup3(server.dir, server.loans[c->loan].fd,
+         O_CLOEXEC); /* anything that keeps the number taken */
+    server.loans[c->loan].user = NOBODY;
+    c->loan = NOBODY;
 }
 
 /* Fork for C's request: the child finds the connection at *NUMBER. */
 static pid_t fork_for(struct connection *c, int *number)
 {
-    *number = server.shares && c->fd >= LOW_ENOUGH ? take_low_number(c) : c->fd;
+    *number = server.shares && c->fd >= LOAN_FROM ? loan_take(c) : c->fd;
     if (server.shares && *number >= 0) {
         pid_t pid = fork_sharing();
         if (pid >= 0 || (errno != ENOSYS && errno != EPERM))
@@ -1342,7 +1344,7 @@ static void refuse_queued(struct connection *c, enum outcome outcome, const char
 {
     struct connection was = *c;
     struct slot s = {0};
-    refuse(c, &s, reason);
+    connection_refuse(c, &s, reason);
     log_queued(&was, &s, outcome);
 }
 
@@ -1516,8 +1518,8 @@ static void request_due(struct connection *c, int64_t now)
     if (c->killed) {
         log_eventf(NULL, "the process %d does not end, even by SIGKILL", (int)c->pid);
         set_deadline(c, now + UNKILLABLE_MS);
-    } else if (delivering && !c->patient) {
-        c->patient = true;
+    } else if (delivering && !c->prolonged) {
+        c->prolonged = true;
         set_deadline(c, now + settings.handler.send_ms + KILL_AFTER_MS);
     } else if (c->signalled || delivering) {
         c->killed = true;
@@ -1611,12 +1613,12 @@ static void signals_arrived(void)
             drain();
     }
     if (some)
-        reap_all();
+        reap_children();
     jobs_start();
     queue_serve();
 }
 
-static void reap_all(void)
+static void reap_children(void)
 {
     server.reaped_at = clock_ms();
     while (reap(P_ALL, 0))
@@ -1648,7 +1650,7 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
         (ended->si_status == HANDLER_EXIT_KEEP || ended->si_status == HANDLER_EXIT_CLOSE) &&
         (atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK) == SLOT_DONE;
     pid_forget(c);
-    return_low_number(c);
+    loan_return(c);
     set_deadline(c, 0);
     if (settled) {
         request_done(c, ended->si_status == HANDLER_EXIT_KEEP);
@@ -1804,7 +1806,7 @@ static bool was_delivered(const struct job *j, int connection, bool is_tcp, uint
            handler_was_delivered(connection, is_tcp, n, j->brief ? 0 : settings.handler.send_ms);
 }
 
-static int settle(const struct job *j, int connection, bool is_tcp)
+static int janitor_settle(const struct job *j, int connection, bool is_tcp)
 {
     struct cleanup_settling how = {.dir = server.dir,
                                    .id = j->id,
@@ -1859,7 +1861,7 @@ static _Noreturn void janitor_main(const struct job *j, int connection, bool is_
     log_sink.patience_ms = LOG_PATIENCE_MS;
     if (j->session != 0)
         hunt_once(j->id, j->session, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
-    int result = settle(j, connection, is_tcp);
+    int result = janitor_settle(j, connection, is_tcp);
     if ((result == JANITOR_UNDO_FAILED || result == JANITOR_KEEP_FAILED) && is_last_try(j) &&
         park(j->id, failure.what, failure.more ? " (and more)" : "", LOG_PATIENCE_MS))
         result = result == JANITOR_KEEP_FAILED ? JANITOR_KEEP_PARKED : JANITOR_PARKED;
@@ -1894,7 +1896,7 @@ static void job_ended(struct job *j, int result)
 {
     bool done = result == JANITOR_UNDONE || result == JANITOR_NOTHING || result == JANITOR_KEPT ||
                 result == JANITOR_RECOVERED;
-    bool brief = server.once && j->id[0] == '\0'; /* the next one goes on */
+    bool brief = server.one_connection && j->id[0] == '\0'; /* the next one goes on */
     bool parked = result == JANITOR_PARKED || result == JANITOR_KEEP_PARKED;
     bool again = !done && !parked && !is_last_try(j) && !brief;
     j->pid = 0;
@@ -1985,9 +1987,9 @@ static void request_settled(struct connection *c, const struct job *j, bool done
                            : by_signal                              ? OUTCOME_KILLED
                                                                     : OUTCOME_CRASH;
     bool nothing = j->nothing && s.undo == UNDO_NONE; /* nor has the child undone anything */
-    bool tell = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
+    bool owed = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
     bool orderly =
-        tell ? send_failure(c, &s, outcome) : j->kept || (by_itself && outcome == OUTCOME_ERROR);
+        owed ? send_failure(c, &s, outcome) : j->kept || (by_itself && outcome == OUTCOME_ERROR);
     request_ended(&s, outcome,
                   nothing || j->kept ? UNDO_NONE
                   : done             ? UNDO_OK
@@ -2015,7 +2017,7 @@ static bool is_adopted(const char *id)
     return strncmp(id, server.token, sizeof server.token - 1) != 0;
 }
 
-static void recovery_told(const char *id, enum cleanup_result result, bool kept)
+static void note_recovered(const char *id, enum cleanup_result result, bool kept)
 {
     if (result == CLEANUP_DONE) {
         recovery.settled++;
@@ -2029,8 +2031,8 @@ static void recovery_told(const char *id, enum cleanup_result result, bool kept)
 static _Noreturn void recover(void)
 {
     const struct cleanup_recovery how = {
-        .state = server.state, .adopt = server.dir, .settled = recovery_told};
-    if (server.once)
+        .state = server.state, .adopt = server.dir, .settled = note_recovered};
+    if (server.one_connection)
         alarm(RECOVERY_LIMIT_S);
     bool done = cleanup_recover(&how);
     if (recovery.settled > 0 || recovery.left > 0)
@@ -2062,7 +2064,7 @@ static bool was_recovered(void)
 static void recovery_begin(void)
 {
     server.recovered = true;
-    if (server.once && (is_draining() || was_recovered()))
+    if (server.one_connection && (is_draining() || was_recovered()))
         return;
     struct job *j = job_make("");
     if (j != NULL)
@@ -2148,7 +2150,7 @@ static bool is_over(void)
     bool waiting = server.patient.first != NULL || server.delayed.first != NULL;
     if (server.listener_count > 0 || server.open_count > 0 || server.janitors > 0)
         return false;
-    return is_draining() || (server.once && server.recovered && !waiting);
+    return is_draining() || (server.one_connection && server.recovered && !waiting);
 }
 
 /* ---- Tables ------------------------------------------------------------------------- */
