@@ -10,9 +10,7 @@
 #define HANGUPD_FILES_H
 
 #include <errno.h>
-#include <stdbool.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "text.h"
@@ -41,13 +39,6 @@ ASYNC_SAFE static inline void close_keep_errno(int fd)
     int saved = errno;
     close(fd);
     errno = saved;
-}
-
-/* Returns true if both descriptors are of one file, one socket or one terminal. */
-ASYNC_SAFE static inline bool same_file(int a, int b)
-{
-    struct stat x, y;
-    return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 #define HEX_SIZE 17

@@ -54,7 +54,7 @@ struct http_limits {
  * Returns the head's length when it is whole, 0 when more is needed, -1 with h->status set.
  * (RFC 9112 sections 2 to 6.) */
 static inline int64_t http_parse_head(struct http_head *h, const char *buffer, size_t length,
-                                             const struct http_limits *limits);
+                                      const struct http_limits *limits);
 
 /* Decode chunked coding (RFC 9112 section 7.1), in whatever pieces it comes. */
 struct http_chunks {
@@ -66,14 +66,13 @@ struct http_chunks {
 enum http_chunk_step { CHUNK_MORE, CHUNK_DATA, CHUNK_END, CHUNK_BAD };
 /* Look at LENGTH bytes; *USED says how many are done with. CHUNK_DATA: *DATA_AT and *DATA_LENGTH
  * in BUFFER are body (within USED). CHUNK_END: the body ended at USED. */
-static inline enum http_chunk_step http_decode_chunks(struct http_chunks *c,
-                                                             const char *buffer, size_t length,
-                                                             size_t *used, size_t *data_at,
-                                                             size_t *data_length);
+static inline enum http_chunk_step http_decode_chunks(struct http_chunks *c, const char *buffer,
+                                                      size_t length, size_t *used, size_t *data_at,
+                                                      size_t *data_length);
 /* The path of TARGET (origin-form, or absolute-form), decoded and resolved into PATH (room for
  * length + 1 bytes), and where its query is. NULL, or what is wrong with it. */
 static inline const char *http_decode_target(const char *target, size_t length, char *path,
-                                                    struct http_span *query);
+                                             struct http_span *query);
 
 /* ---- The parser: characters and lines (RFC 9110 section 5.6, RFC 9112 section 2.2) ---- */
 

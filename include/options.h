@@ -22,10 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 
-#include "files.h"
 #include "log.h"
 #include "routes.h"
 #include "serve.h"
@@ -251,44 +248,21 @@ static _Noreturn void cannot(const char *format, ...)
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    if (journal.syslog)
+    if (log_sink.syslog)
         log_event(NULL, line);
     else
         fprintf(stderr, "%s: %s\n", program_name, line);
     exit(EXIT_COULD_NOT);
 }
 
-/* inetd gives the client as 0, 1 and 2: not a byte of ours may go there. */
-static bool is_client(int fd)
-{
-    return settings.inetd && same_file(STDIN_FILENO, fd);
-}
-
-static void open_syslog(void)
-{
-    struct sockaddr_un at = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
-    journal.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (journal.fd < 0)
-        cannot("could not make a socket for syslog: %s", strerror(errno));
-    /* Without a syslog daemon there is no log; that is no reason not to serve. */
-    if (connect(journal.fd, (struct sockaddr *)&at, sizeof at) < 0 && !settings.inetd)
-        fprintf(stderr, "hangupd: no syslog at /dev/log (%s): nothing will be logged\n",
-                strerror(errno));
-    journal.syslog = true;
-}
-
-/* Open the log where the settings want it, and where it is no client's. */
+/* Open the log where the settings want it, or end the process. */
 static void open_log(void)
 {
-    struct stat now;
-    journal.json = settings.log_form == LOG_FORM_JSON;
-    if (settings.log_to == LOG_TO_SYSLOG || is_client(STDERR_FILENO) ||
-        (settings.log_to == LOG_TO_DEFAULT && settings.inetd)) {
-        open_syslog();
-        return;
-    }
-    journal.fd = STDERR_FILENO;
-    journal.may_block = fstat(journal.fd, &now) < 0 || !S_ISREG(now.st_mode);
+    log_sink.json = settings.log_form == LOG_FORM_JSON;
+    bool syslog =
+        settings.log_to != LOG_TO_DEFAULT ? settings.log_to == LOG_TO_SYSLOG : settings.inetd;
+    if (log_open(syslog, settings.inetd) < 0)
+        cannot("could not make a socket for syslog: %s", strerror(errno));
 }
 
 /* The command line, the environment or a file of routes is wrong: say what would be right. */
@@ -298,7 +272,7 @@ static _Noreturn void wrong_use(const char *format, ...)
     char line[LOG_LINE_SIZE];
     va_list args;
     va_start(args, format);
-    if (is_client(STDERR_FILENO)) {
+    if (settings.inetd && log_stderr_is_client()) {
         vsnprintf(line, sizeof line, format, args);
         open_log();
         log_event(NULL, line);

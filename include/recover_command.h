@@ -176,8 +176,8 @@ static int command_recover(int argc, char **argv)
         if (!cleanup_is_id(wanted.ids[i]))
             wrong_use("%s is not the id of a request, as in 0123456789abcdef-1f", wanted.ids[i]);
     recover_open();
-    journal.plain = true;
-    journal.fd = STDOUT_FILENO;
+    log_sink.plain = true;
+    log_sink.fd = STDOUT_FILENO;
     cleanup_report = report_failure;
     signal(SIGPIPE, SIG_IGN);
     note_ignored();
