@@ -60,6 +60,7 @@
 #include "scoreboard.h"
 #include "serve.h"
 #include "shell.h"
+#include "state.h"
 #include "users.h"
 
 const char *program_name = "hangupd";
@@ -136,7 +137,7 @@ struct job_list {
 
 static struct {
     pid_t pid;
-    int epoll, signals, reserve, state, dir, nudge[2];
+    int epoll, signals, reserve, dir, nudge[2];
     struct listener listeners[LISTENERS_MAX];
     size_t listener_count;
     bool muted;          /* listeners are out of epoll */
@@ -144,7 +145,7 @@ static struct {
     int64_t unmute_at;
     bool draining, ending;
     int64_t drain_at, idle_since, slow_looked_at;
-    const char *state_path; /* absolute, for people */
+    struct state_dir state;
     char token[CLEANUP_TOKEN_SIZE];
     uint64_t request_count;
     struct figures figures;
@@ -233,9 +234,6 @@ static bool is_draining(void)
 /* Start */
 static void note_strangers(void);
 static void open_standard_descriptors(void);
-static const char *default_state(void);
-static void open_state(uid_t owner, gid_t group);
-static void note_ignored(void);
 static void open_all(void);
 static void begin_serving(void);
 
@@ -366,7 +364,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     loop();
     jobs_leave(&server.patient);
     jobs_leave(&server.delayed);
-    cleanup_server_close(server.state, server.dir, server.token);
+    cleanup_server_close(server.state.fd, server.dir, server.token);
     if (!server.one_connection)
         log_event(NULL, "stopped");
     return 0;
@@ -463,33 +461,6 @@ static void leave_standard_descriptors(void)
     close(null);
 }
 
-static const char *default_state(void)
-{
-    static char path[PATH_MAX];
-    const char *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    if (geteuid() == 0)
-        return STATE_OF_ROOT;
-    if (xdg != NULL && xdg[0] == '/')
-        snprintf(path, sizeof path, "%s/hangupd", xdg);
-    else if (home != NULL && home[0] == '/')
-        snprintf(path, sizeof path, "%s/.local/state/hangupd", home);
-    else
-        cannot("there is no HOME to keep the ledgers in: say where with --state DIR");
-    return path;
-}
-
-static void open_state(uid_t owner, gid_t group)
-{
-    const char *why, *path = settings.state != NULL ? settings.state : default_state();
-    server.state = cleanup_state_open(path, owner, group, &why);
-    if (server.state < 0)
-        cannot("the state directory %s %s%s%s", path, why, errno != 0 ? ": " : "",
-               errno != 0 ? strerror(errno) : "");
-    server.state_path = realpath(path, NULL);
-    if (server.state_path == NULL)
-        server.state_path = path;
-}
-
 static void drop_privileges(void)
 {
     const struct passwd *who = NULL;
@@ -505,7 +476,8 @@ static void drop_privileges(void)
         log_event(NULL,
                   "warning: running as root; --user NAME drops that when the sockets are open");
     }
-    open_state(who != NULL ? who->pw_uid : geteuid(), who != NULL ? who->pw_gid : getegid());
+    server.state =
+        state_open(who != NULL ? who->pw_uid : geteuid(), who != NULL ? who->pw_gid : getegid());
     if (who != NULL && geteuid() == 0)
         become_user(who->pw_name, who->pw_uid, who->pw_gid);
 }
@@ -692,7 +664,7 @@ static void open_all(void)
     find_self();
     make_head();
     raise_descriptor_limit();
-    server.dir = cleanup_server_open(server.state, server.token);
+    server.dir = cleanup_server_open(server.state.fd, server.token);
     if (server.dir < 0)
         cannot("could not make a directory in the state directory: %s", strerror(errno));
     open_pool();
@@ -1309,7 +1281,7 @@ static void close_all_but(int *keep, size_t count)
  * is. */
 static void become_child(int connection, int death_signal)
 {
-    int keep[] = {log_sink.fd,     server.dir, server.state,
+    int keep[] = {log_sink.fd,     server.dir, server.state.fd,
                   server.nudge[1], connection, settings.handler.pool};
     close_all_but(keep, sizeof keep / sizeof keep[0]);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -1839,11 +1811,11 @@ static bool is_last_try(const struct job *j)
  * failed, as a janitor knows it. */
 static bool park(const char *id, const char *what, const char *and_more, int patience_ms)
 {
-    if (!cleanup_park(server.state, server.dir, id))
+    if (!cleanup_park(server.state.fd, server.dir, id))
         return false;
     log_sink.patience_ms = patience_ms;
     log_eventf(id, "UNDO FAILED for good: %s%s; when that is mended: %s", what, and_more,
-               recover_words(server.state_path, id));
+               recover_words(server.state.path, id));
     return true;
 }
 
@@ -2030,7 +2002,7 @@ static void note_recovered(const char *id, enum cleanup_result result, bool kept
 static _Noreturn void recover(void)
 {
     const struct cleanup_recovery how = {
-        .state = server.state, .adopt = server.dir, .settled = note_recovered};
+        .state = server.state.fd, .adopt = server.dir, .settled = note_recovered};
     if (server.one_connection)
         alarm(RECOVERY_LIMIT_S);
     bool done = cleanup_recover(&how);
@@ -2046,11 +2018,11 @@ static _Noreturn void recover(void)
 static bool was_recovered(void)
 {
     struct stat last;
-    if (fstatat(server.state, "recovered", &last, AT_SYMLINK_NOFOLLOW) == 0 &&
+    if (fstatat(server.state.fd, "recovered", &last, AT_SYMLINK_NOFOLLOW) == 0 &&
         time(NULL) - last.st_mtime < RECOVERY_EVERY_S)
         return true;
     int stamp =
-        openat(server.state, "recovered", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        openat(server.state.fd, "recovered", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (stamp < 0 || futimens(stamp, NULL) < 0)
         log_eventf(NULL, "could not note the recovery: %s", strerror(errno));
     if (stamp >= 0)
