@@ -50,8 +50,6 @@
 #include "routes.h"
 #include "serve.h"
 
-/* ---- The request, and what a handler may ask of it ----------------------------------- */
-
 enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
 
 #define ANSWER_FIELDS_SIZE 16384
@@ -104,6 +102,639 @@ struct request {
 
 /* The process's one request: the signal handler needs to find it. */
 static _Alignas(4096) struct request request; /* what is touched lies in one page */
+
+/* Serve */
+static unsigned spare_number(const struct handler_call *call);
+static void arm_signals(void);
+
+/* Read: the head */
+static void read_head(struct request *rq);
+static void decode_head(struct request *rq);
+
+/* Read: the route */
+static void check_request(struct request *rq);
+
+/* Read: the turn */
+static void await_turn(struct request *rq);
+
+/* Read: the body */
+static void read_body(struct request *rq);
+
+/* Run: the route */
+static void enter_running(struct request *rq);
+static int run_route(struct request *rq);
+
+/* Run: what a handler may ask */
+static char *request_keep(struct request *rq, const void *bytes, size_t length);
+
+/* Run: the program answers */
+static int run_program(struct request *rq);
+
+/* Answer */
+static bool is_reserved_field(const char *name);
+static bool is_complete(const struct request *rq);
+static void answer_again(struct request *rq);
+static void start_answer(struct request *rq);
+
+/* Finish */
+static void block_sigterm(struct request *rq);
+_Noreturn static void finish(struct request *rq, int result);
+_Noreturn static void refuse(struct request *rq, int status, const char *reason);
+
+/* Deliver */
+static int send_rest(struct request *rq, bool more);
+static enum outcome deliver(struct request *rq);
+
+/* End */
+ASYNC_SAFE static const char *words_for(int status, enum cause cause);
+ASYNC_SAFE static bool undo(struct request *rq);
+ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcome,
+                                         enum cause cause);
+ASYNC_SAFE static void on_sigterm(int signal);
+ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code);
+
+/* The connection */
+static bool wait_for(int fd, short events, int64_t ms);
+static int unsent(int fd);
+static int send_all(struct request *rq, struct iovec *v, int count);
+ASYNC_SAFE static void cut_connection(const struct request *rq);
+static void set_user_timeout(const struct request *rq, int64_t ms);
+
+/* The state word */
+ASYNC_SAFE static uint32_t state_of(uint32_t word);
+ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
+                                        uint32_t clear);
+ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag);
+ASYNC_SAFE static void begin_answering(struct request *rq);
+
+/* ---- Serve --------------------------------------------------------------------------- */
+
+_Noreturn void handler_serve(const struct handler_call *call)
+{
+    struct request *rq = &request;
+    const struct handler_settings *s = call->settings;
+    /* All zero yet. An assignment of the whole would touch its pages, which is what costs. */
+    rq->call = call;
+    rq->settings = s;
+    rq->slot = call->slot;
+    rq->room = handler_head_room(s);
+    rq->buffer = s->head;
+    rq->query = "";
+    rq->path_info = "";
+    rq->body = -1;
+    rq->parent = getppid();
+    struct cleanup_owner owner = {.dir = call->state_dir,
+                                  .id = rq->slot->id,
+                                  .title = rq->slot->request,
+                                  .tmpdir = s->tmpdir,
+                                  .sync = s->sync,
+                                  .forked = call->forked,
+                                  .pool = s->pool,
+                                  .pool_path = s->pool_path,
+                                  .spare = spare_number(call)};
+    cleanup_begin(&owner);
+    arm_signals();
+    rq->slot->route = -1;
+    read_head(rq);
+    decode_head(rq);
+    check_request(rq);
+    await_turn(rq);
+    read_body(rq);
+    enter_running(rq);
+    finish(rq, run_route(rq));
+}
+
+/* A request takes the slot that was freed last. So where reuse matters, with short requests in
+ * quick succession, it is always the same few slots; and a crowd of slow requests, which uses many,
+ * leaves no more than this number of spares behind. */
+#define SPARES_MAX 64
+
+static unsigned spare_number(const struct handler_call *call)
+{
+    bool pooled = call->settings->pool_path != NULL && call->slot_number < SPARES_MAX;
+    return pooled ? call->slot_number + 1 : 0;
+}
+
+static void arm_signals(void)
+{
+    struct sigaction term = {.sa_handler = on_sigterm};
+    sigset_t none;
+    sigfillset(&term.sa_mask);
+    sigaction(SIGTERM, &term, NULL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+size_t handler_head_room(const struct handler_settings *s)
+{
+    return s->max_target + s->max_header + HTTP_LINE_SLACK;
+}
+
+/* ---- Read: the head ------------------------------------------------------------------ */
+
+/* The request line for logs and people, as far as it has come. */
+static void note_request(struct request *rq)
+{
+    const char *end = memchr(rq->buffer, '\r', rq->have);
+    size_t n = end != NULL ? (size_t)(end - rq->buffer) : rq->have;
+    if (rq->head.started && rq->head.method.length > 0) {
+        end = memchr(rq->buffer + rq->head.method.at, '\r', rq->have - rq->head.method.at);
+        n = end != NULL ? (size_t)(end - rq->buffer) - rq->head.method.at : 0;
+    }
+    const char *from = rq->buffer + (rq->head.started ? rq->head.method.at : 0);
+    if (n >= SLOT_REQUEST_SIZE)
+        n = SLOT_REQUEST_SIZE - 1;
+    memcpy(rq->slot->request, from, n);
+    rq->slot->request[n] = '\0';
+}
+
+/* Look at what the connection holds, behind what we have, without taking it: its size, 0 at the
+ * client's FIN; times out into 408. */
+static size_t peek(struct request *rq, char *to, size_t room, int64_t deadline, const char *late)
+{
+    int fd = rq->call->connection;
+    for (;;) {
+        ssize_t n = recv(fd, to, room, MSG_PEEK | MSG_DONTWAIT);
+        if (n >= 0)
+            return (size_t)n;
+        if (errno == EAGAIN) {
+            int64_t left = deadline - clock_ms();
+            if (left <= 0 || !wait_for(fd, POLLIN, left)) {
+                rq->unread_body = true;
+                refuse(rq, 408, late);
+            }
+        } else if (errno != EINTR) {
+            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
+        }
+    }
+}
+
+/* Take N bytes that were peeked at. */
+static void take(struct request *rq, char *to, size_t n)
+{
+    while (n > 0) {
+        ssize_t got = recv(rq->call->connection, to, n, 0);
+        if (got == 0 || (got < 0 && errno != EINTR))
+            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
+        if (got > 0) {
+            to += got;
+            n -= (size_t)got;
+        }
+    }
+}
+
+/* The client's FIN came before the end of its request: it has gone, or will hear why not. */
+_Noreturn static void refuse_truncated(struct request *rq)
+{
+    if (rq->have == 0)
+        leave(rq, HANDLER_EXIT_CLOSE);
+    rq->unread_body = true;
+    rq->head.keep_alive = false;
+    respond_text(rq, 400, "400 Bad Request: the request ended before it was complete\n");
+    block_sigterm(rq);
+    start_answer(rq);
+    if (send_rest(rq, true) == 0)
+        handler_end_sending(rq->call->connection);
+    rq->slot->outcome = OUTCOME_HANGUP;
+    leave(rq, HANDLER_EXIT_CLOSE);
+}
+
+static void read_head(struct request *rq)
+{
+    const struct handler_settings *s = rq->settings;
+    struct http_limits limits = {.max_target = (uint32_t)s->max_target,
+                                 .max_header = (uint32_t)s->max_header};
+    int64_t deadline = clock_ms() + s->header_ms;
+    for (;;) {
+        size_t n = peek(rq, rq->buffer + rq->have, rq->room - rq->have, deadline,
+                        "the header did not arrive in time");
+        if (n == 0)
+            refuse_truncated(rq);
+        int64_t size = http_parse_head(&rq->head, rq->buffer, rq->have + n, &limits);
+        size_t used = size > 0 ? (size_t)size - rq->have : n;
+        take(rq, rq->buffer + rq->have, used);
+        rq->have += used;
+        note_request(rq);
+        if (size > 0)
+            break;
+        if (size < 0 || rq->have == rq->room) {
+            rq->unread_body = true;
+            rq->is_head = span_is(rq->buffer, rq->head.method, "HEAD");
+            rq->slot->head = rq->is_head;
+            refuse(rq, size < 0 ? rq->head.status : 431,
+                   size < 0 ? rq->head.reason : "the header is too large");
+        }
+        slot_advance(rq->slot, SLOT_READING, SLOT_HEAD_OPEN, 0);
+    }
+    if ((atomic_load(&rq->slot->state) & SLOT_HEAD_OPEN) != 0)
+        slot_advance(rq->slot, SLOT_READING, 0, SLOT_HEAD_OPEN);
+}
+
+static void decode_head(struct request *rq)
+{
+    const struct http_head *h = &rq->head;
+    struct http_span query;
+    rq->method = request_keep(rq, rq->buffer + h->method.at, h->method.length);
+    rq->path = request_keep(rq, rq->buffer + h->target.at, (size_t)h->target.length + 1);
+    if (rq->method == NULL || rq->path == NULL)
+        refuse(rq, 503, "out of memory");
+    rq->is_head = strcmp(rq->method, "HEAD") == 0;
+    rq->slot->head = rq->is_head;
+    if (strcmp(rq->method, "CONNECT") == 0)
+        rq->must_close = true; /* what follows was meant for a tunnel */
+    rq->unread_body = h->chunked || h->body_length > 0;
+    const char *target = rq->buffer + h->target.at;
+    if (strcmp(rq->method, "OPTIONS") == 0 && h->target.length == 1 && *target == '*') {
+        memcpy(rq->path, "*", 2);
+        return;
+    }
+    const char *wrong = http_decode_target(target, h->target.length, rq->path, &query);
+    if (wrong != NULL)
+        refuse(rq, 400, wrong);
+    rq->query = request_keep(rq, target + query.at, query.length);
+    if (rq->query == NULL)
+        refuse(rq, 503, "out of memory");
+}
+
+/* ---- Read: the route ----------------------------------------------------------------- */
+
+static const char standard_methods[] = "GET HEAD POST PUT DELETE PATCH OPTIONS CONNECT TRACE";
+
+static bool lists_method(const char *methods, const char *method)
+{
+    size_t n = strlen(method);
+    for (const char *at = methods; (at = strstr(at, method)) != NULL; at++)
+        if ((at == methods || at[-1] == ' ') && (at[n] == '\0' || at[n] == ' '))
+            return true;
+    return false;
+}
+
+static const char *methods_of(const struct route *r)
+{
+    return r->methods != NULL   ? r->methods
+           : r->program != NULL ? "GET HEAD POST PUT DELETE PATCH"
+                                : "GET";
+}
+
+/* The exact path, else the longest prefix. */
+static void find_route(struct request *rq)
+{
+    size_t best = 0;
+    rq->route = NULL;
+    for (size_t i = 0; i < rq->settings->route_count; i++) {
+        const struct route *r = &rq->settings->routes[i];
+        size_t n = strlen(r->path);
+        bool prefix = r->path[n - 1] == '/';
+        if (strcmp(r->path, rq->path) == 0)
+            n += rq->room; /* beats every prefix */
+        else if (!prefix || strncmp(r->path, rq->path, n) != 0)
+            continue;
+        if (n > best) {
+            best = n;
+            rq->route = r;
+        }
+    }
+    rq->path_info = "";
+    if (rq->route != NULL && rq->route->path[strlen(rq->route->path) - 1] == '/')
+        rq->path_info = rq->path + strlen(rq->route->path);
+}
+
+/* "GET, HEAD, OPTIONS" */
+static void add_allow(struct request *rq)
+{
+    char allow[512];
+    struct text t = TEXT(allow);
+    const char *methods = rq->route != NULL ? methods_of(rq->route) : standard_methods;
+    for (const char *at = methods; *at != '\0'; at++) {
+        if (*at == ' ')
+            text_char(&t, ',');
+        text_char(&t, *at);
+    }
+    if (lists_method(methods, "GET") && !lists_method(methods, "HEAD"))
+        text_add(&t, ", HEAD");
+    if (!lists_method(methods, "OPTIONS"))
+        text_add(&t, ", OPTIONS");
+    respond_header(rq, "Allow", text_end(&t));
+}
+
+/* Everything that can be refused is refused before the body is asked for. */
+static void check_request(struct request *rq)
+{
+    bool known = lists_method(standard_methods, rq->method);
+    if (strcmp(rq->path, "*") != 0) {
+        find_route(rq);
+        /* A place in its line is kept when a program redirects: published here, and once. */
+        if (rq->route != NULL)
+            rq->slot->route = (int16_t)(rq->route - rq->settings->routes);
+        if (!known)
+            refuse(rq, 501, "the method is not implemented");
+        if (rq->route == NULL)
+            refuse(rq, 404, "no route serves this path");
+    }
+    const char *methods = rq->route != NULL ? methods_of(rq->route) : "OPTIONS";
+    bool listed = lists_method(methods, rq->method);
+    if (strcmp(rq->method, "OPTIONS") == 0 && (rq->route == NULL || !listed)) {
+        add_allow(rq);
+        respond(rq, 200, NULL, "", 0);
+        finish(rq, 0);
+    }
+    if (!listed && !(rq->is_head && lists_method(methods, "GET"))) {
+        add_allow(rq);
+        refuse(rq, 405, "the method is not allowed here");
+    }
+    if (rq->head.body_length > rq->settings->max_body)
+        refuse(rq, 413, "the body is too large");
+    if (rq->is_head && !listed) { /* the work would be done for nobody to read */
+        respond(rq, 200, NULL, "", 0);
+        rq->answer.framing = FRAMING_CHUNKED; /* no length is claimed for what was not made */
+        finish(rq, 0);
+    }
+}
+
+/* ---- Read: the turn ------------------------------------------------------------------ */
+
+static uint32_t half_close_flags(const struct request *rq)
+{
+    enum half_close policy = rq->route->half_close != HALF_CLOSE_DEFAULT ? rq->route->half_close
+                                                                         : rq->settings->half_close;
+    return policy == HALF_CLOSE_HANGUP   ? SLOT_FIN_HANGUP
+           : policy == HALF_CLOSE_IGNORE ? SLOT_FIN_IGNORE
+                                         : 0;
+}
+
+/* Tell the parent the time limit, which does not count what was spent WAITING, as it does not count
+ * the time in the queue. */
+static void announce_limit(struct request *rq, int64_t waiting)
+{
+    int64_t limit = rq->route->timeout_ms > 0 ? rq->route->timeout_ms : rq->settings->request_ms;
+    if (limit <= 0)
+        return;
+    limit += waiting;
+    atomic_store(&rq->slot->limit_ms, limit < INT_MAX ? limit : INT_MAX);
+    if (write_all(rq->call->nudge, &rq->call->slot_number, sizeof rq->call->slot_number) < 0)
+        request_log(rq, "could not tell the server this request's time limit: %s", strerror(errno));
+}
+
+enum turn handler_turn(const struct slot *slots, uint32_t count, int route, uint64_t ticket,
+                       int64_t max)
+{
+    int64_t before = 0, choosing = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        /* In this order: the route of a slot was written before its ticket. */
+        uint64_t other = atomic_load(&slots[i].ticket);
+        if (other == TICKET_NONE || atomic_load(&slots[i].route) != route)
+            continue;
+        before += other < ticket;
+        choosing += other == TICKET_CHOOSING;
+    }
+    return before >= max ? TURN_LATER : before + choosing >= max ? TURN_UNCLEAR : TURN_NOW;
+}
+
+uint64_t handler_draw_ticket(struct line *line, struct slot *slot)
+{
+    atomic_store(&slot->ticket, TICKET_CHOOSING);
+    /* Whatever the counter says, neither NONE nor CHOOSING. */
+    uint64_t ticket = atomic_fetch_add(&line->drawn, 1) % (TICKET_CHOOSING - 1) + 1;
+    atomic_store(&slot->ticket, ticket);
+    return ticket;
+}
+
+#define UNCLEAR_MS_MAX 32 /* choosing takes two instructions, unless somebody was stopped there */
+
+/* Sleep until the parent has freed a place since SEEN, or UNTIL. */
+static bool sleep_in_line(const struct request *rq, uint32_t seen, int64_t until)
+{
+    struct timespec end = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
+    if (syscall(SYS_futex, &rq->call->line->releases, FUTEX_WAIT_BITSET, seen, &end, NULL,
+                LINE_BIT(rq->slot->route)) == 0 ||
+        errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT)
+        return true;
+    request_log(rq, "could not wait in the line of the route: %s", strerror(errno));
+    return false;
+}
+
+/* First come, first served. False: not in time. */
+static bool wait_for_turn(const struct request *rq, uint64_t ticket, int64_t until)
+{
+    const struct handler_call *call = rq->call;
+    int route = (int)(rq->route - rq->settings->routes);
+    for (int64_t pause = 1;;) {
+        uint32_t seen = atomic_load(&call->line->releases);
+        enum turn turn = handler_turn(call->slots, call->slot_count, route, ticket, rq->route->max);
+        int64_t now = clock_ms(), soon = until;
+        if (turn == TURN_NOW)
+            return true;
+        if (turn == TURN_UNCLEAR && now + pause < until) {
+            soon = now + pause;
+            pause = pause < UNCLEAR_MS_MAX ? pause * 2 : pause;
+        }
+        if (now >= until || !sleep_in_line(rq, seen, soon))
+            return false;
+    }
+}
+
+/* Until there are fewer than `max` requests of the route before this one. It has made nothing and
+ * has read no byte of its body; it may be ended to make room. */
+static void await_turn(struct request *rq)
+{
+    if (rq->route->max <= 0)
+        return;
+    uint64_t ticket = handler_draw_ticket(rq->call->line, rq->slot);
+    int64_t since = clock_ms(), limit = rq->settings->queue_ms;
+    if (wait_for_turn(rq, ticket, since))
+        return;
+    announce_limit(rq, limit);
+    uint32_t fin = half_close_flags(rq) & SLOT_FIN_HANGUP;
+    uint32_t was = slot_advance(rq->slot, SLOT_READING, SLOT_WAITING | fin, 0);
+    if ((was & SLOT_FIN_SEEN) != 0 && fin != 0)
+        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
+    if (!wait_for_turn(rq, ticket, since + limit))
+        refuse(rq, 503, "too many requests for this path; this one waited too long for its turn");
+    slot_advance(rq->slot, SLOT_READING, 0, SLOT_WAITING | fin);
+    rq->waited_ms = clock_ms() - since;
+}
+
+/* ---- Read: the body ------------------------------------------------------------------ */
+
+#define BODY_IN_MEMORY_MAX (1U << 20) /* bytes; a longer or chunked body goes to the disk */
+#define BODY_PIECE 65536
+
+/* Without O_TMPFILE: below the request's scratch directory, which is removed whatever happens. */
+static int open_named_spool(void)
+{
+    char path[PATH_MAX];
+    const char *directory = cleanup_tempdir();
+    if (directory == NULL)
+        return -1;
+    snprintf(path, sizeof path, "%.*s/body", PATH_MAX - 8, directory);
+    int fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd >= 0)
+        unlink(path);
+    return fd;
+}
+
+static int open_spool(const struct request *rq)
+{
+    if (!rq->head.chunked && rq->head.body_length <= BODY_IN_MEMORY_MAX)
+        return memfd_create("body", MFD_CLOEXEC);
+    int fd = open(rq->settings->tmpdir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    return fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR) ? open_named_spool() : fd;
+}
+
+static void spool(struct request *rq, const char *data, size_t n)
+{
+    if (n > rq->settings->max_body - rq->body_length)
+        refuse(rq, 413, "the body is too large");
+    if (write_all(rq->body, data, n) < 0) {
+        request_log(rq, "could not store the body: %s", strerror(errno));
+        refuse(rq, 507, "the body could not be stored");
+    }
+    rq->body_length += n;
+}
+
+static void read_chunked_body(struct request *rq, char *piece)
+{
+    struct http_chunks chunks = {0};
+    enum http_chunk_step step = CHUNK_MORE;
+    while (step != CHUNK_END) {
+        size_t n = peek(rq, piece, BODY_PIECE, clock_ms() + rq->settings->body_ms,
+                        "the body did not arrive in time");
+        if (n == 0)
+            refuse_truncated(rq);
+        size_t done = 0;
+        do {
+            size_t used, at, length;
+            step = http_decode_chunks(&chunks, piece + done, n - done, &used, &at, &length);
+            if (step == CHUNK_DATA)
+                spool(rq, piece + done + at, length);
+            done += used;
+        } while (step == CHUNK_DATA);
+        take(rq, piece, done); /* the next request's bytes stay in the socket */
+        if (step == CHUNK_BAD)
+            refuse(rq, 400, chunks.reason);
+    }
+}
+
+static void read_sized_body(struct request *rq, char *piece)
+{
+    for (uint64_t left = rq->head.body_length; left > 0;) {
+        size_t room = left < BODY_PIECE ? (size_t)left : BODY_PIECE;
+        ssize_t n = recv(rq->call->connection, piece, room, MSG_DONTWAIT);
+        if (n > 0) {
+            spool(rq, piece, (size_t)n);
+            left -= (uint64_t)n;
+        } else if (n == 0) {
+            refuse_truncated(rq);
+        } else if (errno == EAGAIN) {
+            if (!wait_for(rq->call->connection, POLLIN, rq->settings->body_ms))
+                refuse(rq, 408, "the body did not arrive in time");
+        } else if (errno != EINTR) {
+            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
+        }
+    }
+}
+
+static void read_body(struct request *rq)
+{
+    static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    char piece[BODY_PIECE];
+    if (!rq->unread_body)
+        return;
+    rq->body = open_spool(rq);
+    if (rq->body < 0) {
+        request_log(rq, "could not make a file for the body: %s", strerror(errno));
+        refuse(rq, 503, "the body could not be stored");
+    }
+    /* Unless the body is on its way already, RFC 9110 section 10.1.1. */
+    if (rq->head.expect_continue &&
+        recv(rq->call->connection, piece, 1, MSG_PEEK | MSG_DONTWAIT) < 0) {
+        struct iovec v = {(char *)go_on, sizeof go_on - 1};
+        if (send_all(rq, &v, 1) < 0)
+            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
+    }
+    slot_flag(rq->slot, SLOT_BODY_OPEN);
+    if (rq->head.chunked)
+        read_chunked_body(rq, piece);
+    else
+        read_sized_body(rq, piece);
+    slot_advance(rq->slot, SLOT_READING, 0, SLOT_BODY_OPEN);
+    rq->unread_body = false;
+    if (lseek(rq->body, 0, SEEK_SET) < 0)
+        refuse(rq, 500, "the body could not be read back");
+}
+
+/* ---- Run: the route ------------------------------------------------------------------ */
+
+/* From here on the parent acts on a hangup as the route wants it. */
+static void enter_running(struct request *rq)
+{
+    static const char probe[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    uint32_t flags = half_close_flags(rq);
+    enum on_hangup policy =
+        rq->route->on_hangup != ON_HANGUP_DEFAULT ? rq->route->on_hangup : rq->settings->on_hangup;
+    if (policy == ON_HANGUP_FINISH)
+        flags |= SLOT_FINISH;
+    if (rq->head.minor == 0)
+        flags |= SLOT_NOPROBE;
+    if (rq->route->timeout_ms > 0 || atomic_load(&rq->slot->limit_ms) > 0)
+        announce_limit(rq, rq->waited_ms);
+    uint32_t was = slot_advance(rq->slot, SLOT_RUNNING, flags, 0);
+    if ((was & SLOT_FIN_SEEN) == 0 || (flags & (SLOT_FINISH | SLOT_FIN_IGNORE)) != 0)
+        return;
+    if ((flags & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0)
+        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
+    /* The FIN came while we were reading, when it could not be asked about: ask now. */
+    struct iovec v = {(char *)probe, sizeof probe - 1};
+    if (send_all(rq, &v, 1) < 0)
+        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
+}
+
+#define REDIRECTS_MAX 10
+
+/* Go on with the target that a program has named, as a GET (RFC 3875 section 6.2.2). */
+static int follow_redirect(struct request *rq)
+{
+    struct http_span query;
+    const char *target = rq->redirect;
+    size_t length = strlen(target);
+    rq->redirect = NULL;
+    rq->path = malloc(length + 2);
+    if (rq->path == NULL)
+        return respond_errno(rq, "follow the program's redirect");
+    const char *wrong = http_decode_target(target, length, rq->path, &query);
+    rq->query = strndup(target + query.at, query.length);
+    rq->parameters = NULL;
+    rq->method = "GET";
+    rq->body = -1;
+    rq->head.has_length = false;
+    rq->body_length = 0;
+    if (wrong == NULL)
+        find_route(rq);
+    if (wrong == NULL && rq->route != NULL && rq->query != NULL &&
+        lists_method(methods_of(rq->route), "GET"))
+        return 0;
+    request_log(rq, "the program redirects to %s: %s", target,
+                wrong != NULL ? wrong : "no route serves that");
+    respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
+    return -1;
+}
+
+static int run_route(struct request *rq)
+{
+    for (int redirects = 0;; redirects++) {
+        int result = rq->route->handler != NULL ? rq->route->handler(rq) : run_program(rq);
+        if (result != 0 || rq->redirect == NULL)
+            return result;
+        if (redirects == REDIRECTS_MAX) {
+            request_log(rq, "the program redirects to %s: too many redirects", rq->redirect);
+            return respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
+        }
+        if (follow_redirect(rq) < 0)
+            return -1;
+    }
+}
+
+/* ---- Run: what a handler may ask ----------------------------------------------------- */
 
 /* SIZE bytes for as long as the request lives: in the page that the head has touched, if there is
  * room, as malloc's own pages are copied for each request. NULL: out of memory. */
@@ -263,1283 +894,7 @@ void request_log(const struct request *rq, const char *format, ...)
     log_event(rq->slot->id, line);
 }
 
-/* ---- The state word: parent and child in turns --------------------------------------- */
-
-ASYNC_SAFE static uint32_t state_of(uint32_t word)
-{
-    return word & SLOT_STATE_MASK;
-}
-
-/* Go to STATE, with the flags SET and without CLEAR; wait while the parent is PROBING, which takes
- * it one system call. Returns the word as it was. */
-ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
-                                        uint32_t clear)
-{
-    uint32_t was = atomic_load(&slot->state);
-    for (;;) {
-        while (state_of(was) == SLOT_PROBING && getppid() == request.parent) {
-            sleep_ms(0);
-            was = atomic_load(&slot->state);
-        }
-        uint32_t now = ((was & ~(uint32_t)SLOT_STATE_MASK & ~clear) | set) | state;
-        if (atomic_compare_exchange_weak(&slot->state, &was, now))
-            return was;
-    }
-}
-
-ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag)
-{
-    uint32_t was = atomic_load(&slot->state);
-    while (!atomic_compare_exchange_weak(&slot->state, &was, was | flag))
-        continue;
-}
-
-/* From here on the connection is the child's alone to write. */
-ASYNC_SAFE static void begin_answering(struct request *rq)
-{
-    if (state_of(atomic_load(&rq->slot->state)) < SLOT_ANSWERING)
-        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN | SLOT_BODY_OPEN | SLOT_WAITING);
-}
-
-ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
-{
-    if (code != HANDLER_EXIT_UNDONE)
-        slot_advance(rq->slot, SLOT_DONE, 0, 0);
-    _exit(code);
-}
-
-/* ---- The connection: waiting, sending, cutting, closing ------------------------------ */
-
-/* Wait for EVENTS: true, or false when MS have passed. */
-static bool wait_for(int fd, short events, int64_t ms)
-{
-    struct pollfd p = {.fd = fd, .events = events};
-    int64_t until = clock_ms() + ms;
-    for (;;) {
-        int64_t left = until - clock_ms();
-        struct timespec t = {.tv_sec = left < 0 ? 0 : left / 1000,
-                             .tv_nsec = left < 0 ? 0 : left % 1000 * 1000000};
-        int n = ppoll(&p, 1, &t, request.mask_of_waits);
-        if (n > 0 || (n < 0 && errno != EINTR))
-            return true; /* an error shows in the call that was waited for */
-        if (n == 0)
-            return false;
-    }
-}
-
-static int unsent(int fd)
-{
-    int n = 0;
-    return ioctl(fd, SIOCOUTQ, &n) < 0 ? 0 : n;
-}
-
-/* Wait until FD takes more. A client that reads slowly makes progress without making room. */
-static bool wait_writable(int fd, int64_t ms)
-{
-    for (int before = unsent(fd);;) {
-        if (wait_for(fd, POLLOUT, ms))
-            return true;
-        int now = unsent(fd);
-        if (now >= before)
-            return false;
-        before = now;
-    }
-}
-
-/* One call's worth of the vectors. */
-static ssize_t send_some(struct request *rq, struct iovec *v, int count)
-{
-    struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
-    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | rq->answer.more;
-    struct slot *slot = rq->slot;
-    if (rq->call->is_tcp || rq->delivering == 0)
-        return sendmsg(rq->call->connection, &m, flags);
-    slot->last = (struct mmsghdr){.msg_hdr = m};
-    slot->rest = 0;
-    for (int i = 0; i < count; i++)
-        slot->rest += v[i].iov_len;
-    int sent = sendmmsg(rq->call->connection, &slot->last, 1, flags);
-    return sent < 0 ? -1 : (ssize_t)slot->last.msg_len;
-}
-
-bool handler_was_sent(const struct slot *slot)
-{
-    return slot->rest > 0 && slot->last.msg_len == slot->rest;
-}
-
-/* Send all of the vectors: 0, or -1 with EPIPE, ECONNRESET, ETIMEDOUT... */
-static int send_all(struct request *rq, struct iovec *v, int count)
-{
-    while (count > 0) {
-        ssize_t n = send_some(rq, v, count);
-        if (n < 0 && errno == EAGAIN) {
-            if (wait_writable(rq->call->connection, rq->settings->send_ms))
-                continue;
-            errno = ETIMEDOUT;
-        }
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            rq->client_gone = true;
-            return -1;
-        }
-        while (count > 0 && (size_t)n >= v->iov_len) {
-            n -= (ssize_t)v->iov_len;
-            v++;
-            count--;
-        }
-        if (count > 0) {
-            v->iov_base = (char *)v->iov_base + n;
-            v->iov_len -= (size_t)n;
-        }
-    }
-    return 0;
-}
-
-/* An answer that has begun and must not complete: the client sees a reset, at once. */
-ASYNC_SAFE void handler_cut(int connection, bool is_tcp)
-{
-    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    if (!is_tcp || connect(connection, &nobody, sizeof nobody) < 0)
-        shutdown(connection, SHUT_RDWR);
-}
-
-ASYNC_SAFE static void cut_connection(const struct request *rq)
-{
-    handler_cut(rq->call->connection, rq->call->is_tcp);
-}
-
-ASYNC_SAFE int handler_end_sending(int connection)
-{
-    struct linger orderly = {0};
-    setsockopt(connection, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
-    return shutdown(connection, SHUT_WR);
-}
-
-/* While an answer is on its way, a client that does not read for SEND_MS is given up. */
-static void set_user_timeout(const struct request *rq, int64_t ms)
-{
-    unsigned value = (unsigned)(ms > INT_MAX ? INT_MAX : ms);
-    if (rq->call->is_tcp && rq->settings->send_ms != rq->settings->dead_peer_ms)
-        setsockopt(rq->call->connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof value);
-}
-
-/* ---- Answers: head, body, and the last byte, which is held back ---------------------- */
-
-/* "Date: Mon, 23 Nov 2026 09:20:01 GMT", RFC 9110 section 5.6.7. */
-ASYNC_SAFE static void add_date(struct text *t)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    struct utc u = handler_utc(now.tv_sec);
-    text_add(t, "Date: ");
-    text_bytes(t, &"SunMonTueWedThuFriSat"[(size_t)3 * u.weekday], 3);
-    text_add(t, ", ");
-    text_number(t, u.day, 2);
-    text_char(t, ' ');
-    text_bytes(t, &"JanFebMarAprMayJunJulAugSepOctNovDec"[(size_t)3 * (u.month - 1)], 3);
-    text_char(t, ' ');
-    text_number(t, u.year, 4);
-    text_char(t, ' ');
-    text_number(t, u.hour, 2);
-    text_char(t, ':');
-    text_number(t, u.minute, 2);
-    text_char(t, ':');
-    text_number(t, u.second, 2);
-    text_add(t, " GMT\r\n");
-}
-
-ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *reason)
-{
-    text_add(t, "HTTP/1.1 ");
-    text_signed(t, status);
-    text_char(t, ' ');
-    text_add(t, reason != NULL ? reason : handler_reason(status));
-    text_add(t, "\r\n");
-    add_date(t);
-}
-
-ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, bool head_only,
-                                        const char *reason)
-{
-    struct text t = {.at = buffer, .room = room};
-    const char *name = handler_reason(status);
-    size_t length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
-    add_status_line(&t, status, NULL);
-    text_add(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
-    text_number(&t, length, 1);
-    if (status == 503)
-        text_add(&t, "\r\nRetry-After: 5");
-    text_add(&t, "\r\nConnection: close\r\n\r\n");
-    if (head_only)
-        return t.length;
-    text_signed(&t, status);
-    text_char(&t, ' ');
-    text_add(&t, name);
-    text_add(&t, ": ");
-    text_add(&t, reason);
-    text_char(&t, '\n');
-    return t.length;
-}
-
-ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int status, bool head_only,
-                                    const char *reason)
-{
-    char answer[1024];
-    size_t n = handler_canned_answer(answer, sizeof answer, status, head_only, reason);
-    if (send(connection, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)n)
-        return false;
-    const char *blank = memmem(answer, n, "\r\n\r\n", 4);
-    slot->status = (uint16_t)status;
-    slot->bytes = n - 4 - (size_t)(blank - answer); /* of its body, as with all others */
-    return true;
-}
-
-static bool has_no_body(const struct request *rq)
-{
-    return rq->is_head || rq->answer.status == 204 || rq->answer.status == 304;
-}
-
-static bool is_reserved_field(const char *name)
-{
-    static const char *const names[] = {"Content-Length", "Transfer-Encoding", "Connection",
-                                        "Date"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (strcasecmp(name, names[i]) == 0)
-            return true;
-    return false;
-}
-
-int respond_header(struct request *rq, const char *name, const char *value)
-{
-    struct answer *a = &rq->answer;
-    size_t n = strlen(name), m = strlen(value);
-    bool valid = is_token(name, n) && !is_reserved_field(name);
-    for (size_t i = 0; valid && i < m; i++)
-        valid = is_text((unsigned char)value[i]);
-    errno = !valid ? EINVAL : a->prepared ? EALREADY : E2BIG;
-    if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
-        return -1;
-    struct text t = {.at = a->fields, .length = a->fields_size, .room = sizeof a->fields};
-    text_add(&t, name);
-    text_add(&t, ": ");
-    text_add(&t, value);
-    text_add(&t, "\r\n");
-    a->fields_size = t.length;
-    return 0;
-}
-
-int respond_begin(struct request *rq, int status, const char *type, int64_t length)
-{
-    struct answer *a = &rq->answer;
-    bool valid = status >= 200 && status <= 599 && length >= -1;
-    for (const char *c = type; valid && c != NULL && *c != '\0'; c++)
-        valid = is_text((unsigned char)*c) && strlen(type) < 256;
-    errno = valid ? EALREADY : EINVAL;
-    if (!valid || a->prepared)
-        return -1;
-    a->prepared = true;
-    a->status = status;
-    a->type = type != NULL ? request_keep(rq, type, strlen(type)) : NULL;
-    a->length = length;
-    a->framing = length >= 0          ? FRAMING_LENGTH
-                 : rq->head.minor > 0 ? FRAMING_CHUNKED
-                                      : FRAMING_CLOSE;
-    return 0;
-}
-
-int respond(struct request *rq, int status, const char *type, const void *body, size_t length)
-{
-    struct answer *a = &rq->answer;
-    if (respond_begin(rq, status, type, (int64_t)length) < 0)
-        return -1;
-    a->body = request_keep(rq, body, length);
-    if (a->body == NULL) {
-        a->prepared = false;
-        return -1;
-    }
-    a->body_size = length;
-    a->written = length;
-    return 0;
-}
-
-int respond_text(struct request *rq, int status, const char *format, ...)
-{
-    char *text;
-    va_list args;
-    va_start(args, format);
-    int n = vasprintf(&text, format, args);
-    va_end(args);
-    if (n < 0) {
-        errno = ENOMEM;
-        return -1;
-    }
-    int done = respond(rq, status, "text/plain; charset=utf-8", text, (size_t)n);
-    free(text);
-    return done;
-}
-
-int respond_errno(struct request *rq, const char *doing)
-{
-    int error = errno;
-    request_log(rq, "could not %s: %s", doing, strerror(error));
-    int status = error == EEXIST ? 409 : error == ENOSPC || error == EDQUOT ? 507 : 500;
-    if (!rq->answer.prepared)
-        respond_text(rq, status, "could not %s\n", doing);
-    errno = error;
-    return -1;
-}
-
-/* Build the head; it is sent with the first bytes of the body, or in delivery. */
-static void build_head(struct request *rq)
-{
-    struct answer *a = &rq->answer;
-    struct text t = TEXT(a->head);
-    bool draining = atomic_load(rq->call->draining) != 0;
-    if (!rq->head.keep_alive || a->framing == FRAMING_CLOSE || rq->unread_body || draining)
-        rq->must_close = true;
-    add_status_line(&t, a->status, a->reason);
-    if (a->type != NULL) {
-        text_add(&t, "Content-Type: ");
-        text_add(&t, a->type);
-        text_add(&t, "\r\n");
-    }
-    if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304) {
-        text_add(&t, "Content-Length: ");
-        text_number(&t, (unsigned long long)a->length, 1);
-        text_add(&t, "\r\n");
-    } else if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
-        text_add(&t, "Transfer-Encoding: chunked\r\n");
-    }
-    if (rq->must_close)
-        text_add(&t, "Connection: close\r\n");
-    else if (rq->head.minor == 0)
-        text_add(&t, "Connection: keep-alive\r\n");
-    text_bytes(&t, a->fields, a->fields_size);
-    text_add(&t, "\r\n");
-    a->head_size = t.length;
-}
-
-/* A close-delimited answer cannot be told from a cut one on AF_UNIX, where there is no reset:
- * it is collected whole and given its length. */
-static int collect_body(struct answer *a, const void *data, size_t length)
-{
-    char *more = realloc(a->body, a->body_size + length);
-    if (more == NULL)
-        return -1;
-    memcpy(more + a->body_size, data, length);
-    a->body = more;
-    a->body_size += length;
-    return 0;
-}
-
-static void start_answer(struct request *rq)
-{
-    if (rq->answer.started)
-        return;
-    rq->answer.started = true;
-    rq->slot->status = (uint16_t)rq->answer.status;
-    begin_answering(rq);
-    set_user_timeout(rq, rq->settings->send_ms);
-    build_head(rq);
-}
-
-/* Send LENGTH bytes of the body, with what must come before and behind them. */
-static int send_body(struct request *rq, const char *data, size_t length)
-{
-    struct answer *a = &rq->answer;
-    char size_line[24];
-    struct iovec v[5];
-    int n = 0;
-    size_t held = a->held_size;
-    start_answer(rq);
-    if (a->head_size > 0)
-        v[n++] = (struct iovec){a->head, a->head_size};
-    if (held > 0)
-        v[n++] = (struct iovec){(char *)a->held, held};
-    if (a->framing == FRAMING_CHUNKED && length > 0) {
-        int size = snprintf(size_line, sizeof size_line, "%zx\r\n", length);
-        v[n++] = (struct iovec){size_line, (size_t)size};
-    }
-    if (length > 0)
-        v[n++] = (struct iovec){(char *)data, length};
-    if (a->framing == FRAMING_CHUNKED && length > 0)
-        v[n++] = (struct iovec){"\r\n", 2};
-    a->head_size = 0;
-    a->held_size = 0;
-    bool finish = (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
-    if (rq->client_gone && finish)
-        return 0; /* the work goes on, for nobody to read */
-    if (send_all(rq, v, n) < 0)
-        return finish ? 0 : -1;
-    rq->slot->bytes += length + held;
-    return 0;
-}
-
-#define HOLD_MAX 4096 /* bytes */
-
-/* The end of the body is held back: a byte, or all of a small one that came at once. Then nothing
- * of the answer is out yet, and a handler that fails after all is told of in plain HTTP. */
-static int hold_end(struct request *rq, const char *data, size_t length)
-{
-    struct answer *a = &rq->answer;
-    size_t held = !a->started && length <= HOLD_MAX ? length : 1;
-    if (length > held && send_body(rq, data, length - held) < 0)
-        return -1;
-    a->held = request_keep(rq, data + length - held, held);
-    if (a->held == NULL) {
-        a->written -= length; /* whatever its handler makes of that: it is not complete */
-        return -1;
-    }
-    a->held_size = held;
-    return 0;
-}
-
-int respond_write(struct request *rq, const void *data, size_t length)
-{
-    struct answer *a = &rq->answer;
-    if (!a->prepared || (a->body != NULL && a->framing != FRAMING_CLOSE)) {
-        errno = EINVAL;
-        return -1;
-    }
-    if (a->framing == FRAMING_LENGTH && length > (uint64_t)a->length - a->written) {
-        errno = EMSGSIZE;
-        return -1;
-    }
-    a->written += length;
-    if (length == 0 || has_no_body(rq))
-        return 0;
-    if (a->framing == FRAMING_CLOSE && !rq->call->is_tcp)
-        return collect_body(a, data, length);
-    if (a->framing != FRAMING_LENGTH || a->written < (uint64_t)a->length)
-        return send_body(rq, data, length);
-    return hold_end(rq, data, length);
-}
-
-/* ---- Delivery: has the answer reached the client? ------------------------------------ */
-
-/* The kernel's count of bytes acknowledged since accept, and the connection's state, in one look.
- * (tcp(7), TCP_INFO; RFC 4898 tcpEStatsAppHCThruOctetsAcked.) */
-static bool tcp_look(int fd, uint64_t *acked, bool *closed)
-{
-    struct tcp_info info;
-    socklen_t size = sizeof info;
-    memset(&info, 0, sizeof info);
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
-        return false;
-    *acked = info.tcpi_bytes_acked;
-    *closed = info.tcpi_state == 7; /* TCP_CLOSE: reset, or closed by both */
-    return true;
-}
-
-uint64_t handler_traffic(int connection, uint32_t *unsendable)
-{
-    struct tcp_info info;
-    socklen_t size = sizeof info;
-    memset(&info, 0, sizeof info);
-    if (getsockopt(connection, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
-        memset(&info, 0, sizeof info);
-    *unsendable = info.tcpi_notsent_bytes;
-    return info.tcpi_bytes_received + info.tcpi_bytes_acked;
-}
-
-/* What the count will be when all sent so far and MORE bytes are acknowledged. */
-static uint64_t acked_when_all_is(int fd, uint64_t more)
-{
-    uint64_t before = 0, after = 0;
-    bool closed;
-    int queued;
-    do { /* the two numbers belong together only if the first stood still meanwhile */
-        tcp_look(fd, &before, &closed);
-        queued = unsent(fd);
-        tcp_look(fd, &after, &closed);
-    } while (before != after);
-    return after + (uint64_t)queued + more;
-}
-
-/* AF_UNIX: what the peer has read leaves the queue. A peer that closes with bytes unread resets,
- * which is looked at with poll(2) alone: reading SO_ERROR would take it from whoever asks next. */
-static bool unix_was_read(int fd, bool *closed)
-{
-    struct pollfd p = {.fd = fd};
-    bool read = unsent(fd) == 0;
-    *closed = poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
-    return *closed ? (p.revents & POLLERR) == 0 && unsent(fd) == 0 : read;
-}
-
-bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms)
-{
-    uint64_t acked = 0, best = 0;
-    int64_t until = clock_ms() + send_ms;
-    int queued_before = INT_MAX;
-    /* No event announces an acknowledgement, which may be 40 ms late (delayed ACK): look again in
-     * steps, and at once when the client's FIN, which carries one, comes in. */
-    struct pollfd p = {.fd = connection, .events = POLLRDHUP};
-    for (int64_t step_us = 50;; step_us = step_us < 5000 ? step_us * 2 : step_us) {
-        bool closed = false;
-        if (is_tcp ? tcp_look(connection, &acked, &closed) && acked >= n
-                   : unix_was_read(connection, &closed))
-            return true;
-        /* Nor can it be any more when less than that was ever sent: who was to send it is dead. */
-        if (closed || (is_tcp && acked_when_all_is(connection, 0) < n))
-            return false;
-        int queued = unsent(connection);
-        if (acked > best || queued < queued_before)
-            until = clock_ms() + send_ms;
-        best = acked;
-        queued_before = queued;
-        if (clock_ms() >= until)
-            return false;
-        struct timespec pause = {.tv_nsec = step_us * 1000};
-        if (ppoll(&p, p.fd < 0 ? 0 : 1, &pause, NULL) > 0)
-            p.fd = -1; /* it would be ready from now on */
-    }
-}
-
-/* ---- The end of a request: kept, or undone ------------------------------------------- */
-
-ASYNC_SAFE static int status_for(enum outcome outcome, enum cause cause, uint32_t state)
-{
-    if (cause == CAUSE_EVICTED)
-        return (state & (SLOT_HEAD_OPEN | SLOT_BODY_OPEN)) != 0 ? 408 : 503;
-    return outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_CRASH ? 500 : 503;
-}
-
-ASYNC_SAFE static const char *words_for(int status, enum cause cause)
-{
-    switch (status) {
-    case 408:
-        return "the request did not arrive in time";
-    case 504:
-        return "the time limit was reached; the work was stopped and undone";
-    case 503:
-        return cause == CAUSE_EVICTED
-                   ? "too many requests; this one waited for its turn and had to make room"
-               : cause == CAUSE_DRAIN ? "the server is stopping; the work was stopped and undone"
-                                      : "the work was stopped and undone";
-    case 502:
-        return "the program failed and what it made was undone";
-    default:
-        return "the work failed and was undone";
-    }
-}
-
-/* Undo, and note how that went. True: nothing is left. */
-ASYNC_SAFE static bool undo(struct request *rq)
-{
-    bool something = cleanup_has_records();
-    bool done = cleanup_undo() == CLEANUP_DONE;
-    if (something)
-        rq->slot->undo = done ? UNDO_OK : UNDO_FAILED;
-    return done;
-}
-
-/* A route's program, while it runs. */
-static struct program {
-    pid_t pid;
-    int out, err; /* read ends of pipes, non-blocking; -1: closed */
-    int signals;  /* a signalfd for SIGCHLD */
-    bool ended;
-    int status; /* of waitpid(2), once it has ended */
-    struct log_lines lines;
-} program = {.out = -1, .err = -1, .signals = -1};
-
-#define PIPE_HOLDS 65536 /* bytes, pipe(7) */
-
-/* Log what the program's pipe of errors holds, and no more: who fills it may never stop. */
-ASYNC_SAFE static void take_errors_held(void)
-{
-    ssize_t n = 1;
-    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.err >= 0; left -= n)
-        n = log_lines_read(&program.lines, request.slot->id, program.err);
-}
-
-/* What a program says after SIGTERM goes to the log, and what it still answers nowhere: it must not
- * wait for room in a pipe. */
-ASYNC_SAFE static void program_last_words(void)
-{
-    char nowhere[4096];
-    ssize_t n = 1;
-    take_errors_held();
-    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.out >= 0; left -= n)
-        n = read(program.out, nowhere, sizeof nowhere);
-}
-
-/* End the program and all others of the request, which have GRACE_MS for a last word. True: none is
- * left. */
-ASYNC_SAFE static bool end_program(int64_t grace_ms)
-{
-    bool none = cleanup_end_children(grace_ms, program_last_words);
-    take_errors_held(); /* the very last may have come with its end */
-    return none;
-}
-
-/* Stop the work and undo it, tell the client if there is something to tell, and exit. */
-ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcome, enum cause cause)
-{
-    uint32_t state = atomic_load(&rq->slot->state);
-    bool ran = state_of(state) >= SLOT_RUNNING;
-    rq->slot->outcome = (uint8_t)outcome;
-    if (rq->answer.started)
-        cut_connection(rq);
-    if (ran && outcome == OUTCOME_HANGUP)
-        log_event(rq->slot->id, "The client closed the connection prematurely. Cleaning up.");
-    bool alone = end_program(ran ? rq->settings->grace_ms : 0);
-    log_lines_end(&program.lines, rq->slot->id);
-    if (!undo(rq) || !alone)
-        _exit(HANDLER_EXIT_UNDONE); /* the parent goes on, and tells the client */
-    if (outcome != OUTCOME_HANGUP && !rq->answer.started) {
-        int status = status_for(outcome, cause, state);
-        begin_answering(rq);
-        if (handler_send_canned(rq->call->connection, rq->slot, status, rq->is_head,
-                                words_for(status, cause)))
-            handler_end_sending(rq->call->connection);
-    }
-    leave(rq, HANDLER_EXIT_CLOSE);
-}
-
-ASYNC_SAFE static enum outcome outcome_of(enum cause cause)
-{
-    switch (cause) {
-    case CAUSE_HANGUP:
-        return OUTCOME_HANGUP;
-    case CAUSE_TIMEOUT:
-        return OUTCOME_TIMEOUT;
-    case CAUSE_DRAIN:
-        return OUTCOME_DRAIN;
-    case CAUSE_EVICTED:
-        return OUTCOME_ERROR;
-    default:
-        return OUTCOME_KILLED;
-    }
-}
-
-ASYNC_SAFE static bool has_other_threads(void)
-{
-    struct stat task; /* a directory for each thread, and two links of its own */
-    return stat("/proc/self/task", &task) == 0 && task.st_nlink > 3;
-}
-
-/* SIGTERM: the parent, the parent's death, or an operator ends the request. */
-ASYNC_SAFE static void on_sigterm(int signal)
-{
-    if (!cleanup_is_owner()) { /* a process that the route forked: it dies of it, nothing more */
-        struct sigaction fatal = {.sa_handler = SIG_DFL};
-        sigaction(signal, &fatal, NULL);
-        raise(signal);
-        return;
-    }
-    if (request.delivering != 0)
-        return;
-    /* Other threads would go on creating while this one undoes: end them all, the parent undoes. */
-    if (has_other_threads()) {
-        kill(getpid(), SIGKILL);
-        return;
-    }
-    enum cause cause = (enum cause)atomic_load(&request.slot->cause);
-    abandon(&request, outcome_of(cause), cause);
-}
-
-static void block_sigterm(struct request *rq)
-{
-    sigset_t term;
-    rq->delivering = 1;
-    rq->mask_of_waits = NULL;
-    slot_flag(rq->slot, SLOT_DELIVERING);
-    sigemptyset(&term);
-    sigaddset(&term, SIGTERM);
-    sigprocmask(SIG_BLOCK, &term, NULL);
-}
-
-/* Send what the answer still lacks; with MORE, in one packet with the FIN that follows at once. */
-static int send_rest(struct request *rq, bool more)
-{
-    struct answer *a = &rq->answer;
-    a->more = more ? MSG_MORE : 0;
-    if (a->body != NULL && !has_no_body(rq))
-        return send_body(rq, a->body, a->body_size);
-    start_answer(rq);
-    if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
-        struct iovec v[] = {{a->head, a->head_size}, {"0\r\n\r\n", 5}};
-        return send_all(rq, v, 2);
-    }
-    return a->held_size > 0 || a->head_size > 0 ? send_body(rq, NULL, 0) : 0;
-}
-
-/* The bytes that send_rest will send, and the FIN where that completes the answer. */
-static uint64_t rest_size(struct request *rq)
-{
-    const struct answer *a = &rq->answer;
-    start_answer(rq);
-    uint64_t n = a->head_size + a->held_size;
-    if (!has_no_body(rq))
-        n += a->body != NULL ? a->body_size : a->framing == FRAMING_CHUNKED ? 5U : 0U;
-    return n + (a->framing == FRAMING_CLOSE);
-}
-
-/* Send the end of an answer below 400 and learn whether the client has it: OK or HANGUP; or ERROR,
- * when it must not go out. */
-static enum outcome deliver(struct request *rq)
-{
-    bool recorded = cleanup_has_records(), is_tcp = rq->call->is_tcp;
-    uint64_t n = rest_size(rq);
-    if (recorded && is_tcp)
-        n = acked_when_all_is(rq->call->connection, n);
-    if (recorded && cleanup_sent(n) < 0) {
-        request_log(rq, "could not record the answer in the ledger: %s", strerror(errno));
-        return OUTCOME_ERROR;
-    }
-    /* A packet with a FIN is acknowledged late, when its client may have closed by a reset already:
-     * only where nothing depends on it. */
-    if (send_rest(rq, rq->must_close && !recorded) < 0)
-        return OUTCOME_HANGUP;
-    if (rq->must_close)
-        handler_end_sending(rq->call->connection);
-    bool delivered =
-        !recorded || handler_was_delivered(rq->call->connection, is_tcp, n, rq->settings->send_ms);
-    return delivered ? OUTCOME_OK : OUTCOME_HANGUP;
-}
-
-_Noreturn static void finish_well(struct request *rq)
-{
-    struct answer *a = &rq->answer;
-    if (a->framing == FRAMING_CLOSE && !rq->call->is_tcp) {
-        a->framing = FRAMING_LENGTH;
-        a->length = (int64_t)a->body_size;
-    }
-    bool finish = (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
-    enum outcome outcome = deliver(rq);
-    rq->slot->outcome = (uint8_t)outcome;
-    if (outcome == OUTCOME_ERROR || (outcome == OUTCOME_HANGUP && !finish)) {
-        cut_connection(rq);
-        bool struck = cleanup_unsent() == 0;
-        if (!struck || !undo(rq))
-            _exit(HANDLER_EXIT_UNDONE);
-        leave(rq, HANDLER_EXIT_CLOSE);
-    }
-    if (cleanup_keep() != CLEANUP_DONE)
-        _exit(HANDLER_EXIT_UNDONE);
-    if (!rq->must_close)
-        set_user_timeout(rq, rq->settings->dead_peer_ms);
-    leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
-}
-
-/* An answer of 400 or above is complete only when nothing is left of what it failed at; what only a
- * janitor may do goes on after it. */
-_Noreturn static void finish_badly(struct request *rq)
-{
-    rq->slot->outcome = OUTCOME_ERROR;
-    bool undone = undo(rq);
-    if (!undone)
-        rq->must_close = true;
-    start_answer(rq);
-    if (send_rest(rq, rq->must_close) < 0)
-        rq->must_close = true;
-    else if (rq->must_close)
-        handler_end_sending(rq->call->connection);
-    if (!undone)
-        _exit(HANDLER_EXIT_UNDONE);
-    if (!rq->must_close)
-        set_user_timeout(rq, rq->settings->dead_peer_ms);
-    leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
-}
-
-/* The answer has begun and cannot be finished. */
-_Noreturn static void finish_cut(struct request *rq)
-{
-    rq->slot->outcome = rq->client_gone ? OUTCOME_HANGUP : OUTCOME_ERROR;
-    cut_connection(rq);
-    if (!undo(rq))
-        _exit(HANDLER_EXIT_UNDONE);
-    leave(rq, HANDLER_EXIT_CLOSE);
-}
-
-/* Forget the answer that was prepared; none of it has been sent. */
-static void answer_again(struct request *rq)
-{
-    struct answer *a = &rq->answer;
-    a->prepared = false;
-    a->reason = NULL;
-    a->body = NULL;
-    a->body_size = 0;
-    a->written = 0;
-    a->held_size = 0;
-    a->fields_size = 0;
-}
-
-/* Whether the answer has all the body that its head promises. */
-static bool is_complete(const struct request *rq)
-{
-    const struct answer *a = &rq->answer;
-    return a->prepared &&
-           (a->framing != FRAMING_LENGTH || has_no_body(rq) || a->written == (uint64_t)a->length);
-}
-
-_Noreturn static void finish(struct request *rq, int result)
-{
-    struct answer *a = &rq->answer;
-    block_sigterm(rq);
-    if (!cleanup_end_children(0, NULL))
-        request_log(rq, "a process of this request does not end, even by SIGKILL");
-    bool complete = is_complete(rq);
-    if (result == 0 && complete && a->status < 400)
-        finish_well(rq);
-    if (a->started && (result != 0 || !complete))
-        finish_cut(rq);
-    if (!complete || (result != 0 && a->status < 400)) {
-        request_log(rq, "the handler %s",
-                    result != 0    ? "failed"
-                    : !a->prepared ? "returned without an answer"
-                                   : "returned before its answer was complete");
-        answer_again(rq);
-        respond_text(rq, 500, "500 Internal Server Error: %s\n", words_for(500, CAUSE_NONE));
-    }
-    finish_badly(rq);
-}
-
-/* Refuse the request: nothing has been made. */
-_Noreturn static void refuse(struct request *rq, int status, const char *reason)
-{
-    if (status == 503)
-        respond_header(rq, "Retry-After", "5");
-    respond_text(rq, status, "%d %s: %s\n", status, handler_reason(status), reason);
-    finish(rq, 0);
-}
-
-/* ---- Reading: the head --------------------------------------------------------------- */
-
-/* The request line for logs and people, as far as it has come. */
-static void note_request(struct request *rq)
-{
-    const char *end = memchr(rq->buffer, '\r', rq->have);
-    size_t n = end != NULL ? (size_t)(end - rq->buffer) : rq->have;
-    if (rq->head.started && rq->head.method.length > 0) {
-        end = memchr(rq->buffer + rq->head.method.at, '\r', rq->have - rq->head.method.at);
-        n = end != NULL ? (size_t)(end - rq->buffer) - rq->head.method.at : 0;
-    }
-    const char *from = rq->buffer + (rq->head.started ? rq->head.method.at : 0);
-    if (n >= SLOT_REQUEST_SIZE)
-        n = SLOT_REQUEST_SIZE - 1;
-    memcpy(rq->slot->request, from, n);
-    rq->slot->request[n] = '\0';
-}
-
-/* Look at what the connection holds, behind what we have, without taking it: its size, 0 at the
- * client's FIN; times out into 408. */
-static size_t peek(struct request *rq, char *to, size_t room, int64_t deadline, const char *late)
-{
-    int fd = rq->call->connection;
-    for (;;) {
-        ssize_t n = recv(fd, to, room, MSG_PEEK | MSG_DONTWAIT);
-        if (n >= 0)
-            return (size_t)n;
-        if (errno == EAGAIN) {
-            int64_t left = deadline - clock_ms();
-            if (left <= 0 || !wait_for(fd, POLLIN, left)) {
-                rq->unread_body = true;
-                refuse(rq, 408, late);
-            }
-        } else if (errno != EINTR) {
-            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
-        }
-    }
-}
-
-/* Take N bytes that were peeked at. */
-static void take(struct request *rq, char *to, size_t n)
-{
-    while (n > 0) {
-        ssize_t got = recv(rq->call->connection, to, n, 0);
-        if (got == 0 || (got < 0 && errno != EINTR))
-            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
-        if (got > 0) {
-            to += got;
-            n -= (size_t)got;
-        }
-    }
-}
-
-/* The client's FIN came before the end of its request: it has gone, or will hear why not. */
-_Noreturn static void refuse_truncated(struct request *rq)
-{
-    if (rq->have == 0)
-        leave(rq, HANDLER_EXIT_CLOSE);
-    rq->unread_body = true;
-    rq->head.keep_alive = false;
-    respond_text(rq, 400, "400 Bad Request: the request ended before it was complete\n");
-    block_sigterm(rq);
-    start_answer(rq);
-    if (send_rest(rq, true) == 0)
-        handler_end_sending(rq->call->connection);
-    rq->slot->outcome = OUTCOME_HANGUP;
-    leave(rq, HANDLER_EXIT_CLOSE);
-}
-
-static void read_head(struct request *rq)
-{
-    const struct handler_settings *s = rq->settings;
-    struct http_limits limits = {.max_target = (uint32_t)s->max_target,
-                                 .max_header = (uint32_t)s->max_header};
-    int64_t deadline = clock_ms() + s->header_ms;
-    for (;;) {
-        size_t n = peek(rq, rq->buffer + rq->have, rq->room - rq->have, deadline,
-                        "the header did not arrive in time");
-        if (n == 0)
-            refuse_truncated(rq);
-        int64_t size = http_parse_head(&rq->head, rq->buffer, rq->have + n, &limits);
-        size_t used = size > 0 ? (size_t)size - rq->have : n;
-        take(rq, rq->buffer + rq->have, used);
-        rq->have += used;
-        note_request(rq);
-        if (size > 0)
-            break;
-        if (size < 0 || rq->have == rq->room) {
-            rq->unread_body = true;
-            rq->is_head = span_is(rq->buffer, rq->head.method, "HEAD");
-            rq->slot->head = rq->is_head;
-            refuse(rq, size < 0 ? rq->head.status : 431,
-                   size < 0 ? rq->head.reason : "the header is too large");
-        }
-        slot_advance(rq->slot, SLOT_READING, SLOT_HEAD_OPEN, 0);
-    }
-    if ((atomic_load(&rq->slot->state) & SLOT_HEAD_OPEN) != 0)
-        slot_advance(rq->slot, SLOT_READING, 0, SLOT_HEAD_OPEN);
-}
-
-static void decode_head(struct request *rq)
-{
-    const struct http_head *h = &rq->head;
-    struct http_span query;
-    rq->method = request_keep(rq, rq->buffer + h->method.at, h->method.length);
-    rq->path = request_keep(rq, rq->buffer + h->target.at, (size_t)h->target.length + 1);
-    if (rq->method == NULL || rq->path == NULL)
-        refuse(rq, 503, "out of memory");
-    rq->is_head = strcmp(rq->method, "HEAD") == 0;
-    rq->slot->head = rq->is_head;
-    if (strcmp(rq->method, "CONNECT") == 0)
-        rq->must_close = true; /* what follows was meant for a tunnel */
-    rq->unread_body = h->chunked || h->body_length > 0;
-    const char *target = rq->buffer + h->target.at;
-    if (strcmp(rq->method, "OPTIONS") == 0 && h->target.length == 1 && *target == '*') {
-        memcpy(rq->path, "*", 2);
-        return;
-    }
-    const char *wrong = http_decode_target(target, h->target.length, rq->path, &query);
-    if (wrong != NULL)
-        refuse(rq, 400, wrong);
-    rq->query = request_keep(rq, target + query.at, query.length);
-    if (rq->query == NULL)
-        refuse(rq, 503, "out of memory");
-}
-
-/* ---- Reading: which route, and may it be asked so? ----------------------------------- */
-
-static const char standard_methods[] = "GET HEAD POST PUT DELETE PATCH OPTIONS CONNECT TRACE";
-
-static bool lists_method(const char *methods, const char *method)
-{
-    size_t n = strlen(method);
-    for (const char *at = methods; (at = strstr(at, method)) != NULL; at++)
-        if ((at == methods || at[-1] == ' ') && (at[n] == '\0' || at[n] == ' '))
-            return true;
-    return false;
-}
-
-static const char *methods_of(const struct route *r)
-{
-    return r->methods != NULL   ? r->methods
-           : r->program != NULL ? "GET HEAD POST PUT DELETE PATCH"
-                                : "GET";
-}
-
-/* The exact path, else the longest prefix. */
-static void find_route(struct request *rq)
-{
-    size_t best = 0;
-    rq->route = NULL;
-    for (size_t i = 0; i < rq->settings->route_count; i++) {
-        const struct route *r = &rq->settings->routes[i];
-        size_t n = strlen(r->path);
-        bool prefix = r->path[n - 1] == '/';
-        if (strcmp(r->path, rq->path) == 0)
-            n += rq->room; /* beats every prefix */
-        else if (!prefix || strncmp(r->path, rq->path, n) != 0)
-            continue;
-        if (n > best) {
-            best = n;
-            rq->route = r;
-        }
-    }
-    rq->path_info = "";
-    if (rq->route != NULL && rq->route->path[strlen(rq->route->path) - 1] == '/')
-        rq->path_info = rq->path + strlen(rq->route->path);
-}
-
-/* "GET, HEAD, OPTIONS" */
-static void add_allow(struct request *rq)
-{
-    char allow[512];
-    struct text t = TEXT(allow);
-    const char *methods = rq->route != NULL ? methods_of(rq->route) : standard_methods;
-    for (const char *at = methods; *at != '\0'; at++) {
-        if (*at == ' ')
-            text_char(&t, ',');
-        text_char(&t, *at);
-    }
-    if (lists_method(methods, "GET") && !lists_method(methods, "HEAD"))
-        text_add(&t, ", HEAD");
-    if (!lists_method(methods, "OPTIONS"))
-        text_add(&t, ", OPTIONS");
-    respond_header(rq, "Allow", text_end(&t));
-}
-
-/* Everything that can be refused is refused before the body is asked for. */
-static void check_request(struct request *rq)
-{
-    bool known = lists_method(standard_methods, rq->method);
-    if (strcmp(rq->path, "*") != 0) {
-        find_route(rq);
-        /* A place in its line is kept when a program redirects: published here, and once. */
-        if (rq->route != NULL)
-            rq->slot->route = (int16_t)(rq->route - rq->settings->routes);
-        if (!known)
-            refuse(rq, 501, "the method is not implemented");
-        if (rq->route == NULL)
-            refuse(rq, 404, "no route serves this path");
-    }
-    const char *methods = rq->route != NULL ? methods_of(rq->route) : "OPTIONS";
-    bool listed = lists_method(methods, rq->method);
-    if (strcmp(rq->method, "OPTIONS") == 0 && (rq->route == NULL || !listed)) {
-        add_allow(rq);
-        respond(rq, 200, NULL, "", 0);
-        finish(rq, 0);
-    }
-    if (!listed && !(rq->is_head && lists_method(methods, "GET"))) {
-        add_allow(rq);
-        refuse(rq, 405, "the method is not allowed here");
-    }
-    if (rq->head.body_length > rq->settings->max_body)
-        refuse(rq, 413, "the body is too large");
-    if (rq->is_head && !listed) { /* the work would be done for nobody to read */
-        respond(rq, 200, NULL, "", 0);
-        rq->answer.framing = FRAMING_CHUNKED; /* no length is claimed for what was not made */
-        finish(rq, 0);
-    }
-}
-
-/* ---- Reading: a turn, where the route has `max` (why it works: handler.h) ------------- */
-
-static uint32_t half_close_flags(const struct request *rq)
-{
-    enum half_close policy = rq->route->half_close != HALF_CLOSE_DEFAULT ? rq->route->half_close
-                                                                         : rq->settings->half_close;
-    return policy == HALF_CLOSE_HANGUP   ? SLOT_FIN_HANGUP
-           : policy == HALF_CLOSE_IGNORE ? SLOT_FIN_IGNORE
-                                         : 0;
-}
-
-/* Tell the parent the time limit, which does not count what was spent WAITING, as it does not count
- * the time in the queue. */
-static void announce_limit(struct request *rq, int64_t waiting)
-{
-    int64_t limit = rq->route->timeout_ms > 0 ? rq->route->timeout_ms : rq->settings->request_ms;
-    if (limit <= 0)
-        return;
-    limit += waiting;
-    atomic_store(&rq->slot->limit_ms, limit < INT_MAX ? limit : INT_MAX);
-    if (write_all(rq->call->nudge, &rq->call->slot_number, sizeof rq->call->slot_number) < 0)
-        request_log(rq, "could not tell the server this request's time limit: %s", strerror(errno));
-}
-
-enum turn handler_turn(const struct slot *slots, uint32_t count, int route, uint64_t ticket,
-                       int64_t max)
-{
-    int64_t before = 0, choosing = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        /* In this order: the route of a slot was written before its ticket. */
-        uint64_t other = atomic_load(&slots[i].ticket);
-        if (other == TICKET_NONE || atomic_load(&slots[i].route) != route)
-            continue;
-        before += other < ticket;
-        choosing += other == TICKET_CHOOSING;
-    }
-    return before >= max ? TURN_LATER : before + choosing >= max ? TURN_UNCLEAR : TURN_NOW;
-}
-
-uint64_t handler_draw_ticket(struct line *line, struct slot *slot)
-{
-    atomic_store(&slot->ticket, TICKET_CHOOSING);
-    /* Whatever the counter says, neither NONE nor CHOOSING. */
-    uint64_t ticket = atomic_fetch_add(&line->drawn, 1) % (TICKET_CHOOSING - 1) + 1;
-    atomic_store(&slot->ticket, ticket);
-    return ticket;
-}
-
-#define UNCLEAR_MS_MAX 32 /* choosing takes two instructions, unless somebody was stopped there */
-
-/* Sleep until the parent has freed a place since SEEN, or UNTIL. */
-static bool sleep_in_line(const struct request *rq, uint32_t seen, int64_t until)
-{
-    struct timespec end = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
-    if (syscall(SYS_futex, &rq->call->line->releases, FUTEX_WAIT_BITSET, seen, &end, NULL,
-                LINE_BIT(rq->slot->route)) == 0 ||
-        errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT)
-        return true;
-    request_log(rq, "could not wait in the line of the route: %s", strerror(errno));
-    return false;
-}
-
-/* First come, first served. False: not in time. */
-static bool wait_for_turn(const struct request *rq, uint64_t ticket, int64_t until)
-{
-    const struct handler_call *call = rq->call;
-    int route = (int)(rq->route - rq->settings->routes);
-    for (int64_t pause = 1;;) {
-        uint32_t seen = atomic_load(&call->line->releases);
-        enum turn turn = handler_turn(call->slots, call->slot_count, route, ticket, rq->route->max);
-        int64_t now = clock_ms(), soon = until;
-        if (turn == TURN_NOW)
-            return true;
-        if (turn == TURN_UNCLEAR && now + pause < until) {
-            soon = now + pause;
-            pause = pause < UNCLEAR_MS_MAX ? pause * 2 : pause;
-        }
-        if (now >= until || !sleep_in_line(rq, seen, soon))
-            return false;
-    }
-}
-
-/* Until there are fewer than `max` requests of the route before this one. It has made nothing and
- * has read no byte of its body; it may be ended to make room. */
-static void await_turn(struct request *rq)
-{
-    if (rq->route->max <= 0)
-        return;
-    uint64_t ticket = handler_draw_ticket(rq->call->line, rq->slot);
-    int64_t since = clock_ms(), limit = rq->settings->queue_ms;
-    if (wait_for_turn(rq, ticket, since))
-        return;
-    announce_limit(rq, limit);
-    uint32_t fin = half_close_flags(rq) & SLOT_FIN_HANGUP;
-    uint32_t was = slot_advance(rq->slot, SLOT_READING, SLOT_WAITING | fin, 0);
-    if ((was & SLOT_FIN_SEEN) != 0 && fin != 0)
-        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
-    if (!wait_for_turn(rq, ticket, since + limit))
-        refuse(rq, 503, "too many requests for this path; this one waited too long for its turn");
-    slot_advance(rq->slot, SLOT_READING, 0, SLOT_WAITING | fin);
-    rq->waited_ms = clock_ms() - since;
-}
-
-/* ---- Reading: the body, whole, into a file ------------------------------------------- */
-
-#define BODY_IN_MEMORY_MAX (1U << 20) /* bytes; a longer or chunked body goes to the disk */
-#define BODY_PIECE 65536
-
-/* Without O_TMPFILE: below the request's scratch directory, which is removed whatever happens. */
-static int open_named_spool(void)
-{
-    char path[PATH_MAX];
-    const char *directory = cleanup_tempdir();
-    if (directory == NULL)
-        return -1;
-    snprintf(path, sizeof path, "%.*s/body", PATH_MAX - 8, directory);
-    int fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd >= 0)
-        unlink(path);
-    return fd;
-}
-
-static int open_spool(const struct request *rq)
-{
-    if (!rq->head.chunked && rq->head.body_length <= BODY_IN_MEMORY_MAX)
-        return memfd_create("body", MFD_CLOEXEC);
-    int fd = open(rq->settings->tmpdir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    return fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR) ? open_named_spool() : fd;
-}
-
-static void spool(struct request *rq, const char *data, size_t n)
-{
-    if (n > rq->settings->max_body - rq->body_length)
-        refuse(rq, 413, "the body is too large");
-    if (write_all(rq->body, data, n) < 0) {
-        request_log(rq, "could not store the body: %s", strerror(errno));
-        refuse(rq, 507, "the body could not be stored");
-    }
-    rq->body_length += n;
-}
-
-static void read_chunked_body(struct request *rq, char *piece)
-{
-    struct http_chunks chunks = {0};
-    enum http_chunk_step step = CHUNK_MORE;
-    while (step != CHUNK_END) {
-        size_t n = peek(rq, piece, BODY_PIECE, clock_ms() + rq->settings->body_ms,
-                        "the body did not arrive in time");
-        if (n == 0)
-            refuse_truncated(rq);
-        size_t done = 0;
-        do {
-            size_t used, at, length;
-            step = http_decode_chunks(&chunks, piece + done, n - done, &used, &at, &length);
-            if (step == CHUNK_DATA)
-                spool(rq, piece + done + at, length);
-            done += used;
-        } while (step == CHUNK_DATA);
-        take(rq, piece, done); /* the next request's bytes stay in the socket */
-        if (step == CHUNK_BAD)
-            refuse(rq, 400, chunks.reason);
-    }
-}
-
-static void read_sized_body(struct request *rq, char *piece)
-{
-    for (uint64_t left = rq->head.body_length; left > 0;) {
-        size_t room = left < BODY_PIECE ? (size_t)left : BODY_PIECE;
-        ssize_t n = recv(rq->call->connection, piece, room, MSG_DONTWAIT);
-        if (n > 0) {
-            spool(rq, piece, (size_t)n);
-            left -= (uint64_t)n;
-        } else if (n == 0) {
-            refuse_truncated(rq);
-        } else if (errno == EAGAIN) {
-            if (!wait_for(rq->call->connection, POLLIN, rq->settings->body_ms))
-                refuse(rq, 408, "the body did not arrive in time");
-        } else if (errno != EINTR) {
-            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
-        }
-    }
-}
-
-static void read_body(struct request *rq)
-{
-    static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
-    char piece[BODY_PIECE];
-    if (!rq->unread_body)
-        return;
-    rq->body = open_spool(rq);
-    if (rq->body < 0) {
-        request_log(rq, "could not make a file for the body: %s", strerror(errno));
-        refuse(rq, 503, "the body could not be stored");
-    }
-    /* Unless the body is on its way already, RFC 9110 section 10.1.1. */
-    if (rq->head.expect_continue &&
-        recv(rq->call->connection, piece, 1, MSG_PEEK | MSG_DONTWAIT) < 0) {
-        struct iovec v = {(char *)go_on, sizeof go_on - 1};
-        if (send_all(rq, &v, 1) < 0)
-            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
-    }
-    slot_flag(rq->slot, SLOT_BODY_OPEN);
-    if (rq->head.chunked)
-        read_chunked_body(rq, piece);
-    else
-        read_sized_body(rq, piece);
-    slot_advance(rq->slot, SLOT_READING, 0, SLOT_BODY_OPEN);
-    rq->unread_body = false;
-    if (lseek(rq->body, 0, SEEK_SET) < 0)
-        refuse(rq, 500, "the body could not be read back");
-}
-
-/* ---- Running a program: which one? --------------------------------------------------- */
+/* ---- Run: which program -------------------------------------------------------------- */
 
 /* What is run for a request: RFC 3875's names for the parts of its path. */
 struct script {
@@ -1603,9 +958,19 @@ static int find_program(struct request *rq, struct script *script)
     return S_ISDIR(now.st_mode) ? find_in_directory(rq, script) : 0;
 }
 
+/* ---- Run: the program starts --------------------------------------------------------- */
+
 #include "environment.h"
 
-/* ---- Running a program: starting it -------------------------------------------------- */
+/* A route's program, while it runs. */
+static struct program {
+    pid_t pid;
+    int out, err; /* read ends of pipes, non-blocking; -1: closed */
+    int signals;  /* a signalfd for SIGCHLD */
+    bool ended;
+    int status; /* of waitpid(2), once it has ended */
+    struct log_lines lines;
+} program = {.out = -1, .err = -1, .signals = -1};
 
 struct launch {
     const struct request *rq;
@@ -1748,9 +1113,11 @@ static int program_start(struct request *rq, const struct script *script)
     return program.pid < 0 || l.error != 0 ? not_started(rq, &l) : 0;
 }
 
-/* ---- Running a program: its answer --------------------------------------------------- */
+/* ---- Run: the program answers -------------------------------------------------------- */
 
 static char written[65536]; /* a piece of what it has written */
+
+#define PIPE_HOLDS 65536 /* bytes, pipe(7) */
 
 /* Header fields that are the server's, or concern a connection that is not the program's. */
 static bool is_for_client(const char *name)
@@ -1864,6 +1231,14 @@ static void take_errors(const struct request *rq)
     }
 }
 
+/* Log what the program's pipe of errors holds, and no more: who fills it may never stop. */
+ASYNC_SAFE static void take_errors_held(void)
+{
+    ssize_t n = 1;
+    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.err >= 0; left -= n)
+        n = log_lines_read(&program.lines, request.slot->id, program.err);
+}
+
 /* Reap the program, and what has come to us as a subreaper. */
 static void take_ended(void)
 {
@@ -1910,6 +1285,26 @@ static int pass_on(struct request *rq, struct output *o)
             return -1;
     take_errors_held();
     return 0;
+}
+
+/* What a program says after SIGTERM goes to the log, and what it still answers nowhere: it must not
+ * wait for room in a pipe. */
+ASYNC_SAFE static void program_last_words(void)
+{
+    char nowhere[4096];
+    ssize_t n = 1;
+    take_errors_held();
+    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.out >= 0; left -= n)
+        n = read(program.out, nowhere, sizeof nowhere);
+}
+
+/* End the program and all others of the request, which have GRACE_MS for a last word. True: none is
+ * left. */
+ASYNC_SAFE static bool end_program(int64_t grace_ms)
+{
+    bool none = cleanup_end_children(grace_ms, program_last_words);
+    take_errors_held(); /* the very last may have come with its end */
+    return none;
 }
 
 static void program_close(const struct request *rq)
@@ -1992,136 +1387,809 @@ static int run_program(struct request *rq)
     return result;
 }
 
-/* ---- Running the route --------------------------------------------------------------- */
+/* ---- Answer -------------------------------------------------------------------------- */
 
-#define REDIRECTS_MAX 10
-
-/* Go on with the target that a program has named, as a GET (RFC 3875 section 6.2.2). */
-static int follow_redirect(struct request *rq)
+static bool is_reserved_field(const char *name)
 {
-    struct http_span query;
-    const char *target = rq->redirect;
-    size_t length = strlen(target);
-    rq->redirect = NULL;
-    rq->path = malloc(length + 2);
-    if (rq->path == NULL)
-        return respond_errno(rq, "follow the program's redirect");
-    const char *wrong = http_decode_target(target, length, rq->path, &query);
-    rq->query = strndup(target + query.at, query.length);
-    rq->parameters = NULL;
-    rq->method = "GET";
-    rq->body = -1;
-    rq->head.has_length = false;
-    rq->body_length = 0;
-    if (wrong == NULL)
-        find_route(rq);
-    if (wrong == NULL && rq->route != NULL && rq->query != NULL &&
-        lists_method(methods_of(rq->route), "GET"))
-        return 0;
-    request_log(rq, "the program redirects to %s: %s", target,
-                wrong != NULL ? wrong : "no route serves that");
-    respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
+    static const char *const names[] = {"Content-Length", "Transfer-Encoding", "Connection",
+                                        "Date"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcasecmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
+int respond_header(struct request *rq, const char *name, const char *value)
+{
+    struct answer *a = &rq->answer;
+    size_t n = strlen(name), m = strlen(value);
+    bool valid = is_token(name, n) && !is_reserved_field(name);
+    for (size_t i = 0; valid && i < m; i++)
+        valid = is_text((unsigned char)value[i]);
+    errno = !valid ? EINVAL : a->prepared ? EALREADY : E2BIG;
+    if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
+        return -1;
+    struct text t = {.at = a->fields, .length = a->fields_size, .room = sizeof a->fields};
+    text_add(&t, name);
+    text_add(&t, ": ");
+    text_add(&t, value);
+    text_add(&t, "\r\n");
+    a->fields_size = t.length;
+    return 0;
+}
+
+int respond_begin(struct request *rq, int status, const char *type, int64_t length)
+{
+    struct answer *a = &rq->answer;
+    bool valid = status >= 200 && status <= 599 && length >= -1;
+    for (const char *c = type; valid && c != NULL && *c != '\0'; c++)
+        valid = is_text((unsigned char)*c) && strlen(type) < 256;
+    errno = valid ? EALREADY : EINVAL;
+    if (!valid || a->prepared)
+        return -1;
+    a->prepared = true;
+    a->status = status;
+    a->type = type != NULL ? request_keep(rq, type, strlen(type)) : NULL;
+    a->length = length;
+    a->framing = length >= 0          ? FRAMING_LENGTH
+                 : rq->head.minor > 0 ? FRAMING_CHUNKED
+                                      : FRAMING_CLOSE;
+    return 0;
+}
+
+int respond(struct request *rq, int status, const char *type, const void *body, size_t length)
+{
+    struct answer *a = &rq->answer;
+    if (respond_begin(rq, status, type, (int64_t)length) < 0)
+        return -1;
+    a->body = request_keep(rq, body, length);
+    if (a->body == NULL) {
+        a->prepared = false;
+        return -1;
+    }
+    a->body_size = length;
+    a->written = length;
+    return 0;
+}
+
+int respond_text(struct request *rq, int status, const char *format, ...)
+{
+    char *text;
+    va_list args;
+    va_start(args, format);
+    int n = vasprintf(&text, format, args);
+    va_end(args);
+    if (n < 0) {
+        errno = ENOMEM;
+        return -1;
+    }
+    int done = respond(rq, status, "text/plain; charset=utf-8", text, (size_t)n);
+    free(text);
+    return done;
+}
+
+int respond_errno(struct request *rq, const char *doing)
+{
+    int error = errno;
+    request_log(rq, "could not %s: %s", doing, strerror(error));
+    int status = error == EEXIST ? 409 : error == ENOSPC || error == EDQUOT ? 507 : 500;
+    if (!rq->answer.prepared)
+        respond_text(rq, status, "could not %s\n", doing);
+    errno = error;
     return -1;
 }
 
-static int run_route(struct request *rq)
+static bool has_no_body(const struct request *rq)
 {
-    for (int redirects = 0;; redirects++) {
-        int result = rq->route->handler != NULL ? rq->route->handler(rq) : run_program(rq);
-        if (result != 0 || rq->redirect == NULL)
-            return result;
-        if (redirects == REDIRECTS_MAX) {
-            request_log(rq, "the program redirects to %s: too many redirects", rq->redirect);
-            return respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
-        }
-        if (follow_redirect(rq) < 0)
-            return -1;
+    return rq->is_head || rq->answer.status == 204 || rq->answer.status == 304;
+}
+
+/* Whether the answer has all the body that its head promises. */
+static bool is_complete(const struct request *rq)
+{
+    const struct answer *a = &rq->answer;
+    return a->prepared &&
+           (a->framing != FRAMING_LENGTH || has_no_body(rq) || a->written == (uint64_t)a->length);
+}
+
+/* Forget the answer that was prepared; none of it has been sent. */
+static void answer_again(struct request *rq)
+{
+    struct answer *a = &rq->answer;
+    a->prepared = false;
+    a->reason = NULL;
+    a->body = NULL;
+    a->body_size = 0;
+    a->written = 0;
+    a->held_size = 0;
+    a->fields_size = 0;
+}
+
+/* "Date: Mon, 23 Nov 2026 09:20:01 GMT", RFC 9110 section 5.6.7. */
+ASYNC_SAFE static void add_date(struct text *t)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    struct utc u = handler_utc(now.tv_sec);
+    text_add(t, "Date: ");
+    text_bytes(t, &"SunMonTueWedThuFriSat"[(size_t)3 * u.weekday], 3);
+    text_add(t, ", ");
+    text_number(t, u.day, 2);
+    text_char(t, ' ');
+    text_bytes(t, &"JanFebMarAprMayJunJulAugSepOctNovDec"[(size_t)3 * (u.month - 1)], 3);
+    text_char(t, ' ');
+    text_number(t, u.year, 4);
+    text_char(t, ' ');
+    text_number(t, u.hour, 2);
+    text_char(t, ':');
+    text_number(t, u.minute, 2);
+    text_char(t, ':');
+    text_number(t, u.second, 2);
+    text_add(t, " GMT\r\n");
+}
+
+ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *reason)
+{
+    text_add(t, "HTTP/1.1 ");
+    text_signed(t, status);
+    text_char(t, ' ');
+    text_add(t, reason != NULL ? reason : handler_reason(status));
+    text_add(t, "\r\n");
+    add_date(t);
+}
+
+/* Build the head; it is sent with the first bytes of the body, or in delivery. */
+static void build_head(struct request *rq)
+{
+    struct answer *a = &rq->answer;
+    struct text t = TEXT(a->head);
+    bool draining = atomic_load(rq->call->draining) != 0;
+    if (!rq->head.keep_alive || a->framing == FRAMING_CLOSE || rq->unread_body || draining)
+        rq->must_close = true;
+    add_status_line(&t, a->status, a->reason);
+    if (a->type != NULL) {
+        text_add(&t, "Content-Type: ");
+        text_add(&t, a->type);
+        text_add(&t, "\r\n");
+    }
+    if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304) {
+        text_add(&t, "Content-Length: ");
+        text_number(&t, (unsigned long long)a->length, 1);
+        text_add(&t, "\r\n");
+    } else if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
+        text_add(&t, "Transfer-Encoding: chunked\r\n");
+    }
+    if (rq->must_close)
+        text_add(&t, "Connection: close\r\n");
+    else if (rq->head.minor == 0)
+        text_add(&t, "Connection: keep-alive\r\n");
+    text_bytes(&t, a->fields, a->fields_size);
+    text_add(&t, "\r\n");
+    a->head_size = t.length;
+}
+
+static void start_answer(struct request *rq)
+{
+    if (rq->answer.started)
+        return;
+    rq->answer.started = true;
+    rq->slot->status = (uint16_t)rq->answer.status;
+    begin_answering(rq);
+    set_user_timeout(rq, rq->settings->send_ms);
+    build_head(rq);
+}
+
+/* Send LENGTH bytes of the body, with what must come before and behind them. */
+static int send_body(struct request *rq, const char *data, size_t length)
+{
+    struct answer *a = &rq->answer;
+    char size_line[24];
+    struct iovec v[5];
+    int n = 0;
+    size_t held = a->held_size;
+    start_answer(rq);
+    if (a->head_size > 0)
+        v[n++] = (struct iovec){a->head, a->head_size};
+    if (held > 0)
+        v[n++] = (struct iovec){(char *)a->held, held};
+    if (a->framing == FRAMING_CHUNKED && length > 0) {
+        int size = snprintf(size_line, sizeof size_line, "%zx\r\n", length);
+        v[n++] = (struct iovec){size_line, (size_t)size};
+    }
+    if (length > 0)
+        v[n++] = (struct iovec){(char *)data, length};
+    if (a->framing == FRAMING_CHUNKED && length > 0)
+        v[n++] = (struct iovec){"\r\n", 2};
+    a->head_size = 0;
+    a->held_size = 0;
+    bool finish = (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
+    if (rq->client_gone && finish)
+        return 0; /* the work goes on, for nobody to read */
+    if (send_all(rq, v, n) < 0)
+        return finish ? 0 : -1;
+    rq->slot->bytes += length + held;
+    return 0;
+}
+
+/* A close-delimited answer cannot be told from a cut one on AF_UNIX, where there is no reset:
+ * it is collected whole and given its length. */
+static int collect_body(struct answer *a, const void *data, size_t length)
+{
+    char *more = realloc(a->body, a->body_size + length);
+    if (more == NULL)
+        return -1;
+    memcpy(more + a->body_size, data, length);
+    a->body = more;
+    a->body_size += length;
+    return 0;
+}
+
+#define HOLD_MAX 4096 /* bytes */
+
+/* The end of the body is held back: a byte, or all of a small one that came at once. Then nothing
+ * of the answer is out yet, and a handler that fails after all is told of in plain HTTP. */
+static int hold_end(struct request *rq, const char *data, size_t length)
+{
+    struct answer *a = &rq->answer;
+    size_t held = !a->started && length <= HOLD_MAX ? length : 1;
+    if (length > held && send_body(rq, data, length - held) < 0)
+        return -1;
+    a->held = request_keep(rq, data + length - held, held);
+    if (a->held == NULL) {
+        a->written -= length; /* whatever its handler makes of that: it is not complete */
+        return -1;
+    }
+    a->held_size = held;
+    return 0;
+}
+
+int respond_write(struct request *rq, const void *data, size_t length)
+{
+    struct answer *a = &rq->answer;
+    if (!a->prepared || (a->body != NULL && a->framing != FRAMING_CLOSE)) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (a->framing == FRAMING_LENGTH && length > (uint64_t)a->length - a->written) {
+        errno = EMSGSIZE;
+        return -1;
+    }
+    a->written += length;
+    if (length == 0 || has_no_body(rq))
+        return 0;
+    if (a->framing == FRAMING_CLOSE && !rq->call->is_tcp)
+        return collect_body(a, data, length);
+    if (a->framing != FRAMING_LENGTH || a->written < (uint64_t)a->length)
+        return send_body(rq, data, length);
+    return hold_end(rq, data, length);
+}
+
+/* ---- Finish -------------------------------------------------------------------------- */
+
+static void block_sigterm(struct request *rq)
+{
+    sigset_t term;
+    rq->delivering = 1;
+    rq->mask_of_waits = NULL;
+    slot_flag(rq->slot, SLOT_DELIVERING);
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    sigprocmask(SIG_BLOCK, &term, NULL);
+}
+
+_Noreturn static void finish_well(struct request *rq)
+{
+    struct answer *a = &rq->answer;
+    if (a->framing == FRAMING_CLOSE && !rq->call->is_tcp) {
+        a->framing = FRAMING_LENGTH;
+        a->length = (int64_t)a->body_size;
+    }
+    bool finish = (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
+    enum outcome outcome = deliver(rq);
+    rq->slot->outcome = (uint8_t)outcome;
+    if (outcome == OUTCOME_ERROR || (outcome == OUTCOME_HANGUP && !finish)) {
+        cut_connection(rq);
+        bool struck = cleanup_unsent() == 0;
+        if (!struck || !undo(rq))
+            _exit(HANDLER_EXIT_UNDONE);
+        leave(rq, HANDLER_EXIT_CLOSE);
+    }
+    if (cleanup_keep() != CLEANUP_DONE)
+        _exit(HANDLER_EXIT_UNDONE);
+    if (!rq->must_close)
+        set_user_timeout(rq, rq->settings->dead_peer_ms);
+    leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
+}
+
+/* An answer of 400 or above is complete only when nothing is left of what it failed at; what only a
+ * janitor may do goes on after it. */
+_Noreturn static void finish_badly(struct request *rq)
+{
+    rq->slot->outcome = OUTCOME_ERROR;
+    bool undone = undo(rq);
+    if (!undone)
+        rq->must_close = true;
+    start_answer(rq);
+    if (send_rest(rq, rq->must_close) < 0)
+        rq->must_close = true;
+    else if (rq->must_close)
+        handler_end_sending(rq->call->connection);
+    if (!undone)
+        _exit(HANDLER_EXIT_UNDONE);
+    if (!rq->must_close)
+        set_user_timeout(rq, rq->settings->dead_peer_ms);
+    leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
+}
+
+/* The answer has begun and cannot be finished. */
+_Noreturn static void finish_cut(struct request *rq)
+{
+    rq->slot->outcome = rq->client_gone ? OUTCOME_HANGUP : OUTCOME_ERROR;
+    cut_connection(rq);
+    if (!undo(rq))
+        _exit(HANDLER_EXIT_UNDONE);
+    leave(rq, HANDLER_EXIT_CLOSE);
+}
+
+_Noreturn static void finish(struct request *rq, int result)
+{
+    struct answer *a = &rq->answer;
+    block_sigterm(rq);
+    if (!cleanup_end_children(0, NULL))
+        request_log(rq, "a process of this request does not end, even by SIGKILL");
+    bool complete = is_complete(rq);
+    if (result == 0 && complete && a->status < 400)
+        finish_well(rq);
+    if (a->started && (result != 0 || !complete))
+        finish_cut(rq);
+    if (!complete || (result != 0 && a->status < 400)) {
+        request_log(rq, "the handler %s",
+                    result != 0    ? "failed"
+                    : !a->prepared ? "returned without an answer"
+                                   : "returned before its answer was complete");
+        answer_again(rq);
+        respond_text(rq, 500, "500 Internal Server Error: %s\n", words_for(500, CAUSE_NONE));
+    }
+    finish_badly(rq);
+}
+
+/* Refuse the request: nothing has been made. */
+_Noreturn static void refuse(struct request *rq, int status, const char *reason)
+{
+    if (status == 503)
+        respond_header(rq, "Retry-After", "5");
+    respond_text(rq, status, "%d %s: %s\n", status, handler_reason(status), reason);
+    finish(rq, 0);
+}
+
+/* ---- Deliver ------------------------------------------------------------------------- */
+
+/* Send what the answer still lacks; with MORE, in one packet with the FIN that follows at once. */
+static int send_rest(struct request *rq, bool more)
+{
+    struct answer *a = &rq->answer;
+    a->more = more ? MSG_MORE : 0;
+    if (a->body != NULL && !has_no_body(rq))
+        return send_body(rq, a->body, a->body_size);
+    start_answer(rq);
+    if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
+        struct iovec v[] = {{a->head, a->head_size}, {"0\r\n\r\n", 5}};
+        return send_all(rq, v, 2);
+    }
+    return a->held_size > 0 || a->head_size > 0 ? send_body(rq, NULL, 0) : 0;
+}
+
+/* The bytes that send_rest will send, and the FIN where that completes the answer. */
+static uint64_t rest_size(struct request *rq)
+{
+    const struct answer *a = &rq->answer;
+    start_answer(rq);
+    uint64_t n = a->head_size + a->held_size;
+    if (!has_no_body(rq))
+        n += a->body != NULL ? a->body_size : a->framing == FRAMING_CHUNKED ? 5U : 0U;
+    return n + (a->framing == FRAMING_CLOSE);
+}
+
+/* The kernel's count of bytes acknowledged since accept, and the connection's state, in one look.
+ * (tcp(7), TCP_INFO; RFC 4898 tcpEStatsAppHCThruOctetsAcked.) */
+static bool tcp_look(int fd, uint64_t *acked, bool *closed)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    memset(&info, 0, sizeof info);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
+        return false;
+    *acked = info.tcpi_bytes_acked;
+    *closed = info.tcpi_state == 7; /* TCP_CLOSE: reset, or closed by both */
+    return true;
+}
+
+/* What the count will be when all sent so far and MORE bytes are acknowledged. */
+static uint64_t acked_when_all_is(int fd, uint64_t more)
+{
+    uint64_t before = 0, after = 0;
+    bool closed;
+    int queued;
+    do { /* the two numbers belong together only if the first stood still meanwhile */
+        tcp_look(fd, &before, &closed);
+        queued = unsent(fd);
+        tcp_look(fd, &after, &closed);
+    } while (before != after);
+    return after + (uint64_t)queued + more;
+}
+
+/* AF_UNIX: what the peer has read leaves the queue. A peer that closes with bytes unread resets,
+ * which is looked at with poll(2) alone: reading SO_ERROR would take it from whoever asks next. */
+static bool unix_was_read(int fd, bool *closed)
+{
+    struct pollfd p = {.fd = fd};
+    bool read = unsent(fd) == 0;
+    *closed = poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
+    return *closed ? (p.revents & POLLERR) == 0 && unsent(fd) == 0 : read;
+}
+
+bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms)
+{
+    uint64_t acked = 0, best = 0;
+    int64_t until = clock_ms() + send_ms;
+    int queued_before = INT_MAX;
+    /* No event announces an acknowledgement, which may be 40 ms late (delayed ACK): look again in
+     * steps, and at once when the client's FIN, which carries one, comes in. */
+    struct pollfd p = {.fd = connection, .events = POLLRDHUP};
+    for (int64_t step_us = 50;; step_us = step_us < 5000 ? step_us * 2 : step_us) {
+        bool closed = false;
+        if (is_tcp ? tcp_look(connection, &acked, &closed) && acked >= n
+                   : unix_was_read(connection, &closed))
+            return true;
+        /* Nor can it be any more when less than that was ever sent: who was to send it is dead. */
+        if (closed || (is_tcp && acked_when_all_is(connection, 0) < n))
+            return false;
+        int queued = unsent(connection);
+        if (acked > best || queued < queued_before)
+            until = clock_ms() + send_ms;
+        best = acked;
+        queued_before = queued;
+        if (clock_ms() >= until)
+            return false;
+        struct timespec pause = {.tv_nsec = step_us * 1000};
+        if (ppoll(&p, p.fd < 0 ? 0 : 1, &pause, NULL) > 0)
+            p.fd = -1; /* it would be ready from now on */
     }
 }
 
-/* From here on the parent acts on a hangup as the route wants it. */
-static void enter_running(struct request *rq)
+/* Send the end of an answer below 400 and learn whether the client has it: OK or HANGUP; or ERROR,
+ * when it must not go out. */
+static enum outcome deliver(struct request *rq)
 {
-    static const char probe[] = "HTTP/1.1 100 Continue\r\n\r\n";
-    uint32_t flags = half_close_flags(rq);
-    enum on_hangup policy =
-        rq->route->on_hangup != ON_HANGUP_DEFAULT ? rq->route->on_hangup : rq->settings->on_hangup;
-    if (policy == ON_HANGUP_FINISH)
-        flags |= SLOT_FINISH;
-    if (rq->head.minor == 0)
-        flags |= SLOT_NOPROBE;
-    if (rq->route->timeout_ms > 0 || atomic_load(&rq->slot->limit_ms) > 0)
-        announce_limit(rq, rq->waited_ms);
-    uint32_t was = slot_advance(rq->slot, SLOT_RUNNING, flags, 0);
-    if ((was & SLOT_FIN_SEEN) == 0 || (flags & (SLOT_FINISH | SLOT_FIN_IGNORE)) != 0)
+    bool recorded = cleanup_has_records(), is_tcp = rq->call->is_tcp;
+    uint64_t n = rest_size(rq);
+    if (recorded && is_tcp)
+        n = acked_when_all_is(rq->call->connection, n);
+    if (recorded && cleanup_sent(n) < 0) {
+        request_log(rq, "could not record the answer in the ledger: %s", strerror(errno));
+        return OUTCOME_ERROR;
+    }
+    /* A packet with a FIN is acknowledged late, when its client may have closed by a reset already:
+     * only where nothing depends on it. */
+    if (send_rest(rq, rq->must_close && !recorded) < 0)
+        return OUTCOME_HANGUP;
+    if (rq->must_close)
+        handler_end_sending(rq->call->connection);
+    bool delivered =
+        !recorded || handler_was_delivered(rq->call->connection, is_tcp, n, rq->settings->send_ms);
+    return delivered ? OUTCOME_OK : OUTCOME_HANGUP;
+}
+
+/* ---- End ----------------------------------------------------------------------------- */
+
+ASYNC_SAFE static int status_for(enum outcome outcome, enum cause cause, uint32_t state)
+{
+    if (cause == CAUSE_EVICTED)
+        return (state & (SLOT_HEAD_OPEN | SLOT_BODY_OPEN)) != 0 ? 408 : 503;
+    return outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_CRASH ? 500 : 503;
+}
+
+ASYNC_SAFE static const char *words_for(int status, enum cause cause)
+{
+    switch (status) {
+    case 408:
+        return "the request did not arrive in time";
+    case 504:
+        return "the time limit was reached; the work was stopped and undone";
+    case 503:
+        return cause == CAUSE_EVICTED
+                   ? "too many requests; this one waited for its turn and had to make room"
+               : cause == CAUSE_DRAIN ? "the server is stopping; the work was stopped and undone"
+                                      : "the work was stopped and undone";
+    case 502:
+        return "the program failed and what it made was undone";
+    default:
+        return "the work failed and was undone";
+    }
+}
+
+ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, bool head_only,
+                                        const char *reason)
+{
+    struct text t = {.at = buffer, .room = room};
+    const char *name = handler_reason(status);
+    size_t length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
+    add_status_line(&t, status, NULL);
+    text_add(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
+    text_number(&t, length, 1);
+    if (status == 503)
+        text_add(&t, "\r\nRetry-After: 5");
+    text_add(&t, "\r\nConnection: close\r\n\r\n");
+    if (head_only)
+        return t.length;
+    text_signed(&t, status);
+    text_char(&t, ' ');
+    text_add(&t, name);
+    text_add(&t, ": ");
+    text_add(&t, reason);
+    text_char(&t, '\n');
+    return t.length;
+}
+
+ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int status, bool head_only,
+                                    const char *reason)
+{
+    char answer[1024];
+    size_t n = handler_canned_answer(answer, sizeof answer, status, head_only, reason);
+    if (send(connection, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)n)
+        return false;
+    const char *blank = memmem(answer, n, "\r\n\r\n", 4);
+    slot->status = (uint16_t)status;
+    slot->bytes = n - 4 - (size_t)(blank - answer); /* of its body, as with all others */
+    return true;
+}
+
+/* Undo, and note how that went. True: nothing is left. */
+ASYNC_SAFE static bool undo(struct request *rq)
+{
+    bool something = cleanup_has_records();
+    bool done = cleanup_undo() == CLEANUP_DONE;
+    if (something)
+        rq->slot->undo = done ? UNDO_OK : UNDO_FAILED;
+    return done;
+}
+
+/* Stop the work and undo it, tell the client if there is something to tell, and exit. */
+ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcome, enum cause cause)
+{
+    uint32_t state = atomic_load(&rq->slot->state);
+    bool ran = state_of(state) >= SLOT_RUNNING;
+    rq->slot->outcome = (uint8_t)outcome;
+    if (rq->answer.started)
+        cut_connection(rq);
+    if (ran && outcome == OUTCOME_HANGUP)
+        log_event(rq->slot->id, "The client closed the connection prematurely. Cleaning up.");
+    bool alone = end_program(ran ? rq->settings->grace_ms : 0);
+    log_lines_end(&program.lines, rq->slot->id);
+    if (!undo(rq) || !alone)
+        _exit(HANDLER_EXIT_UNDONE); /* the parent goes on, and tells the client */
+    if (outcome != OUTCOME_HANGUP && !rq->answer.started) {
+        int status = status_for(outcome, cause, state);
+        begin_answering(rq);
+        if (handler_send_canned(rq->call->connection, rq->slot, status, rq->is_head,
+                                words_for(status, cause)))
+            handler_end_sending(rq->call->connection);
+    }
+    leave(rq, HANDLER_EXIT_CLOSE);
+}
+
+ASYNC_SAFE static enum outcome outcome_of(enum cause cause)
+{
+    switch (cause) {
+    case CAUSE_HANGUP:
+        return OUTCOME_HANGUP;
+    case CAUSE_TIMEOUT:
+        return OUTCOME_TIMEOUT;
+    case CAUSE_DRAIN:
+        return OUTCOME_DRAIN;
+    case CAUSE_EVICTED:
+        return OUTCOME_ERROR;
+    default:
+        return OUTCOME_KILLED;
+    }
+}
+
+ASYNC_SAFE static bool has_other_threads(void)
+{
+    struct stat task; /* a directory for each thread, and two links of its own */
+    return stat("/proc/self/task", &task) == 0 && task.st_nlink > 3;
+}
+
+/* SIGTERM: the parent, the parent's death, or an operator ends the request. */
+ASYNC_SAFE static void on_sigterm(int signal)
+{
+    if (!cleanup_is_owner()) { /* a process that the route forked: it dies of it, nothing more */
+        struct sigaction fatal = {.sa_handler = SIG_DFL};
+        sigaction(signal, &fatal, NULL);
+        raise(signal);
         return;
-    if ((flags & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0)
-        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
-    /* The FIN came while we were reading, when it could not be asked about: ask now. */
-    struct iovec v = {(char *)probe, sizeof probe - 1};
-    if (send_all(rq, &v, 1) < 0)
-        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
+    }
+    if (request.delivering != 0)
+        return;
+    /* Other threads would go on creating while this one undoes: end them all, the parent undoes. */
+    if (has_other_threads()) {
+        kill(getpid(), SIGKILL);
+        return;
+    }
+    enum cause cause = (enum cause)atomic_load(&request.slot->cause);
+    abandon(&request, outcome_of(cause), cause);
 }
 
-static void arm_signals(void)
+ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
 {
-    struct sigaction term = {.sa_handler = on_sigterm};
-    sigset_t none;
-    sigfillset(&term.sa_mask);
-    sigaction(SIGTERM, &term, NULL);
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (code != HANDLER_EXIT_UNDONE)
+        slot_advance(rq->slot, SLOT_DONE, 0, 0);
+    _exit(code);
 }
 
-size_t handler_head_room(const struct handler_settings *s)
+/* ---- The connection ------------------------------------------------------------------ */
+
+/* Wait for EVENTS: true, or false when MS have passed. */
+static bool wait_for(int fd, short events, int64_t ms)
 {
-    return s->max_target + s->max_header + HTTP_LINE_SLACK;
+    struct pollfd p = {.fd = fd, .events = events};
+    int64_t until = clock_ms() + ms;
+    for (;;) {
+        int64_t left = until - clock_ms();
+        struct timespec t = {.tv_sec = left < 0 ? 0 : left / 1000,
+                             .tv_nsec = left < 0 ? 0 : left % 1000 * 1000000};
+        int n = ppoll(&p, 1, &t, request.mask_of_waits);
+        if (n > 0 || (n < 0 && errno != EINTR))
+            return true; /* an error shows in the call that was waited for */
+        if (n == 0)
+            return false;
+    }
 }
 
-/* A request takes the slot that was freed last. So where reuse matters, with short requests in
- * quick succession, it is always the same few slots; and a crowd of slow requests, which uses many,
- * leaves no more than this number of spares behind. */
-#define SPARES_MAX 64
-
-static unsigned spare_number(const struct handler_call *call)
+static int unsent(int fd)
 {
-    bool pooled = call->settings->pool_path != NULL && call->slot_number < SPARES_MAX;
-    return pooled ? call->slot_number + 1 : 0;
+    int n = 0;
+    return ioctl(fd, SIOCOUTQ, &n) < 0 ? 0 : n;
 }
 
-_Noreturn void handler_serve(const struct handler_call *call)
+/* Wait until FD takes more. A client that reads slowly makes progress without making room. */
+static bool wait_writable(int fd, int64_t ms)
 {
-    struct request *rq = &request;
-    const struct handler_settings *s = call->settings;
-    /* All zero yet. An assignment of the whole would touch its pages, which is what costs. */
-    rq->call = call;
-    rq->settings = s;
-    rq->slot = call->slot;
-    rq->room = handler_head_room(s);
-    rq->buffer = s->head;
-    rq->query = "";
-    rq->path_info = "";
-    rq->body = -1;
-    rq->parent = getppid();
-    struct cleanup_owner owner = {.dir = call->state_dir,
-                                  .id = rq->slot->id,
-                                  .title = rq->slot->request,
-                                  .tmpdir = s->tmpdir,
-                                  .sync = s->sync,
-                                  .forked = call->forked,
-                                  .pool = s->pool,
-                                  .pool_path = s->pool_path,
-                                  .spare = spare_number(call)};
-    cleanup_begin(&owner);
-    arm_signals();
-    rq->slot->route = -1;
-    read_head(rq);
-    decode_head(rq);
-    check_request(rq);
-    await_turn(rq);
-    read_body(rq);
-    enter_running(rq);
-    finish(rq, run_route(rq));
+    for (int before = unsent(fd);;) {
+        if (wait_for(fd, POLLOUT, ms))
+            return true;
+        int now = unsent(fd);
+        if (now >= before)
+            return false;
+        before = now;
+    }
+}
+
+/* One call's worth of the vectors. */
+static ssize_t send_some(struct request *rq, struct iovec *v, int count)
+{
+    struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
+    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | rq->answer.more;
+    struct slot *slot = rq->slot;
+    if (rq->call->is_tcp || rq->delivering == 0)
+        return sendmsg(rq->call->connection, &m, flags);
+    slot->last = (struct mmsghdr){.msg_hdr = m};
+    slot->rest = 0;
+    for (int i = 0; i < count; i++)
+        slot->rest += v[i].iov_len;
+    int sent = sendmmsg(rq->call->connection, &slot->last, 1, flags);
+    return sent < 0 ? -1 : (ssize_t)slot->last.msg_len;
+}
+
+bool handler_was_sent(const struct slot *slot)
+{
+    return slot->rest > 0 && slot->last.msg_len == slot->rest;
+}
+
+/* Send all of the vectors: 0, or -1 with EPIPE, ECONNRESET, ETIMEDOUT... */
+static int send_all(struct request *rq, struct iovec *v, int count)
+{
+    while (count > 0) {
+        ssize_t n = send_some(rq, v, count);
+        if (n < 0 && errno == EAGAIN) {
+            if (wait_writable(rq->call->connection, rq->settings->send_ms))
+                continue;
+            errno = ETIMEDOUT;
+        }
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            rq->client_gone = true;
+            return -1;
+        }
+        while (count > 0 && (size_t)n >= v->iov_len) {
+            n -= (ssize_t)v->iov_len;
+            v++;
+            count--;
+        }
+        if (count > 0) {
+            v->iov_base = (char *)v->iov_base + n;
+            v->iov_len -= (size_t)n;
+        }
+    }
+    return 0;
+}
+
+/* An answer that has begun and must not complete: the client sees a reset, at once. */
+ASYNC_SAFE void handler_cut(int connection, bool is_tcp)
+{
+    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+    if (!is_tcp || connect(connection, &nobody, sizeof nobody) < 0)
+        shutdown(connection, SHUT_RDWR);
+}
+
+ASYNC_SAFE static void cut_connection(const struct request *rq)
+{
+    handler_cut(rq->call->connection, rq->call->is_tcp);
+}
+
+ASYNC_SAFE int handler_end_sending(int connection)
+{
+    struct linger orderly = {0};
+    setsockopt(connection, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
+    return shutdown(connection, SHUT_WR);
+}
+
+/* While an answer is on its way, a client that does not read for SEND_MS is given up. */
+static void set_user_timeout(const struct request *rq, int64_t ms)
+{
+    unsigned value = (unsigned)(ms > INT_MAX ? INT_MAX : ms);
+    if (rq->call->is_tcp && rq->settings->send_ms != rq->settings->dead_peer_ms)
+        setsockopt(rq->call->connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof value);
+}
+
+uint64_t handler_traffic(int connection, uint32_t *unsendable)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    memset(&info, 0, sizeof info);
+    if (getsockopt(connection, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
+        memset(&info, 0, sizeof info);
+    *unsendable = info.tcpi_notsent_bytes;
+    return info.tcpi_bytes_received + info.tcpi_bytes_acked;
+}
+
+/* ---- The state word ------------------------------------------------------------------ */
+
+ASYNC_SAFE static uint32_t state_of(uint32_t word)
+{
+    return word & SLOT_STATE_MASK;
+}
+
+/* Go to STATE, with the flags SET and without CLEAR; wait while the parent is PROBING, which takes
+ * it one system call. Returns the word as it was. */
+ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
+                                        uint32_t clear)
+{
+    uint32_t was = atomic_load(&slot->state);
+    for (;;) {
+        while (state_of(was) == SLOT_PROBING && getppid() == request.parent) {
+            sleep_ms(0);
+            was = atomic_load(&slot->state);
+        }
+        uint32_t now = ((was & ~(uint32_t)SLOT_STATE_MASK & ~clear) | set) | state;
+        if (atomic_compare_exchange_weak(&slot->state, &was, now))
+            return was;
+    }
+}
+
+ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag)
+{
+    uint32_t was = atomic_load(&slot->state);
+    while (!atomic_compare_exchange_weak(&slot->state, &was, was | flag))
+        continue;
+}
+
+/* From here on the connection is the child's alone to write. */
+ASYNC_SAFE static void begin_answering(struct request *rq)
+{
+    if (state_of(atomic_load(&rq->slot->state)) < SLOT_ANSWERING)
+        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN | SLOT_BODY_OPEN | SLOT_WAITING);
 }
 
 /* ---- The demonstration --------------------------------------------------------------- */
