@@ -108,17 +108,17 @@ static unsigned spare_number(const struct handler_call *call);
 static void arm_signals(void);
 
 /* Read: the head */
-static void read_head(struct request *rq);
-static void decode_head(struct request *rq);
+static void request_read_head(struct request *rq);
+static void request_decode_head(struct request *rq);
 
 /* Read: the route */
-static void check_request(struct request *rq);
+static void request_check(struct request *rq);
 
 /* Read: the turn */
 static void await_turn(struct request *rq);
 
 /* Read: the body */
-static void read_body(struct request *rq);
+static void request_read_body(struct request *rq);
 
 /* Run: the route */
 static void enter_running(struct request *rq);
@@ -135,11 +135,12 @@ static bool is_reserved_field(const char *name);
 static bool is_complete(const struct request *rq);
 static void answer_again(struct request *rq);
 static void start_answer(struct request *rq);
+static bool outlives_client(const struct request *rq);
 
 /* Finish */
 static void block_sigterm(struct request *rq);
 _Noreturn static void finish(struct request *rq, int result);
-_Noreturn static void refuse(struct request *rq, int status, const char *reason);
+_Noreturn static void refuse_request(struct request *rq, int status, const char *reason);
 
 /* Deliver */
 static int send_rest(struct request *rq, bool more);
@@ -155,7 +156,7 @@ ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code);
 
 /* The connection */
 static bool wait_for(int fd, short events, int64_t ms);
-static int unsent(int fd);
+static int outstanding(int fd);
 static int send_all(struct request *rq, struct iovec *v, int count);
 ASYNC_SAFE static void cut_connection(const struct request *rq);
 static void set_user_timeout(const struct request *rq, int64_t ms);
@@ -195,11 +196,11 @@ _Noreturn void handler_serve(const struct handler_call *call)
     cleanup_begin(&owner);
     arm_signals();
     rq->slot->route = -1;
-    read_head(rq);
-    decode_head(rq);
-    check_request(rq);
+    request_read_head(rq);
+    request_decode_head(rq);
+    request_check(rq);
     await_turn(rq);
-    read_body(rq);
+    request_read_body(rq);
     enter_running(rq);
     finish(rq, run_route(rq));
 }
@@ -261,7 +262,7 @@ static size_t peek(struct request *rq, char *to, size_t room, int64_t deadline, 
             int64_t left = deadline - clock_ms();
             if (left <= 0 || !wait_for(fd, POLLIN, left)) {
                 rq->unread_body = true;
-                refuse(rq, 408, late);
+                refuse_request(rq, 408, late);
             }
         } else if (errno != EINTR) {
             abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
@@ -270,7 +271,7 @@ static size_t peek(struct request *rq, char *to, size_t room, int64_t deadline, 
 }
 
 /* Take N bytes that were peeked at. */
-static void take(struct request *rq, char *to, size_t n)
+static void consume(struct request *rq, char *to, size_t n)
 {
     while (n > 0) {
         ssize_t got = recv(rq->call->connection, to, n, 0);
@@ -299,7 +300,7 @@ _Noreturn static void refuse_truncated(struct request *rq)
     leave(rq, HANDLER_EXIT_CLOSE);
 }
 
-static void read_head(struct request *rq)
+static void request_read_head(struct request *rq)
 {
     const struct handler_settings *s = rq->settings;
     struct http_limits limits = {.max_target = (uint32_t)s->max_target,
@@ -312,7 +313,7 @@ static void read_head(struct request *rq)
             refuse_truncated(rq);
         int64_t size = http_parse_head(&rq->head, rq->buffer, rq->have + n, &limits);
         size_t used = size > 0 ? (size_t)size - rq->have : n;
-        take(rq, rq->buffer + rq->have, used);
+        consume(rq, rq->buffer + rq->have, used);
         rq->have += used;
         note_request(rq);
         if (size > 0)
@@ -321,8 +322,8 @@ static void read_head(struct request *rq)
             rq->unread_body = true;
             rq->is_head = span_is(rq->buffer, rq->head.method, "HEAD");
             rq->slot->head = rq->is_head;
-            refuse(rq, size < 0 ? rq->head.status : 431,
-                   size < 0 ? rq->head.reason : "the header is too large");
+            refuse_request(rq, size < 0 ? rq->head.status : 431,
+                           size < 0 ? rq->head.reason : "the header is too large");
         }
         slot_advance(rq->slot, SLOT_READING, SLOT_HEAD_OPEN, 0);
     }
@@ -330,14 +331,14 @@ static void read_head(struct request *rq)
         slot_advance(rq->slot, SLOT_READING, 0, SLOT_HEAD_OPEN);
 }
 
-static void decode_head(struct request *rq)
+static void request_decode_head(struct request *rq)
 {
     const struct http_head *h = &rq->head;
     struct http_span query;
     rq->method = request_keep(rq, rq->buffer + h->method.at, h->method.length);
     rq->path = request_keep(rq, rq->buffer + h->target.at, (size_t)h->target.length + 1);
     if (rq->method == NULL || rq->path == NULL)
-        refuse(rq, 503, "out of memory");
+        refuse_request(rq, 503, "out of memory");
     rq->is_head = strcmp(rq->method, "HEAD") == 0;
     rq->slot->head = rq->is_head;
     if (strcmp(rq->method, "CONNECT") == 0)
@@ -350,10 +351,10 @@ static void decode_head(struct request *rq)
     }
     const char *wrong = http_decode_target(target, h->target.length, rq->path, &query);
     if (wrong != NULL)
-        refuse(rq, 400, wrong);
+        refuse_request(rq, 400, wrong);
     rq->query = request_keep(rq, target + query.at, query.length);
     if (rq->query == NULL)
-        refuse(rq, 503, "out of memory");
+        refuse_request(rq, 503, "out of memory");
 }
 
 /* ---- Read: the route ----------------------------------------------------------------- */
@@ -418,7 +419,7 @@ static void add_allow(struct request *rq)
 }
 
 /* Everything that can be refused is refused before the body is asked for. */
-static void check_request(struct request *rq)
+static void request_check(struct request *rq)
 {
     bool known = lists_method(standard_methods, rq->method);
     if (strcmp(rq->path, "*") != 0) {
@@ -427,9 +428,9 @@ static void check_request(struct request *rq)
         if (rq->route != NULL)
             rq->slot->route = (int16_t)(rq->route - rq->settings->routes);
         if (!known)
-            refuse(rq, 501, "the method is not implemented");
+            refuse_request(rq, 501, "the method is not implemented");
         if (rq->route == NULL)
-            refuse(rq, 404, "no route serves this path");
+            refuse_request(rq, 404, "no route serves this path");
     }
     const char *methods = rq->route != NULL ? methods_of(rq->route) : "OPTIONS";
     bool listed = lists_method(methods, rq->method);
@@ -440,10 +441,10 @@ static void check_request(struct request *rq)
     }
     if (!listed && !(rq->is_head && lists_method(methods, "GET"))) {
         add_allow(rq);
-        refuse(rq, 405, "the method is not allowed here");
+        refuse_request(rq, 405, "the method is not allowed here");
     }
     if (rq->head.body_length > rq->settings->max_body)
-        refuse(rq, 413, "the body is too large");
+        refuse_request(rq, 413, "the body is too large");
     if (rq->is_head && !listed) { /* the work would be done for nobody to read */
         respond(rq, 200, NULL, "", 0);
         rq->answer.framing = FRAMING_CHUNKED; /* no length is claimed for what was not made */
@@ -549,7 +550,8 @@ static void await_turn(struct request *rq)
     if ((was & SLOT_FIN_SEEN) != 0 && fin != 0)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
     if (!wait_for_turn(rq, ticket, since + limit))
-        refuse(rq, 503, "too many requests for this path; this one waited too long for its turn");
+        refuse_request(rq, 503,
+                       "too many requests for this path; this one waited too long for its turn");
     slot_advance(rq->slot, SLOT_READING, 0, SLOT_WAITING | fin);
     rq->waited_ms = clock_ms() - since;
 }
@@ -584,10 +586,10 @@ static int open_spool(const struct request *rq)
 static void spool(struct request *rq, const char *data, size_t n)
 {
     if (n > rq->settings->max_body - rq->body_length)
-        refuse(rq, 413, "the body is too large");
+        refuse_request(rq, 413, "the body is too large");
     if (write_all(rq->body, data, n) < 0) {
         request_log(rq, "could not store the body: %s", strerror(errno));
-        refuse(rq, 507, "the body could not be stored");
+        refuse_request(rq, 507, "the body could not be stored");
     }
     rq->body_length += n;
 }
@@ -609,9 +611,9 @@ static void read_chunked_body(struct request *rq, char *piece)
                 spool(rq, piece + done + at, length);
             done += used;
         } while (step == CHUNK_DATA);
-        take(rq, piece, done); /* the next request's bytes stay in the socket */
+        consume(rq, piece, done); /* the next request's bytes stay in the socket */
         if (step == CHUNK_BAD)
-            refuse(rq, 400, chunks.reason);
+            refuse_request(rq, 400, chunks.reason);
     }
 }
 
@@ -627,14 +629,14 @@ static void read_sized_body(struct request *rq, char *piece)
             refuse_truncated(rq);
         } else if (errno == EAGAIN) {
             if (!wait_for(rq->call->connection, POLLIN, rq->settings->body_ms))
-                refuse(rq, 408, "the body did not arrive in time");
+                refuse_request(rq, 408, "the body did not arrive in time");
         } else if (errno != EINTR) {
             abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
         }
     }
 }
 
-static void read_body(struct request *rq)
+static void request_read_body(struct request *rq)
 {
     static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
     char piece[BODY_PIECE];
@@ -643,7 +645,7 @@ static void read_body(struct request *rq)
     rq->body = open_spool(rq);
     if (rq->body < 0) {
         request_log(rq, "could not make a file for the body: %s", strerror(errno));
-        refuse(rq, 503, "the body could not be stored");
+        refuse_request(rq, 503, "the body could not be stored");
     }
     /* Unless the body is on its way already, RFC 9110 section 10.1.1. */
     if (rq->head.expect_continue &&
@@ -660,7 +662,7 @@ static void read_body(struct request *rq)
     slot_advance(rq->slot, SLOT_READING, 0, SLOT_BODY_OPEN);
     rq->unread_body = false;
     if (lseek(rq->body, 0, SEEK_SET) < 0)
-        refuse(rq, 500, "the body could not be read back");
+        refuse_request(rq, 500, "the body could not be read back");
 }
 
 /* ---- Run: the route ------------------------------------------------------------------ */
@@ -968,9 +970,15 @@ static struct program {
     int out, err; /* read ends of pipes, non-blocking; -1: closed */
     int signals;  /* a signalfd for SIGCHLD */
     bool ended;
-    int status; /* of waitpid(2), once it has ended */
+    int status;     /* of waitpid(2), once it has ended */
+    size_t have;    /* of its header, in program_output */
+    bool answering; /* its header is whole: what follows is body */
     struct log_lines lines;
 } program = {.out = -1, .err = -1, .signals = -1};
+
+/* A piece of what it has written. Apart from the struct, which has initial values: those of 64 KiB
+ * would lie in the executable, to be copied page by page. */
+static char program_output[65536];
 
 struct launch {
     const struct request *rq;
@@ -1083,7 +1091,8 @@ static int program_start(struct request *rq, const struct script *script)
     sigset_t child;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
-    program.ended = false;
+    program.ended = program.answering = false;
+    program.have = 0;
     int ledger = cleanup_open_for_program();
     if (ledger < 0)
         return respond_errno(rq, "make the program's ledger");
@@ -1114,8 +1123,6 @@ static int program_start(struct request *rq, const struct script *script)
 }
 
 /* ---- Run: the program answers -------------------------------------------------------- */
-
-static char written[65536]; /* a piece of what it has written */
 
 #define PIPE_HOLDS 65536 /* bytes, pipe(7) */
 
@@ -1166,55 +1173,47 @@ static int begin_program_answer(struct request *rq, const struct cgi_head *h, ch
     return 0;
 }
 
-/* What the program's answer is at. */
-struct output {
-    size_t have; /* of the header, in WRITTEN */
-    bool begun;  /* the header is whole */
-    bool bad;
-};
-
-static int bad_header(struct request *rq, struct output *o, const struct cgi_head *h)
+static int bad_header(struct request *rq, const struct cgi_head *h)
 {
     request_log(rq, "the program's header is bad: %s%s%.*s", h->wrong,
                 h->line.length > 0 ? ": " : "", (int)(h->line.length < 200 ? h->line.length : 200),
-                written + h->line.at);
-    o->bad = true;
+                program_output + h->line.at);
     return -1;
 }
 
-static int take_header(struct request *rq, struct output *o, size_t n)
+static int parse_program_header(struct request *rq, size_t n)
 {
     static struct cgi_head h;
-    o->have += n;
-    int64_t size = cgi_parse_head(&h, written, o->have);
+    program.have += n;
+    int64_t size = cgi_parse_head(&h, program_output, program.have);
     if (size == 0)
         return 0;
-    if (size > 0 && begin_program_answer(rq, &h, written) < 0) {
+    if (size > 0 && begin_program_answer(rq, &h, program_output) < 0) {
         size = -1;
         h.wrong = "a field that cannot be sent";
     }
     if (size < 0)
-        return bad_header(rq, o, &h);
-    o->begun = true;
-    size_t rest = o->have - (size_t)size;
-    return rest > 0 && rq->redirect == NULL ? respond_write(rq, written + size, rest) : 0;
+        return bad_header(rq, &h);
+    program.answering = true;
+    size_t rest = program.have - (size_t)size;
+    return rest > 0 && rq->redirect == NULL ? respond_write(rq, program_output + size, rest) : 0;
 }
 
 /* Read at most MOST bytes of the answer and pass them on: how many, 0 when there is no more now or
  * ever, -1 when it can go no further. */
-static ssize_t take_output(struct request *rq, struct output *o, size_t most)
+static ssize_t pass_on_piece(struct request *rq, size_t most)
 {
-    size_t at = o->begun ? 0 : o->have, room = sizeof written - at;
-    ssize_t n = read(program.out, written + at, most < room ? most : room);
+    size_t at = program.answering ? 0 : program.have, room = sizeof program_output - at;
+    ssize_t n = read(program.out, program_output + at, most < room ? most : room);
     if (n <= 0 && (n == 0 || (errno != EAGAIN && errno != EINTR))) {
         close(program.out);
         program.out = -1;
     }
     if (n <= 0)
         return 0;
-    if (!o->begun)
-        return take_header(rq, o, (size_t)n) < 0 ? -1 : n;
-    if (rq->redirect == NULL && respond_write(rq, written, (size_t)n) < 0) {
+    if (!program.answering)
+        return parse_program_header(rq, (size_t)n) < 0 ? -1 : n;
+    if (rq->redirect == NULL && respond_write(rq, program_output, (size_t)n) < 0) {
         if (!rq->client_gone)
             request_log(rq, "the program wrote more than its Content-Length");
         return -1;
@@ -1222,7 +1221,7 @@ static ssize_t take_output(struct request *rq, struct output *o, size_t most)
     return n;
 }
 
-static void take_errors(const struct request *rq)
+static void log_program_errors(const struct request *rq)
 {
     ssize_t n = log_lines_read(&program.lines, rq->slot->id, program.err);
     if (n == 0) {
@@ -1232,7 +1231,7 @@ static void take_errors(const struct request *rq)
 }
 
 /* Log what the program's pipe of errors holds, and no more: who fills it may never stop. */
-ASYNC_SAFE static void take_errors_held(void)
+ASYNC_SAFE static void log_held_errors(void)
 {
     ssize_t n = 1;
     for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.err >= 0; left -= n)
@@ -1240,7 +1239,7 @@ ASYNC_SAFE static void take_errors_held(void)
 }
 
 /* Reap the program, and what has come to us as a subreaper. */
-static void take_ended(void)
+static void reap_program(void)
 {
     struct signalfd_siginfo s[8];
     while (read(program.signals, s, sizeof s) > 0)
@@ -1255,7 +1254,7 @@ static void take_ended(void)
 
 /* A wait that finds something to read does not let the signal in, and a program may always have
  * written more: ask for it by a wait for nothing. */
-static void take_sigterm(void)
+static void let_sigterm_in(void)
 {
     const struct timespec at_once = {0};
     ppoll(NULL, 0, &at_once, request.mask_of_waits);
@@ -1263,27 +1262,27 @@ static void take_sigterm(void)
 
 /* Pass on what the program writes until it has ended: then what its pipes hold is read, whoever
  * else may have them open. */
-static int pass_on(struct request *rq, struct output *o)
+static int pass_on(struct request *rq)
 {
-    for (; !program.ended; take_sigterm()) {
+    for (; !program.ended; let_sigterm_in()) {
         struct pollfd p[] = {
             {program.signals, POLLIN, 0}, {program.out, POLLIN, 0}, {program.err, POLLIN, 0}};
         if (ppoll(p, 3, NULL, request.mask_of_waits) < 0)
             continue; /* a signal */
         if (p[2].revents != 0)
-            take_errors(rq);
-        if (p[1].revents != 0 && take_output(rq, o, sizeof written) < 0)
+            log_program_errors(rq);
+        if (p[1].revents != 0 && pass_on_piece(rq, sizeof program_output) < 0)
             return -1;
         if (p[0].revents != 0)
-            take_ended();
+            reap_program();
     }
     int left = 0;
     if (program.out >= 0 && ioctl(program.out, FIONREAD, &left) < 0)
         left = 0;
     for (ssize_t n = 1; n > 0 && left > 0 && program.out >= 0; left -= (int)n)
-        if ((n = take_output(rq, o, (size_t)left)) < 0)
+        if ((n = pass_on_piece(rq, (size_t)left)) < 0)
             return -1;
-    take_errors_held();
+    log_held_errors();
     return 0;
 }
 
@@ -1293,7 +1292,7 @@ ASYNC_SAFE static void program_last_words(void)
 {
     char nowhere[4096];
     ssize_t n = 1;
-    take_errors_held();
+    log_held_errors();
     for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.out >= 0; left -= n)
         n = read(program.out, nowhere, sizeof nowhere);
 }
@@ -1303,7 +1302,7 @@ ASYNC_SAFE static void program_last_words(void)
 ASYNC_SAFE static bool end_program(int64_t grace_ms)
 {
     bool none = cleanup_end_children(grace_ms, program_last_words);
-    take_errors_held(); /* the very last may have come with its end */
+    log_held_errors(); /* the very last may have come with its end */
     return none;
 }
 
@@ -1319,7 +1318,7 @@ static void program_close(const struct request *rq)
 }
 
 /* Whether the program has done what it should; else the log says what it did instead. */
-static bool ended_well(const struct request *rq, const struct output *o, const char *file)
+static bool ended_well(const struct request *rq, const char *file)
 {
     int status = program.status;
     if (WIFSIGNALED(status))
@@ -1327,7 +1326,7 @@ static bool ended_well(const struct request *rq, const struct output *o, const c
                     strsignal(WTERMSIG(status)));
     else if (WEXITSTATUS(status) != 0)
         request_log(rq, "the program %s exited with status %d", file, WEXITSTATUS(status));
-    else if (!o->begun)
+    else if (!program.answering)
         request_log(rq, "the program %s exited without a whole header", file);
     else if (rq->redirect == NULL && !is_complete(rq))
         request_log(rq, "the program %s wrote less than its Content-Length", file);
@@ -1336,23 +1335,25 @@ static bool ended_well(const struct request *rq, const struct output *o, const c
     return false;
 }
 
-/* Also SIGCHLD, which the signalfd takes, in waits too. */
-static void allow_sigterm(bool allow)
+/* From here on SIGTERM comes in waits alone, where everything is in order; SIGCHLD comes not even
+ * there, as the signalfd tells of it. */
+static void hold_signals(sigset_t *before)
 {
-    static sigset_t outside, waits;
+    static sigset_t waits;
     sigset_t both;
-    if (allow) {
-        request.mask_of_waits = NULL;
-        sigprocmask(SIG_SETMASK, &outside, NULL);
-        return;
-    }
     sigemptyset(&both);
     sigaddset(&both, SIGTERM);
     sigaddset(&both, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &both, &outside);
-    waits = outside;
+    sigprocmask(SIG_BLOCK, &both, before);
+    waits = *before;
     sigaddset(&waits, SIGCHLD);
     request.mask_of_waits = &waits;
+}
+
+static void release_signals(const sigset_t *before)
+{
+    request.mask_of_waits = NULL;
+    sigprocmask(SIG_SETMASK, before, NULL);
 }
 
 /* Run the program to its end, SIGTERM waiting but in waits. What it failed at is answered or logged
@@ -1360,15 +1361,14 @@ static void allow_sigterm(bool allow)
 static int serve_program(struct request *rq)
 {
     struct script script;
-    struct output o = {0};
     if (find_program(rq, &script) < 0 || program_start(rq, &script) < 0)
         return -1;
-    int passed = pass_on(rq, &o);
+    int passed = pass_on(rq);
     if (passed < 0 && rq->client_gone)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
     if (passed < 0) /* it has its last word, as ever */
         end_program(rq->settings->grace_ms);
-    if (passed == 0 && ended_well(rq, &o, script.file))
+    if (passed == 0 && ended_well(rq, script.file))
         return 0;
     rq->redirect = NULL;
     if (!rq->answer.started) {
@@ -1380,10 +1380,11 @@ static int serve_program(struct request *rq)
 
 static int run_program(struct request *rq)
 {
-    allow_sigterm(false);
+    sigset_t before;
+    hold_signals(&before);
     int result = serve_program(rq);
     program_close(rq);
-    allow_sigterm(true);
+    release_signals(&before);
     return result;
 }
 
@@ -1579,6 +1580,13 @@ static void start_answer(struct request *rq)
     build_head(rq);
 }
 
+/* Returns true if the route has on-hangup=finish: the work is kept though nobody gets its answer.
+ */
+static bool outlives_client(const struct request *rq)
+{
+    return (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
+}
+
 /* Send LENGTH bytes of the body, with what must come before and behind them. */
 static int send_body(struct request *rq, const char *data, size_t length)
 {
@@ -1602,11 +1610,10 @@ static int send_body(struct request *rq, const char *data, size_t length)
         v[n++] = (struct iovec){"\r\n", 2};
     a->head_size = 0;
     a->held_size = 0;
-    bool finish = (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
-    if (rq->client_gone && finish)
+    if (rq->client_gone && outlives_client(rq))
         return 0; /* the work goes on, for nobody to read */
     if (send_all(rq, v, n) < 0)
-        return finish ? 0 : -1;
+        return outlives_client(rq) ? 0 : -1;
     rq->slot->bytes += length + held;
     return 0;
 }
@@ -1684,10 +1691,9 @@ _Noreturn static void finish_well(struct request *rq)
         a->framing = FRAMING_LENGTH;
         a->length = (int64_t)a->body_size;
     }
-    bool finish = (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
     enum outcome outcome = deliver(rq);
     rq->slot->outcome = (uint8_t)outcome;
-    if (outcome == OUTCOME_ERROR || (outcome == OUTCOME_HANGUP && !finish)) {
+    if (outcome == OUTCOME_ERROR || (outcome == OUTCOME_HANGUP && !outlives_client(rq))) {
         cut_connection(rq);
         bool struck = cleanup_unsent() == 0;
         if (!struck || !undo(rq))
@@ -1754,7 +1760,7 @@ _Noreturn static void finish(struct request *rq, int result)
 }
 
 /* Refuse the request: nothing has been made. */
-_Noreturn static void refuse(struct request *rq, int status, const char *reason)
+_Noreturn static void refuse_request(struct request *rq, int status, const char *reason)
 {
     if (status == 503)
         respond_header(rq, "Retry-After", "5");
@@ -1812,7 +1818,7 @@ static uint64_t acked_when_all_is(int fd, uint64_t more)
     int queued;
     do { /* the two numbers belong together only if the first stood still meanwhile */
         tcp_look(fd, &before, &closed);
-        queued = unsent(fd);
+        queued = outstanding(fd);
         tcp_look(fd, &after, &closed);
     } while (before != after);
     return after + (uint64_t)queued + more;
@@ -1823,9 +1829,9 @@ static uint64_t acked_when_all_is(int fd, uint64_t more)
 static bool unix_was_read(int fd, bool *closed)
 {
     struct pollfd p = {.fd = fd};
-    bool read = unsent(fd) == 0;
+    bool read = outstanding(fd) == 0;
     *closed = poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
-    return *closed ? (p.revents & POLLERR) == 0 && unsent(fd) == 0 : read;
+    return *closed ? (p.revents & POLLERR) == 0 && outstanding(fd) == 0 : read;
 }
 
 bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms)
@@ -1844,7 +1850,7 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
         /* Nor can it be any more when less than that was ever sent: who was to send it is dead. */
         if (closed || (is_tcp && acked_when_all_is(connection, 0) < n))
             return false;
-        int queued = unsent(connection);
+        int queued = outstanding(connection);
         if (acked > best || queued < queued_before)
             until = clock_ms() + send_ms;
         best = acked;
@@ -2046,7 +2052,7 @@ static bool wait_for(int fd, short events, int64_t ms)
     }
 }
 
-static int unsent(int fd)
+static int outstanding(int fd)
 {
     int n = 0;
     return ioctl(fd, SIOCOUTQ, &n) < 0 ? 0 : n;
@@ -2055,10 +2061,10 @@ static int unsent(int fd)
 /* Wait until FD takes more. A client that reads slowly makes progress without making room. */
 static bool wait_writable(int fd, int64_t ms)
 {
-    for (int before = unsent(fd);;) {
+    for (int before = outstanding(fd);;) {
         if (wait_for(fd, POLLOUT, ms))
             return true;
-        int now = unsent(fd);
+        int now = outstanding(fd);
         if (now >= before)
             return false;
         before = now;
