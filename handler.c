@@ -1080,7 +1080,7 @@ static int not_started(struct request *rq, const struct launch *l)
                 l->error != ENFILE && l->error != ENOSPC;
     int status = room ? 502 : 503;
     respond_text(rq, status, "%d %s: the program could not be started\n", status,
-                 handler_reason(status));
+                 http_reason(status));
     return -1;
 }
 
@@ -1534,7 +1534,7 @@ ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *r
     text_add(t, "HTTP/1.1 ");
     text_signed(t, status);
     text_char(t, ' ');
-    text_add(t, reason != NULL ? reason : handler_reason(status));
+    text_add(t, reason != NULL ? reason : http_reason(status));
     text_add(t, "\r\n");
     add_date(t);
 }
@@ -1764,7 +1764,7 @@ _Noreturn static void refuse_request(struct request *rq, int status, const char 
 {
     if (status == 503)
         respond_header(rq, "Retry-After", "5");
-    respond_text(rq, status, "%d %s: %s\n", status, handler_reason(status), reason);
+    respond_text(rq, status, "%d %s: %s\n", status, http_reason(status), reason);
     finish(rq, 0);
 }
 
@@ -1918,7 +1918,7 @@ ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, b
                                         const char *reason)
 {
     struct text t = {.at = buffer, .room = room};
-    const char *name = handler_reason(status);
+    const char *name = http_reason(status);
     size_t length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
     add_status_line(&t, status, NULL);
     text_add(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");

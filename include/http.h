@@ -8,7 +8,7 @@
  * client sends; what a program answers is cgi.h's.
  *
  * Kind: pure.
- * Signal safety: handler_reason alone.
+ * Signal safety: http_reason alone.
  */
 #ifndef HANGUPD_HTTP_H
 #define HANGUPD_HTTP_H
@@ -605,7 +605,7 @@ static inline const char *http_decode_target(const char *target, size_t length, 
 /* ---- Reasons (RFC 9110 section 15) ----------------------------------------------------- */
 
 /* "Not Found" for 404; "Unknown" for what has no name. */
-ASYNC_SAFE static inline const char *handler_reason(int status)
+ASYNC_SAFE static inline const char *http_reason(int status)
 {
     static const struct {
         int status;
