@@ -320,7 +320,7 @@ static void request_read_head(struct request *rq)
             break;
         if (size < 0 || rq->have == rq->room) {
             rq->unread_body = true;
-            rq->is_head = span_is(rq->buffer, rq->head.method, "HEAD");
+            rq->is_head = http_span_is(rq->buffer, rq->head.method, "HEAD");
             rq->slot->head = rq->is_head;
             refuse_request(rq, size < 0 ? rq->head.status : 431,
                            size < 0 ? rq->head.reason : "the header is too large");
@@ -809,7 +809,7 @@ static size_t join_values(const struct request *rq, const char *name, char *to)
     bool found = false;
     for (uint32_t i = 0; i < rq->head.field_count; i++) {
         const struct http_field *f = &rq->head.fields[i];
-        if (!span_is(rq->buffer, f->name, name))
+        if (!http_span_is(rq->buffer, f->name, name))
             continue;
         found = true;
         if (length > 0) { /* Cookie has a separator of its own, RFC 6265 section 5.4 */
@@ -840,8 +840,8 @@ static size_t decode_component(char *to, const char *s, size_t n)
 {
     size_t length = 0;
     for (size_t i = 0; i < n; i++) {
-        int high = s[i] == '%' && i + 2 < n ? hex_value((unsigned char)s[i + 1]) : -1;
-        int low = high >= 0 ? hex_value((unsigned char)s[i + 2]) : -1;
+        int high = s[i] == '%' && i + 2 < n ? http_hex_value((unsigned char)s[i + 1]) : -1;
+        int low = high >= 0 ? http_hex_value((unsigned char)s[i + 2]) : -1;
         if (low >= 0) {
             to[length++] = (char)(high << 4 | low);
             i += 2;
@@ -1404,9 +1404,9 @@ int respond_header(struct request *rq, const char *name, const char *value)
 {
     struct answer *a = &rq->answer;
     size_t n = strlen(name), m = strlen(value);
-    bool valid = is_token(name, n) && !is_reserved_field(name);
+    bool valid = http_is_token(name, n) && !is_reserved_field(name);
     for (size_t i = 0; valid && i < m; i++)
-        valid = is_text((unsigned char)value[i]);
+        valid = http_is_text((unsigned char)value[i]);
     errno = !valid ? EINVAL : a->prepared ? EALREADY : E2BIG;
     if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
         return -1;
@@ -1424,7 +1424,7 @@ int respond_begin(struct request *rq, int status, const char *type, int64_t leng
     struct answer *a = &rq->answer;
     bool valid = status >= 200 && status <= 599 && length >= -1;
     for (const char *c = type; valid && c != NULL && *c != '\0'; c++)
-        valid = is_text((unsigned char)*c) && strlen(type) < 256;
+        valid = http_is_text((unsigned char)*c) && strlen(type) < 256;
     errno = valid ? EALREADY : EINVAL;
     if (!valid || a->prepared)
         return -1;

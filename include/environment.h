@@ -71,9 +71,9 @@ static bool header_variable(const char *field, size_t length, char variable[HEAD
     text_add(&t, "HTTP_");
     for (size_t i = 0; i < length; i++) {
         unsigned char c = (unsigned char)field[i];
-        if (!is_alpha(c) && !is_digit(c) && c != '-')
+        if (!http_is_alpha(c) && !http_is_digit(c) && c != '-')
             return false;
-        text_char(&t, (char)(c == '-' ? '_' : is_alpha(c) ? c & ~0x20 : c));
+        text_char(&t, (char)(c == '-' ? '_' : http_is_alpha(c) ? c & ~0x20 : c));
     }
     text_end(&t);
     return true;
@@ -91,7 +91,7 @@ static void set_header_variables(struct environment *e)
         memcpy(field, rq->buffer + name.at, name.length);
         field[name.length] = '\0';
         for (uint32_t k = 0; k < i && is_first; k++)
-            is_first = !span_is(rq->buffer, rq->head.fields[k].name, field);
+            is_first = !http_span_is(rq->buffer, rq->head.fields[k].name, field);
         if (!is_first || !header_variable(field, name.length, variable))
             continue;
         const char *value = request_header(e->rq, field);
