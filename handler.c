@@ -1984,22 +1984,6 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
     leave(rq, HANDLER_EXIT_CLOSE);
 }
 
-ASYNC_SAFE static enum outcome outcome_of(enum cause cause)
-{
-    switch (cause) {
-    case CAUSE_HANGUP:
-        return OUTCOME_HANGUP;
-    case CAUSE_TIMEOUT:
-        return OUTCOME_TIMEOUT;
-    case CAUSE_DRAIN:
-        return OUTCOME_DRAIN;
-    case CAUSE_EVICTED:
-        return OUTCOME_ERROR;
-    default:
-        return OUTCOME_KILLED;
-    }
-}
-
 ASYNC_SAFE static bool has_other_threads(void)
 {
     struct stat task; /* a directory for each thread, and two links of its own */

@@ -673,7 +673,6 @@ static void fill_slot(struct connection *c, const char *id)
     struct slot *s = slot_of(c);
     memset(s, 0, sizeof *s);
     s->started = c->since;
-    s->number = c->requests;
     s->route = -1;
     snprintf(s->id, sizeof s->id, "%s", id);
     connection_name(c, s->client, sizeof s->client);
