@@ -158,6 +158,7 @@ ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code);
 static bool wait_for(int fd, short events, int64_t ms);
 static int outstanding(int fd);
 static int send_all(struct request *rq, struct iovec *v, int count);
+static int send_continue(struct request *rq);
 ASYNC_SAFE static void cut_connection(const struct request *rq);
 static void set_user_timeout(const struct request *rq, int64_t ms);
 
@@ -638,7 +639,6 @@ static void read_sized_body(struct request *rq, char *piece)
 
 static void request_read_body(struct request *rq)
 {
-    static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
     char piece[BODY_PIECE];
     if (!rq->unread_body)
         return;
@@ -649,11 +649,8 @@ static void request_read_body(struct request *rq)
     }
     /* Unless the body is on its way already, RFC 9110 section 10.1.1. */
     if (rq->head.expect_continue &&
-        recv(rq->call->connection, piece, 1, MSG_PEEK | MSG_DONTWAIT) < 0) {
-        struct iovec v = {(char *)go_on, sizeof go_on - 1};
-        if (send_all(rq, &v, 1) < 0)
-            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
-    }
+        recv(rq->call->connection, piece, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && send_continue(rq) < 0)
+        abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
     slot_flag(rq->slot, SLOT_BODY_OPEN);
     if (rq->head.chunked)
         read_chunked_body(rq, piece);
@@ -670,7 +667,6 @@ static void request_read_body(struct request *rq)
 /* From here on the parent acts on a hangup as the route wants it. */
 static void enter_running(struct request *rq)
 {
-    static const char probe[] = "HTTP/1.1 100 Continue\r\n\r\n";
     uint32_t flags = half_close_flags(rq);
     enum on_hangup policy =
         rq->route->on_hangup != ON_HANGUP_DEFAULT ? rq->route->on_hangup : rq->settings->on_hangup;
@@ -686,8 +682,7 @@ static void enter_running(struct request *rq)
     if ((flags & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
     /* The FIN came while we were reading, when it could not be asked about: ask now. */
-    struct iovec v = {(char *)probe, sizeof probe - 1};
-    if (send_all(rq, &v, 1) < 0)
+    if (send_continue(rq) < 0)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
 }
 
@@ -2103,6 +2098,13 @@ static int send_all(struct request *rq, struct iovec *v, int count)
         }
     }
     return 0;
+}
+
+static int send_continue(struct request *rq)
+{
+    static const char interim[] = HTTP_CONTINUE;
+    struct iovec v = {(char *)interim, sizeof interim - 1};
+    return send_all(rq, &v, 1);
 }
 
 /* An answer that has begun and must not complete: the client sees a reset, at once. */

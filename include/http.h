@@ -21,6 +21,9 @@
 
 #include "text.h"
 
+/* An interim answer: to a client that waits before it sends its body, and, unasked, the question
+ * whether the client is still there (RFC 9110 section 15.2.1). For sizeof, less its NUL. */
+#define HTTP_CONTINUE "HTTP/1.1 100 Continue\r\n\r\n"
 #define HTTP_FIELDS_MAX 128
 #define HTTP_LINE_SLACK 1024 /* bytes of a request line beside its target */
 struct http_span {
