@@ -46,6 +46,7 @@
 #include <unistd.h>
 
 #include "cgi.h"
+#include "environment.h"
 #include "log.h"
 #include "routes.h"
 #include "serve.h"
@@ -735,8 +736,9 @@ static int run_route(struct request *rq)
 
 /* SIZE bytes for as long as the request lives: in the page that the head has touched, if there is
  * room, as malloc's own pages are copied for each request. NULL: out of memory. */
-static void *request_allocate(struct request *rq, size_t size)
+static void *request_allocate(void *of, size_t size)
 {
+    struct request *rq = of;
     size_t at = (rq->have + sizeof(void *) - 1) & ~(sizeof(void *) - 1);
     if (at > rq->room || size > rq->room - at)
         return malloc(size);
@@ -796,37 +798,12 @@ uint64_t request_body_length(const struct request *rq)
     return rq->body_length;
 }
 
-/* The values of all fields NAME, joined, with a NUL, at TO unless that is NULL: their size, or 0.
- */
-static size_t join_values(const struct request *rq, const char *name, char *to)
-{
-    size_t length = 0;
-    bool found = false;
-    for (uint32_t i = 0; i < rq->head.field_count; i++) {
-        const struct http_field *f = &rq->head.fields[i];
-        if (!http_span_is(rq->buffer, f->name, name))
-            continue;
-        found = true;
-        if (length > 0) { /* Cookie has a separator of its own, RFC 6265 section 5.4 */
-            if (to != NULL)
-                memcpy(to + length, strcasecmp(name, "Cookie") == 0 ? "; " : ", ", 2);
-            length += 2;
-        }
-        if (to != NULL)
-            memcpy(to + length, rq->buffer + f->value.at, f->value.length);
-        length += f->value.length;
-    }
-    if (to != NULL)
-        to[length] = '\0';
-    return found ? length + 1 : 0;
-}
-
 const char *request_header(struct request *rq, const char *name)
 {
-    size_t size = join_values(rq, name, NULL);
+    size_t size = http_join_values(&rq->head, rq->buffer, name, NULL);
     char *values = size > 0 ? request_allocate(rq, size) : NULL;
     if (values != NULL)
-        join_values(rq, name, values);
+        http_join_values(&rq->head, rq->buffer, name, values);
     return values;
 }
 
@@ -893,13 +870,6 @@ void request_log(const struct request *rq, const char *format, ...)
 
 /* ---- Run: which program -------------------------------------------------------------- */
 
-/* What is run for a request: RFC 3875's names for the parts of its path. */
-struct script {
-    const char *file;
-    size_t name_length;    /* SCRIPT_NAME, the beginning of the request's path */
-    const char *path_info; /* what follows it, or "" */
-};
-
 /* No program for this path: 404, and the log says why. */
 static int no_program(struct request *rq, const char *file, const char *why)
 {
@@ -908,14 +878,14 @@ static int no_program(struct request *rq, const char *file, const char *why)
     return -1;
 }
 
-/* Walk down the directory SCRIPT->file along the path, segment by segment, to the program. */
-static int find_in_directory(struct request *rq, struct script *script)
+/* Walk down the directory FACTS->file along the path, segment by segment, to the program. */
+static int find_in_directory(struct request *rq, struct program_facts *facts)
 {
     static char file[PATH_MAX];
     struct stat now;
-    size_t length = strlen(script->file);
-    memcpy(file, script->file, length + 1);
-    script->file = file;
+    size_t length = strlen(facts->file);
+    memcpy(file, facts->file, length + 1);
+    facts->file = file;
     for (const char *at = rq->path_info;;) {
         size_t n = strcspn(at, "/");
         if (n == 0)
@@ -931,8 +901,8 @@ static int find_in_directory(struct request *rq, struct script *script)
         if (stat(file, &now) < 0)
             return no_program(rq, file, strerror(errno));
         if (!S_ISDIR(now.st_mode)) {
-            script->path_info = at;
-            script->name_length = (size_t)(at - rq->path);
+            facts->path_info = at;
+            facts->script_name_length = (size_t)(at - rq->path);
             break;
         }
         at += *at == '/';
@@ -942,22 +912,20 @@ static int find_in_directory(struct request *rq, struct script *script)
     return 0;
 }
 
-static int find_program(struct request *rq, struct script *script)
+static int find_program(struct request *rq, struct program_facts *facts)
 {
     struct stat now;
     size_t length = strlen(rq->route->path);
     bool prefix = rq->route->path[length - 1] == '/';
-    script->file = rq->route->program;
-    script->name_length = prefix ? length - 1 : length;
-    script->path_info = prefix ? rq->path + length - 1 : "";
-    if (stat(script->file, &now) < 0)
-        return no_program(rq, script->file, strerror(errno));
-    return S_ISDIR(now.st_mode) ? find_in_directory(rq, script) : 0;
+    facts->file = rq->route->program;
+    facts->script_name_length = prefix ? length - 1 : length;
+    facts->path_info = prefix ? rq->path + length - 1 : "";
+    if (stat(facts->file, &now) < 0)
+        return no_program(rq, facts->file, strerror(errno));
+    return S_ISDIR(now.st_mode) ? find_in_directory(rq, facts) : 0;
 }
 
 /* ---- Run: the program starts --------------------------------------------------------- */
-
-#include "environment.h"
 
 /* A route's program, while it runs. */
 static struct program {
@@ -1079,9 +1047,9 @@ static int not_started(struct request *rq, const struct launch *l)
     return -1;
 }
 
-static int program_start(struct request *rq, const struct script *script)
+static int program_start(struct request *rq, struct program_facts *facts)
 {
-    const char *file = script->file, *slash = strrchr(file, '/');
+    const char *file = facts->file, *slash = strrchr(file, '/');
     struct launch l = {.rq = rq, .file = file, .fds = {-1, -1, -1, -1}, .self = getpid()};
     sigset_t child;
     sigemptyset(&child);
@@ -1091,9 +1059,10 @@ static int program_start(struct request *rq, const struct script *script)
     int ledger = cleanup_open_for_program();
     if (ledger < 0)
         return respond_errno(rq, "make the program's ledger");
-    if (cleanup_tempdir() == NULL)
+    facts->tmpdir = cleanup_tempdir();
+    if (facts->tmpdir == NULL)
         return respond_errno(rq, "make the program's TMPDIR");
-    l.environment = make_environment(rq, script);
+    l.environment = environment_make(facts, request_allocate, rq);
     if (l.environment == NULL)
         return respond_errno(rq, "make the program's environment");
     l.directory = request_keep(rq, file, slash > file ? (size_t)(slash - file) : 1);
@@ -1355,15 +1324,27 @@ static void release_signals(const sigset_t *before)
  * here; as a handler returns. */
 static int serve_program(struct request *rq)
 {
-    struct script script;
-    if (find_program(rq, &script) < 0 || program_start(rq, &script) < 0)
+    struct program_facts facts = {.head = &rq->head,
+                                  .buffer = rq->buffer,
+                                  .method = rq->method,
+                                  .path = rq->path,
+                                  .query = rq->query,
+                                  .has_body = rq->body >= 0 || rq->head.has_length,
+                                  .body_length = rq->body_length,
+                                  .connection = rq->call->connection,
+                                  .is_tcp = rq->call->is_tcp,
+                                  .client = rq->slot->client,
+                                  .software = "hangupd/" HANGUPD_VERSION,
+                                  .self = rq->settings->self,
+                                  .state = rq->settings->state};
+    if (find_program(rq, &facts) < 0 || program_start(rq, &facts) < 0)
         return -1;
     int passed = pass_on(rq);
     if (passed < 0 && rq->client_gone)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
     if (passed < 0) /* it has its last word, as ever */
         end_program(rq->settings->grace_ms);
-    if (passed == 0 && ended_well(rq, script.file))
+    if (passed == 0 && ended_well(rq, facts.file))
         return 0;
     rq->redirect = NULL;
     if (!rq->answer.started) {

@@ -402,6 +402,46 @@ static inline int64_t http_parse_head(struct http_head *h, const char *buffer, s
     }
 }
 
+/* ---- Looking fields up --------------------------------------------------------------- */
+
+/* Returns the first field NAME (any case) of a head that has been parsed, or NULL. */
+static inline const struct http_field *http_find_field(const struct http_head *h,
+                                                       const char *buffer, const char *name)
+{
+    for (uint32_t i = 0; i < h->field_count; i++)
+        if (http_span_is(buffer, h->fields[i].name, name))
+            return &h->fields[i];
+    return NULL;
+}
+
+/* Write the values of all fields NAME, joined, and a NUL to TO, unless that is NULL. Returns their
+ * size with the NUL, or 0 if there is none. (RFC 9110 section 5.3; Cookie has a separator of its
+ * own, RFC 6265 section 5.4.) */
+static inline size_t http_join_values(const struct http_head *h, const char *buffer,
+                                      const char *name, char *to)
+{
+    const struct http_field *f = http_find_field(h, buffer, name);
+    const char *separator = strcasecmp(name, "Cookie") == 0 ? "; " : ", ";
+    size_t length = 0;
+    if (f == NULL)
+        return 0;
+    for (const struct http_field *end = h->fields + h->field_count; f < end; f++) {
+        if (!http_span_is(buffer, f->name, name))
+            continue;
+        if (length > 0) {
+            if (to != NULL)
+                memcpy(to + length, separator, 2);
+            length += 2;
+        }
+        if (to != NULL)
+            memcpy(to + length, buffer + f->value.at, f->value.length);
+        length += f->value.length;
+    }
+    if (to != NULL)
+        to[length] = '\0';
+    return length + 1;
+}
+
 /* ---- The parser: chunked coding (RFC 9112 section 7.1) ------------------------------- */
 
 enum {
