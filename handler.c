@@ -807,48 +807,13 @@ const char *request_header(struct request *rq, const char *name)
     return values;
 }
 
-/* Decode the query component S, of N bytes, in place at TO. Returns its length. */
-static size_t decode_component(char *to, const char *s, size_t n)
-{
-    size_t length = 0;
-    for (size_t i = 0; i < n; i++) {
-        int high = s[i] == '%' && i + 2 < n ? http_hex_value((unsigned char)s[i + 1]) : -1;
-        int low = high >= 0 ? http_hex_value((unsigned char)s[i + 2]) : -1;
-        if (low >= 0) {
-            to[length++] = (char)(high << 4 | low);
-            i += 2;
-        } else {
-            to[length++] = s[i] == '+' ? ' ' : s[i];
-        }
-    }
-    to[length] = '\0';
-    return length;
-}
-
-/* The query, decoded once into "name\0value\0"..., ended by an empty name. */
-static void decode_query(struct request *rq)
-{
-    size_t room = 2 * strlen(rq->query) + 3; /* an absent value still has its NUL */
-    char *to = rq->parameters = malloc(room);
-    for (const char *at = rq->query; to != NULL && *at != '\0';) {
-        size_t n = strcspn(at, "&");
-        const char *equals = memchr(at, '=', n);
-        size_t name = equals != NULL ? (size_t)(equals - at) : n;
-        if (name > 0) {
-            to += decode_component(to, at, name) + 1;
-            to +=
-                decode_component(to, at + name + (equals != NULL), n - name - (equals != NULL)) + 1;
-        }
-        at += n + (at[n] == '&');
-    }
-    if (to != NULL)
-        *to = '\0';
-}
-
 const char *request_parameter(struct request *rq, const char *name)
 {
-    if (rq->parameters == NULL)
-        decode_query(rq);
+    if (rq->parameters == NULL) {
+        rq->parameters = malloc(http_query_room(rq->query));
+        if (rq->parameters != NULL)
+            http_decode_query(rq->query, rq->parameters);
+    }
     for (const char *at = rq->parameters; at != NULL && *at != '\0';) {
         const char *value = at + strlen(at) + 1;
         if (strcmp(at, name) == 0)
@@ -1482,29 +1447,6 @@ static void answer_again(struct request *rq)
     a->fields_size = 0;
 }
 
-/* "Date: Mon, 23 Nov 2026 09:20:01 GMT", RFC 9110 section 5.6.7. */
-ASYNC_SAFE static void add_date(struct text *t)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    struct utc u = handler_utc(now.tv_sec);
-    text_add(t, "Date: ");
-    text_bytes(t, &"SunMonTueWedThuFriSat"[(size_t)3 * u.weekday], 3);
-    text_add(t, ", ");
-    text_number(t, u.day, 2);
-    text_char(t, ' ');
-    text_bytes(t, &"JanFebMarAprMayJunJulAugSepOctNovDec"[(size_t)3 * (u.month - 1)], 3);
-    text_char(t, ' ');
-    text_number(t, u.year, 4);
-    text_char(t, ' ');
-    text_number(t, u.hour, 2);
-    text_char(t, ':');
-    text_number(t, u.minute, 2);
-    text_char(t, ':');
-    text_number(t, u.second, 2);
-    text_add(t, " GMT\r\n");
-}
-
 ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *reason)
 {
     text_add(t, "HTTP/1.1 ");
@@ -1512,7 +1454,7 @@ ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *r
     text_char(t, ' ');
     text_add(t, reason != NULL ? reason : http_reason(status));
     text_add(t, "\r\n");
-    add_date(t);
+    http_add_date(t);
 }
 
 /* Build the head; it is sent with the first bytes of the body, or in delivery. */

@@ -8,7 +8,7 @@
  * client sends; what a program answers is cgi.h's.
  *
  * Kind: pure.
- * Signal safety: http_reason alone.
+ * Signal safety: what is marked ASYNC_SAFE.
  */
 #ifndef HANGUPD_HTTP_H
 #define HANGUPD_HTTP_H
@@ -77,6 +77,14 @@ static inline enum http_chunk_step http_decode_chunks(struct http_chunks *c, con
 static inline const char *http_decode_target(const char *target, size_t length, char *path,
                                              struct http_span *query);
 
+/* Decode QUERY, the part of a target behind its '?', into TO: "name\0value\0"..., ended by an empty
+ * name. TO has room for http_query_room(QUERY) bytes. */
+static inline void http_decode_query(const char *query, char *to);
+static inline size_t http_query_room(const char *query)
+{
+    return 2 * strlen(query) + 3; /* a value that is not there still has its NUL */
+}
+
 /* ---- The parser: characters and lines (RFC 9110 section 5.6, RFC 9112 section 2.2) ---- */
 
 static inline bool http_is_digit(unsigned char c)
@@ -95,6 +103,15 @@ static inline int http_hex_value(unsigned char c)
         return c - '0';
     c |= 0x20;
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Returns the byte that the two hexadecimal digits behind a '%' at S stand for, with N bytes from S
+ * on, or -1 if they are not there (RFC 3986 section 2.1). */
+static inline int http_percent(const char *s, size_t n)
+{
+    int high = n > 2 && s[0] == '%' ? http_hex_value((unsigned char)s[1]) : -1;
+    int low = high >= 0 ? http_hex_value((unsigned char)s[2]) : -1;
+    return low >= 0 ? high << 4 | low : -1;
 }
 
 /* White space within a line: not the NUL that strchr would find, too. */
@@ -215,9 +232,8 @@ static inline bool http_is_authority(const char *s, size_t n)
     } else {
         for (; at < n && s[at] != ':'; at++) {
             unsigned char c = (unsigned char)s[at];
-            if (c == '%' && at + 2 < n && http_hex_value((unsigned char)s[at + 1]) >= 0 &&
-                http_hex_value((unsigned char)s[at + 2]) >= 0)
-                continue;
+            if (http_percent(s + at, n - at) >= 0)
+                continue; /* its digits are looked at next, and may stand here */
             if (!http_is_digit(c) && !http_is_alpha(c) &&
                 (c == '\0' || !strchr("-._~!$&'()*+,;=", c)))
                 return false;
@@ -633,11 +649,9 @@ static inline const char *http_decode_target(const char *target, size_t length, 
     for (; at < length && target[at] != '?'; at++) {
         int c = (unsigned char)target[at];
         if (c == '%') {
-            int high = at + 2 < length ? http_hex_value((unsigned char)target[at + 1]) : -1;
-            int low = high >= 0 ? http_hex_value((unsigned char)target[at + 2]) : -1;
-            if (low < 0)
+            c = http_percent(target + at, length - at);
+            if (c < 0)
                 return "a '%' in the request target is not followed by two hexadecimal digits";
-            c = high << 4 | low;
             at += 2;
         }
         if (c == '\0')
@@ -649,6 +663,63 @@ static inline const char *http_decode_target(const char *target, size_t length, 
         *query = (struct http_span){(uint32_t)(at + 1), (uint32_t)(length - at - 1)};
     http_remove_dot_segments(path);
     return NULL;
+}
+
+/* ---- Queries, as forms send them --------------------------------------------------------- */
+
+/* Decode the N bytes at S to TO, with a NUL: '+' is a space, and a '%' without its digits is
+ * itself. Returns the length. */
+static inline size_t http_decode_component(char *to, const char *s, size_t n)
+{
+    size_t length = 0;
+    for (size_t i = 0; i < n; i++) {
+        int byte = http_percent(s + i, n - i);
+        to[length++] = byte >= 0 ? (char)byte : s[i] == '+' ? ' ' : s[i];
+        i += byte >= 0 ? 2 : 0;
+    }
+    to[length] = '\0';
+    return length;
+}
+
+static inline void http_decode_query(const char *query, char *to)
+{
+    for (const char *at = query; *at != '\0';) {
+        size_t n = strcspn(at, "&");
+        const char *equals = memchr(at, '=', n);
+        size_t name = equals != NULL ? (size_t)(equals - at) : n;
+        size_t value = name + (equals != NULL);
+        if (name > 0) {
+            to += http_decode_component(to, at, name) + 1;
+            to += http_decode_component(to, at + value, n - value) + 1;
+        }
+        at += n + (at[n] == '&');
+    }
+    *to = '\0';
+}
+
+/* ---- What every answer says ----------------------------------------------------------- */
+
+/* Add "Date: Mon, 23 Nov 2026 09:20:01 GMT" and the end of the line, RFC 9110 section 5.6.7. */
+ASYNC_SAFE static inline void http_add_date(struct text *t)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    struct utc u = handler_utc(now.tv_sec);
+    text_add(t, "Date: ");
+    text_bytes(t, &"SunMonTueWedThuFriSat"[(size_t)3 * u.weekday], 3);
+    text_add(t, ", ");
+    text_number(t, u.day, 2);
+    text_char(t, ' ');
+    text_bytes(t, &"JanFebMarAprMayJunJulAugSepOctNovDec"[(size_t)3 * (u.month - 1)], 3);
+    text_char(t, ' ');
+    text_number(t, u.year, 4);
+    text_char(t, ' ');
+    text_number(t, u.hour, 2);
+    text_char(t, ':');
+    text_number(t, u.minute, 2);
+    text_char(t, ':');
+    text_number(t, u.second, 2);
+    text_add(t, " GMT\r\n");
 }
 
 /* ---- Reasons (RFC 9110 section 15) ----------------------------------------------------- */
