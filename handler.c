@@ -2,17 +2,58 @@
  *
  * It reads and checks the request, runs its route (a C function, or a program by CGI), answers, and
  * then keeps what the request made or undoes it. It knows one request and one connection, which it
- * borrows from the parent:
+ * borrows from the parent and gives back by exiting:
  *
  *     READING     the head, the line of a route with `max`,    error: answered, nothing was made
  *                 then the whole body into a file
- *     RUNNING     the route's handler works                    SIGTERM: undone in the handler below
+ *     RUNNING     the route's handler works                    SIGTERM: undone in on_sigterm
  *     ANSWERING   from the first byte of the answer on         SIGTERM: the connection is reset
  *     delivery    the answer's last byte goes out; then the    SIGTERM waits: the client's
  *                 client's acknowledgement is awaited          acknowledgement alone decides
  *     DONE        kept or undone; exit 0 or 1
  *
- * The order of this file is the order of a request's life, after the parser, which is pure.
+ * Plan:
+ *   Serve - the recipe: what happens to a request, in order
+ *   Read: the head - up to the empty line, and not a byte of the next request
+ *   Read: the route - which one serves the path, and may it be asked so
+ *   Read: the turn - where the route has `max`, wait in its line
+ *   Read: the body - whole, into a file
+ *   Run: the route - tell the parent that the work begins, call the handler, follow redirects
+ *   Run: what a handler may ask - the request's half of hangupd/handler.h
+ *   Run: which program - from the route and the path to a file
+ *   Run: the program starts - its descriptors, its environment, its birth
+ *   Run: the program answers - pass on what it writes until it has ended
+ *   Answer - respond_*: the head, the body, and its last byte, which is held back
+ *   Finish - the handler has returned: is its answer kept, is it an error, must it be cut
+ *   Deliver - send the last byte and wait until the client has acknowledged it
+ *   End - undo what was made, on SIGTERM too; the server's own answers; exit
+ *   The connection - wait, send, reset, close
+ *   The state word - parent and child in turns
+ *   The demonstration - the route that runs where none was named
+ *
+ * Invariants, between any two lines:
+ *   - Until RUNNING nothing has been made that outlives this process: the body's file has no name,
+ *     or lies in the scratch directory. From then on cleanup.c records each thing before it is
+ *     made. So this process may die anywhere: the parent finds the ledger and settles it.
+ *   - It exits with HANDLER_EXIT_KEEP or HANDLER_EXIT_CLOSE only after the ledger was settled.
+ *   - SIGTERM may come anywhere but while it is blocked. `request` and `program` are in order at
+ * any time: a descriptor there is open or -1, and answer.started is set before the first byte goes.
+ *   - The byte that completes an answer below 400 goes out last, when the handler has returned 0
+ *     and after `sent N` is in the ledger: whoever asks later, this process or the parent after its
+ *     death, can tell from N whether the client has it. From block_sigterm on nothing else decides.
+ *   - An answer of 400 or above is completed only after the undo: it says that nothing is left.
+ *   - Memory is touched sparingly. Every page that this process is the first to write to since the
+ *     fork costs a fault and a copy, which is what a short request consists of.
+ *
+ * BUGS:
+ *   - After the answer has started, a client that closes is noticed at the next write, or by TCP
+ *     keep-alive. Until then a handler that computes in mid-answer works for nobody.
+ *   - A program's errors are not read while the client has no room for its answer: the log gets
+ *     them late, and a program that writes many of them waits.
+ *   - A handler with threads is not undone by this process at SIGTERM, but by the parent, after
+ *     SIGKILL: its program, if it has one, gets no last word.
+ *   - A method beyond those of RFC 9110 and PATCH is answered 501, even if the route lists it.
+ *   - There are no ranges, no upgrades and no compression, and trailers are read and dropped.
  */
 #include <hangupd/handler.h>
 
@@ -54,11 +95,12 @@
 enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
 
 #define ANSWER_FIELDS_SIZE 16384
-#define ANSWER_HEAD_SIZE (ANSWER_FIELDS_SIZE + 1024)
+#define ANSWER_HEAD_SIZE (ANSWER_FIELDS_SIZE + 1024) /* a status line and our own fields besides   \
+                                                      */
 
 struct answer {
     bool prepared; /* respond* has been called */
-    bool started;  /* bytes of it have been sent */
+    bool started;  /* bytes of it may have been sent: from here on it is completed or cut */
     int status;
     const char *type, *reason; /* NULL: none, the usual one */
     enum framing framing;
@@ -71,7 +113,7 @@ struct answer {
     size_t fields_size;
     size_t head_size; /* 0: sent, or not built yet */
     int more;         /* MSG_MORE: a flag for sendmsg(2) */
-    /* Last, so that what is touched lies close together. */
+    /* Large, and last: most answers touch the first bytes of each alone. */
     char head[ANSWER_HEAD_SIZE];
     char fields[ANSWER_FIELDS_SIZE];
 };
@@ -87,22 +129,27 @@ struct request {
     char *parameters; /* of the query, decoded; NULL until asked for */
     const char *path_info;
     const struct route *route;
-    int body;
+    int body; /* -1: none */
     uint64_t body_length;
-    bool is_head, must_close, unread_body;
+    bool is_head;
+    bool must_close;   /* the connection is of no use after this request */
+    bool unread_body;  /* what comes next on it is not a request */
     int64_t waited_ms; /* in its route's line */
     bool client_gone;  /* a write has failed: why it failed is not the handler's fault */
     char *redirect;    /* a program's local redirect: the target to go on with */
     pid_t parent;
     volatile sig_atomic_t delivering; /* the acknowledgement decides now: SIGTERM waits */
-    /* While a program runs, SIGTERM is blocked but for the waits, which take this mask: its handler
-     * finds everything in order. NULL: as it is. */
+    /* The signal mask for waits. While a program runs SIGTERM is blocked but there, so that it
+     * finds everything in order. NULL: waits change nothing. */
     const sigset_t *mask_of_waits;
     struct answer answer;
 };
 
-/* The process's one request: the signal handler needs to find it. */
-static _Alignas(4096) struct request request; /* what is touched lies in one page */
+/* The process's one request, where the signal handler finds it. What most requests touch of it is
+ * its beginning: aligned, that is as few pages as can be. */
+static _Alignas(4096) struct request request;
+
+/* Forward: what earlier sections call of later ones. */
 
 /* Serve */
 static unsigned spare_number(const struct handler_call *call);
@@ -176,7 +223,7 @@ _Noreturn void handler_serve(const struct handler_call *call)
 {
     struct request *rq = &request;
     const struct handler_settings *s = call->settings;
-    /* All zero yet. An assignment of the whole would touch its pages, which is what costs. */
+    /* All of it is zero yet. An assignment of the whole would touch all of its pages. */
     rq->call = call;
     rq->settings = s;
     rq->slot = call->slot;
@@ -196,7 +243,7 @@ _Noreturn void handler_serve(const struct handler_call *call)
                                   .pool_path = s->pool_path,
                                   .spare = spare_number(call)};
     cleanup_begin(&owner);
-    arm_signals();
+    arm_signals(); /* after it: on_sigterm asks cleanup.c whose ledger this is */
     rq->slot->route = -1;
     request_read_head(rq);
     request_decode_head(rq);
@@ -207,17 +254,21 @@ _Noreturn void handler_serve(const struct handler_call *call)
     finish(rq, run_route(rq));
 }
 
-/* A request takes the slot that was freed last. So where reuse matters, with short requests in
- * quick succession, it is always the same few slots; and a crowd of slow requests, which uses many,
- * leaves no more than this number of spares behind. */
+/* A program that records nothing leaves its ledger's file and its TMPDIR as spares for a later one,
+ * because making files is the most expensive step. A request takes the slot that was freed last, so
+ * short requests in quick succession use the same few slots, and find their spares; a crowd of slow
+ * ones, which uses many slots, leaves no more than this number of spares behind. */
 #define SPARES_MAX 64
 
+/* Returns the number of the slot's spare, counted from 1, or 0 if it has none. */
 static unsigned spare_number(const struct handler_call *call)
 {
     bool pooled = call->settings->pool_path != NULL && call->slot_number < SPARES_MAX;
     return pooled ? call->slot_number + 1 : 0;
 }
 
+/* Let SIGTERM in: the parent forked with all signals blocked, so that none comes before there is
+ * something to handle it. In its handler all others wait, as it is the last thing that runs. */
 static void arm_signals(void)
 {
     struct sigaction term = {.sa_handler = on_sigterm};
@@ -235,7 +286,8 @@ size_t handler_head_room(const struct handler_settings *s)
 
 /* ---- Read: the head ------------------------------------------------------------------ */
 
-/* The request line for logs and people, as far as it has come. */
+/* Put the request line into the slot, for logs and people, as far as it has come: of a request that
+ * is refused or never completes, the log should show what there was. */
 static void note_request(struct request *rq)
 {
     const char *end = memchr(rq->buffer, '\r', rq->have);
@@ -251,8 +303,9 @@ static void note_request(struct request *rq)
     rq->slot->request[n] = '\0';
 }
 
-/* Look at what the connection holds, behind what we have, without taking it: its size, 0 at the
- * client's FIN; times out into 408. */
+/* Look at what the connection holds, behind what we have, without taking it: it may belong to the
+ * next request already, which another child will read. Returns its size, or 0 at the client's FIN;
+ * refuses the request with 408 and the words LATE at DEADLINE. */
 static size_t peek(struct request *rq, char *to, size_t room, int64_t deadline, const char *late)
 {
     int fd = rq->call->connection;
@@ -263,7 +316,7 @@ static size_t peek(struct request *rq, char *to, size_t room, int64_t deadline, 
         if (errno == EAGAIN) {
             int64_t left = deadline - clock_ms();
             if (left <= 0 || !wait_for(fd, POLLIN, left)) {
-                rq->unread_body = true;
+                rq->unread_body = true; /* the rest may still come */
                 refuse_request(rq, 408, late);
             }
         } else if (errno != EINTR) {
@@ -272,7 +325,7 @@ static size_t peek(struct request *rq, char *to, size_t room, int64_t deadline, 
     }
 }
 
-/* Take N bytes that were peeked at. */
+/* Take N bytes that were peeked at. They are there, so this does not wait. */
 static void consume(struct request *rq, char *to, size_t n)
 {
     while (n > 0) {
@@ -286,7 +339,9 @@ static void consume(struct request *rq, char *to, size_t n)
     }
 }
 
-/* The client's FIN came before the end of its request: it has gone, or will hear why not. */
+/* The client's FIN came before the end of its request. It may only have half-closed, so it is
+ * answered; but the log calls it a hangup, which is what it is in nearly all cases. A connection
+ * that ended before the first byte is no request at all. */
 _Noreturn static void refuse_truncated(struct request *rq)
 {
     if (rq->have == 0)
@@ -302,6 +357,9 @@ _Noreturn static void refuse_truncated(struct request *rq)
     leave(rq, HANDLER_EXIT_CLOSE);
 }
 
+/* Read the head: peek, look for its end, and take what belongs to it. While the end is not there
+ * all that came is taken, because bytes that stay in the socket would make every wait return at
+ * once. */
 static void request_read_head(struct request *rq)
 {
     const struct handler_settings *s = rq->settings;
@@ -327,12 +385,15 @@ static void request_read_head(struct request *rq)
             refuse_request(rq, size < 0 ? rq->head.status : 431,
                            size < 0 ? rq->head.reason : "the header is too large");
         }
+        /* The parent may now evict this request to make room: it has made nothing. */
         slot_advance(rq->slot, SLOT_READING, SLOT_HEAD_OPEN, 0);
     }
     if ((atomic_load(&rq->slot->state) & SLOT_HEAD_OPEN) != 0)
         slot_advance(rq->slot, SLOT_READING, 0, SLOT_HEAD_OPEN);
 }
 
+/* Take what is asked for out of the head. The spans stay, as a program is told of the fields; the
+ * strings are copies, as a span has no NUL. */
 static void request_decode_head(struct request *rq)
 {
     const struct http_head *h = &rq->head;
