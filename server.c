@@ -478,6 +478,7 @@ static void drop_privileges(void)
     }
     server.state =
         state_open(who != NULL ? who->pw_uid : geteuid(), who != NULL ? who->pw_gid : getegid());
+    settings.handler.state = server.state.path;
     if (who != NULL && geteuid() == 0)
         become_user(who->pw_name, who->pw_uid, who->pw_gid);
 }
@@ -1111,7 +1112,6 @@ static void fill_slot(struct connection *c, const char *id)
     struct slot *s = slot_of(c);
     memset(s, 0, sizeof *s);
     s->started = c->since;
-    s->number = c->requests;
     s->route = -1;
     snprintf(s->id, sizeof s->id, "%s", id);
     address_text(&c->address, s->client, sizeof s->client);

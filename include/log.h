@@ -242,9 +242,9 @@ static inline void log_request(const struct slot *s, enum outcome outcome, enum 
     text_add(&t, log_sink.json ? ",\"ms\":" : " ");
     text_signed(&t, ms);
     text_add(&t, log_sink.json ? ",\"outcome\":\"" : "ms ");
-    text_add(&t, outcome_names[outcome]);
+    text_add(&t, outcome_name(outcome));
     text_add(&t, log_sink.json ? "\",\"undo\":\"" : " undo=");
-    text_add(&t, undo_names[undo]);
+    text_add(&t, undo_name(undo));
     if (log_sink.json)
         text_add(&t, "\"}");
     log_end(&t);

@@ -336,16 +336,15 @@ static const char *phase_of_state(uint32_t state)
 
 static struct status_request request_of_slot(int dir, const struct slot *s)
 {
-    static const char *const causes[] = {NULL, "hangup", "timeout", "drain", "operator", "evicted"};
     struct status_request r = {.pid = s->pid, .processes = UNKNOWN};
     struct cleanup_look ledger;
-    uint32_t state = s->state, cause = s->cause;
+    uint32_t state = s->state;
     int64_t now = clock_ms();
     copy_bounded(r.id, s->id, sizeof r.id);
     copy_bounded(r.client, s->client, sizeof r.client);
     copy_bounded(r.line, s->request, sizeof r.line);
     r.age_ms = s->started < 0 || s->started > now ? 0 : (uint64_t)(now - s->started);
-    r.cause = cause <= CAUSE_EVICTED ? causes[cause] : NULL;
+    r.cause = cause_name(s->cause);
     if (cleanup_look_ledger(dir, r.id, &ledger))
         r.records = ledger.records;
     bool failed = s->outcome > OUTCOME_OK && s->undo == UNDO_NONE && r.records > 0;
@@ -395,8 +394,8 @@ static void copy_figures(struct status_server *s, const struct scoreboard *head)
             uint64_t n = s->figures.ended[outcome][undo];
             s->ended_count += n;
             if (n != 0)
-                s->ended[s->ended_kinds++] =
-                    (struct status_ended){outcome_names[outcome], undo_names[undo], n};
+                s->ended[s->ended_kinds++] = (struct status_ended){
+                    outcome_name((enum outcome)outcome), undo_name((enum undo_result)undo), n};
         }
     for (size_t i = 0; i < LISTENERS_MAX; i++) {
         char *name = s->listening[s->listening_count];

@@ -121,7 +121,8 @@ static void put_totals(FILE *out, const struct status_server *s)
         unsigned long long done = ended[UNDO_OK], failed = ended[UNDO_FAILED];
         if (ended[UNDO_NONE] + done + failed == 0)
             continue;
-        fprintf(out, "%s%llu %s", comma, ended[UNDO_NONE] + done + failed, outcome_names[outcome]);
+        fprintf(out, "%s%llu %s", comma, ended[UNDO_NONE] + done + failed,
+                outcome_name((enum outcome)outcome));
         comma = ", ";
         if (done > 0)
             fprintf(out, " (%llu undone", done);
@@ -421,8 +422,8 @@ static void put_ended(FILE *out, size_t count)
         for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
             for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
                 put_series(out, "hangupd_requests_total", &status.servers[i]);
-                fprintf(out, ",outcome=\"%s\",undo=\"%s\"} %llu\n", outcome_names[outcome],
-                        undo_names[undo],
+                fprintf(out, ",outcome=\"%s\",undo=\"%s\"} %llu\n",
+                        outcome_name((enum outcome)outcome), undo_name((enum undo_result)undo),
                         (unsigned long long)status.servers[i].figures.ended[outcome][undo]);
             }
 }
