@@ -50,7 +50,7 @@ static struct settings {
     int64_t drain_ms, undo_ms, undo_retries, undo_at_once;
     const char *state; /* NULL: default_state() */
     enum { LOG_FORM_TEXT = 1, LOG_FORM_JSON } log_form;
-    enum { LOG_TO_DEFAULT, LOG_TO_STDERR, LOG_TO_SYSLOG } log_to;
+    enum { LOG_TO_STDERR = 1, LOG_TO_SYSLOG } log_to; /* 0: not asked for */
 } settings = {
     .handler = {.max_header = 32 << 10,
                 .max_target = 8 << 10,
@@ -260,7 +260,7 @@ static void open_log(void)
 {
     log_sink.json = settings.log_form == LOG_FORM_JSON;
     bool syslog =
-        settings.log_to != LOG_TO_DEFAULT ? settings.log_to == LOG_TO_SYSLOG : settings.inetd;
+        settings.log_to == LOG_TO_SYSLOG || (settings.log_to != LOG_TO_STDERR && settings.inetd);
     if (log_open(syslog, settings.inetd) < 0)
         cannot("could not make a socket for syslog: %s", strerror(errno));
 }

@@ -3,7 +3,7 @@
  * The parent maps STATE/SERVER/scoreboard before it forks; each child changes its own slot, and
  * `hangupd status` reads the file. Nothing in it is believed: a child can write everywhere there.
  *
- * Kind: pure, but for the two functions of the line, which are defined in handler.c.
+ * Kind: declared here, defined in handler.c: the two functions of the line; all else is pure.
  * Signal safety: what is marked ASYNC_SAFE.
  */
 #ifndef HANGUPD_SCOREBOARD_H
