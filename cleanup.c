@@ -76,6 +76,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "identity.h"
 #include "ledger.h"
 #include "look.h"

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "files.h"
 #include "ledger.h"
 #include "reader.h"
 #include "verbs.h"
