@@ -44,6 +44,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/queue.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -69,38 +70,44 @@ struct log_sink log_sink = {.fd = STDERR_FILENO};
 
 enum phase { PHASE_FREE, PHASE_IDLE, PHASE_QUEUED, PHASE_BUSY, PHASE_SETTLING, PHASE_LINGERING };
 
-#define NOBODY (-1)    /* no index */
-#define CLIENT_BYTES 8 /* IPv6 users have a /64 each */
+#define NOBODY (-1) /* no index */
 
+/* The table of these is memory that no child has (private_memory): a child that followed a pointer
+ * into it would be killed by SIGSEGV. So whatever a child needs of its connection is copied for it
+ * before the fork. */
 struct connection {
     int fd;
     uint32_t generation; /* tells a new connection from an old one of the same index */
     enum phase phase;
-    bool is_tcp, fin_seen;
-    bool watched;           /* it is in the set of epoll */
-    bool signalled, killed; /* SIGTERM, SIGKILL were sent to the child */
-    bool prolonged;         /* its delivery was given --send-timeout more */
-    enum cause cause;
-    pid_t pid;
-    int slot;
-    int loan;           /* which number of server.low it has, or NOBODY */
-    int pid_next;       /* in the bucket of pids */
-    int previous, next; /* in the list of its phase */
-    int timer;          /* place in the heap, or NOBODY */
-    int64_t deadline;   /* clock_ms() */
-    int64_t since;      /* of the phase, or of the request */
-    uint64_t moved;     /* bytes, at the time looked_at, both ways; see is_slow */
-    int64_t looked_at;  /* 0: not yet in this request */
-    uint32_t requests;  /* so far */
-    uint64_t id_number; /* of its request's id */
+    TAILQ_ENTRY(connection) link; /* in the list of its phase, see list_of */
     struct address address;
+    bool is_tcp, fin_seen;
+    bool watched;      /* it is in the set of epoll */
+    int timer;         /* place in the heap, or NOBODY */
+    int64_t deadline;  /* clock_ms() */
+    int64_t since;     /* when the phase began, or the request */
+    uint32_t requests; /* so far */
+    /* Of its request, while it is BUSY or SETTLING: */
+    int slot;
+    pid_t pid;              /* the child's, until it is reaped */
+    int pid_next;           /* in the bucket of pids */
+    int loan;               /* the number that was lent to it, or NOBODY */
+    uint64_t id_number;     /* the last part of the request's id */
+    enum cause cause;       /* ours; the slot has a copy, which the child can change */
+    bool signalled, killed; /* SIGTERM, SIGKILL were sent to the child */
+    bool prolonged;         /* delivery has been given --send-timeout beyond the deadline */
+    uint64_t moved;         /* bytes both ways at the time looked_at, see is_slow */
+    int64_t looked_at;      /* 0: not yet in this request */
 };
 
+TAILQ_HEAD(connections, connection);
 struct list {
-    int first, last, count;
+    struct connections members;
+    int count;
 };
 
 /* An address with requests in flight, kept for --per-client. */
+#define CLIENT_BYTES 8 /* users of IPv6 have a /64 each, and could take any address in it */
 struct client {
     struct address address; /* of which CLIENT_BYTES count */
     int busy;               /* requests */
@@ -109,12 +116,11 @@ struct client {
 
 /* An undo that a janitor does, or will do. */
 struct job {
-    struct job *next;
-    char id[CLEANUP_ID_SIZE]; /* "": recovery of dead servers */
-    pid_t pid;                /* the janitor; 0: none now */
-    pid_t session;            /* of the dead child; 0: not known */
-    int connection;           /* waiting for it, or NOBODY */
-    uint32_t number;          /* the connection's request */
+    TAILQ_ENTRY(job) link;         /* in one of server.jobs */
+    char id[CLEANUP_ID_SIZE];      /* "": recovery of dead servers */
+    pid_t pid;                     /* the janitor; 0: none now */
+    pid_t session;                 /* of the dead child; 0: not known */
+    struct connection *connection; /* which waits for it, or NULL; not for the janitor */
     unsigned tries;
     int64_t due;     /* when it is delayed */
     bool kept;       /* it was found to be answered: only scratch is left to remove */
@@ -125,57 +131,84 @@ struct job {
     siginfo_t ended; /* how the child ended */
 };
 
-struct job_list {
-    struct job *first, *last;
-};
+TAILQ_HEAD(jobs, job);
 
-/* Numbers for the connections of newborns, whose tables of descriptors end where the connection's
- * number is: c->fd if that is low enough, else for a time one of these. */
+/* Lent numbers for the connections of newborns, see "Child". */
 #define LOAN_COUNT 16
-#define LOAN_FROM 64 /* a table of so many costs nothing */
+#define LOAN_FROM 64 /* a table of so many descriptors costs nothing */
+
+enum stage { SERVING, DRAINING, ENDING }; /* only forward */
 
 static struct {
+    /* The process, and what it has open. */
     pid_t pid;
-    int epoll, signals, reserve, state, dir, nudge[2];
-    struct listener listeners[LISTENERS_MAX];
-    size_t listener_count;
-    bool muted;          /* listeners are out of epoll */
-    bool one_connection; /* inetd nowait: this process serves one */
-    int64_t unmute_at;
-    bool draining, ending;
-    int64_t drain_at, idle_since, slow_looked_at;
+    bool has_strangers; /* children that were there before us, or we are pid 1 */
+    int epoll, signals;
+    sigset_t handled; /* what `signals` reports */
+    int nudge[2];     /* children write here, see nudged */
+    int reserve;      /* a descriptor to give up when there are no others, see refuse_one */
+
+    /* STATE and STATE/SERVER. */
+    int state, dir;
     const char *state_path; /* absolute, for people */
     char token[CLEANUP_TOKEN_SIZE];
-    uint64_t request_count;
-    struct figures figures;
-    bool shares; /* descriptors, with newborn children */
-    struct loan {
-        int fd, user; /* a connection, or NOBODY */
-    } loans[LOAN_COUNT];
-    unsigned loan_next;
-    int64_t reaped_at; /* looked for all dead children */
-    sigset_t handled;  /* signals */
+    uint64_t request_count; /* ids given out */
+
+    /* Where connections come from. */
+    struct listener listeners[LISTENERS_MAX];
+    size_t listener_count;
+    bool one_connection; /* listeners[0] is the one connection (inetd's nowait) */
+    bool muted;          /* the listeners are out of epoll */
+    int64_t unmute_at;
+
+    /* Time and ends. */
+    enum stage stage;
+    int64_t drain_end;  /* when DRAINING becomes ENDING */
+    int64_t idle_since; /* for --idle-exit */
+    int64_t reaped_at;  /* when all dead children were looked for */
+    int64_t slow_looked_at;
+
+    /* Shared with the children. */
     struct scoreboard *board;
-    int *free_slots, free_slot_count;
-    int *slot_users; /* connections */
+    struct figures figures; /* our own copy, which is the true one */
+
+    /* Tables: memory that no child has. */
     struct connection *connections;
-    int connection_room, free_connection;
-    int *heap, heap_size;
+    struct list free, idle, queue, busy, lingering; /* busy: SETTLING too, its slot is taken */
+    int open_count;
+    int *free_slots, free_slot_count;
+    struct connection **slot_users;
+    int *heap, heap_size; /* connections by their deadlines */
     int *pid_buckets, *client_buckets, bucket_count;
     struct client *clients;
     int free_client;
-    struct list idle, queue, busy;
-    int open_count;
-    struct job_list urgent, patient;  /* jobs whose turn comes: with a connection waiting; others */
-    struct job_list delayed, running; /* by the time they are due; at most undo_at_once */
-    int janitors;                     /* running */
-    bool recovered;                   /* recovery was begun */
-    bool has_strangers;               /* children that were there before us, or we are pid 1 */
-} server = {.epoll = -1,
-            .reserve = -1,
-            .idle = {NOBODY, NOBODY, 0},
-            .queue = {NOBODY, NOBODY, 0},
-            .busy = {NOBODY, NOBODY, 0}};
+
+    /* How children are forked, see "Child". */
+    bool shares; /* newborns share our table of descriptors for a moment */
+    struct loan {
+        int fd;
+        struct connection *user;
+    } loans[LOAN_COUNT];
+    unsigned loan_next;
+
+    /* Undo: a job is in one of these, or in the hands of the function that moves it. */
+    struct {
+        struct jobs urgent;  /* a connection, and so a slot, waits */
+        struct jobs ready;   /* nobody waits */
+        struct jobs delayed; /* by the time they are due */
+        struct jobs running; /* a janitor works on it; at most --undo-at-once */
+        int janitors;        /* how many are running */
+    } jobs;
+    bool recovered; /* recovery was begun */
+} server = {.free.members = TAILQ_HEAD_INITIALIZER(server.free.members),
+            .idle.members = TAILQ_HEAD_INITIALIZER(server.idle.members),
+            .queue.members = TAILQ_HEAD_INITIALIZER(server.queue.members),
+            .busy.members = TAILQ_HEAD_INITIALIZER(server.busy.members),
+            .lingering.members = TAILQ_HEAD_INITIALIZER(server.lingering.members),
+            .jobs = {.urgent = TAILQ_HEAD_INITIALIZER(server.jobs.urgent),
+                     .ready = TAILQ_HEAD_INITIALIZER(server.jobs.ready),
+                     .delayed = TAILQ_HEAD_INITIALIZER(server.jobs.delayed),
+                     .running = TAILQ_HEAD_INITIALIZER(server.jobs.running)}};
 
 #define LINGER_MS 2000
 #define MUTE_MS 100
@@ -223,9 +256,9 @@ static int index_of(const struct connection *c)
     return (int)(c - server.connections);
 }
 
-static bool is_draining(void)
+static bool is_stopping(void)
 {
-    return server.draining || server.ending;
+    return server.stage != SERVING;
 }
 
 /* ---- Forward ------------------------------------------------------------------------ */
@@ -317,10 +350,12 @@ static void jobs_adopt(bool again);
 static void drain(void);
 static void end_all(void);
 static void listeners_close(void);
-static void jobs_leave(const struct job_list *l);
+static void jobs_leave(const struct jobs *jobs);
 static bool is_over(void);
 
 /* Tables */
+static void list_append(struct list *l, struct connection *c);
+static void list_remove(struct list *l, struct connection *c);
 static struct client *client_find(const struct address *a);
 static void set_phase(struct connection *c, enum phase phase);
 static void set_deadline(struct connection *c, int64_t deadline);
@@ -364,8 +399,8 @@ int server_main(int argc, char **argv, const struct route *routes)
     open_all();
     begin_serving();
     loop();
-    jobs_leave(&server.patient);
-    jobs_leave(&server.delayed);
+    jobs_leave(&server.jobs.ready);
+    jobs_leave(&server.jobs.delayed);
     cleanup_server_close(server.state, server.dir, server.token);
     if (!server.one_connection)
         log_event(NULL, "stopped");
@@ -656,11 +691,11 @@ static void *private_memory(size_t size)
 static void make_tables(void)
 {
     int room = (int)settings.connections, slots = (int)settings.requests;
-    server.connection_room = room;
+
     server.connections = private_memory((size_t)room * sizeof *server.connections);
     server.heap = private_memory((size_t)room * sizeof *server.heap);
     server.free_slots = private_memory((size_t)slots * sizeof *server.free_slots);
-    server.slot_users = private_memory((size_t)slots * sizeof *server.slot_users);
+    server.slot_users = private_memory((size_t)slots * sizeof(struct connection *));
     server.bucket_count = 64;
     while (server.bucket_count < slots)
         server.bucket_count *= 2;
@@ -674,10 +709,8 @@ static void make_tables(void)
         server.clients[i].next = i + 1 < slots ? i + 1 : NOBODY;
     for (int i = slots - 1; i >= 0; i--)
         server.free_slots[server.free_slot_count++] = i;
-    for (int i = 0; i < slots; i++)
-        server.slot_users[i] = NOBODY;
     for (int i = 0; i < room; i++)
-        server.connections[i].next = i + 1 < room ? i + 1 : NOBODY;
+        list_append(&server.free, &server.connections[i]);
 }
 
 static void open_all(void)
@@ -748,7 +781,7 @@ static void begin_serving(void)
 static void publish(void)
 {
     uint64_t words[FIGURE_WORDS];
-    server.figures.draining = server.draining || server.ending;
+    server.figures.draining = is_stopping();
     server.figures.open = (uint64_t)server.open_count;
     server.figures.idle = (uint64_t)server.idle.count;
     server.figures.queued = (uint64_t)server.queue.count;
@@ -768,12 +801,12 @@ static int time_to_wait(int64_t now)
     int64_t at = server.heap_size > 0 ? server.connections[server.heap[0]].deadline : 0;
     if (server.muted)
         sooner(&at, server.unmute_at);
-    if (server.draining && !server.ending)
-        sooner(&at, server.drain_at);
+    if (server.stage == DRAINING)
+        sooner(&at, server.drain_end);
     if (settings.idle_exit_ms >= 0 && server.open_count == 0)
         sooner(&at, server.idle_since + settings.idle_exit_ms);
-    if (server.delayed.first != NULL)
-        sooner(&at, server.delayed.first->due);
+    if (!TAILQ_EMPTY(&server.jobs.delayed))
+        sooner(&at, TAILQ_FIRST(&server.jobs.delayed)->due);
     if (server.busy.count > 0)
         sooner(&at, server.reaped_at + REAP_EVERY_MS);
     if (at == 0)
@@ -789,7 +822,7 @@ static void do_what_is_due(int64_t now)
         reap_children();
     if (server.muted && server.unmute_at <= now)
         unmute();
-    if (server.draining && !server.ending && server.drain_at <= now)
+    if (server.stage == DRAINING && server.drain_end <= now)
         end_all();
     if (server.one_connection && server.open_count == 0 && !server.recovered)
         recovery_begin();
@@ -798,7 +831,7 @@ static void do_what_is_due(int64_t now)
     if (server.open_count > 0)
         server.idle_since = now;
     else if (settings.idle_exit_ms >= 0 && now - server.idle_since >= settings.idle_exit_ms &&
-             !is_draining())
+             !is_stopping())
         drain();
     if (log_sink.lost > 0) {
         unsigned lost = log_sink.lost;
@@ -811,7 +844,7 @@ static void dispatch(const struct epoll_event *e)
 {
     uint64_t what = e->data.u64;
     if ((what & WATCH_LISTENER) != 0) {
-        if (!server.muted && !is_draining())
+        if (!server.muted && !is_stopping())
             accept_some(&server.listeners[what & 0xff]);
     } else if ((what & WATCH_SIGNALS) != 0) {
         signals_arrived();
@@ -859,7 +892,7 @@ static void mute(int64_t ms)
 
 static void unmute(void)
 {
-    if (server.muted && !is_draining())
+    if (server.muted && !is_stopping())
         listeners_watch(EPOLL_CTL_ADD);
     server.muted = false;
 }
@@ -876,12 +909,11 @@ static bool may_be_dropped(const struct connection *c)
 /* An idle connection makes room for a new one: the oldest that has not asked for anything. */
 static bool drop_oldest_idle(void)
 {
-    int i = server.idle.first;
-    for (int looks = 0; i != NOBODY && !may_be_dropped(&server.connections[i]); looks++)
-        i = looks < LOOK_FOR_IDLE ? server.connections[i].next : NOBODY;
-    if (i == NOBODY)
+    struct connection *c = TAILQ_FIRST(&server.idle.members);
+    for (int looks = 0; c != NULL && !may_be_dropped(c); looks++)
+        c = looks < LOOK_FOR_IDLE ? TAILQ_NEXT(c, link) : NULL;
+    if (c == NULL)
         return false;
-    struct connection *c = &server.connections[i];
     handler_end_sending(c->fd); /* also for the copies that children still hold */
     connection_close(c);
     return true;
@@ -923,9 +955,9 @@ static void refuse_one(const struct listener *l, int error)
 static void accept_some(const struct listener *l)
 {
     for (int i = 0; i < ACCEPT_AT_ONCE && !server.muted; i++) {
-        if (server.free_connection == NOBODY && i > 0)
+        if (server.free.count == 0 && i > 0)
             return; /* whether a further one waits only the next event tells */
-        if (server.free_connection == NOBODY && !drop_oldest_idle()) {
+        if (server.free.count == 0 && !drop_oldest_idle()) {
             mute(MUTE_MS);
             return;
         }
@@ -948,16 +980,17 @@ static void accept_some(const struct listener *l)
 
 static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp)
 {
-    struct connection *c = &server.connections[server.free_connection];
-    server.free_connection = c->next;
-    uint32_t generation = c->generation;
+    struct connection *c = TAILQ_FIRST(&server.free.members);
+    list_remove(&server.free, c);
     *c = (struct connection){.fd = fd,
-                             .generation = generation,
+                             .generation = c->generation,
+                             .phase = PHASE_IDLE,
                              .is_tcp = is_tcp,
                              .address = address_of(from),
                              .slot = NOBODY,
                              .loan = NOBODY,
                              .timer = NOBODY};
+    list_append(&server.idle, c);
     server.open_count++;
     connection_idle(c); /* mostly its first request is there already */
 }
@@ -989,8 +1022,6 @@ static void connection_close(struct connection *c)
     epoll_ctl(server.epoll, EPOLL_CTL_DEL, c->fd, NULL);
     close(c->fd);
     c->generation = (c->generation + 1) & 0x1fffffff;
-    c->next = server.free_connection;
-    server.free_connection = index_of(c);
     server.open_count--;
 }
 
@@ -1025,7 +1056,7 @@ static void connection_idle(struct connection *c)
     set_deadline(c, c->since + settings.handler.idle_ms);
     if (unread(c) > 0)
         request_arrived(c);
-    else if (c->fin_seen || is_draining())
+    else if (c->fin_seen || is_stopping())
         connection_finish(c);
     else
         watch(c, WATCH_IDLE);
@@ -1120,7 +1151,7 @@ static bool may_start(const struct connection *c)
 
 static void request_arrived(struct connection *c)
 {
-    if (is_draining()) {
+    if (is_stopping()) {
         connection_refuse(c, &(struct slot){0}, "the server is stopping");
         return;
     }
@@ -1154,7 +1185,7 @@ static void request_start(struct connection *c)
     c->id_number = ++server.request_count;
     snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
     c->slot = server.free_slots[--server.free_slot_count];
-    server.slot_users[c->slot] = index_of(c);
+    server.slot_users[c->slot] = c;
     c->since = clock_ms();
     c->requests++;
     c->cause = CAUSE_NONE;
@@ -1179,7 +1210,7 @@ static void request_start(struct connection *c)
         log_eventf(id, "could not fork for a request: %s", strerror(errno));
         atomic_store(&slot_of(c)->state, SLOT_FREE);
         loan_return(c);
-        server.slot_users[c->slot] = NOBODY;
+        server.slot_users[c->slot] = NULL;
         server.free_slots[server.free_slot_count++] = c->slot;
         connection_refuse(c, &(struct slot){0}, "the server has no room for another process");
         return;
@@ -1213,8 +1244,7 @@ static void find_libc(void)
 static void loans_reserve(void)
 {
     for (int i = 0; i < LOAN_COUNT; i++) {
-        server.loans[i] =
-            (struct loan){.fd = fcntl(server.dir, F_DUPFD_CLOEXEC, 3), .user = NOBODY};
+        server.loans[i] = (struct loan){.fd = fcntl(server.dir, F_DUPFD_CLOEXEC, 3)};
         server.shares = server.shares && server.loans[i].fd >= 0;
     }
 }
@@ -1240,14 +1270,13 @@ static int loan_take(struct connection *c)
     for (int tries = 0; tries < LOAN_COUNT; tries++) {
         int i = server.loan_next++ % LOAN_COUNT;
         struct loan *l = &server.loans[i];
-        struct connection *user = l->user != NOBODY ? &server.connections[l->user] : NULL;
-        if (user != NULL && atomic_load(&slot_of(user)->pid) == 0)
+        if (l->user != NULL && atomic_load(&slot_of(l->user)->pid) == 0)
             continue;
         if (dup3(c->fd, l->fd, O_CLOEXEC) < 0)
             return -1;
-        if (user != NULL)
-            user->loan = NOBODY;
-        l->user = index_of(c);
+        if (l->user != NULL)
+            l->user->loan = NOBODY;
+        l->user = c;
         c->loan = i;
         return l->fd;
     }
@@ -1261,7 +1290,7 @@ static void loan_return(struct connection *c)
         return;
     dup3(server.dir, server.loans[c->loan].fd,
          O_CLOEXEC); /* anything that keeps the number taken */
-    server.loans[c->loan].user = NOBODY;
+    server.loans[c->loan].user = NULL;
     c->loan = NOBODY;
 }
 
@@ -1376,9 +1405,10 @@ static void evict_slow(void)
     if (server.slow_looked_at != 0 && now - server.slow_looked_at < SLOW_LOOK_MS)
         return;
     server.slow_looked_at = now;
-    for (int i = server.busy.first; i != NOBODY && left > 0; i = server.connections[i].next)
-        if (is_slow(&server.connections[i], now)) {
-            request_cut(&server.connections[i]);
+    struct connection *c;
+    TAILQ_FOREACH (c, &server.busy.members, link)
+        if (left > 0 && is_slow(c, now)) {
+            request_cut(c);
             left--;
         }
 }
@@ -1393,18 +1423,18 @@ static bool may_be_evicted(const struct connection *c, uint32_t flag)
  * head is not whole, else the one that came last to a route's line. */
 static void evict_one(void)
 {
-    const struct connection *all = server.connections;
-    int i = server.busy.first;
+    struct connection *c;
     if (server.free_slot_count > 0)
         return;
-    while (i != NOBODY && !may_be_evicted(&all[i], SLOT_HEAD_OPEN))
-        i = all[i].next;
-    if (i == NOBODY)
-        i = server.busy.last;
-    while (i != NOBODY && !may_be_evicted(&all[i], SLOT_HEAD_OPEN | SLOT_WAITING))
-        i = all[i].previous;
-    if (i != NOBODY)
-        request_end(&server.connections[i], CAUSE_EVICTED);
+    TAILQ_FOREACH (c, &server.busy.members, link)
+        if (may_be_evicted(c, SLOT_HEAD_OPEN))
+            break;
+    if (c == NULL)
+        TAILQ_FOREACH_REVERSE (c, &server.busy.members, connections, link)
+            if (may_be_evicted(c, SLOT_HEAD_OPEN | SLOT_WAITING))
+                break;
+    if (c != NULL)
+        request_end(c, CAUSE_EVICTED);
     else
         evict_slow();
 }
@@ -1418,9 +1448,9 @@ static void wait_in_queue(struct connection *c)
 
 static void queue_serve(void)
 {
-    for (int i = server.queue.first, next; i != NOBODY && server.free_slot_count > 0; i = next) {
-        struct connection *c = &server.connections[i];
-        next = c->next;
+    struct connection *c = TAILQ_FIRST(&server.queue.members), *next;
+    for (; c != NULL && server.free_slot_count > 0; c = next) {
+        next = TAILQ_NEXT(c, link);
         if (may_start(c))
             request_start(c);
     }
@@ -1535,11 +1565,8 @@ static void nudged(void)
 {
     uint32_t number;
     while (read(server.nudge[0], &number, sizeof number) == sizeof number) {
-        int i = number < settings.requests ? server.slot_users[number] : NOBODY;
-        if (i == NOBODY)
-            continue;
-        struct connection *c = &server.connections[i];
-        if (c->phase != PHASE_BUSY || c->signalled)
+        struct connection *c = number < settings.requests ? server.slot_users[number] : NULL;
+        if (c == NULL || c->phase != PHASE_BUSY || c->signalled)
             continue;
         int64_t limit = atomic_load(&slot_of(c)->limit_ms);
         if (limit > 0 && limit <= INT_MAX)
@@ -1585,7 +1612,7 @@ static void slot_release(struct connection *c)
     bool had_place = atomic_exchange(&s->ticket, TICKET_NONE) != TICKET_NONE;
     atomic_store(&s->pid, 0);
     atomic_store(&s->state, SLOT_FREE);
-    server.slot_users[c->slot] = NOBODY;
+    server.slot_users[c->slot] = NULL;
     server.free_slots[server.free_slot_count++] = c->slot;
     c->slot = NOBODY;
     if (had_place)
@@ -1607,7 +1634,7 @@ static void signals_arrived(void)
             some = !reap(P_PID, info.si_pid) || some;
         else if (signal == SIGCHLD)
             some = true;
-        else if (signal == SIGINT || is_draining())
+        else if (signal == SIGINT || is_stopping())
             end_all();
         else
             drain();
@@ -1668,7 +1695,7 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
         return;
     }
     j->session = pid;
-    j->connection = index_of(c);
+    j->connection = c;
     j->brief = c->cause == CAUSE_EVICTED;
     j->ended = *ended;
     job_ready(j);
@@ -1693,21 +1720,11 @@ static void request_done(struct connection *c, bool reuse)
 #define RETRY_FIRST_MS 1000
 #define RETRY_MAX_MS 300000
 
-static void job_append(struct job_list *l, struct job *j)
+static struct job *job_take(struct jobs *jobs)
 {
-    j->next = NULL;
-    if (l->first == NULL)
-        l->first = j;
-    else
-        l->last->next = j;
-    l->last = j;
-}
-
-static struct job *job_take(struct job_list *l)
-{
-    struct job *j = l->first;
+    struct job *j = TAILQ_FIRST(jobs);
     if (j != NULL)
-        l->first = j->next;
+        TAILQ_REMOVE(jobs, j, link);
     return j;
 }
 
@@ -1719,42 +1736,40 @@ static struct job *job_make(const char *id)
         return NULL;
     }
     snprintf(j->id, sizeof j->id, "%s", id);
-    j->connection = NOBODY;
     return j;
 }
 
 /* Its turn comes: before the others if a connection, and so a slot, waits for it. */
 static void job_ready(struct job *j)
 {
-    job_append(j->connection != NOBODY ? &server.urgent : &server.patient, j);
+    struct jobs *to = j->connection != NULL ? &server.jobs.urgent : &server.jobs.ready;
+    TAILQ_INSERT_TAIL(to, j, link);
 }
 
 static void job_delay(struct job *j, int64_t ms)
 {
+    struct job *before = TAILQ_LAST(&server.jobs.delayed, jobs);
     j->due = clock_ms() + ms;
-    if (server.delayed.first == NULL || server.delayed.last->due <= j->due) {
-        job_append(&server.delayed, j);
-        return;
-    }
-    struct job **at = &server.delayed.first;
-    while ((*at)->due <= j->due)
-        at = &(*at)->next;
-    j->next = *at;
-    *at = j;
+    while (before != NULL && before->due > j->due)
+        before = TAILQ_PREV(before, jobs, link);
+    if (before != NULL)
+        TAILQ_INSERT_AFTER(&server.jobs.delayed, before, j, link);
+    else
+        TAILQ_INSERT_HEAD(&server.jobs.delayed, j, link);
 }
 
 static void jobs_due(int64_t now)
 {
-    while (server.delayed.first != NULL && server.delayed.first->due <= now)
-        job_ready(job_take(&server.delayed));
+    while (!TAILQ_EMPTY(&server.jobs.delayed) && TAILQ_FIRST(&server.jobs.delayed)->due <= now)
+        job_ready(job_take(&server.jobs.delayed));
 }
 
 static void job_start(struct job *j)
 {
     int connection = -1;
     bool is_tcp = false;
-    if (j->connection != NOBODY) {
-        const struct connection *c = &server.connections[j->connection];
+    const struct connection *c = j->connection;
+    if (c != NULL) {
         connection = c->fd;
         is_tcp = c->is_tcp;
         j->unsent = !is_tcp && !handler_was_sent(slot_of(c));
@@ -1764,8 +1779,8 @@ static void job_start(struct job *j)
         janitor_main(j, connection, is_tcp);
     if (pid > 0) {
         j->pid = pid;
-        server.janitors++;
-        job_append(&server.running, j);
+        server.jobs.janitors++;
+        TAILQ_INSERT_TAIL(&server.jobs.running, j, link);
     } else {
         log_eventf(j->id, "could not fork a janitor: %s", strerror(errno));
         job_delay(j, RETRY_FIRST_MS);
@@ -1776,10 +1791,10 @@ static void job_start(struct job *j)
  * when this server is stopping. */
 static void jobs_start(void)
 {
-    while (server.janitors < settings.undo_at_once) {
-        struct job *j = job_take(&server.urgent);
-        if (j == NULL && !is_draining())
-            j = job_take(&server.patient);
+    while (server.jobs.janitors < settings.undo_at_once) {
+        struct job *j = job_take(&server.jobs.urgent);
+        if (j == NULL && !is_stopping())
+            j = job_take(&server.jobs.ready);
         if (j == NULL)
             return;
         job_start(j);
@@ -1873,18 +1888,14 @@ static _Noreturn void janitor_main(const struct job *j, int connection, bool is_
 /* If PID was a janitor, its job has ended. */
 static void janitor_ended(pid_t pid, const siginfo_t *ended)
 {
-    struct job **at = &server.running.first, *before = NULL;
-    while (*at != NULL && (*at)->pid != pid) {
-        before = *at;
-        at = &before->next;
-    }
-    struct job *j = *at;
+    struct job *j;
+    TAILQ_FOREACH (j, &server.jobs.running, link)
+        if (j->pid == pid)
+            break;
     if (j == NULL)
         return;
-    *at = j->next;
-    if (server.running.last == j)
-        server.running.last = before;
-    server.janitors--;
+    TAILQ_REMOVE(&server.jobs.running, j, link);
+    server.jobs.janitors--;
     bool said = ended->si_code == CLD_EXITED && ended->si_status < JANITOR_DIED;
     if (!said)
         log_eventf(j->id[0] != '\0' ? j->id : NULL, "a janitor ended by %s %d",
@@ -1907,9 +1918,9 @@ static void job_ended(struct job *j, int result)
     /* The connection, which alone can tell whether the answer arrived, is kept to be asked again.
      */
     bool undecided = result == JANITOR_DIED || result == JANITOR_UNDECIDED;
-    if (j->connection != NOBODY && !(undecided && again)) {
-        struct connection *c = &server.connections[j->connection];
-        j->connection = NOBODY;
+    if (j->connection != NULL && !(undecided && again)) {
+        struct connection *c = j->connection;
+        j->connection = NULL;
         request_settled(c, j, done);
     } else if (done && j->id[0] != '\0' && (j->tries > 0 || is_adopted(j->id))) {
         log_event(j->id, j->kept ? "kept at last, as it had been answered" : "undone at last");
@@ -2064,16 +2075,17 @@ static bool was_recovered(void)
 static void recovery_begin(void)
 {
     server.recovered = true;
-    if (server.one_connection && (is_draining() || was_recovered()))
+    if (server.one_connection && (is_stopping() || was_recovered()))
         return;
     struct job *j = job_make("");
     if (j != NULL)
         job_ready(j);
 }
 
-static bool is_listed(const struct job_list *l, const char *id)
+static bool is_listed(const struct jobs *jobs, const char *id)
 {
-    for (const struct job *j = l->first; j != NULL; j = j->next)
+    const struct job *j;
+    TAILQ_FOREACH (j, jobs, link)
         if (strcmp(j->id, id) == 0)
             return true;
     return false;
@@ -2085,9 +2097,9 @@ static void jobs_adopt(bool again)
     size_t count;
     char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(server.dir, &count);
     for (size_t i = 0; i < count; i++) {
-        bool known =
-            again && (is_listed(&server.patient, ids[i]) || is_listed(&server.delayed, ids[i]) ||
-                      is_listed(&server.running, ids[i]));
+        bool known = again && (is_listed(&server.jobs.ready, ids[i]) ||
+                               is_listed(&server.jobs.delayed, ids[i]) ||
+                               is_listed(&server.jobs.running, ids[i]));
         if (!is_adopted(ids[i]) || known)
             continue;
         struct job *j = job_make(ids[i]);
@@ -2101,12 +2113,14 @@ static void jobs_adopt(bool again)
 
 static void drain(void)
 {
-    server.draining = true;
-    server.drain_at = clock_ms() + settings.drain_ms;
+    struct connection *c;
+    if (server.stage == SERVING)
+        server.stage = DRAINING;
+    server.drain_end = clock_ms() + settings.drain_ms;
     atomic_store(&server.board->draining, 1);
     if (server.busy.count == 0)
         log_event(NULL, "stopping");
-    else if (server.ending)
+    else if (server.stage == ENDING)
         log_eventf(NULL, "stopping: %d in flight, to be undone now", server.busy.count);
     else
         log_eventf(NULL, "stopping: %d in flight, which may take %lld s to finish",
@@ -2114,21 +2128,21 @@ static void drain(void)
     if (!server.muted)
         listeners_watch(EPOLL_CTL_DEL);
     listeners_close();
-    while (server.idle.first != NOBODY)
-        connection_finish(&server.connections[server.idle.first]);
-    while (server.queue.first != NOBODY) {
-        struct connection *c = &server.connections[server.queue.first];
+    while ((c = TAILQ_FIRST(&server.idle.members)) != NULL)
+        connection_finish(c);
+    while ((c = TAILQ_FIRST(&server.queue.members)) != NULL)
         refuse_queued(c, OUTCOME_DRAIN, "the server is stopping");
-    }
 }
 
 static void end_all(void)
 {
-    server.ending = true;
-    if (!server.draining)
+    bool was_serving = server.stage == SERVING;
+    struct connection *c;
+    server.stage = ENDING;
+    if (was_serving)
         drain();
-    for (int i = server.busy.first; i != NOBODY; i = server.connections[i].next)
-        request_end(&server.connections[i], CAUSE_DRAIN);
+    TAILQ_FOREACH (c, &server.busy.members, link)
+        request_end(c, CAUSE_DRAIN);
 }
 
 static void listeners_close(void)
@@ -2138,53 +2152,42 @@ static void listeners_close(void)
     server.listener_count = 0;
 }
 
-static void jobs_leave(const struct job_list *l)
+static void jobs_leave(const struct jobs *jobs)
 {
-    for (const struct job *j = l->first; j != NULL; j = j->next)
+    const struct job *j;
+    TAILQ_FOREACH (j, jobs, link)
         if (j->id[0] != '\0')
             log_event(j->id, "still to be undone: the next start goes on with it");
 }
 
 static bool is_over(void)
 {
-    bool waiting = server.patient.first != NULL || server.delayed.first != NULL;
-    if (server.listener_count > 0 || server.open_count > 0 || server.janitors > 0)
+    bool waiting = !TAILQ_EMPTY(&server.jobs.ready) || !TAILQ_EMPTY(&server.jobs.delayed);
+    if (server.listener_count > 0 || server.open_count > 0 || server.jobs.janitors > 0)
         return false;
-    return is_draining() || (server.one_connection && server.recovered && !waiting);
+    return is_stopping() || (server.one_connection && server.recovered && !waiting);
 }
 
 /* ---- Tables ------------------------------------------------------------------------- */
 
 static struct list *list_of(enum phase phase)
 {
-    return phase == PHASE_IDLE                              ? &server.idle
-           : phase == PHASE_QUEUED                          ? &server.queue
-           : phase == PHASE_BUSY || phase == PHASE_SETTLING ? &server.busy
-                                                            : NULL;
+    return phase == PHASE_FREE        ? &server.free
+           : phase == PHASE_IDLE      ? &server.idle
+           : phase == PHASE_QUEUED    ? &server.queue
+           : phase == PHASE_LINGERING ? &server.lingering
+                                      : &server.busy;
 }
 
 static void list_append(struct list *l, struct connection *c)
 {
-    c->previous = l->last;
-    c->next = NOBODY;
-    if (l->last != NOBODY)
-        server.connections[l->last].next = index_of(c);
-    else
-        l->first = index_of(c);
-    l->last = index_of(c);
+    TAILQ_INSERT_TAIL(&l->members, c, link);
     l->count++;
 }
 
 static void list_remove(struct list *l, struct connection *c)
 {
-    if (c->previous != NOBODY)
-        server.connections[c->previous].next = c->next;
-    else
-        l->first = c->next;
-    if (c->next != NOBODY)
-        server.connections[c->next].previous = c->previous;
-    else
-        l->last = c->previous;
+    TAILQ_REMOVE(&l->members, c, link);
     l->count--;
 }
 
@@ -2241,16 +2244,16 @@ static void client_leave(const struct address *a)
 static void set_phase(struct connection *c, enum phase phase)
 {
     struct list *from = list_of(c->phase), *to = list_of(phase);
-    if (from != to && from != NULL)
-        list_remove(from, c);
-    if (from != to && to != NULL)
-        list_append(to, c);
-    bool counts = from != to && settings.per_client > 0 && c->is_tcp;
+    c->phase = phase;
+    if (from == to)
+        return;
+    list_remove(from, c);
+    list_append(to, c);
+    bool counts = settings.per_client > 0 && c->is_tcp;
     if (counts && from == &server.busy)
         client_leave(&c->address);
     if (counts && to == &server.busy)
         client_enter(&c->address);
-    c->phase = phase;
 }
 
 static void heap_put(int place, int connection)
