@@ -114,23 +114,29 @@ struct client {
     int next;               /* in its bucket, or free */
 };
 
-/* An undo that a janitor does, or will do. */
-struct job {
-    TAILQ_ENTRY(job) link;         /* in one of server.jobs */
-    char id[CLEANUP_ID_SIZE];      /* "": recovery of dead servers */
-    pid_t pid;                     /* the janitor; 0: none now */
-    pid_t session;                 /* of the dead child; 0: not known */
-    struct connection *connection; /* which waits for it, or NULL; not for the janitor */
-    unsigned tries;
-    int64_t due;     /* when it is delayed */
-    bool kept;       /* it was found to be answered: only scratch is left to remove */
-    bool refuted;    /* it was found not to be */
-    bool nothing;    /* it was found to have made nothing */
-    bool unsent;     /* on AF_UNIX: not all of its answer was sent */
-    bool brief;      /* the client was given its time: it is not waited for */
-    siginfo_t ended; /* how the child ended */
+/* Whether the request of a job was answered, once a janitor could tell. Then it is remembered: the
+ * next one may have no connection left to ask. */
+enum verdict {
+    VERDICT_OPEN,      /* nobody could tell yet */
+    VERDICT_ANSWERED,  /* the results stay, only scratch is left to remove */
+    VERDICT_UNANSWERED /* all is undone, and the ledger's `sent` mark is not believed any more */
 };
 
+/* An undo that a janitor does, or will do. It is made when a child is dead, or for what a dead
+ * server left, and waits (ready, or urgent while a connection waits for it) until a janitor may be
+ * started for it (running). It ends when nothing is left, or after --undo-retries; until then it is
+ * delayed, longer each time, and gets ready again. */
+struct job {
+    TAILQ_ENTRY(job) link;         /* in one of server.jobs */
+    char id[CLEANUP_ID_SIZE];      /* of the request; "": recovery of dead servers */
+    pid_t session;                 /* the dead child's; 0: not known */
+    siginfo_t ended;               /* how the child ended */
+    struct connection *connection; /* which waits for the first attempt, or NULL */
+    enum verdict verdict;
+    unsigned tries; /* that failed */
+    pid_t pid;      /* the janitor, while it is running */
+    int64_t due;    /* when it is delayed */
+};
 TAILQ_HEAD(jobs, job);
 
 /* Lent numbers for the connections of newborns, see "Child". */
@@ -233,17 +239,24 @@ static struct {
 /* Such signals are lost when too many wait (RLIMIT_SIGPENDING): so often we look for ourselves. */
 #define REAP_EVERY_MS 1000
 
-enum janitor_exit {
-    JANITOR_UNDONE,
-    JANITOR_NOTHING, /* there was nothing to undo */
-    JANITOR_UNDO_FAILED,
-    JANITOR_KEPT,
-    JANITOR_KEEP_FAILED,
-    JANITOR_PARKED, /* failed for the last time */
-    JANITOR_KEEP_PARKED,
-    JANITOR_RECOVERED,
-    JANITOR_UNDECIDED, /* it could not tell whether the answer had been sent */
-    JANITOR_DIED       /* any other end */
+/* A janitor's exit status: JANITOR_SPEAKS and bits that say what it found. Any other one is not a
+ * janitor's word but a crash, or a sanitizer's. */
+enum {
+    JANITOR_LEFT = 1,       /* something is left to be done */
+    JANITOR_KEPT = 2,       /* the request had been answered */
+    JANITOR_NOTHING = 4,    /* there was nothing to undo */
+    JANITOR_PARKED = 8,     /* what is left was put aside, in STATE/failed */
+    JANITOR_UNDECIDED = 16, /* it could not tell whether the request had been answered */
+    JANITOR_BITS = 31,
+    JANITOR_SPEAKS = 64
+};
+
+/* What a janitor has of the connection, which alone can tell whether the answer has arrived. */
+struct witness {
+    int fd; /* -1: gone, the ledger's `sent` mark must do */
+    bool is_tcp;
+    bool unsent;         /* AF_UNIX, which counts no bytes: the child had not sent all of it */
+    int64_t patience_ms; /* how long progress is waited for */
 };
 
 static struct slot *slot_of(const struct connection *c)
@@ -332,13 +345,13 @@ static void jobs_due(int64_t now);
 static void jobs_start(void);
 
 /* Janitor */
-static _Noreturn void janitor_main(const struct job *j, int connection, bool is_tcp);
+static _Noreturn void janitor_main(const struct job *j, const struct witness *w);
 
 /* Settled */
 static void janitor_ended(pid_t pid, const siginfo_t *ended);
 static void job_ended(struct job *j, int result);
 static void job_give_up(const struct job *j);
-static void request_settled(struct connection *c, const struct job *j, bool done);
+static void request_settled(struct connection *c, const struct job *j, int result);
 
 /* Recover */
 static bool is_adopted(const char *id);
@@ -1691,12 +1704,11 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     struct job *j = job_make(id);
     if (j == NULL) {
         struct job none = {.ended = *ended};
-        request_settled(c, &none, false);
+        request_settled(c, &none, JANITOR_LEFT);
         return;
     }
     j->session = pid;
     j->connection = c;
-    j->brief = c->cause == CAUSE_EVICTED;
     j->ended = *ended;
     job_ready(j);
 }
@@ -1766,17 +1778,17 @@ static void jobs_due(int64_t now)
 
 static void job_start(struct job *j)
 {
-    int connection = -1;
-    bool is_tcp = false;
     const struct connection *c = j->connection;
+    struct witness w = {.fd = -1};
     if (c != NULL) {
-        connection = c->fd;
-        is_tcp = c->is_tcp;
-        j->unsent = !is_tcp && !handler_was_sent(slot_of(c));
+        w.fd = c->fd;
+        w.is_tcp = c->is_tcp;
+        w.unsent = !c->is_tcp && !handler_was_sent(slot_of(c));
+        w.patience_ms = c->cause == CAUSE_EVICTED ? 0 : settings.handler.send_ms;
     }
     pid_t pid = fork();
     if (pid == 0)
-        janitor_main(j, connection, is_tcp);
+        janitor_main(j, &w);
     if (pid > 0) {
         j->pid = pid;
         server.jobs.janitors++;
@@ -1812,16 +1824,14 @@ static bool is_a_child_of_ours(pid_t pid)
     return false;
 }
 
-/* Whether the client has the answer; without the connection, the ledger's mark is believed. */
-static bool was_delivered(const struct job *j, int connection, bool is_tcp, uint64_t n)
+/* Whether the client has the answer, whose mark says that N bytes are to be acknowledged. */
+static bool was_delivered(const struct witness *w, uint64_t n)
 {
-    if (connection < 0)
-        return true;
-    return !j->unsent &&
-           handler_was_delivered(connection, is_tcp, n, j->brief ? 0 : settings.handler.send_ms);
+    return w->fd < 0 || (!w->unsent && handler_was_delivered(w->fd, w->is_tcp, n, w->patience_ms));
 }
 
-static int janitor_settle(const struct job *j, int connection, bool is_tcp)
+/* Returns what the janitor says. */
+static int janitor_settle(const struct job *j, const struct witness *w)
 {
     struct cleanup_settling how = {.dir = server.dir,
                                    .id = j->id,
@@ -1830,20 +1840,20 @@ static int janitor_settle(const struct job *j, int connection, bool is_tcp)
                                    .after_crash = is_adopted(j->id)};
     uint64_t n;
     int sent = cleanup_was_sent(server.dir, j->id, &n);
-    if (sent < 0 && !j->kept && !j->refuted) {
+    if (sent < 0 && j->verdict == VERDICT_OPEN) {
         cleanup_report(j->id, "could not look for the ledger's sent mark");
-        return JANITOR_UNDECIDED;
+        return JANITOR_LEFT | JANITOR_UNDECIDED;
     }
-    bool keep = j->kept || (sent > 0 && !j->refuted && was_delivered(j, connection, is_tcp, n));
-    if (keep)
-        return cleanup_settle_kept(&how) == CLEANUP_DONE ? JANITOR_KEPT : JANITOR_KEEP_FAILED;
-    if (sent > 0 && connection >= 0) /* it must not complete any more while it is undone */
-        handler_cut(connection, is_tcp);
+    if (j->verdict == VERDICT_ANSWERED ||
+        (sent > 0 && j->verdict == VERDICT_OPEN && was_delivered(w, n)))
+        return JANITOR_KEPT | (cleanup_settle_kept(&how) == CLEANUP_DONE ? 0 : JANITOR_LEFT);
+    if (sent > 0 && w->fd >= 0) /* it must not complete any more while it is undone */
+        handler_cut(w->fd, w->is_tcp);
     struct cleanup_look before;
     bool made = cleanup_look_ledger(server.dir, j->id, &before) && before.made;
     if ((sent != 0 ? cleanup_settle_refuted(&how) : cleanup_settle(&how)) != CLEANUP_DONE)
-        return JANITOR_UNDO_FAILED;
-    return made ? JANITOR_UNDONE : JANITOR_NOTHING;
+        return JANITOR_LEFT;
+    return made ? 0 : JANITOR_NOTHING;
 }
 
 static bool is_last_try(const struct job *j)
@@ -1851,22 +1861,21 @@ static bool is_last_try(const struct job *j)
     return j->tries >= (unsigned)settings.undo_retries;
 }
 
-/* Put the ledger aside, and say once, loudly, what is left and how it is tried again. WHAT is what
- * failed, as a janitor knows it. */
-static bool park(const char *id, const char *what, const char *and_more, int patience_ms)
+/* Put the ledger aside, and say once, loudly, WHAT is left and how it is tried again. */
+static bool park(const char *id, const char *what, int patience_ms)
 {
     if (!cleanup_park(server.state, server.dir, id))
         return false;
     log_sink.patience_ms = patience_ms;
-    log_eventf(id, "UNDO FAILED for good: %s%s; when that is mended: %s", what, and_more,
+    log_eventf(id, "UNDO FAILED for good: %s; when that is mended: %s", what,
                recover_words(server.state_path, id));
     return true;
 }
 
-static _Noreturn void janitor_main(const struct job *j, int connection, bool is_tcp)
+static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
 {
     sigset_t none;
-    become_child(connection, SIGKILL); /* a ledger has one settler: the next server goes on */
+    become_child(w->fd, SIGKILL); /* a ledger has one settler: the next server goes on */
     setpgid(0, 0);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -1876,11 +1885,11 @@ static _Noreturn void janitor_main(const struct job *j, int connection, bool is_
     log_sink.patience_ms = LOG_PATIENCE_MS;
     if (j->session != 0)
         hunt_once(j->id, j->session, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
-    int result = janitor_settle(j, connection, is_tcp);
-    if ((result == JANITOR_UNDO_FAILED || result == JANITOR_KEEP_FAILED) && is_last_try(j) &&
-        park(j->id, failure.what, failure.more ? " (and more)" : "", LOG_PATIENCE_MS))
-        result = result == JANITOR_KEEP_FAILED ? JANITOR_KEEP_PARKED : JANITOR_PARKED;
-    _exit(result);
+    int result = janitor_settle(j, w);
+    if ((result & (JANITOR_LEFT | JANITOR_UNDECIDED)) == JANITOR_LEFT && is_last_try(j) &&
+        park(j->id, failure_take(), LOG_PATIENCE_MS))
+        result |= JANITOR_PARKED;
+    _exit(JANITOR_SPEAKS | result);
 }
 
 /* ---- Settled ------------------------------------------------------------------------ */
@@ -1896,44 +1905,52 @@ static void janitor_ended(pid_t pid, const siginfo_t *ended)
         return;
     TAILQ_REMOVE(&server.jobs.running, j, link);
     server.jobs.janitors--;
-    bool said = ended->si_code == CLD_EXITED && ended->si_status < JANITOR_DIED;
-    if (!said)
+    bool speaks =
+        ended->si_code == CLD_EXITED && (ended->si_status & ~JANITOR_BITS) == JANITOR_SPEAKS;
+    if (!speaks)
         log_eventf(j->id[0] != '\0' ? j->id : NULL, "a janitor ended by %s %d",
                    ended->si_code == CLD_EXITED ? "exit status" : "signal", ended->si_status);
-    job_ended(j, said ? ended->si_status : JANITOR_DIED);
+    job_ended(j, speaks ? ended->si_status & JANITOR_BITS : JANITOR_LEFT | JANITOR_UNDECIDED);
 }
 
+static void job_again(struct job *j)
+{
+    int64_t pause = (int64_t)RETRY_FIRST_MS << (j->tries < 9 ? j->tries : 9);
+    pause = pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
+    log_eventf(j->id[0] != '\0' ? j->id : NULL, "undo failed; it is tried again in %lld s",
+               (long long)(pause / 1000));
+    j->tries++;
+    job_delay(j, pause);
+}
+
+/* RESULT: the bits that its janitor said. */
 static void job_ended(struct job *j, int result)
 {
-    bool done = result == JANITOR_UNDONE || result == JANITOR_NOTHING || result == JANITOR_KEPT ||
-                result == JANITOR_RECOVERED;
-    bool brief = server.one_connection && j->id[0] == '\0'; /* the next one goes on */
-    bool parked = result == JANITOR_PARKED || result == JANITOR_KEEP_PARKED;
-    bool again = !done && !parked && !is_last_try(j) && !brief;
+    bool is_recovery = j->id[0] == '\0';
+    bool done = (result & JANITOR_LEFT) == 0, parked = (result & JANITOR_PARKED) != 0;
+    bool undecided = (result & JANITOR_UNDECIDED) != 0;
+    bool leave = is_recovery && server.one_connection; /* the next server goes on */
+    bool again = !done && !parked && !leave && !is_last_try(j);
     j->pid = 0;
-    j->kept = j->kept || result == JANITOR_KEPT || result == JANITOR_KEEP_FAILED ||
-              result == JANITOR_KEEP_PARKED;
-    j->refuted = j->refuted || result == JANITOR_UNDO_FAILED;
-    j->nothing = result == JANITOR_NOTHING && j->tries == 0; /* one that died may have undone it */
-    /* The connection, which alone can tell whether the answer arrived, is kept to be asked again.
-     */
-    bool undecided = result == JANITOR_DIED || result == JANITOR_UNDECIDED;
+    if ((result & JANITOR_KEPT) != 0)
+        j->verdict = VERDICT_ANSWERED;
+    else if (!done && !undecided)
+        j->verdict = VERDICT_UNANSWERED;
+    if (j->tries > 0) /* an earlier janitor may have undone it, before it died */
+        result &= ~JANITOR_NOTHING;
+    /* As long as nobody could tell, the connection is kept to be asked again. */
     if (j->connection != NULL && !(undecided && again)) {
         struct connection *c = j->connection;
         j->connection = NULL;
-        request_settled(c, j, done);
-    } else if (done && j->id[0] != '\0' && (j->tries > 0 || is_adopted(j->id))) {
-        log_event(j->id, j->kept ? "kept at last, as it had been answered" : "undone at last");
+        request_settled(c, j, result);
+    } else if (done && !is_recovery && (j->tries > 0 || is_adopted(j->id))) {
+        log_event(j->id, j->verdict == VERDICT_ANSWERED ? "kept at last, as it had been answered"
+                                                        : "undone at last");
     }
-    if (j->id[0] == '\0')
+    if (is_recovery)
         jobs_adopt(j->tries > 0); /* also what one that died has moved */
     if (again) {
-        int64_t pause = (int64_t)RETRY_FIRST_MS << (j->tries < 9 ? j->tries : 9);
-        pause = pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
-        log_eventf(j->id[0] != '\0' ? j->id : NULL, "undo failed; it is tried again in %lld s",
-                   (long long)(pause / 1000));
-        j->tries++;
-        job_delay(j, pause);
+        job_again(j);
         return;
     }
     if (!done && !parked)
@@ -1947,7 +1964,7 @@ static void job_give_up(const struct job *j)
     if (j->id[0] == '\0')
         log_event(NULL, "could not recover from dead servers; the next start tries again, or "
                         "hangupd recover");
-    else if (!park(j->id, "the janitor could not say what", "", 0) && errno != ENOENT)
+    else if (!park(j->id, "the janitor could not say what", 0) && errno != ENOENT)
         log_eventf(j->id,
                    "UNDO FAILED for good, and the ledger could not be put aside: %s; the "
                    "next start tries again",
@@ -1986,25 +2003,27 @@ static bool send_failure(const struct connection *c, struct slot *s, enum outcom
 }
 
 /* A janitor has settled, or tried to, what the dead child left: tell the client, log it. */
-static void request_settled(struct connection *c, const struct job *j, bool done)
+static void request_settled(struct connection *c, const struct job *j, int result)
 {
     struct slot s = slot_copy(c);
     uint32_t state = atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK;
     bool by_itself = j->ended.si_code == CLD_EXITED && j->ended.si_status == HANDLER_EXIT_UNDONE;
     bool by_signal = j->ended.si_code != CLD_EXITED && is_sent_by_people(j->ended.si_status);
-    enum outcome outcome = j->kept                                  ? OUTCOME_OK
+    bool kept = j->verdict == VERDICT_ANSWERED;
+    enum outcome outcome = kept                                     ? OUTCOME_OK
                            : by_itself && s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome
                            : c->cause != CAUSE_NONE                 ? outcome_of_cause(c->cause)
                            : by_signal                              ? OUTCOME_KILLED
                                                                     : OUTCOME_CRASH;
-    bool nothing = j->nothing && s.undo == UNDO_NONE; /* nor has the child undone anything */
+    /* Nor has the child undone anything, before it died. */
+    bool nothing = (result & JANITOR_NOTHING) != 0 && s.undo == UNDO_NONE;
     bool owed = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
     bool orderly =
-        owed ? send_failure(c, &s, outcome) : j->kept || (by_itself && outcome == OUTCOME_ERROR);
+        owed ? send_failure(c, &s, outcome) : kept || (by_itself && outcome == OUTCOME_ERROR);
     request_ended(&s, outcome,
-                  nothing || j->kept ? UNDO_NONE
-                  : done             ? UNDO_OK
-                                     : UNDO_FAILED,
+                  nothing || kept                ? UNDO_NONE
+                  : (result & JANITOR_LEFT) == 0 ? UNDO_OK
+                                                 : UNDO_FAILED,
                   clock_ms() - c->since);
     slot_release(c);
     if (orderly)
@@ -2018,10 +2037,6 @@ static void request_settled(struct connection *c, const struct job *j, bool done
 
 #define RECOVERY_LIMIT_S 10 /* of a server that was started for one connection */
 
-static struct {
-    unsigned settled, left;
-} recovery;
-
 /* A ledger taken over from a dead server: its identities must prove themselves. */
 static bool is_adopted(const char *id)
 {
@@ -2031,11 +2046,11 @@ static bool is_adopted(const char *id)
 static void note_recovered(const char *id, enum cleanup_result result, bool kept)
 {
     if (result == CLEANUP_DONE) {
-        recovery.settled++;
+        janitor.settled++;
         log_event(id, kept ? "left by a dead server: kept, as it had been answered"
                            : "left by a dead server: undone");
     } else {
-        recovery.left++; /* told of when its job ends */
+        janitor.left++; /* told of when its job ends */
     }
 }
 
@@ -2046,10 +2061,10 @@ static _Noreturn void recover(void)
     if (server.one_connection)
         alarm(RECOVERY_LIMIT_S);
     bool done = cleanup_recover(&how);
-    if (recovery.settled > 0 || recovery.left > 0)
+    if (janitor.settled > 0 || janitor.left > 0)
         log_eventf(NULL, "recovered from a dead server: %u undone or kept, %u still to do",
-                   recovery.settled, recovery.left);
-    _exit(done ? JANITOR_RECOVERED : JANITOR_UNDO_FAILED);
+                   janitor.settled, janitor.left);
+    _exit(JANITOR_SPEAKS | (done ? 0 : JANITOR_LEFT));
 }
 
 #define RECOVERY_EVERY_S 60

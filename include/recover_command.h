@@ -60,10 +60,9 @@ static void recover_told(const char *id, enum cleanup_result result, bool kept)
         log_event(id, kept ? "kept, as it had been answered" : "undone");
     } else {
         wanted.left++;
-        log_eventf(id, "NOT undone: %s%s", failure.what, failure.more ? " (and more)" : "");
+        log_eventf(id, "NOT undone: %s", failure_take());
     }
-    failure.what[0] = '\0';
-    failure.more = false;
+    failure_take();
 }
 
 /* What is moved to failed is told of when it is tried there. */
@@ -71,8 +70,7 @@ static void recover_moved(const char *id, enum cleanup_result result, bool kept)
 {
     if (result == CLEANUP_DONE)
         recover_told(id, result, kept);
-    failure.what[0] = '\0';
-    failure.more = false;
+    failure_take();
 }
 
 /* Refuse the ids that are not there to be recovered; they are taken off the list. */
