@@ -1,8 +1,27 @@
 /* server.c: the parent.
  *
  * It listens, accepts, holds every connection, forks a child for each request, watches for the
- * hangup, signals, reaps, settles what a dead child left, and logs. It never reads a byte of a
- * request, never blocks, and believes nothing that a child can write.
+ * hangup, signals, reaps, has undone what a dead child left, and logs. One thread, one epoll loop.
+ *
+ * Plan:
+ *   Data - what the parent holds
+ *   Forward - what is called before it is defined
+ *   Main - server_main, the recipe, and the commands beside it
+ *   Start - sockets, user, state, tables, signals
+ *   Loop - wait, hand on events, do what is due
+ *   Accept - connections come; what happens when there is no room for them
+ *   Connection - what an event and a deadline mean in each phase; idle, finished, closed
+ *   Request - it has arrived: refuse, start, or let it wait
+ *   Child - forking for it, cheaply at any number of open connections
+ *   Queue - waiting for a slot, and who must make room
+ *   Hangup - and every other reason to end a request
+ *   Reap - the child has ended; if all is well, this is the request's log line
+ *   Settle - it left something: jobs for janitors, and when they work
+ *   Janitor - the process that undoes
+ *   Settled - what becomes of the job, the client and the slot; the log line after an undo
+ *   Recover - what dead servers left
+ *   Stop - drain, end, leave
+ *   Tables - lists, clients, deadlines, pids
  *
  * A connection's phases:
  *
@@ -10,32 +29,49 @@
  *       │                           │ └──exit 1──▶ LINGERING ──▶ closed
  *       └──FIN, time──▶ LINGERING   └──any other end──▶ SETTLING (a janitor undoes) ──▶ ...
  *
- * One thread, one epoll loop; signals arrive through a signalfd and are blocked elsewhere. The
- * table of connections is memory that no child inherits (MADV_DONTFORK): a child can neither see
- * nor pay for it. What parent and child share is the scoreboard, one slot a request.
+ * What holds between any two lines:
+ *   - No byte of a request is read here, and nothing waits but epoll_wait: a client, a child or a
+ *     log that stands still must not stop the others. Sends and receives have MSG_DONTWAIT, since
+ *     O_NONBLOCK belongs to the open file that the child has too, and would disturb it.
+ *   - A slot is free, or belongs to one connection, which is BUSY or SETTLING. It is given back
+ * when the first attempt to undo has ended, so a server never runs more than --requests at once.
+ *   - A pid in the table of pids is a child that has not been reaped. It is forgotten before the
+ *     wait that frees the number, so kill(2) here never hits a stranger.
+ *   - A cause stands in the slot before the signal is sent that it is the cause of.
+ *   - Every request that got a child, and every one refused in the queue, is logged once, by
+ *     request_ended, when nothing can change its outcome any more.
+ *   - What a child can write (the scoreboard) is read once and checked before it is used. A false
+ *     word may harm its own request, and nothing else. What counts is kept in memory that no child
+ *     has.
  *
- * At the end of the file are the commands, which run beside a server and not in it: `hangupd undo`
- * (a program's records), `recover` (what a janitor does, on demand) and `status`.
+ * What if this process dies at some line? Nothing in its memory is needed to keep the promise. Its
+ * children get SIGTERM from the kernel and undo; janitors get SIGKILL, and their ledgers stay. All
+ * ledgers lie in STATE/SERVER, whose lock has gone with us: the next start takes them over. Clients
+ * get a reset (SO_LINGER), which none of them takes for the end of an answer.
+ *
+ * BUGS
+ *   - A child that not even SIGKILL ends (it sleeps in the kernel, on a dead NFS server) keeps its
+ *     slot for as long as it sleeps. The log says so every ten seconds.
+ *   - A time limit of its route counts from the moment when the child has read the head and says so
+ *     through `nudge`. Until then it is the server's.
+ *   - After an answer has begun the server itself can no longer ask whether a client that sent FIN
+ *     has gone: the next write tells, or TCP keep-alive.
+ *   - The order of a route's line is kept by the children. One that writes a false ticket can make
+ *     requests of that route wait, each at most --queue-timeout.
+ *   - --per-client does not count callers on unix sockets, which have no address.
+ *   - Writes to STATE (a ledger that is put aside) and to a log that is a regular file wait for the
+ *     disk, and everybody with them.
  */
 #include <hangupd/server.h>
 
-#include <arpa/inet.h>
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
-#include <grp.h>
 #include <limits.h>
 #include <linux/close_range.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
-#include <net/if.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
 #include <pwd.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,7 +86,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -93,7 +128,7 @@ struct connection {
     int pid_next;           /* in the bucket of pids */
     int loan;               /* the number that was lent to it, or NOBODY */
     uint64_t id_number;     /* the last part of the request's id */
-    enum cause cause;       /* ours; the slot has a copy, which the child can change */
+    enum cause cause;       /* the true one; the slot has a copy, which the child can change */
     bool signalled, killed; /* SIGTERM, SIGKILL were sent to the child */
     bool prolonged;         /* delivery has been given --send-timeout beyond the deadline */
     uint64_t moved;         /* bytes both ways at the time looked_at, see is_slow */
@@ -166,11 +201,12 @@ static struct {
     bool one_connection; /* listeners[0] is the one connection (inetd's nowait) */
     bool muted;          /* the listeners are out of epoll */
     int64_t unmute_at;
+    int64_t idle_exit_ms; /* --idle-exit, or what inetd's wait wants; -1: stay */
 
     /* Time and ends. */
     enum stage stage;
     int64_t drain_end;  /* when DRAINING becomes ENDING */
-    int64_t idle_since; /* for --idle-exit */
+    int64_t idle_since; /* for idle_exit_ms */
     int64_t reaped_at;  /* when all dead children were looked for */
     int64_t slow_looked_at;
 
@@ -216,27 +252,28 @@ static struct {
                      .delayed = TAILQ_HEAD_INITIALIZER(server.jobs.delayed),
                      .running = TAILQ_HEAD_INITIALIZER(server.jobs.running)}};
 
-#define LINGER_MS 2000
-#define MUTE_MS 100
-#define EVICT_AGE_MS 1000 /* a header may take so long before it must make room */
-#define SLOW_MS 2000      /* a client that moves less than SLOW_BYTES in this time must, too */
-#define SLOW_BYTES 2048
-#define SLOW_LOOK_MS 250
-#define KILL_AFTER_MS 1000
-#define UNKILLABLE_MS 10000
+#define LINGER_MS 2000      /* for a client to end its side, after we have ended ours */
+#define KILL_AFTER_MS 1000  /* beyond --grace, for a child to undo by itself */
+#define UNKILLABLE_MS 10000 /* between two complaints */
 
+/* What an event of epoll is about: one of these bits, or a connection's generation above its index.
+ * So a generation has 29 bits. */
 #define WATCH_LISTENER (UINT64_C(1) << 63)
 #define WATCH_SIGNALS (UINT64_C(1) << 62)
 #define WATCH_NUDGE (UINT64_C(1) << 61)
+#define GENERATION_MASK 0x1fffffff
 
 #define WATCH_IDLE (EPOLLIN | EPOLLRDHUP)
-/* Edge-triggered: a FIN that has been dealt with, or an error, would keep the loop awake. */
+/* Without EPOLLIN, as the bytes are the child's. Edge-triggered: a FIN that has been dealt with, or
+ * an error, would keep the loop awake until the child has ended. */
 #define WATCH_HANGUP ((uint32_t)EPOLLRDHUP | (uint32_t)EPOLLET)
 
-/* Sent by the kernel for each child that ends. A SIGCHLD stands for any number of them, and looking
- * for who they are costs the more the more others there are. */
+/* Sent by the kernel for each child that ends, with its pid. It is a real-time signal since those
+ * queue, while a SIGCHLD stands for any number of children, and looking for who they are costs the
+ * more the more others there are. */
 #define CHILD_ENDED SIGRTMIN
-/* Such signals are lost when too many wait (RLIMIT_SIGPENDING): so often we look for ourselves. */
+/* Signals that queue are lost when too many wait (RLIMIT_SIGPENDING): so often we look ourselves.
+ */
 #define REAP_EVERY_MS 1000
 
 /* A janitor's exit status: JANITOR_SPEAKS and bits that say what it found. Any other one is not a
@@ -276,50 +313,46 @@ static bool is_stopping(void)
 
 /* ---- Forward ------------------------------------------------------------------------ */
 
-/* Start */
-static void note_strangers(void);
+/* In the order of the sections, and why they are called before. */
+
+/* Start: before anything else; recover_command.h opens STATE with the same functions. */
 static void open_standard_descriptors(void);
+static void note_strangers(void);
 static const char *default_state(void);
 static void open_state(uid_t owner, gid_t group);
 static void note_ignored(void);
 static void open_all(void);
 static void begin_serving(void);
-
-/* Loop */
+/* Loop: turns until the server is over. */
 static void publish(void);
 static void loop(void);
-
-/* Accept */
+/* Accept: the loop says that somebody calls. */
 static void listeners_watch(int how);
 static void unmute(void);
-static void accept_some(const struct listener *l);
 static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp);
-
-/* Connection */
+static void accept_some(const struct listener *l);
+/* Connection: one that was accepted is looked at at once, and is closed from everywhere. */
 static int unread(const struct connection *c);
 static void connection_close(struct connection *c);
 static void connection_idle(struct connection *c);
 static void connection_event(struct connection *c, uint32_t events);
 static void connection_due(struct connection *c, int64_t now);
-
-/* Request */
+/* Request: a connection has bytes. */
 static void request_arrived(struct connection *c);
 static void request_start(struct connection *c);
-
-/* Child */
+/* Child: a request wants a process; Start prepares that. */
 static void find_libc(void);
 static void loans_reserve(void);
 static void loan_return(struct connection *c);
 static pid_t fork_for(struct connection *c, int *number);
 static _Noreturn void child_main(const struct handler_call *call);
-
-/* Queue */
-static void log_queued(const struct connection *c, struct slot *s, enum outcome outcome);
+/* Queue: there is no slot. */
+static void log_unserved(const struct address *from, int64_t since, struct slot *s,
+                         enum outcome outcome);
 static void refuse_queued(struct connection *c, enum outcome outcome, const char *reason);
 static void wait_in_queue(struct connection *c);
 static void queue_serve(void);
-
-/* Hangup */
+/* Hangup: an event or a deadline of a busy connection; --requests are reached. */
 static void fin_arrived(struct connection *c);
 static bool judge_fin(struct connection *c, uint32_t *was);
 static bool probe(struct connection *c, uint32_t *was);
@@ -328,8 +361,7 @@ static void request_end(struct connection *c, enum cause cause);
 static void request_cut(struct connection *c);
 static void request_due(struct connection *c, int64_t now);
 static void nudged(void);
-
-/* Reap */
+/* Reap: signals end the wait of the loop. */
 static void request_ended(const struct slot *s, enum outcome outcome, enum undo_result undo,
                           int64_t ms);
 static void signals_arrived(void);
@@ -337,36 +369,29 @@ static void reap_children(void);
 static bool reap(idtype_t which, pid_t pid);
 static void child_ended(struct connection *c, const siginfo_t *ended);
 static void request_done(struct connection *c, bool reuse);
-
-/* Settle */
+/* Settle: a dead child left something. */
 static struct job *job_make(const char *id);
 static void job_ready(struct job *j);
 static void jobs_due(int64_t now);
 static void jobs_start(void);
-
-/* Janitor */
+/* Janitor: forked by Settle. */
 static _Noreturn void janitor_main(const struct job *j, const struct witness *w);
-
-/* Settled */
+/* Settled: the janitor has ended, or there is no memory for a job. */
 static void janitor_ended(pid_t pid, const siginfo_t *ended);
 static void job_ended(struct job *j, int result);
 static void job_give_up(const struct job *j);
 static void request_settled(struct connection *c, const struct job *j, int result);
-
-/* Recover */
+/* Recover: at the start, and after the one connection. */
 static bool is_adopted(const char *id);
 static _Noreturn void recover(void);
 static void recovery_begin(void);
 static void jobs_adopt(bool again);
-
-/* Stop */
+/* Stop: signals and times ask for it. */
 static void drain(void);
 static void end_all(void);
-static void listeners_close(void);
 static void jobs_leave(const struct jobs *jobs);
 static bool is_over(void);
-
-/* Tables */
+/* Tables: used by all of them. */
 static void list_append(struct list *l, struct connection *c);
 static void list_remove(struct list *l, struct connection *c);
 static struct client *client_find(const struct address *a);
@@ -392,7 +417,8 @@ static const struct command {
     {"status", command_status},
 };
 
-/* `hangupd COMMAND...`: it is run, and the process ends. */
+/* `hangupd COMMAND...`: run it, and end the process. A command runs beside a server and not in it:
+ * it shares options, log and cleanup.c with the server, and none of what follows here. */
 static void run_command_named(int argc, char **argv)
 {
     for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof commands[0]; i++)
@@ -420,7 +446,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     return 0;
 }
 
-/* A program that links the library brings its own. */
+/* Weak, because a program that links the library brings its own. */
 __attribute__((weak)) int main(int argc, char **argv)
 {
     static const struct route routes[] = {
@@ -430,16 +456,8 @@ __attribute__((weak)) int main(int argc, char **argv)
 
 /* ---- Start -------------------------------------------------------------------------- */
 
-static void note_strangers(void)
-{
-    siginfo_t any = {0};
-    bool childless = waitid(P_ALL, 0, &any, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD;
-    server.pid = getpid();
-    server.has_strangers = !childless || server.pid == 1;
-    prctl(PR_SET_CHILD_SUBREAPER, 1);
-}
-
-/* Descriptors 0 to 2 must be something, or the first socket would become one of them. */
+/* Descriptors 0 to 2 must be something: the first socket would become one of them, and a line that
+ * somebody prints would go to a client. */
 static void open_standard_descriptors(void)
 {
     int fd;
@@ -450,7 +468,19 @@ static void open_standard_descriptors(void)
         close(fd);
 }
 
-/* Said on standard error, which is no client's as there is none. */
+/* A shell that execs us leaves us its children, and pid 1 gets everybody's orphans. As what a
+ * request left behind comes back to us too (we are a subreaper), a janitor may take any child of
+ * ours for one of those, but only if there are no others. */
+static void note_strangers(void)
+{
+    siginfo_t any = {0};
+    bool childless = waitid(P_ALL, 0, &any, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD;
+    server.pid = getpid();
+    server.has_strangers = !childless || server.pid == 1;
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+}
+
+/* Said on standard error: if descriptor 0 is no socket, no client is there to be disturbed. */
 static void check_inetd(void)
 {
     bool listening;
@@ -480,13 +510,14 @@ static void inherit(int fd, const char *from)
 /* There are at most LISTENERS_MAX of either kind: options and LISTEN_FDS see to it. */
 static void open_sockets(void)
 {
+    server.idle_exit_ms = settings.idle_exit_ms;
     if (settings.inetd) {
         int fd = fcntl(0, F_DUPFD_CLOEXEC, 3);
         if (fd < 0)
             cannot("could not keep the socket: %s", strerror(errno));
         inherit(fd, "--inetd: descriptor 0");
-        if (!server.one_connection && settings.idle_exit_ms < 0)
-            settings.idle_exit_ms = 60000;
+        if (!server.one_connection && server.idle_exit_ms < 0)
+            server.idle_exit_ms = 60000; /* inetd starts us again when somebody calls */
         return;
     }
     int handed = settings.listen_count == 0 ? listen_handed_over() : 0;
@@ -538,6 +569,8 @@ static void open_state(uid_t owner, gid_t group)
         server.state_path = path;
 }
 
+/* In this order: ports below 1024 are bound by now, root makes the state directory for the user,
+ * and only then becomes the user. */
 static void drop_privileges(void)
 {
     const struct passwd *who = NULL;
@@ -558,15 +591,15 @@ static void drop_privileges(void)
         become_user(who->pw_name, who->pw_uid, who->pw_gid);
 }
 
-/* Where scratch directories and bodies go: nobody else may rename or remove them. */
-static void find_tmpdir(void)
+/* Returns where scratch directories and bodies go: nobody else may rename or remove them. */
+static const char *find_tmpdir(void)
 {
     struct stat now;
     const char *tmp = getenv("TMPDIR");
     if (tmp == NULL || *tmp == '\0')
         tmp = "/tmp";
-    settings.handler.tmpdir = realpath(tmp, NULL);
-    if (settings.handler.tmpdir == NULL || stat(settings.handler.tmpdir, &now) < 0)
+    const char *path = realpath(tmp, NULL);
+    if (path == NULL || stat(path, &now) < 0)
         cannot("TMPDIR=%s: %s", tmp, strerror(errno));
     if (!S_ISDIR(now.st_mode))
         cannot("TMPDIR=%s is not a directory", tmp);
@@ -578,57 +611,60 @@ static void find_tmpdir(void)
         cannot("TMPDIR=%s is open to others, who could take away what requests make there; make "
                "it sticky with chmod +t, or choose another",
                tmp);
+    return path;
 }
 
-static void find_self(void)
+/* Returns the path of what is running, so that a program can call `hangupd undo`. */
+static const char *find_self(void)
 {
     static char self[PATH_MAX];
-    if (readlink("/proc/self/exe", self, sizeof self - 1) > 0)
-        settings.handler.self = self;
+    return readlink("/proc/self/exe", self, sizeof self - 1) > 0 ? self : NULL;
 }
 
-/* Memory that is touched by children only. */
-static void make_head(void)
+/* Returns memory for a request's head. Only children write to it, so that the parent has no page of
+ * it and no fork pays for one. */
+static char *make_head(void)
 {
     const size_t page = 4096;
     size_t room = handler_head_room(&settings.handler);
-    settings.handler.head = aligned_alloc(page, (room + page - 1) / page * page);
-    if (settings.handler.head == NULL)
+    char *head = aligned_alloc(page, (room + page - 1) / page * page);
+    if (head == NULL)
         cannot("out of memory for the heads of requests");
+    return head;
 }
 
-/* As many descriptors as the connections need, if the hard limit has them. */
-static void raise_descriptor_limit(void)
+/* Allow as many descriptors as the connections need, if the hard limit has them. Returns the limit
+ * as it was, which programs get back: more than 1024 breaks those that use select(2). */
+static uint64_t raise_descriptor_limit(void)
 {
     struct rlimit limit;
     rlim_t needed = (rlim_t)settings.connections + 64;
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        return;
-    settings.handler.open_files = limit.rlim_cur;
-    if (limit.rlim_cur >= needed)
-        return;
-    limit.rlim_cur = limit.rlim_max < needed ? limit.rlim_max : needed;
-    setrlimit(RLIMIT_NOFILE, &limit);
+        return 0;
+    rlim_t before = limit.rlim_cur;
+    if (before < needed) {
+        limit.rlim_cur = limit.rlim_max < needed ? limit.rlim_max : needed;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    return before;
 }
 
-/* For programs, each of which gets a scratch directory. A server for one connection has no next
- * request to keep one for. */
-static void open_pool(void)
+/* Open the directory of scratch directories, if there are programs, each of which gets one: a later
+ * request takes what an earlier one has left untouched. A server for one connection has no later
+ * request. Returns -1 if there is none. */
+static int open_pool(char path[PATH_MAX])
 {
-    static char path[PATH_MAX];
+    const struct handler_settings *h = &settings.handler;
     bool programs = false;
-    for (size_t i = 0; i < settings.handler.route_count; i++)
-        programs = programs || settings.handler.routes[i].program != NULL;
-    settings.handler.pool = -1;
+    for (size_t i = 0; i < h->route_count; i++)
+        programs = programs || h->routes[i].program != NULL;
     if (!programs || server.one_connection)
-        return;
-    settings.handler.pool =
-        cleanup_pool_open(server.dir, settings.handler.tmpdir, server.token, path);
-    if (settings.handler.pool >= 0)
-        settings.handler.pool_path = path;
-    else
+        return -1;
+    int pool = cleanup_pool_open(server.dir, h->tmpdir, server.token, path);
+    if (pool < 0)
         log_eventf(NULL, "could not make a directory for programs in %s: %s; each makes its own",
-                   settings.handler.tmpdir, strerror(errno));
+                   h->tmpdir, strerror(errno));
+    return pool;
 }
 
 static void open_scoreboard(void)
@@ -636,7 +672,8 @@ static void open_scoreboard(void)
     size_t count = (size_t)settings.requests;
     size_t size = sizeof(struct scoreboard) + count * sizeof(struct slot);
     int fd = openat(server.dir, "scoreboard", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)size); /* or SIGBUS on a full disk */
+    /* Allocated now: on a full disk, a write to a page without a block is a SIGBUS. */
+    int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)size);
     struct scoreboard *board =
         error != 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (board == MAP_FAILED)
@@ -653,9 +690,11 @@ static void open_scoreboard(void)
     server.figures.pid = (uint64_t)server.pid;
     server.figures.started = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
     publish();
+    /* Last: from now on `hangupd status` believes it. */
     memcpy(board->magic, SCOREBOARD_MAGIC, sizeof board->magic);
 }
 
+/* Signals that are ignored now, which a program must not inherit. */
 static void note_ignored(void)
 {
     struct sigaction now;
@@ -665,6 +704,8 @@ static void note_ignored(void)
             sigaddset(&settings.handler.ignored, signal);
 }
 
+/* All signals are blocked, and those that mean something are read between events. So no handler of
+ * ours ever runs, and no line here can be interrupted by one. */
 static void open_events(void)
 {
     sigset_t all;
@@ -692,7 +733,8 @@ static void open_events(void)
     signal(SIGTERM, SIG_DFL);
 }
 
-/* Memory that children do not get: they need not pay for it at fork, and cannot read it. */
+/* Returns memory that children do not get: a fork does not pay for it (16 MB that the parent has
+ * written cost 560 us instead of 110), and no child can read what belongs to others. */
 static void *private_memory(size_t size)
 {
     void *m = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -704,7 +746,6 @@ static void *private_memory(size_t size)
 static void make_tables(void)
 {
     int room = (int)settings.connections, slots = (int)settings.requests;
-
     server.connections = private_memory((size_t)room * sizeof *server.connections);
     server.heap = private_memory((size_t)room * sizeof *server.heap);
     server.free_slots = private_memory((size_t)slots * sizeof *server.free_slots);
@@ -726,8 +767,12 @@ static void make_tables(void)
         list_append(&server.free, &server.connections[i]);
 }
 
+/* Handlers are given some facts that only a start can find, in their settings: they are filled in
+ * here and nowhere else, before the first fork. */
 static void open_all(void)
 {
+    static char pool_path[PATH_MAX];
+    struct handler_settings *found = &settings.handler;
     check_inetd();
     if (log_open(settings.log_to, settings.inetd) < 0)
         cannot("could not make a socket for syslog: %s", strerror(errno));
@@ -735,16 +780,17 @@ static void open_all(void)
     if (settings.inetd)
         leave_standard_descriptors();
     drop_privileges();
-    find_tmpdir();
-    find_self();
-    make_head();
-    raise_descriptor_limit();
+    found->tmpdir = find_tmpdir();
+    found->self = find_self();
+    found->head = make_head();
+    found->open_files = raise_descriptor_limit();
     server.dir = cleanup_server_open(server.state, server.token);
     if (server.dir < 0)
         cannot("could not make a directory in the state directory: %s", strerror(errno));
-    open_pool();
+    found->pool = open_pool(pool_path);
+    found->pool_path = found->pool >= 0 ? pool_path : NULL;
     open_scoreboard();
-    open_events();
+    open_events(); /* found->ignored */
     find_libc();
     loans_reserve();
     make_tables();
@@ -757,7 +803,7 @@ static void add_watch(int fd, uint64_t what)
         cannot("could not watch for events: %s", strerror(errno));
 }
 
-/* A program may come later; but most often its name is wrong. */
+/* A warning only: the program may come later. But most often its name is wrong. */
 static void warn_of_missing_programs(void)
 {
     for (size_t i = 0; i < settings.handler.route_count; i++) {
@@ -809,6 +855,7 @@ static void sooner(int64_t *at, int64_t other)
         *at = other;
 }
 
+/* Every time that do_what_is_due looks at must be here, or what is due waits for the next event. */
 static int time_to_wait(int64_t now)
 {
     int64_t at = server.heap_size > 0 ? server.connections[server.heap[0]].deadline : 0;
@@ -816,8 +863,8 @@ static int time_to_wait(int64_t now)
         sooner(&at, server.unmute_at);
     if (server.stage == DRAINING)
         sooner(&at, server.drain_end);
-    if (settings.idle_exit_ms >= 0 && server.open_count == 0)
-        sooner(&at, server.idle_since + settings.idle_exit_ms);
+    if (server.idle_exit_ms >= 0 && server.open_count == 0)
+        sooner(&at, server.idle_since + server.idle_exit_ms);
     if (!TAILQ_EMPTY(&server.jobs.delayed))
         sooner(&at, TAILQ_FIRST(&server.jobs.delayed)->due);
     if (server.busy.count > 0)
@@ -837,22 +884,25 @@ static void do_what_is_due(int64_t now)
         unmute();
     if (server.stage == DRAINING && server.drain_end <= now)
         end_all();
+    /* Under inetd nobody but the caller is waited for: recovery comes when it has been served. */
     if (server.one_connection && server.open_count == 0 && !server.recovered)
         recovery_begin();
     jobs_due(now);
     jobs_start();
     if (server.open_count > 0)
         server.idle_since = now;
-    else if (settings.idle_exit_ms >= 0 && now - server.idle_since >= settings.idle_exit_ms &&
+    else if (server.idle_exit_ms >= 0 && now - server.idle_since >= server.idle_exit_ms &&
              !is_stopping())
         drain();
     if (log_sink.lost > 0) {
         unsigned lost = log_sink.lost;
-        log_sink.lost = 0;
+        log_sink.lost = 0; /* before the line, which may be lost too */
         log_eventf(NULL, "%u log lines were lost: the log did not take them in time", lost);
     }
 }
 
+/* Hand an event on. An earlier one of the same round may have closed its connection, and given the
+ * index to another: the generation tells. */
 static void dispatch(const struct epoll_event *e)
 {
     uint64_t what = e->data.u64;
@@ -887,6 +937,11 @@ static void loop(void)
 
 /* ---- Accept ------------------------------------------------------------------------- */
 
+#define MUTE_MS 100
+#define ACCEPT_AT_ONCE 64
+#define LOOK_FOR_IDLE 64 /* connections */
+#define FRESH_MS 100     /* so long a new connection may take to ask for something */
+
 static void listeners_watch(int how)
 {
     for (size_t i = 0; i < server.listener_count; i++) {
@@ -895,6 +950,8 @@ static void listeners_watch(int how)
     }
 }
 
+/* When nothing can be accepted, the listeners stay readable and would keep the loop awake: 88,682
+ * times in 100 ms, measured. So they are left out until room may have come. */
 static void mute(int64_t ms)
 {
     if (!server.muted)
@@ -909,9 +966,6 @@ static void unmute(void)
         listeners_watch(EPOLL_CTL_ADD);
     server.muted = false;
 }
-
-#define LOOK_FOR_IDLE 64 /* connections */
-#define FRESH_MS 100     /* so long a new connection may take to ask for something */
 
 static bool may_be_dropped(const struct connection *c)
 {
@@ -932,6 +986,23 @@ static bool drop_oldest_idle(void)
     return true;
 }
 
+static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp)
+{
+    struct connection *c = TAILQ_FIRST(&server.free.members);
+    list_remove(&server.free, c);
+    *c = (struct connection){.fd = fd,
+                             .generation = c->generation,
+                             .phase = PHASE_IDLE,
+                             .is_tcp = is_tcp,
+                             .address = address_of(from),
+                             .slot = NOBODY,
+                             .loan = NOBODY,
+                             .timer = NOBODY};
+    list_append(&server.idle, c);
+    server.open_count++;
+    connection_idle(c); /* mostly its first request is there already */
+}
+
 /* Out of descriptors: one is kept in reserve, to tell a caller so instead of leaving it hanging. */
 static void refuse_one(const struct listener *l, int error)
 {
@@ -943,7 +1014,6 @@ static void refuse_one(const struct listener *l, int error)
     last = now;
     if (server.reserve >= 0)
         close(server.reserve);
-    struct connection caller = {.is_tcp = l->is_tcp, .since = now};
     struct sockaddr_storage from = {0};
     socklen_t size = sizeof from;
     int fd = accept4(l->fd, (struct sockaddr *)&from, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -953,18 +1023,19 @@ static void refuse_one(const struct listener *l, int error)
         if (handler_send_canned(fd, &s, 503, false,
                                 "the server has no room for another connection")) {
             handler_end_sending(fd);
+            /* What is unread at a close resets the connection, and the answer with it. */
             (void)!recv(fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
         }
         close(fd);
-        caller.address = address_of(&from);
-        log_queued(&caller, &s, OUTCOME_ERROR);
+        struct address caller = address_of(&from);
+        log_unserved(&caller, now, &s, OUTCOME_ERROR);
     }
     server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
     mute(MUTE_MS);
 }
 
-#define ACCEPT_AT_ONCE 64
-
+/* Not all that wait, so that a flood of new callers leaves the others their turn: epoll tells again
+ * of those that are left. */
 static void accept_some(const struct listener *l)
 {
     for (int i = 0; i < ACCEPT_AT_ONCE && !server.muted; i++) {
@@ -991,23 +1062,6 @@ static void accept_some(const struct listener *l)
     }
 }
 
-static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp)
-{
-    struct connection *c = TAILQ_FIRST(&server.free.members);
-    list_remove(&server.free, c);
-    *c = (struct connection){.fd = fd,
-                             .generation = c->generation,
-                             .phase = PHASE_IDLE,
-                             .is_tcp = is_tcp,
-                             .address = address_of(from),
-                             .slot = NOBODY,
-                             .loan = NOBODY,
-                             .timer = NOBODY};
-    list_append(&server.idle, c);
-    server.open_count++;
-    connection_idle(c); /* mostly its first request is there already */
-}
-
 /* ---- Connection --------------------------------------------------------------------- */
 
 static void watch(struct connection *c, uint32_t events)
@@ -1020,21 +1074,23 @@ static void watch(struct connection *c, uint32_t events)
         log_eventf(NULL, "could not watch a connection: %s", strerror(errno));
 }
 
+/* Whether it has sent something can be asked without reading it. */
 static int unread(const struct connection *c)
 {
     int n = 0;
     return ioctl(c->fd, FIONREAD, &n) < 0 ? 0 : n;
 }
 
-/* Close at once: by a reset, unless the sending side was ended in order before. */
+/* Close at once: by a reset, unless our side was ended in order before. */
 static void connection_close(struct connection *c)
 {
     set_deadline(c, 0);
     set_phase(c, PHASE_FREE);
-    /* A child that is still closing its copies must not keep it in the set, or open. */
+    /* close(2) takes a descriptor out of epoll only with its last copy, and a child may still be
+     * closing the ones that it has inherited. */
     epoll_ctl(server.epoll, EPOLL_CTL_DEL, c->fd, NULL);
     close(c->fd);
-    c->generation = (c->generation + 1) & 0x1fffffff;
+    c->generation = (c->generation + 1) & GENERATION_MASK;
     server.open_count--;
 }
 
@@ -1061,7 +1117,8 @@ static void connection_refuse(struct connection *c, struct slot *s, const char *
         connection_close(c);
 }
 
-/* The connection has no request: is there one, or is it over? */
+/* The connection has no request now: is there one, or is it over? An end that the client has sent
+ * counts only if nothing stands before it: many send a request and their FIN at once. */
 static void connection_idle(struct connection *c)
 {
     set_phase(c, PHASE_IDLE);
@@ -1075,6 +1132,8 @@ static void connection_idle(struct connection *c)
         watch(c, WATCH_IDLE);
 }
 
+/* Of a lingering connection. A client that goes on sending gets LINGER_MS, and no more turns of
+ * this loop than others. */
 static void discard_input(struct connection *c)
 {
     char nowhere[4096]; /* AF_UNIX copies in spite of MSG_TRUNC; never looked at */
@@ -1095,8 +1154,8 @@ static void connection_event(struct connection *c, uint32_t events)
     switch (c->phase) {
     case PHASE_IDLE:
         c->fin_seen = fin;
-        if (dead && unread(c) > 0)
-            log_queued(c, &(struct slot){0}, OUTCOME_HANGUP); /* it had asked for something */
+        if (dead && unread(c) > 0) /* it had asked for something */
+            log_unserved(&c->address, c->since, &(struct slot){0}, OUTCOME_HANGUP);
         if (dead)
             connection_close(c);
         else
@@ -1105,7 +1164,7 @@ static void connection_event(struct connection *c, uint32_t events)
     case PHASE_QUEUED:
         c->fin_seen = c->fin_seen || fin;
         if (dead || (fin && settings.handler.half_close == HALF_CLOSE_HANGUP)) {
-            log_queued(c, &(struct slot){0}, OUTCOME_HANGUP);
+            log_unserved(&c->address, c->since, &(struct slot){0}, OUTCOME_HANGUP);
             connection_close(c);
         }
         break;
@@ -1121,7 +1180,7 @@ static void connection_event(struct connection *c, uint32_t events)
         else
             discard_input(c);
         break;
-    default:
+    default: /* SETTLING: what is undone is undone whoever is there */
         c->fin_seen = c->fin_seen || fin;
         break;
     }
@@ -1135,11 +1194,11 @@ static void connection_due(struct connection *c, int64_t now)
         connection_finish(c);
         break;
     case PHASE_QUEUED:
-        if (now < c->since + settings.handler.queue_ms) {
+        if (now < c->since + settings.handler.queue_ms)
             wait_in_queue(c);
-            break;
-        }
-        refuse_queued(c, OUTCOME_ERROR, "too many requests; this one waited too long in the queue");
+        else
+            refuse_queued(c, OUTCOME_ERROR,
+                          "too many requests; this one waited too long in the queue");
         break;
     case PHASE_BUSY:
         request_due(c, now);
@@ -1147,7 +1206,7 @@ static void connection_due(struct connection *c, int64_t now)
     case PHASE_LINGERING:
         connection_close(c);
         break;
-    default:
+    default: /* SETTLING: its janitor has limits of its own */
         break;
     }
 }
@@ -1162,6 +1221,8 @@ static bool may_start(const struct connection *c)
     return client == NULL || client->busy < settings.per_client;
 }
 
+/* The connection has bytes to read, which are the beginning of a request, or of nonsense: that the
+ * child will find out. */
 static void request_arrived(struct connection *c)
 {
     if (is_stopping()) {
@@ -1188,7 +1249,18 @@ static void fill_slot(struct connection *c, const char *id)
     s->route = -1;
     snprintf(s->id, sizeof s->id, "%s", id);
     address_text(&c->address, s->client, sizeof s->client);
+    /* Last: a slot in a state is one that `hangupd status` shows. */
     atomic_store(&s->state, SLOT_READING | (c->fin_seen ? SLOT_FIN_SEEN : 0));
+}
+
+/* No process for the request: it has made nothing, and its slot is free at once. */
+static void request_not_started(struct connection *c)
+{
+    atomic_store(&slot_of(c)->state, SLOT_FREE);
+    loan_return(c);
+    server.slot_users[c->slot] = NULL;
+    server.free_slots[server.free_slot_count++] = c->slot;
+    connection_refuse(c, &(struct slot){0}, "the server has no room for another process");
 }
 
 /* Fork a child for the connection's next request. A slot is free. */
@@ -1221,11 +1293,7 @@ static void request_start(struct connection *c)
         child_main(&call);
     if (pid < 0) {
         log_eventf(id, "could not fork for a request: %s", strerror(errno));
-        atomic_store(&slot_of(c)->state, SLOT_FREE);
-        loan_return(c);
-        server.slot_users[c->slot] = NULL;
-        server.free_slots[server.free_slot_count++] = c->slot;
-        connection_refuse(c, &(struct slot){0}, "the server has no room for another process");
+        request_not_started(c);
         return;
     }
     server.figures.requests++;
@@ -1237,14 +1305,28 @@ static void request_start(struct connection *c)
 
 /* ---- Child -------------------------------------------------------------------------- */
 
+/* A fork copies the table of descriptors, which has an entry for every open connection, and the
+ * child must close them all again, or another client's close would not reach the wire while this
+ * child lives. Both is paid for by the number of connections. Measured, fork + exit + wait:
+ *
+ *     open descriptors          10      1,000      10,000
+ *     fork                  134 us     186 us      640 us (and 1,118 us with close_range(2))
+ *     sharing the table     112 us     112 us      112 us
+ *
+ * So a newborn shares our table (CLONE_FILES) and then takes a copy of only what lies up to its own
+ * connection, by close_range(2) with CLOSE_RANGE_UNSHARE. For that the connection must have a low
+ * number: one from LOAN_FROM on is duplicated to one of LOAN_COUNT low numbers, which it has until
+ * the child has a table of its own. */
+
+/* Where the C library keeps what the kernel writes for it into a new process (set_tid_address(2),
+ * get_robust_list(2)): fork(3) would see to it. */
 static struct {
     pid_t *tid;
     struct robust_list_head *robust_list;
     size_t robust_size;
 } libc;
 
-/* Where the C library keeps what the kernel writes for it into a new process (set_tid_address(2),
- * get_robust_list(2)). A kernel that does not tell, or a sandbox that forbids: no sharing. */
+/* A kernel that does not tell, or a sandbox that forbids: no sharing. */
 static void find_libc(void)
 {
     pid_t *tid = NULL;
@@ -1254,6 +1336,8 @@ static void find_libc(void)
     libc.tid = tid;
 }
 
+/* The numbers are held by copies of a directory that every child keeps anyhow: so nobody else gets
+ * them, and a newborn that finds one in its table has nothing that it should not have. */
 static void loans_reserve(void)
 {
     for (int i = 0; i < LOAN_COUNT; i++) {
@@ -1262,22 +1346,9 @@ static void loans_reserve(void)
     }
 }
 
-/* A fork that does not copy the table of descriptors, which has an entry for every connection.
- * Until the child has called close_all_but it shares the parent's, and must neither open nor close
- * anything. Beside that all is as with fork(3), but that handlers of pthread_atfork(3) are not
- * called. */
-static pid_t fork_sharing(void)
-{
-    struct clone_args how = {.flags = CLONE_FILES | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
-                             .child_tid = (uintptr_t)libc.tid,
-                             .exit_signal = (unsigned)CHILD_ENDED};
-    pid_t pid = (pid_t)syscall(SYS_clone3, &how, sizeof how);
-    if (pid == 0)
-        syscall(SYS_set_robust_list, libc.robust_list, libc.robust_size);
-    return pid;
-}
-
-/* A low number for C, or -1: all are taken by children that do not have their own tables yet. */
+/* Returns a low number for C, or -1 if all are lent to children that do not have their own tables
+ * yet. That a child has one is seen by the pid in its slot, which it writes afterwards; one that
+ * writes it too early harms itself. */
 static int loan_take(struct connection *c)
 {
     for (int tries = 0; tries < LOAN_COUNT; tries++) {
@@ -1301,10 +1372,22 @@ static void loan_return(struct connection *c)
 {
     if (c->loan == NOBODY)
         return;
-    dup3(server.dir, server.loans[c->loan].fd,
-         O_CLOEXEC); /* anything that keeps the number taken */
+    dup3(server.dir, server.loans[c->loan].fd, O_CLOEXEC);
     server.loans[c->loan].user = NULL;
     c->loan = NOBODY;
+}
+
+/* As fork(3), but that the table of descriptors is shared: until the child has called close_all_but
+ * it must neither open nor close anything. Handlers of pthread_atfork(3) are not called. */
+static pid_t fork_sharing(void)
+{
+    struct clone_args how = {.flags = CLONE_FILES | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
+                             .child_tid = (uintptr_t)libc.tid,
+                             .exit_signal = (unsigned)CHILD_ENDED};
+    pid_t pid = (pid_t)syscall(SYS_clone3, &how, sizeof how);
+    if (pid == 0)
+        syscall(SYS_set_robust_list, libc.robust_list, libc.robust_size);
+    return pid;
 }
 
 /* Fork for C's request: the child finds the connection at *NUMBER. */
@@ -1338,6 +1421,7 @@ static void close_all_but(int *keep, size_t count)
     int from = STDERR_FILENO + 1;
     sort(keep, count);
     int last = keep[count - 1] >= from ? keep[count - 1] : from - 1;
+    /* Still sharing, the next close would be the parent's. */
     if (close_range((unsigned)last + 1, ~0U, CLOSE_RANGE_UNSHARE) < 0 && server.shares)
         _exit(HANDLER_EXIT_UNDONE);
     for (size_t i = 0; i < count; i++) {
@@ -1348,8 +1432,8 @@ static void close_all_but(int *keep, size_t count)
     }
 }
 
-/* A newborn of the server: it keeps no other client's connection open, and is gone when the server
- * is. */
+/* A newborn of the server, which is going to serve or to undo: it keeps no other client's
+ * connection open, and is gone when the server is. */
 static void become_child(int connection, int death_signal)
 {
     int keep[] = {log_sink.fd,     server.dir, server.state,
@@ -1373,26 +1457,32 @@ static _Noreturn void child_main(const struct handler_call *call)
 
 /* ---- Queue -------------------------------------------------------------------------- */
 
-/* A request that never got a child: its one log line. S has what was answered. */
-static void log_queued(const struct connection *c, struct slot *s, enum outcome outcome)
+#define EVICT_AGE_MS 1000 /* a header may take so long before it must make room */
+#define SLOW_MS 2000      /* a client that moves less than SLOW_BYTES in this time must, too */
+#define SLOW_BYTES 2048
+#define SLOW_LOOK_MS 250
+
+/* The one log line of a request that never got a child. S has what was answered. */
+static void log_unserved(const struct address *from, int64_t since, struct slot *s,
+                         enum outcome outcome)
 {
     snprintf(s->id, sizeof s->id, "%s-%llx", server.token,
              (unsigned long long)++server.request_count);
-    address_text(&c->address, s->client, sizeof s->client);
-    request_ended(s, outcome, UNDO_NONE, clock_ms() - c->since);
+    address_text(from, s->client, sizeof s->client);
+    request_ended(s, outcome, UNDO_NONE, clock_ms() - since);
 }
 
 static void refuse_queued(struct connection *c, enum outcome outcome, const char *reason)
 {
-    struct connection was = *c;
     struct slot s = {0};
+    struct address from = c->address;
+    int64_t since = c->since;
     connection_refuse(c, &s, reason);
-    log_queued(&was, &s, outcome);
+    log_unserved(&from, since, &s, outcome);
 }
 
-/* Whether the request waits for its client alone, who moves less than SLOW_BYTES in SLOW_MS: of the
- * body, all of which that came has been read, or of the answer, part of which he has no room for.
- */
+/* Returns true if only the client holds the request up: less than SLOW_BYTES moved in SLOW_MS while
+ * we had read all of the body that arrived, or while the client's window was full. */
 static bool is_slow(struct connection *c, int64_t now)
 {
     uint32_t flags = atomic_load(&slot_of(c)->state), state = flags & SLOT_STATE_MASK;
@@ -1413,12 +1503,12 @@ static bool is_slow(struct connection *c, int64_t now)
  * as wait for a slot. Each is looked at from time to time. */
 static void evict_slow(void)
 {
+    struct connection *c;
     int64_t now = clock_ms();
     int left = server.queue.count + 1; /* and the one that is about to wait */
     if (server.slow_looked_at != 0 && now - server.slow_looked_at < SLOW_LOOK_MS)
         return;
     server.slow_looked_at = now;
-    struct connection *c;
     TAILQ_FOREACH (c, &server.busy.members, link)
         if (left > 0 && is_slow(c, now)) {
             request_cut(c);
@@ -1426,14 +1516,16 @@ static void evict_slow(void)
         }
 }
 
+/* FLAG is the child's word that its request has made nothing yet. */
 static bool may_be_evicted(const struct connection *c, uint32_t flag)
 {
     return c->phase == PHASE_BUSY && !c->signalled && clock_ms() - c->since >= EVICT_AGE_MS &&
            (atomic_load(&slot_of(c)->state) & flag) != 0;
 }
 
-/* When all slots are taken: who has made nothing yet makes room. That is the oldest request whose
- * head is not whole, else the one that came last to a route's line. */
+/* When all slots are taken, a request that has made nothing yet makes room: the oldest whose head
+ * is not whole, as slow heads are how slots are held for nothing; else the one that came last to a
+ * route's line, which has waited least. */
 static void evict_one(void)
 {
     struct connection *c;
@@ -1452,6 +1544,7 @@ static void evict_one(void)
         evict_slow();
 }
 
+/* Perhaps nobody is old enough to be evicted yet, so a request in the queue looks again soon. */
 static void wait_in_queue(struct connection *c)
 {
     int64_t end = c->since + settings.handler.queue_ms, soon = clock_ms() + EVICT_AGE_MS;
@@ -1459,6 +1552,8 @@ static void wait_in_queue(struct connection *c)
     evict_one();
 }
 
+/* Start those that may, in the order in which they came. One whose address has its share already
+ * (--per-client) lets those behind it pass. */
 static void queue_serve(void)
 {
     struct connection *c = TAILQ_FIRST(&server.queue.members), *next;
@@ -1480,7 +1575,8 @@ static void fin_arrived(struct connection *c)
         continue; /* a child that plays with the word cannot keep us here */
 }
 
-/* What a FIN means in the state WAS. False: as with probe. */
+/* Act on a FIN that came in the state WAS. Returns false if the state has changed meanwhile, and
+ * sets *WAS to what it is now. */
 static bool judge_fin(struct connection *c, uint32_t *was)
 {
     uint32_t state = *was & SLOT_STATE_MASK;
@@ -1497,8 +1593,9 @@ static bool judge_fin(struct connection *c, uint32_t *was)
     return true;
 }
 
-/* Ask with an interim answer, in the turn that PROBING gives us: a closed client's kernel answers
- * it with a reset. False: the state is not what it WAS, but what that says now. */
+/* Ask with an interim answer: a closed client's kernel replies with a reset, a half-closed one
+ * stays quiet. Only in the turn that PROBING gives us, because the child would otherwise begin to
+ * answer in the middle of it. Returns false as judge_fin does. */
 static bool probe(struct connection *c, uint32_t *was)
 {
     static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -1508,6 +1605,7 @@ static bool probe(struct connection *c, uint32_t *was)
         return false;
     ssize_t n = send(c->fd, interim, sizeof interim - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     bool gone = n < 0 && errno != EAGAIN;
+    /* Give the word back. The child may set flags beside the state meanwhile. */
     for (int tries = 0; tries < 100 && (mine & SLOT_STATE_MASK) == SLOT_PROBING; tries++)
         if (atomic_compare_exchange_strong(
                 word, &mine, (mine & ~(uint32_t)SLOT_STATE_MASK) | SLOT_RUNNING | SLOT_FIN_SEEN))
@@ -1517,10 +1615,11 @@ static bool probe(struct connection *c, uint32_t *was)
     return true;
 }
 
+/* The client has gone. A child that has settled its ledger is about to exit, and knows. */
 static void hangup(struct connection *c)
 {
     uint32_t state = atomic_load(&slot_of(c)->state);
-    if ((state & SLOT_STATE_MASK) == SLOT_DONE) /* it is about to exit; if not, it is killed */
+    if ((state & SLOT_STATE_MASK) == SLOT_DONE) /* if it does not exit after all, it is killed */
         set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
     else if ((state & SLOT_FINISH) == 0)
         request_end(c, CAUSE_HANGUP);
@@ -1554,6 +1653,8 @@ static void request_cut(struct connection *c)
     set_deadline(c, clock_ms() + UNKILLABLE_MS);
 }
 
+/* The deadlines of a request, in turn: its time limit, when it is asked to end; --grace and a
+ * second more, when it is killed; and then only complaints. */
 static void request_due(struct connection *c, int64_t now)
 {
     /* In delivery the client's acknowledgement is awaited, and --send-timeout is the limit. */
@@ -1573,7 +1674,9 @@ static void request_due(struct connection *c, int64_t now)
     }
 }
 
-/* Children with a time limit of their own name their slot here. */
+/* A child has found that its route has a time limit of its own, and has written its slot's number
+ * here. All of it is a child's word: a number that is none is passed over, a limit only ends that
+ * request earlier or later. */
 static void nudged(void)
 {
     uint32_t number;
@@ -1589,6 +1692,8 @@ static void nudged(void)
 
 /* ---- Reap --------------------------------------------------------------------------- */
 
+#define SIGNALS_AT_ONCE 64
+
 /* The request's end: its one log line, and the totals. */
 static void request_ended(const struct slot *s, enum outcome outcome, enum undo_result undo,
                           int64_t ms)
@@ -1597,7 +1702,7 @@ static void request_ended(const struct slot *s, enum outcome outcome, enum undo_
     log_request(s, outcome, undo, ms);
 }
 
-/* The slot as it is now, made safe to print. */
+/* Returns the slot as it is now, made safe to print: strings end, and words are words. */
 static struct slot slot_copy(const struct connection *c)
 {
     struct slot s;
@@ -1619,6 +1724,8 @@ static void line_moves(int route)
     syscall(SYS_futex, releases, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, LINE_BIT(route));
 }
 
+/* The first attempt to undo has ended, or nothing was left: another request may begin. The place in
+ * the line is given back here and not by the child, so that `max` counts what is being undone. */
 static void slot_release(struct connection *c)
 {
     struct slot *s = slot_of(c);
@@ -1632,8 +1739,9 @@ static void slot_release(struct connection *c)
         line_moves(atomic_load(&s->route));
 }
 
-#define SIGNALS_AT_ONCE 64
-
+/* Taken by sigtimedwait(2) and not read from the signalfd: that gives the pid of the very child
+ * that a CHILD_ENDED is about, in a siginfo_t. Slots that have become free are given out at the
+ * end, once for all. */
 static void signals_arrived(void)
 {
     const struct timespec at_once = {0};
@@ -1658,6 +1766,8 @@ static void signals_arrived(void)
     queue_serve();
 }
 
+/* All that are dead: janitors, which are made by fork(3) and so send SIGCHLD, orphans that have
+ * come to us, and children whose CHILD_ENDED was lost. */
 static void reap_children(void)
 {
     server.reaped_at = clock_ms();
@@ -1665,8 +1775,9 @@ static void reap_children(void)
         continue;
 }
 
-/* Look at a dead child before its number is given away, and only then reap it. False: there is none
- * among these. Only with P_ALL does that cost more the more children there are. */
+/* Look at a dead child before its number is given away, and only then reap it: while it is a zombie
+ * its pid, its group and its session are no one else's, and can be signalled. Returns false if none
+ * of these is dead. Only with P_ALL does that cost more the more children there are. */
 static bool reap(idtype_t which, pid_t pid)
 {
     siginfo_t ended = {0}, gone = {0};
@@ -1682,6 +1793,9 @@ static bool reap(idtype_t which, pid_t pid)
     return true;
 }
 
+/* Believe that a child has settled its ledger only if it says so twice, by its exit status and in
+ * its slot: a handler that calls exit(0) has not. All else is a janitor's work, who finds out from
+ * the ledger what there is to undo. */
 static void child_ended(struct connection *c, const siginfo_t *ended)
 {
     pid_t pid = c->pid;
@@ -1699,7 +1813,7 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     kill(-pid, SIGKILL); /* its zombie still holds the number */
     set_phase(c, PHASE_SETTLING);
     atomic_fetch_or(&slot_of(c)->state, SLOT_SETTLING);
-    char id[CLEANUP_ID_SIZE];
+    char id[CLEANUP_ID_SIZE]; /* not the one in the slot, which the child could change */
     snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
     struct job *j = job_make(id);
     if (j == NULL) {
@@ -1718,7 +1832,7 @@ static void request_done(struct connection *c, bool reuse)
 {
     struct slot s = slot_copy(c);
     enum outcome outcome = s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome : OUTCOME_OK;
-    if (s.request[0] != '\0' || outcome != OUTCOME_OK)
+    if (s.request[0] != '\0' || outcome != OUTCOME_OK) /* else the client sent nothing and left */
         request_ended(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
     slot_release(c);
     if (reuse)
@@ -1776,6 +1890,8 @@ static void jobs_due(int64_t now)
         job_ready(job_take(&server.jobs.delayed));
 }
 
+/* An evicted client has had its time, and somebody else waits for its slot: what it has
+ * acknowledged by now decides. Any other gets --send-timeout to acknowledge the rest. */
 static void job_start(struct job *j)
 {
     const struct connection *c = j->connection;
@@ -1799,8 +1915,8 @@ static void job_start(struct job *j)
     }
 }
 
-/* Start janitors while there may be more; what waits for no connection is left to the next start
- * when this server is stopping. */
+/* Start janitors while there may be more. When this server is stopping, what waits for no
+ * connection is left to the next start: a stop must not take as long as the last retry. */
 static void jobs_start(void)
 {
     while (server.jobs.janitors < settings.undo_at_once) {
@@ -1815,7 +1931,11 @@ static void jobs_start(void)
 
 /* ---- Janitor ------------------------------------------------------------------------ */
 
-/* Whether one of our own children: their pids are in the scoreboard. */
+/* The process that undoes what a dead child left. Undoing can take long: it waits for the client's
+ * kernel, for commands, for disks; and it can be killed by what it meets. So the parent has it
+ * done. */
+
+/* The pids of our own children are in the scoreboard. */
 static bool is_a_child_of_ours(pid_t pid)
 {
     for (uint32_t i = 0; i < server.board->slot_count; i++)
@@ -1824,13 +1944,15 @@ static bool is_a_child_of_ours(pid_t pid)
     return false;
 }
 
-/* Whether the client has the answer, whose mark says that N bytes are to be acknowledged. */
+/* Returns true if the client has the answer, whose mark says that N bytes are to be acknowledged.
+ */
 static bool was_delivered(const struct witness *w, uint64_t n)
 {
     return w->fd < 0 || (!w->unsent && handler_was_delivered(w->fd, w->is_tcp, n, w->patience_ms));
 }
 
-/* Returns what the janitor says. */
+/* Keep or undo: a `sent` mark says that the child was about to complete its answer, and the
+ * client's acknowledgement whether it has arrived. Returns what the janitor says. */
 static int janitor_settle(const struct job *j, const struct witness *w)
 {
     struct cleanup_settling how = {.dir = server.dir,
@@ -1872,10 +1994,13 @@ static bool park(const char *id, const char *what, int patience_ms)
     return true;
 }
 
+/* It is killed with the server, unlike a request's child, which is asked to undo: a ledger has one
+ * settler, and when this server is dead that is the next one. It undoes nothing before all that the
+ * request has started is dead, or that would go on making things. */
 static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
 {
     sigset_t none;
-    become_child(w->fd, SIGKILL); /* a ledger has one settler: the next server goes on */
+    become_child(w->fd, SIGKILL);
     setpgid(0, 0);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -1894,7 +2019,8 @@ static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
 
 /* ---- Settled ------------------------------------------------------------------------ */
 
-/* If PID was a janitor, its job has ended. */
+/* If PID was a janitor, its job has ended. If it does not speak it may have done anything, or
+ * nothing: that is as if it could not tell, and the next one looks again. */
 static void janitor_ended(pid_t pid, const siginfo_t *ended)
 {
     struct job *j;
@@ -1923,7 +2049,8 @@ static void job_again(struct job *j)
     job_delay(j, pause);
 }
 
-/* RESULT: the bits that its janitor said. */
+/* Its janitor has ended, and has said the bits in RESULT: remember them, let the connection go, and
+ * try again or be done. */
 static void job_ended(struct job *j, int result)
 {
     bool is_recovery = j->id[0] == '\0';
@@ -1938,7 +2065,8 @@ static void job_ended(struct job *j, int result)
         j->verdict = VERDICT_UNANSWERED;
     if (j->tries > 0) /* an earlier janitor may have undone it, before it died */
         result &= ~JANITOR_NOTHING;
-    /* As long as nobody could tell, the connection is kept to be asked again. */
+    /* The connection goes after the first attempt, failed or not. But as long as nobody could tell
+     * whether the answer arrived, it is kept to be asked again: nobody else knows. */
     if (j->connection != NULL && !(undecided && again)) {
         struct connection *c = j->connection;
         j->connection = NULL;
@@ -1958,7 +2086,8 @@ static void job_ended(struct job *j, int result)
     free(j);
 }
 
-/* It has failed as often as it may, and its janitor did not put it aside. */
+/* It has failed as often as it may, and its janitor did not put it aside. If there is no ledger any
+ * more, the janitor had done its work before it died. */
 static void job_give_up(const struct job *j)
 {
     if (j->id[0] == '\0')
@@ -1987,7 +2116,8 @@ static bool is_sent_by_people(int signal)
            signal == SIGQUIT;
 }
 
-/* The answer that the dead child did not begin, as S notes. False: it did not go whole. */
+/* Send the answer that the dead child did not begin, and note it in S. Returns false if it did not
+ * go whole: then the connection must be reset. */
 static bool send_failure(const struct connection *c, struct slot *s, enum outcome outcome)
 {
     bool late = outcome == OUTCOME_TIMEOUT, stopping = outcome == OUTCOME_DRAIN;
@@ -2002,7 +2132,9 @@ static bool send_failure(const struct connection *c, struct slot *s, enum outcom
                                    : "the work failed and was undone");
 }
 
-/* A janitor has settled, or tried to, what the dead child left: tell the client, log it. */
+/* A janitor has settled, or tried to, what the dead child left: tell the client, log it, and give
+ * the slot back. The client is owed an answer if the child had not begun one; one that was begun
+ * and is not whole ends with a reset. */
 static void request_settled(struct connection *c, const struct job *j, int result)
 {
     struct slot s = slot_copy(c);
@@ -2036,6 +2168,7 @@ static void request_settled(struct connection *c, const struct job *j, int resul
 /* ---- Recover ------------------------------------------------------------------------ */
 
 #define RECOVERY_LIMIT_S 10 /* of a server that was started for one connection */
+#define RECOVERY_EVERY_S 60
 
 /* A ledger taken over from a dead server: its identities must prove themselves. */
 static bool is_adopted(const char *id)
@@ -2054,6 +2187,8 @@ static void note_recovered(const char *id, enum cleanup_result result, bool kept
     }
 }
 
+/* A janitor's work too. What is done at once is done here; a ledger that wants commands, or fails,
+ * is moved to our own directory, where it becomes a job like any other (jobs_adopt). */
 static _Noreturn void recover(void)
 {
     const struct cleanup_recovery how = {
@@ -2067,9 +2202,8 @@ static _Noreturn void recover(void)
     _exit(JANITOR_SPEAKS | (done ? 0 : JANITOR_LEFT));
 }
 
-#define RECOVERY_EVERY_S 60
-
-/* Whether another server of this STATE has done it a short time ago; if not, this one does now. */
+/* Returns true if another server of this STATE has done it a short time ago; if not, this one does
+ * now. */
 static bool was_recovered(void)
 {
     struct stat last;
@@ -2085,8 +2219,8 @@ static bool was_recovered(void)
     return false;
 }
 
-/* Take over from dead servers. One that inetd started for one connection does so after that, not
- * too often, and not for long. */
+/* Take over from dead servers. A server that inetd started for one connection does so after that,
+ * not too often, and not for long: there is one for every caller. */
 static void recovery_begin(void)
 {
     server.recovered = true;
@@ -2106,7 +2240,8 @@ static bool is_listed(const struct jobs *jobs, const char *id)
     return false;
 }
 
-/* Ledgers that recovery has moved to our directory; by AGAIN not for the first time. */
+/* Make jobs of the ledgers that recovery has moved to our directory; by AGAIN not for the first
+ * time, so that some may have theirs already. */
 static void jobs_adopt(bool again)
 {
     size_t count;
@@ -2126,13 +2261,15 @@ static void jobs_adopt(bool again)
 
 /* ---- Stop --------------------------------------------------------------------------- */
 
+/* Stop accepting, and let what is in flight finish until drain_end. Idle connections end in order,
+ * and requests in the queue are refused: none of them has begun. */
 static void drain(void)
 {
     struct connection *c;
     if (server.stage == SERVING)
         server.stage = DRAINING;
     server.drain_end = clock_ms() + settings.drain_ms;
-    atomic_store(&server.board->draining, 1);
+    atomic_store(&server.board->draining, 1); /* children answer with Connection: close */
     if (server.busy.count == 0)
         log_event(NULL, "stopping");
     else if (server.stage == ENDING)
@@ -2142,13 +2279,16 @@ static void drain(void)
                    server.busy.count, (long long)(settings.drain_ms / 1000));
     if (!server.muted)
         listeners_watch(EPOLL_CTL_DEL);
-    listeners_close();
+    for (size_t i = 0; i < server.listener_count; i++)
+        listen_end(&server.listeners[i]);
+    server.listener_count = 0;
     while ((c = TAILQ_FIRST(&server.idle.members)) != NULL)
         connection_finish(c);
     while ((c = TAILQ_FIRST(&server.queue.members)) != NULL)
         refuse_queued(c, OUTCOME_DRAIN, "the server is stopping");
 }
 
+/* Undo what is in flight, at once. */
 static void end_all(void)
 {
     bool was_serving = server.stage == SERVING;
@@ -2160,13 +2300,6 @@ static void end_all(void)
         request_end(c, CAUSE_DRAIN);
 }
 
-static void listeners_close(void)
-{
-    for (size_t i = 0; i < server.listener_count; i++)
-        listen_end(&server.listeners[i]);
-    server.listener_count = 0;
-}
-
 static void jobs_leave(const struct jobs *jobs)
 {
     const struct job *j;
@@ -2175,6 +2308,8 @@ static void jobs_leave(const struct jobs *jobs)
             log_event(j->id, "still to be undone: the next start goes on with it");
 }
 
+/* Janitors are waited for: they would be killed with us. What waits for its turn is left to the
+ * next start, but by a server for one connection, after which there may be no other for long. */
 static bool is_over(void)
 {
     bool waiting = !TAILQ_EMPTY(&server.jobs.ready) || !TAILQ_EMPTY(&server.jobs.delayed);
@@ -2212,6 +2347,7 @@ static size_t client_bytes(const struct address *a)
     return a->family == AF_INET6 ? CLIENT_BYTES : 4;
 }
 
+/* The number is 2^64 divided by the golden ratio: it spreads neighbouring addresses. */
 static int *client_bucket(const struct address *a)
 {
     uint64_t bits = 0;
@@ -2229,7 +2365,8 @@ static struct client *client_find(const struct address *a)
     return NULL;
 }
 
-/* A request of this client begins. */
+/* A request of this client begins. There is always a free entry, as there are not more clients than
+ * slots. */
 static void client_enter(const struct address *a)
 {
     struct client *client = client_find(a);
@@ -2256,6 +2393,7 @@ static void client_leave(const struct address *a)
     server.free_client = index;
 }
 
+/* Phase, list and --per-client's count change together, here alone. */
 static void set_phase(struct connection *c, enum phase phase)
 {
     struct list *from = list_of(c->phase), *to = list_of(phase);
@@ -2282,6 +2420,7 @@ static bool heap_before(int a, int b)
     return server.connections[a].deadline < server.connections[b].deadline;
 }
 
+/* Put CONNECTION where it belongs, given that the heap is one but for PLACE. */
 static void heap_settle(int place, int connection)
 {
     while (place > 0 && heap_before(connection, server.heap[(place - 1) / 2])) {
