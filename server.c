@@ -90,12 +90,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "http.h"
 #include "listen.h"
 #include "options.h"
 #include "run_command.h"
 #include "scoreboard.h"
 #include "serve.h"
 #include "shell.h"
+#include "state.h"
 #include "users.h"
 
 const char *program_name = "hangupd";
@@ -190,8 +192,8 @@ static struct {
     int reserve;      /* a descriptor to give up when there are no others, see refuse_one */
 
     /* STATE and STATE/SERVER. */
-    int state, dir;
-    const char *state_path; /* absolute, for people */
+    struct state_dir state;
+    int dir;
     char token[CLEANUP_TOKEN_SIZE];
     uint64_t request_count; /* ids given out */
 
@@ -315,12 +317,9 @@ static bool is_stopping(void)
 
 /* In the order of the sections, and why they are called before. */
 
-/* Start: before anything else; recover_command.h opens STATE with the same functions. */
+/* Start: before anything else. */
 static void open_standard_descriptors(void);
 static void note_strangers(void);
-static const char *default_state(void);
-static void open_state(uid_t owner, gid_t group);
-static void note_ignored(void);
 static void open_all(void);
 static void begin_serving(void);
 /* Loop: turns until the server is over. */
@@ -432,7 +431,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     run_command_named(argc, argv);
     cleanup_mark_prepare(argc, argv);
     cleanup_report = log_event;
-    parse_options(argc, argv, server_options);
+    parse_options(argc, argv, &server_options);
     parse_routes(argc, argv, routes);
     note_strangers();
     open_all();
@@ -440,7 +439,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     loop();
     jobs_leave(&server.jobs.ready);
     jobs_leave(&server.jobs.delayed);
-    cleanup_server_close(server.state, server.dir, server.token);
+    cleanup_server_close(server.state.fd, server.dir, server.token);
     if (!server.one_connection)
         log_event(NULL, "stopped");
     return 0;
@@ -484,7 +483,7 @@ static void note_strangers(void)
 static void check_inetd(void)
 {
     bool listening;
-    if (settings.inetd && settings.listen_count > 0)
+    if (settings.inetd && settings.listen.count > 0)
         wrong_use("--inetd and --listen exclude each other");
     if (settings.inetd && !listen_is_socket(0, &listening))
         cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
@@ -517,19 +516,19 @@ static void open_sockets(void)
             cannot("could not keep the socket: %s", strerror(errno));
         inherit(fd, "--inetd: descriptor 0");
         if (!server.one_connection && server.idle_exit_ms < 0)
-            server.idle_exit_ms = 60000; /* inetd starts us again when somebody calls */
+            server.idle_exit_ms = IDLE_EXIT_WAIT_MS; /* inetd starts us again when it is called */
         return;
     }
-    int handed = settings.listen_count == 0 ? listen_handed_over() : 0;
+    int handed = settings.listen.count == 0 ? listen_handed_over() : 0;
     for (int i = 0; i < handed; i++) {
         char from[64];
         snprintf(from, sizeof from, "the descriptor %d of LISTEN_FDS", 3 + i);
         inherit(3 + i, from);
     }
-    for (size_t i = 0; i < settings.listen_count; i++)
-        listen_on(&server.listeners[server.listener_count++], settings.listen[i]);
-    if (settings.listen_count == 0 && handed == 0)
-        listen_on(&server.listeners[server.listener_count++], "127.0.0.1:8080");
+    for (size_t i = 0; i < settings.listen.count; i++)
+        listen_on(&server.listeners[server.listener_count++], settings.listen.words[i]);
+    if (settings.listen.count == 0 && handed == 0)
+        listen_on(&server.listeners[server.listener_count++], LISTEN_DEFAULT);
 }
 
 /* Under inetd 0, 1 and 2 are the client: not a byte of ours may go there. */
@@ -540,33 +539,6 @@ static void leave_standard_descriptors(void)
     if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || (client && dup2(null, 2) < 0))
         cannot("could not open /dev/null: %s", strerror(errno));
     close(null);
-}
-
-static const char *default_state(void)
-{
-    static char path[PATH_MAX];
-    const char *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    if (geteuid() == 0)
-        return "/var/lib/hangupd";
-    if (xdg != NULL && xdg[0] == '/')
-        snprintf(path, sizeof path, "%s/hangupd", xdg);
-    else if (home != NULL && home[0] == '/')
-        snprintf(path, sizeof path, "%s/.local/state/hangupd", home);
-    else
-        cannot("there is no HOME to keep the ledgers in: say where with --state DIR");
-    return path;
-}
-
-static void open_state(uid_t owner, gid_t group)
-{
-    const char *why, *path = settings.state != NULL ? settings.state : default_state();
-    server.state = cleanup_state_open(path, owner, group, &why);
-    if (server.state < 0)
-        cannot("the state directory %s %s%s%s", path, why, errno != 0 ? ": " : "",
-               errno != 0 ? strerror(errno) : "");
-    server.state_path = realpath(path, NULL);
-    if (server.state_path == NULL)
-        server.state_path = path;
 }
 
 /* In this order: ports below 1024 are bound by now, root makes the state directory for the user,
@@ -586,7 +558,8 @@ static void drop_privileges(void)
         log_event(NULL,
                   "warning: running as root; --user NAME drops that when the sockets are open");
     }
-    open_state(who != NULL ? who->pw_uid : geteuid(), who != NULL ? who->pw_gid : getegid());
+    server.state =
+        state_open(who != NULL ? who->pw_uid : geteuid(), who != NULL ? who->pw_gid : getegid());
     if (who != NULL && geteuid() == 0)
         become_user(who->pw_name, who->pw_uid, who->pw_gid);
 }
@@ -694,19 +667,21 @@ static void open_scoreboard(void)
     memcpy(board->magic, SCOREBOARD_MAGIC, sizeof board->magic);
 }
 
-/* Signals that are ignored now, which a program must not inherit. */
-static void note_ignored(void)
+/* Returns the signals that are ignored now, which a program must not inherit. */
+static sigset_t find_ignored(void)
 {
     struct sigaction now;
-    sigemptyset(&settings.handler.ignored);
+    sigset_t ignored;
+    sigemptyset(&ignored);
     for (int signal = 1; signal < NSIG; signal++)
         if (sigaction(signal, NULL, &now) == 0 && now.sa_handler == SIG_IGN)
-            sigaddset(&settings.handler.ignored, signal);
+            sigaddset(&ignored, signal);
+    return ignored;
 }
 
 /* All signals are blocked, and those that mean something are read between events. So no handler of
  * ours ever runs, and no line here can be interrupted by one. */
-static void open_events(void)
+static void open_events(sigset_t *ignored)
 {
     sigset_t all;
     if (pipe2(server.nudge, O_CLOEXEC | O_NONBLOCK) < 0)
@@ -728,7 +703,7 @@ static void open_events(void)
     if (server.signals < 0 || server.epoll < 0)
         cannot("could not watch for events: %s", strerror(errno));
     signal(SIGPIPE, SIG_IGN);
-    note_ignored();
+    *ignored = find_ignored();
     signal(SIGCHLD, SIG_DFL); /* ignored, as some starters leave it, children could not be reaped */
     signal(SIGTERM, SIG_DFL);
 }
@@ -774,23 +749,23 @@ static void open_all(void)
     static char pool_path[PATH_MAX];
     struct handler_settings *found = &settings.handler;
     check_inetd();
-    if (log_open(settings.log_to, settings.inetd) < 0)
-        cannot("could not make a socket for syslog: %s", strerror(errno));
+    open_log();
     open_sockets();
     if (settings.inetd)
         leave_standard_descriptors();
     drop_privileges();
+    found->state = server.state.path;
     found->tmpdir = find_tmpdir();
     found->self = find_self();
     found->head = make_head();
     found->open_files = raise_descriptor_limit();
-    server.dir = cleanup_server_open(server.state, server.token);
+    server.dir = cleanup_server_open(server.state.fd, server.token);
     if (server.dir < 0)
         cannot("could not make a directory in the state directory: %s", strerror(errno));
     found->pool = open_pool(pool_path);
     found->pool_path = found->pool >= 0 ? pool_path : NULL;
     open_scoreboard();
-    open_events(); /* found->ignored */
+    open_events(&found->ignored);
     find_libc();
     loans_reserve();
     make_tables();
@@ -1245,7 +1220,6 @@ static void fill_slot(struct connection *c, const char *id)
     struct slot *s = slot_of(c);
     memset(s, 0, sizeof *s);
     s->started = c->since;
-    s->number = c->requests;
     s->route = -1;
     snprintf(s->id, sizeof s->id, "%s", id);
     address_text(&c->address, s->client, sizeof s->client);
@@ -1436,7 +1410,7 @@ static void close_all_but(int *keep, size_t count)
  * connection open, and is gone when the server is. */
 static void become_child(int connection, int death_signal)
 {
-    int keep[] = {log_sink.fd,     server.dir, server.state,
+    int keep[] = {log_sink.fd,     server.dir, server.state.fd,
                   server.nudge[1], connection, settings.handler.pool};
     close_all_but(keep, sizeof keep / sizeof keep[0]);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -1598,12 +1572,11 @@ static bool judge_fin(struct connection *c, uint32_t *was)
  * answer in the middle of it. Returns false as judge_fin does. */
 static bool probe(struct connection *c, uint32_t *was)
 {
-    static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
     _Atomic uint32_t *word = &slot_of(c)->state;
     uint32_t mine = (*was & ~(uint32_t)SLOT_STATE_MASK) | SLOT_PROBING;
     if (!atomic_compare_exchange_strong(word, was, mine))
         return false;
-    ssize_t n = send(c->fd, interim, sizeof interim - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t n = send(c->fd, HTTP_CONTINUE, sizeof HTTP_CONTINUE - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     bool gone = n < 0 && errno != EAGAIN;
     /* Give the word back. The child may set flags beside the state meanwhile. */
     for (int tries = 0; tries < 100 && (mine & SLOT_STATE_MASK) == SLOT_PROBING; tries++)
@@ -1986,11 +1959,11 @@ static bool is_last_try(const struct job *j)
 /* Put the ledger aside, and say once, loudly, WHAT is left and how it is tried again. */
 static bool park(const char *id, const char *what, int patience_ms)
 {
-    if (!cleanup_park(server.state, server.dir, id))
+    if (!cleanup_park(server.state.fd, server.dir, id))
         return false;
     log_sink.patience_ms = patience_ms;
     log_eventf(id, "UNDO FAILED for good: %s; when that is mended: %s", what,
-               recover_words(server.state_path, id));
+               recover_words(server.state.path, id));
     return true;
 }
 
@@ -2100,15 +2073,6 @@ static void job_give_up(const struct job *j)
                    strerror(errno));
 }
 
-static enum outcome outcome_of_cause(enum cause cause)
-{
-    return cause == CAUSE_HANGUP    ? OUTCOME_HANGUP
-           : cause == CAUSE_TIMEOUT ? OUTCOME_TIMEOUT
-           : cause == CAUSE_DRAIN   ? OUTCOME_DRAIN
-           : cause == CAUSE_EVICTED ? OUTCOME_ERROR
-                                    : OUTCOME_KILLED;
-}
-
 /* Signals that an operator or the memory killer sends; any other is the program's own fault. */
 static bool is_sent_by_people(int signal)
 {
@@ -2144,7 +2108,7 @@ static void request_settled(struct connection *c, const struct job *j, int resul
     bool kept = j->verdict == VERDICT_ANSWERED;
     enum outcome outcome = kept                                     ? OUTCOME_OK
                            : by_itself && s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome
-                           : c->cause != CAUSE_NONE                 ? outcome_of_cause(c->cause)
+                           : c->cause != CAUSE_NONE                 ? outcome_of(c->cause)
                            : by_signal                              ? OUTCOME_KILLED
                                                                     : OUTCOME_CRASH;
     /* Nor has the child undone anything, before it died. */
@@ -2192,7 +2156,7 @@ static void note_recovered(const char *id, enum cleanup_result result, bool kept
 static _Noreturn void recover(void)
 {
     const struct cleanup_recovery how = {
-        .state = server.state, .adopt = server.dir, .settled = note_recovered};
+        .state = server.state.fd, .adopt = server.dir, .settled = note_recovered};
     if (server.one_connection)
         alarm(RECOVERY_LIMIT_S);
     bool done = cleanup_recover(&how);
@@ -2207,11 +2171,11 @@ static _Noreturn void recover(void)
 static bool was_recovered(void)
 {
     struct stat last;
-    if (fstatat(server.state, "recovered", &last, AT_SYMLINK_NOFOLLOW) == 0 &&
+    if (fstatat(server.state.fd, "recovered", &last, AT_SYMLINK_NOFOLLOW) == 0 &&
         time(NULL) - last.st_mtime < RECOVERY_EVERY_S)
         return true;
     int stamp =
-        openat(server.state, "recovered", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        openat(server.state.fd, "recovered", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (stamp < 0 || futimens(stamp, NULL) < 0)
         log_eventf(NULL, "could not note the recovery: %s", strerror(errno));
     if (stamp >= 0)

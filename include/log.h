@@ -1,6 +1,6 @@
 /* log.h: the log, one line with one write.
  *
- *     if (log_open(settings.log_to, settings.inetd) < 0)
+ *     if (log_open(to_syslog, inetd) < 0)
  *         ...                                         // errno; until then it is standard error
  *     log_event(id, "new file /tmp/txt");
  *     log_eventf(NULL, "listening on %s", name);
@@ -19,7 +19,7 @@
 #ifndef HANGUPD_LOG_H
 #define HANGUPD_LOG_H
 
-#include <fcntl.h>
+#include <errno.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -27,6 +27,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include "scoreboard.h"
 #include "text.h"
@@ -56,15 +57,12 @@ static inline bool log_stderr_is_client(void)
            in.st_dev == err.st_dev && in.st_ino == err.st_ino;
 }
 
-/* Log to TO, "stderr" or "syslog". If that is NULL, to syslog under inetd and else to standard
- * error. Returns -1 with errno if no socket can be had for syslog. */
-static inline int log_open(const char *to, bool inetd)
+/* Log to syslog if SYSLOG, or if standard error is inetd's client; else to standard error. Returns
+ * -1 with errno if no socket can be had for syslog. */
+static inline int log_open(bool syslog, bool inetd)
 {
     struct stat now;
-    bool syslog = to != NULL ? strcmp(to, "syslog") == 0 : inetd;
-    if (inetd && !syslog && log_stderr_is_client())
-        syslog = true;
-    if (!syslog) {
+    if (!syslog && !(inetd && log_stderr_is_client())) {
         log_sink.fd = STDERR_FILENO;
         log_sink.may_block = fstat(log_sink.fd, &now) < 0 || !S_ISREG(now.st_mode);
         return 0;
@@ -244,9 +242,9 @@ static inline void log_request(const struct slot *s, enum outcome outcome, enum 
     text_add(&t, log_sink.json ? ",\"ms\":" : " ");
     text_signed(&t, ms);
     text_add(&t, log_sink.json ? ",\"outcome\":\"" : "ms ");
-    text_add(&t, outcome_names[outcome]);
+    text_add(&t, outcome_name(outcome));
     text_add(&t, log_sink.json ? "\",\"undo\":\"" : " undo=");
-    text_add(&t, undo_names[undo]);
+    text_add(&t, undo_name(undo));
     if (log_sink.json)
         text_add(&t, "\"}");
     log_end(&t);

@@ -27,6 +27,7 @@ struct handler_settings {
     int pool;              /* of scratch directories (cleanup.h), open; */
     const char *pool_path; /* ...NULL: none */
     const char *self;      /* the path of what is running; NULL: not known */
+    const char *state;     /* the absolute path of STATE, for programs; NULL: they are not told */
     char *head;            /* memory for a request's head, which each child has to itself */
     sigset_t ignored;      /* signals that the server ignores and a program must not */
     uint64_t open_files;   /* the soft limit that the server was started with, for programs */

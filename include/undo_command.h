@@ -139,12 +139,13 @@ static int command_undo(int argc, char **argv)
     static char argument[2 * CLEANUP_RECORD_MAX]; /* what is cut is too long in any case */
     struct text t = TEXT(argument);
     program_name = "hangupd undo";
-    the_help = undo_help;
     if (argc < 2)
         wrong_use("what is to be undone? VERB is missing");
     const char *verb = argv[1];
-    if (strcmp(verb, "--help") == 0)
-        tell(the_help);
+    if (strcmp(verb, "--help") == 0) {
+        fputs(undo_help, stdout);
+        exit_printed();
+    }
     undo_argument(&t, verb, argc - 2, argv + 2);
     int fd = undo_descriptor();
     if (cleanup_append(fd, verb, text_end(&t), false) == 0)

@@ -28,6 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "ledger.h"
 #include "deny.h"
 #include "memcheck.h"
