@@ -78,10 +78,9 @@ static void recover_told(const char *id, enum cleanup_result result, bool kept)
         log_event(id, kept ? "kept, as it had been answered" : "undone");
     } else {
         recovering.left++;
-        log_eventf(id, "NOT undone: %s%s", failure.what, failure.more ? " (and more)" : "");
+        log_eventf(id, "NOT undone: %s", failure_take());
     }
-    failure.what[0] = '\0';
-    failure.more = false;
+    failure_take();
 }
 
 /* A ledger that was only moved to STATE/failed is told of later, when it is tried there. */
@@ -89,8 +88,7 @@ static void recover_moved(const char *id, enum cleanup_result result, bool kept)
 {
     if (result == CLEANUP_DONE)
         recover_told(id, result, kept);
-    failure.what[0] = '\0';
-    failure.more = false;
+    failure_take();
 }
 
 /* Say of the ids that cannot be recovered why not, and take them off the list. */
