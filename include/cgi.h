@@ -2,8 +2,16 @@
  *
  *     struct cgi_head h;
  *     int64_t size = cgi_parse_head(&h, buffer, length);
+ *     if (size < 0)
+ *         ...                                  h.wrong, in the line h.line
+ *     else if (size == 0)
+ *         ...                                  read more behind it, and call again
  *
- * Always over the whole of what has come, from its beginning; SIZE is 0 while more is needed.
+ * Always over the whole of what has come, from its beginning. Lines may end in LF alone, as
+ * programs write them. What is found is spans of the buffer.
+ *
+ * Only parsed here: which fields go on to the client is its caller's affair. Not for what a client
+ * sends, where leniency would be a hole (http.h).
  *
  * Kind: pure.
  * Signal safety: none.
@@ -13,8 +21,8 @@
 
 #include "http.h"
 
-/* The header of a program's answer (RFC 3875 section 6). */
 #define CGI_HEAD_MAX 16000 /* bytes, with the empty line */
+
 struct cgi_head {
     /* What the server acts on; a span's length is 0 where the field is not there. */
     struct http_span type, location, reason;
@@ -28,11 +36,12 @@ struct cgi_head {
     const char *wrong;
     struct http_span line; /* the one that is wrong, or empty */
 };
+
 /* Parse what has come so far, from its beginning. Returns the header's length with the empty line
- * that ends it, 0 when more is needed, -1 with h->wrong set. */
+ * that ends it, 0 if more is needed, -1 with h->wrong set. */
 static inline int64_t cgi_parse_head(struct cgi_head *h, const char *buffer, size_t length);
 
-/* ---- The parser: a program's header (RFC 3875 section 6) ----------------------------- */
+/* ---- Fields (RFC 3875 section 6.3) --------------------------------------------------- */
 
 static inline int64_t cgi_bad(struct cgi_head *h, struct http_span line, const char *wrong)
 {
