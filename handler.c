@@ -33,11 +33,11 @@
  *
  * Invariants, between any two lines:
  *   - Until RUNNING nothing has been made that outlives this process: the body's file has no name,
- *     or lies in the scratch directory. That, and all that is made later, cleanup.c records before
- * it is made. So this process may die anywhere: the parent finds the ledger and settles it.
+ *     or lies in the scratch directory. That, and all that is made later, cleanup.c records first.
+ *     So this process may die anywhere: the parent finds the ledger and settles it.
  *   - It exits with HANDLER_EXIT_KEEP or HANDLER_EXIT_CLOSE only if there is no ledger any more.
- *   - SIGTERM may come anywhere but while it is blocked. `request` and `program` are in order at
- * any time: a descriptor there is open or -1, and answer.started is set before the first byte goes.
+ *   - SIGTERM may come anywhere but while it is blocked. `request` and `program` are in order then:
+ *     a descriptor there is open or -1, and answer.started is set before the first byte goes out.
  *   - The byte that completes an answer below 400 goes out last, when the handler has returned 0
  *     and after `sent N` is in the ledger: whoever asks later, this process or the parent after its
  *     death, can tell from N whether the client has it. From block_sigterm on nothing else decides.
@@ -50,8 +50,8 @@
  *     keep-alive. Until then a handler that computes in mid-answer works for nobody.
  *   - A program's errors are not read while the client has no room for its answer: the log gets
  *     them late, and a program that writes many of them waits.
- *   - A C handler that has threads is not ended gently: at SIGTERM the process kills itself, and
- * the parent undoes what it made.
+ *   - A C handler that has threads is not ended gently: at SIGTERM its process kills itself, and
+ *     the parent undoes what it made.
  *   - A method beyond those of RFC 9110 and PATCH is answered 501, even if the route lists it.
  *   - There are no ranges, no upgrades and no compression, and trailers are read and dropped.
  */
@@ -95,9 +95,7 @@
 enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
 
 #define ANSWER_FIELDS_SIZE 16384
-#define ANSWER_HEAD_SIZE                                                                           \
-    (ANSWER_FIELDS_SIZE + 1024) /* a status line and our own fields besides                        \
-                                 */
+#define ANSWER_HEAD_SIZE (ANSWER_FIELDS_SIZE + 1024) /* with a status line and our own fields */
 
 struct answer {
     bool prepared; /* respond* has been called */
@@ -150,51 +148,39 @@ struct request {
  * its beginning: aligned, that is as few pages as can be. */
 static _Alignas(4096) struct request request;
 
-/* Forward: what earlier sections call of later ones. */
-
+/* Forward: what is called before it is defined. In the order of a life most calls go forward. */
 /* Serve */
 static unsigned spare_number(const struct handler_call *call);
 static void arm_signals(void);
-
 /* Read: the head */
 static void request_read_head(struct request *rq);
 static void request_decode_head(struct request *rq);
-
 /* Read: the route */
 static void request_check(struct request *rq);
-
 /* Read: the turn */
 static void await_turn(struct request *rq);
-
 /* Read: the body */
 static void request_read_body(struct request *rq);
-
 /* Run: the route */
 static void enter_running(struct request *rq);
 static int run_route(struct request *rq);
-
 /* Run: what a handler may ask */
 static char *request_keep(struct request *rq, const void *bytes, size_t length);
-
 /* Run: the program answers */
 static int run_program(struct request *rq);
-
 /* Answer */
 static bool is_reserved_field(const char *name);
 static bool is_complete(const struct request *rq);
 static void answer_again(struct request *rq);
 static void start_answer(struct request *rq);
 static bool outlives_client(const struct request *rq);
-
 /* Finish */
 static void block_sigterm(struct request *rq);
 _Noreturn static void finish(struct request *rq, int result);
 _Noreturn static void refuse_request(struct request *rq, int status, const char *reason);
-
 /* Deliver */
 static int send_rest(struct request *rq, bool more);
 static enum outcome deliver(struct request *rq);
-
 /* End */
 ASYNC_SAFE static const char *words_for(int status, enum cause cause);
 ASYNC_SAFE static bool undo(struct request *rq);
@@ -202,16 +188,13 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
                                          enum cause cause);
 ASYNC_SAFE static void on_sigterm(int signal);
 ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code);
-
 /* The connection */
 static bool wait_for(int fd, short events, int64_t ms);
 static int outstanding(int fd);
 static int send_all(struct request *rq, struct iovec *v, int count);
 static int send_continue(struct request *rq);
-ASYNC_SAFE static void cut_connection(const struct request *rq);
 static void set_user_timeout(const struct request *rq, int64_t ms);
 static bool get_tcp_info(int fd, struct tcp_info *info);
-
 /* The state word */
 ASYNC_SAFE static uint32_t state_of(uint32_t word);
 ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
@@ -292,13 +275,10 @@ size_t handler_head_room(const struct handler_settings *s)
  * is refused or never completes, the log should show what there was. */
 static void note_request(struct request *rq)
 {
-    const char *end = memchr(rq->buffer, '\r', rq->have);
-    size_t n = end != NULL ? (size_t)(end - rq->buffer) : rq->have;
-    if (rq->head.started && rq->head.method.length > 0) {
-        end = memchr(rq->buffer + rq->head.method.at, '\r', rq->have - rq->head.method.at);
-        n = end != NULL ? (size_t)(end - rq->buffer) - rq->head.method.at : 0;
-    }
-    const char *from = rq->buffer + (rq->head.started ? rq->head.method.at : 0);
+    size_t at = rq->head.method.at, n = rq->have - at;
+    const char *from = rq->buffer + at, *end = memchr(from, '\r', n);
+    if (end != NULL)
+        n = (size_t)(end - from);
     if (n >= SLOT_REQUEST_SIZE)
         n = SLOT_REQUEST_SIZE - 1;
     memcpy(rq->slot->request, from, n);
@@ -668,8 +648,7 @@ static void spool(struct request *rq, const char *data, size_t n)
     rq->body_length += n;
 }
 
-/* Where a chunked body ends is known only when it has been decoded, so it is peeked at like a head.
- */
+/* The end of a chunked body is known only when it has been decoded, so it is peeked at first. */
 static void read_chunked_body(struct request *rq, char *piece)
 {
     struct http_chunks chunks = {0};
@@ -740,9 +719,8 @@ static void request_read_body(struct request *rq)
 
 /* ---- Run: the route ------------------------------------------------------------------ */
 
-/* The work begins: from here on the parent acts on a hangup as the route wants it. It learns that
- * by the flags that come with the state, in one step, so that it never sees RUNNING without them.
- */
+/* The work begins: from here on the parent acts on a hangup as the route wants it. The flags that
+ * say so come with the state in one step: the parent never sees RUNNING without them. */
 static void enter_running(struct request *rq)
 {
     uint32_t flags = half_close_flags(rq);
@@ -768,8 +746,7 @@ static void enter_running(struct request *rq)
 #define REDIRECTS_MAX 10
 
 /* Go on with the target that a program has named, as a GET without a body (RFC 3875 section 6.2.2).
- * The place in the first route's line is kept, so a redirect to a route with `max` waits for none.
- */
+ * The place in the first route's line is kept; a redirect to a route with `max` waits for none. */
 static int follow_redirect(struct request *rq)
 {
     struct http_span query;
@@ -1563,8 +1540,7 @@ ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *r
     http_add_date(t);
 }
 
-/* Build the head. It is sent with the first bytes of the body, or in delivery, in the same packet.
- */
+/* Build the head. It goes out in one packet with the first bytes of the body, or in delivery. */
 static void build_head(struct request *rq)
 {
     struct answer *a = &rq->answer;
@@ -1607,8 +1583,7 @@ static void start_answer(struct request *rq)
     build_head(rq);
 }
 
-/* Returns true if the route has on-hangup=finish: the work is kept though nobody gets its answer.
- */
+/* Returns true if the route has on-hangup=finish: the work is kept even if nobody reads of it. */
 static bool outlives_client(const struct request *rq)
 {
     return (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
@@ -1716,8 +1691,7 @@ static void block_sigterm(struct request *rq)
     sigprocmask(SIG_BLOCK, &term, NULL);
 }
 
-/* The request is settled: give the connection back to the parent, for its next one if that can be.
- */
+/* The request is settled: give the connection back to the parent, for another request if it can. */
 _Noreturn static void hand_back(struct request *rq)
 {
     if (!rq->must_close)
@@ -1738,7 +1712,7 @@ _Noreturn static void finish_well(struct request *rq)
     enum outcome outcome = deliver(rq);
     rq->slot->outcome = (uint8_t)outcome;
     if (outcome == OUTCOME_ERROR || (outcome == OUTCOME_HANGUP && !outlives_client(rq))) {
-        cut_connection(rq);
+        handler_cut(rq->call->connection, rq->call->is_tcp);
         bool struck = cleanup_unsent() == 0;
         if (!struck || !undo(rq))
             _exit(HANDLER_EXIT_UNDONE);
@@ -1773,7 +1747,7 @@ _Noreturn static void finish_badly(struct request *rq)
 _Noreturn static void finish_cut(struct request *rq)
 {
     rq->slot->outcome = rq->client_gone ? OUTCOME_HANGUP : OUTCOME_ERROR;
-    cut_connection(rq);
+    handler_cut(rq->call->connection, rq->call->is_tcp);
     if (!undo(rq))
         _exit(HANDLER_EXIT_UNDONE);
     leave(rq, HANDLER_EXIT_CLOSE);
@@ -1895,8 +1869,7 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
         if (is_tcp ? tcp_look(connection, &acked, &closed) && acked >= n
                    : unix_was_read(connection, &closed))
             return true;
-        /* It never will be if less than that was ever sent: the child that was to send it is dead.
-         */
+        /* It never will be if less was ever sent: the child that was to send the rest is dead. */
         if (closed || (is_tcp && acked_when_all_is(connection, 0) < n))
             return false;
         int queued = outstanding(connection);
@@ -2024,7 +1997,7 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
     bool ran = state_of(state) >= SLOT_RUNNING;
     rq->slot->outcome = (uint8_t)outcome;
     if (rq->answer.started)
-        cut_connection(rq);
+        handler_cut(rq->call->connection, rq->call->is_tcp);
     if (ran && outcome == OUTCOME_HANGUP)
         log_event(rq->slot->id, "The client closed the connection prematurely. Cleaning up.");
     bool alone = end_program(ran ? rq->settings->grace_ms : 0);
@@ -2070,9 +2043,7 @@ ASYNC_SAFE static void on_sigterm(int signal)
     abandon(&request, outcome_of(cause), cause);
 }
 
-/* Exit. The parent believes CODE only beside DONE: a C handler that calls exit(0) has settled
- * nothing.
- */
+/* Exit. The parent believes CODE only beside DONE: a C handler may call exit(0) at any time. */
 ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
 {
     if (code != HANDLER_EXIT_UNDONE)
@@ -2189,11 +2160,6 @@ ASYNC_SAFE void handler_cut(int connection, bool is_tcp)
     struct sockaddr nobody = {.sa_family = AF_UNSPEC};
     if (!is_tcp || connect(connection, &nobody, sizeof nobody) < 0)
         shutdown(connection, SHUT_RDWR);
-}
-
-ASYNC_SAFE static void cut_connection(const struct request *rq)
-{
-    handler_cut(rq->call->connection, rq->call->is_tcp);
 }
 
 ASYNC_SAFE int handler_end_sending(int connection)

@@ -86,14 +86,9 @@ static inline int64_t cgi_field(struct cgi_head *h, const char *b, struct http_s
     if (colon == NULL || !http_is_token(s, (size_t)(colon - s)))
         return cgi_bad(h, line, "not a header field, NAME: VALUE");
     struct http_span name = {line.at, (uint32_t)(colon - s)};
-    uint32_t at = name.at + name.length + 1, end = line.at + line.length;
-    while (at < end && http_is_blank(b[at]))
-        at++;
-    while (end > at && http_is_blank(b[end - 1]))
-        end--;
-    struct http_span value = {at, end - at};
-    for (uint32_t i = at; i < end; i++)
-        if (!http_is_text((unsigned char)b[i]))
+    struct http_span value = http_trim(b, name.at + name.length + 1, line.at + line.length);
+    for (uint32_t i = 0; i < value.length; i++)
+        if (!http_is_text((unsigned char)b[value.at + i]))
             return cgi_bad(h, line, "a control character in the header");
     if (http_span_is(b, name, "Status"))
         return cgi_status(h, b, line, value);

@@ -145,6 +145,16 @@ static inline bool http_is_blank(char c)
     return c == ' ' || c == '\t';
 }
 
+/* Returns the bytes of B from AT to END without the white space around them. */
+static inline struct http_span http_trim(const char *b, uint32_t at, uint32_t end)
+{
+    while (at < end && http_is_blank(b[at]))
+        at++;
+    while (end > at && http_is_blank(b[end - 1]))
+        end--;
+    return (struct http_span){at, end - at};
+}
+
 static inline bool http_is_token_char(unsigned char c)
 {
     return http_is_digit(c) || http_is_alpha(c) ||
@@ -289,11 +299,9 @@ static inline bool http_next_element(const char *b, struct http_span *list,
         return false;
     const char *comma = memchr(b + list->at, ',', list->length);
     uint32_t n = comma != NULL ? (uint32_t)(comma - b) - list->at : list->length;
-    *element = (struct http_span){list->at, n};
+    *element = http_trim(b, list->at, list->at + n);
     list->at += n;
     list->length -= n;
-    while (element->length > 0 && http_is_blank(b[element->at + element->length - 1]))
-        element->length--;
     return true;
 }
 
@@ -382,12 +390,7 @@ static inline int64_t http_parse_field(struct http_head *h, const char *b, struc
     struct http_field f = {.name = {line.at, (uint32_t)(colon - s)}};
     if (!http_is_token(s, f.name.length))
         return http_bad(h, 400, "a header field's name is not a token");
-    uint32_t at = f.name.at + f.name.length + 1, end = line.at + line.length;
-    while (at < end && http_is_blank(b[at]))
-        at++;
-    while (end > at && http_is_blank(b[end - 1]))
-        end--;
-    f.value = (struct http_span){at, end - at};
+    f.value = http_trim(b, f.name.at + f.name.length + 1, line.at + line.length);
     if (h->field_count == HTTP_FIELDS_MAX)
         return http_bad(h, 431, "too many header fields");
     h->fields[h->field_count++] = f;
