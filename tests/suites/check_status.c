@@ -460,10 +460,8 @@ TEST_EACH(mistake_is_explained, mistakes)
 
 TEST(state_of_another_user)
 {
-    if (geteuid() != 0) {
-        test_skipped("state_of_another_user", "only root can become another user");
+    if (only_for_root("state_of_another_user"))
         return;
-    }
     server_stop(things("%s", ""));
     struct output o = run("setpriv --reuid 65534 --clear-groups %s status --state %s",
                           the_hangupd(), at("state"));

@@ -98,6 +98,8 @@ extern int test_line;
 
 /* Say why this test cannot be run here; the test then returns. */
 void test_skipped(const char *test, const char *why);
+/* True if this is not root: then it says so for TEST, which needs other users. It then returns. */
+bool only_for_root(const char *test);
 /* True if this runs for tests/tools/valgrind.sh, which sets MEMCHECK: then it says that TEST, which
  * means nothing with memcheck, is left out, and why. The test then returns. */
 #define NO_MARK "no process is marked: what /proc shows of an environment is memcheck's own"
