@@ -79,7 +79,7 @@ void suite_add(struct suite_line *line);
 #define TEST_EACH(function, table) TEST_TIMES(function, COUNT(table))
 #define TEST_TIMES(function, rows)                                                                 \
     static void function(int _i);                                                                  \
-    REGISTERED_BY(register_##function, .name = #function, .test = function, .times = (rows))       \
+    REGISTERED_BY(register_##function, .name = #function, .test = (function), .times = (rows))     \
     static void function(__attribute__((unused)) int _i)
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
