@@ -1,4 +1,4 @@
-# hangupd. `make help` says what there is to make.
+# hangupd. `make help` lists the goals.
 
 CFLAGS  ?= -O2 -g
 PREFIX  ?= /usr/local
@@ -54,8 +54,8 @@ warnings := -Wall -Wextra -Wpedantic -Wno-overlength-strings -Wshadow -Wstrict-p
 	-Wconversion $(if $(WERROR),-Werror)
 language := -std=gnu17 -D_GNU_SOURCE -Iinclude
 COMPILE   = $(CC) $(language) $(warnings) $(harden) $(sanitize) $(CPPFLAGS) $(CFLAGS)
-# What maps little is forked and ended fast: hangupd is linked statically where there is a static C
-# library, so it must use nothing of it that loads more at run time. STATIC=-pie leaves that.
+# A process with few mappings forks and ends fast. So hangupd is linked statically where there is a
+# static C library, and must use nothing of it that loads more at run time. STATIC=-pie leaves that.
 STATIC   ?= $(shell echo 'int main(void) { return 0; }' | \
 	$(CC) -fPIE -static-pie -x c -o /dev/null - >/dev/null 2>&1 && echo -static-pie || echo -pie)
 STATIC   := $(if $(SAN),-pie,$(STATIC))
@@ -145,7 +145,7 @@ need-check:
 	@tests/tools/need.sh --unpack $(TOOLS) xinetd openbsd-inetd
 
 # A sanitizer's finding is a crash, which no test takes for an ordinary ending. Leaks are not looked
-# for: what a request or a test allocates lives as long as its process.
+# for: memory of a request or a test lives as long as its process.
 SUITE_ENVIRONMENT = HANGUPD=$(abspath $(OUT)/hangupd) EXAMPLES=$(abspath $(BUILD)/examples) \
 	TESTS=$(abspath tests) SAN=$(SAN) CC='$(CC)' \
 	PATH="$$PATH:/usr/sbin:/sbin:$(abspath $(TOOLS))/usr/sbin" \
@@ -167,8 +167,8 @@ run-fuzz_%:
 need-fuzz:
 	@tests/tools/need.sh clang libclang-rt-dev pkg-config check
 
-# libFuzzer on every target, with sanitizers, two at a time. What it finds on the way stays in
-# BUILD/fuzz for the next run.
+# libFuzzer on every target, with sanitizers, two at a time. Inputs that it finds on the way
+# stay in BUILD/fuzz for the next run.
 fuzz: need-fuzz
 	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined CFLAGS='-O1 -g' \
 	    TOOLS=$(TOOLS) BUILD=$(BUILD)/fuzz fuzzers
@@ -277,10 +277,14 @@ lint-signals: lint-gcc lint-clang
 
 # ---- Installing --------------------------------------------------------------------------
 
-$(BUILD)/hangupd.8: $(OUT)/hangupd tests/tools/manual.awk
-	$(OUT)/hangupd --help >$@.help
-	awk -f tests/tools/manual.awk $@.help >$@
-	rm $@.help
+# Configurations to start from: inetd, xinetd, systemd, nginx, HAProxy.
+DEPLOYED     := $(wildcard tests/deploy/*)
+EXAMPLES_DIR := share/doc/hangupd/examples
+
+# Made anew by each install, since it names PREFIX.
+$(BUILD)/hangupd.8: $(OUT)/hangupd tests/tools/manual.awk tests/tools/hangupd.8.in FORCE
+	@awk -v hangupd='$(abspath $(OUT)/hangupd)' -v examples_dir='$(PREFIX)/$(EXAMPLES_DIR)' \
+	    -f tests/tools/manual.awk tests/tools/hangupd.8.in >$@
 
 $(BUILD)/hangupd.pc: $(OUT)/hangupd FORCE
 	@printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' \
@@ -289,17 +293,19 @@ $(BUILD)/hangupd.pc: $(OUT)/hangupd FORCE
 	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lhangupd' >$@
 
 install: all $(BUILD)/hangupd.8 $(BUILD)/hangupd.pc
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include/hangupd lib/pkgconfig share/man/man8)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include/hangupd lib/pkgconfig share/man/man8 \
+	    $(EXAMPLES_DIR))
 	install -m 755 $(OUT)/hangupd $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 $(OUT)/libhangupd.a $(DESTDIR)$(PREFIX)/lib/
 	install -m 644 $(HEADERS) $(DESTDIR)$(PREFIX)/include/hangupd/
 	install -m 644 $(BUILD)/hangupd.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
 	install -m 644 $(BUILD)/hangupd.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	install -m 644 $(DEPLOYED) $(DESTDIR)$(PREFIX)/$(EXAMPLES_DIR)/
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/hangupd lib/libhangupd.a lib/pkgconfig/hangupd.pc \
-	    share/man/man8/hangupd.8 $(HEADERS))
-	-rmdir $(DESTDIR)$(PREFIX)/include/hangupd
+	    share/man/man8/hangupd.8 $(HEADERS) $(patsubst tests/deploy/%,$(EXAMPLES_DIR)/%,$(DEPLOYED)))
+	-rmdir $(addprefix $(DESTDIR)$(PREFIX)/,include/hangupd $(EXAMPLES_DIR) share/doc/hangupd)
 
 clean:
 	rm -rf $(BUILD) $(PRODUCTS)

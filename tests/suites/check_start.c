@@ -1,4 +1,4 @@
-/* check_start.c: the command line, sockets and super-servers, the README's snippets, and --user. */
+/* check_start.c: the command line, sockets and super-servers, tests/deploy, and --user. */
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -488,9 +488,9 @@ TEST_TIMES(inetd, 2)
     use_super_server(port, start_shell(command));
 }
 
-/* ---- The README's snippets, as they stand but for what differs here ------------ */
+/* ---- The configurations in tests/deploy, as they stand but for what differs here -- */
 
-static void use_readme_snippet(const char *info, const char *daemon, const char *arguments)
+static void use_deployed(const char *name, const char *daemon, const char *arguments)
 {
     char program[4096], command[16384], number[16];
     unsigned port;
@@ -500,32 +500,31 @@ static void use_readme_snippet(const char *info, const char *daemon, const char 
     }
     close(listening_socket(&port));
     snprintf(number, sizeof(number), "%u", port);
-    char *config = readme_block(info, "hangupd");
+    char *config = deploy_file(name);
     config = replaced(config, "8080", number);
     config = replaced(config, "nobody", user_name());
     config = replaced(config, "/usr/local/bin/hangupd", the_things());
     config = replaced(config, "/var/lib/hangupd", at("state"));
-    file_write(at("readme.conf"), config);
+    file_write(at("deployed.conf"), config);
     free(config);
     snprintf(command, sizeof(command), "exec %s %s >daemon.log 2>&1", program, arguments);
     use_super_server(port, start_shell(command));
 }
 
-TEST(readme_xinetd)
+TEST(deployed_xinetd)
 {
-    use_readme_snippet("xinetd", "xinetd", "-f readme.conf -dontfork -pidfile pid");
+    use_deployed("xinetd.conf", "xinetd", "-f deployed.conf -dontfork -pidfile pid");
 }
 
-TEST(readme_inetd)
+TEST(deployed_inetd)
 {
-    use_readme_snippet("inetd.conf", "inetd", "-i -E readme.conf");
+    use_deployed("inetd.conf", "inetd", "-i -E deployed.conf");
 }
 
 /* What systemd would do with the two units: no systemd runs here, so a starter stands for it. */
-TEST(readme_systemd)
+TEST(deployed_systemd)
 {
-    char *unit =
-        replaced(readme_block("systemd", "# hangupd.service"), "/var/lib/hangupd", at("state"));
+    char *unit = replaced(deploy_file("hangupd.service"), "/var/lib/hangupd", at("state"));
     const char *start = strstr(unit, "ExecStart=/usr/local/bin/hangupd ");
     must_say(start, "%s", unit);
     start += strlen("ExecStart=/usr/local/bin/hangupd ");

@@ -1,7 +1,7 @@
 /* harness.h: what the suites share, all its parts.
  *
  *     suite.h                how a test is registered, fails and waits; its directory
- *     harness_files.h        paths and files, the README's snippets
+ *     harness_files.h        paths and files, the README, tests/deploy
  *     harness_processes.h    processes, and programs that are run
  *     harness_servers.h      servers and their logs, and the proof that nothing is left
  *     harness_clients.h      clients, curl

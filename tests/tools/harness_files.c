@@ -120,13 +120,12 @@ void remove_tree(const char *path)
     nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
 
-/* ---- The README's snippets ---------------------------------------------------------------------
- */
+/* ---- What users copy -------------------------------------------------------------------- */
 
 char *replaced(char *text, const char *what, const char *with)
 {
     char *found = strstr(text, what);
-    must_say(found, "the README has no %s in: %s", what, text);
+    must_say(found, "no %s in: %s", what, text);
     char *result;
     must(asprintf(&result, "%.*s%s%s", (int)(found - text), text, with, found + strlen(what)) >= 0);
     free(text);
@@ -152,4 +151,14 @@ char *readme_block(const char *info, const char *with)
     }
     must_say(false, "the README has no block %s with %s", info, with);
     return NULL;
+}
+
+char *deploy_file(const char *name)
+{
+    char path[4096];
+    must(getenv("TESTS"));
+    snprintf(path, sizeof(path), "%s/deploy/%s", getenv("TESTS"), name);
+    char *text = strdup(file_read(path));
+    must(text);
+    return text;
 }

@@ -17,9 +17,12 @@ void remove_tree(const char *path); /* of this file system alone */
 void wait_exists(const char *path);
 void wait_gone(const char *path);
 
-/* The README's first fenced block of the kind INFO that holds WITH; and TEXT, which is freed, with
- * its first WHAT, which must be there, as WITH. Both for the caller to free. */
+/* All three return text for the caller to free. */
+/* Returns the README's first fenced block of the kind INFO that holds WITH. */
 char *readme_block(const char *info, const char *with);
+/* Returns the text of tests/deploy/NAME, a configuration that users start from. */
+char *deploy_file(const char *name);
+/* Returns TEXT, which is freed, with WITH in the place of its first WHAT, which must be there. */
 char *replaced(char *text, const char *what, const char *with);
 
 #endif
