@@ -155,8 +155,9 @@ SUITE_ENVIRONMENT = HANGUPD=$(abspath $(OUT)/hangupd) EXAMPLES=$(abspath $(BUILD
 check: need-check everything
 	@$(MAKE) --no-print-directory -k -j --output-sync=target $(addprefix run-,$(SUITES))
 
+# WITH='gdb --args' or 'strace -f' runs the suite below another program, on this terminal.
 run-check_%:
-	@$(SUITE_ENVIRONMENT) $(BUILD)/suites/check_$* </dev/null
+	@$(SUITE_ENVIRONMENT) $(WITH) $(BUILD)/suites/check_$* $(if $(WITH),,</dev/null)
 
 # A fuzz target takes its corpus, once.
 run-fuzz_%:

@@ -20,14 +20,6 @@ SUITE();
 #define TOKEN "0123456789abcdef"
 #define ID TOKEN "-1"
 
-static bool only_for_root(const char *test)
-{
-    if (geteuid() == 0)
-        return false;
-    test_skipped(test, "only root can give a file to another user");
-    return true;
-}
-
 static void give(const char *path)
 {
     must_say(lchown(path, HIM, HIM) == 0, "%s: %s", path, strerror(errno));

@@ -706,6 +706,30 @@ TEST(errors_go_to_the_log)
     server_stop(s);
 }
 
+/* Errors without an end, and without a pause where the system allows that. */
+#define FLOOD                                                                                      \
+    "first= && chrt -f 1 true 2>/dev/null && first='chrt -f 1'\n"                                  \
+    "(trap '' TERM; touch ../flood; exec $first yes 'what has gone wrong' >&2) &\n"                \
+    "until [ -e ../flood ]; do sleep 0.01; done; sleep 0.1\n"
+
+TEST(errors_without_an_end)
+{
+    struct server *s = serve(HEAD FLOOD "echo well");
+    int c = get(s, "/p/");
+    must(strstr(hear_until(c, "0\r\n\r\n").text, "well\n") != NULL);
+    close(c);
+    /* A shell that gets the signal just before its command begins waits for that to end. */
+    script("program", "trap 'touch ../word; exit' TERM\n" FLOOD
+                      "echo $$ >../pid; while :; do sleep 0.05; done");
+    c = get(s, "/p/");
+    pid_in(at("pid"));
+    close_fin(c);
+    wait_exists(at("word"));
+    script("program", FLOOD "echo no header; echo; sleep 1000");
+    must(hear_answer(get(s, "/p/"), false).status == 502);
+    server_stop(s);
+}
+
 /* ---- Its ledger, and its last word ---------------------------------------------------------- */
 
 THEME("undo");
@@ -789,34 +813,6 @@ TEST_TIMES(last_word_in_the_log, 2)
     log_wait(s, " bye");
     server_stop(s);
 }
-
-/* Errors without an end, and without a pause where the system allows that. */
-#define FLOOD                                                                                      \
-    "first= && chrt -f 1 true 2>/dev/null && first='chrt -f 1'\n"                                  \
-    "(trap '' TERM; touch ../flood; exec $first yes 'what has gone wrong' >&2) &\n"                \
-    "until [ -e ../flood ]; do sleep 0.01; done; sleep 0.1\n"
-
-THEME("how it fails");
-
-TEST(errors_without_an_end)
-{
-    struct server *s = serve(HEAD FLOOD "echo well");
-    int c = get(s, "/p/");
-    must(strstr(hear_until(c, "0\r\n\r\n").text, "well\n") != NULL);
-    close(c);
-    /* A shell that gets the signal just before its command begins waits for that to end. */
-    script("program", "trap 'touch ../word; exit' TERM\n" FLOOD
-                      "echo $$ >../pid; while :; do sleep 0.05; done");
-    c = get(s, "/p/");
-    pid_in(at("pid"));
-    close_fin(c);
-    wait_exists(at("word"));
-    script("program", FLOOD "echo no header; echo; sleep 1000");
-    must(hear_answer(get(s, "/p/"), false).status == 502);
-    server_stop(s);
-}
-
-THEME("undo");
 
 /* A careless > instead of >> or >& takes its own records along, but not the server's. */
 TEST(ledger_that_its_program_truncates)

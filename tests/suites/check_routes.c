@@ -155,10 +155,8 @@ TEST(file_that_cannot_be_read)
 
 TEST(file_is_read_before_privileges_are_dropped)
 {
-    if (geteuid() != 0) {
-        test_skipped("file_is_read_before_privileges_are_dropped", "not root");
+    if (only_for_root("file_is_read_before_privileges_are_dropped"))
         return;
-    }
     file_write(at("routes"), "/mine=@who\n");
     must(chmod(at("routes"), 0600) == 0);
     struct server *s = things("--user nobody --routes %s", at("routes"));

@@ -549,10 +549,8 @@ TEST(deployed_systemd)
 
 TEST(user_is_dropped_for_good)
 {
-    if (geteuid() != 0) {
-        test_skipped("user_is_dropped_for_good", "not root");
+    if (only_for_root("user_is_dropped_for_good"))
         return;
-    }
     struct server *s = things("--user nobody");
     const struct passwd *user = getpwnam("nobody");
     must(user);

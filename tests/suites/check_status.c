@@ -229,6 +229,27 @@ TEST(queued_and_idle)
     server_stop(s);
 }
 
+TEST(two_hundred_and_fifty_six)
+{
+    enum { MANY = 256 };
+    struct server *s = things("--requests %d", MANY);
+    int c[MANY];
+    for (int i = 0; i < MANY; i++)
+        c[i] = get(s, "/make?path=%s&seconds=60", at("file%d", i));
+    wait_for("(s['in_flight'], sum(x['processes'] for x in r), sum(x['records'] for x in r))",
+             "(256, 256, 256)");
+    must_be("len(set(x['id'] for x in r)), len(set(x['client'] for x in r))", "(256, 256)");
+    unsigned rows = 0;
+    for (const char *p = status(""); (p = strstr(p, "  running  ")); p++)
+        rows++;
+    must_say(rows == MANY, "%u rows", rows);
+    for (int i = 0; i < MANY; i++)
+        close_rst(c[i]);
+    wait_for("(s['in_flight'], s['requests_ended'], s['connections_open'])", "(0, 256, 0)");
+    must_be(ENDED, "hangup/ok:256");
+    server_stop(s);
+}
+
 /* ---- Totals -------------------------------------------------------------------------------- */
 
 TEST(outcomes)
@@ -460,10 +481,8 @@ TEST_EACH(mistake_is_explained, mistakes)
 
 TEST(state_of_another_user)
 {
-    if (geteuid() != 0) {
-        test_skipped("state_of_another_user", "only root can become another user");
+    if (only_for_root("state_of_another_user"))
         return;
-    }
     server_stop(things("%s", ""));
     struct output o = run("setpriv --reuid 65534 --clear-groups %s status --state %s",
                           the_hangupd(), at("state"));
@@ -649,31 +668,6 @@ TEST_TIMES(board_of_random_bytes, 4)
         all_formats_are_sane();
         free(bytes);
     }
-}
-
-/* ---- Many ------------------------------------------------------------------------------------ */
-
-THEME("in flight");
-
-TEST(two_hundred_and_fifty_six)
-{
-    enum { MANY = 256 };
-    struct server *s = things("--requests %d", MANY);
-    int c[MANY];
-    for (int i = 0; i < MANY; i++)
-        c[i] = get(s, "/make?path=%s&seconds=60", at("file%d", i));
-    wait_for("(s['in_flight'], sum(x['processes'] for x in r), sum(x['records'] for x in r))",
-             "(256, 256, 256)");
-    must_be("len(set(x['id'] for x in r)), len(set(x['client'] for x in r))", "(256, 256)");
-    unsigned rows = 0;
-    for (const char *p = status(""); (p = strstr(p, "  running  ")); p++)
-        rows++;
-    must_say(rows == MANY, "%u rows", rows);
-    for (int i = 0; i < MANY; i++)
-        close_rst(c[i]);
-    wait_for("(s['in_flight'], s['requests_ended'], s['connections_open'])", "(0, 256, 0)");
-    must_be(ENDED, "hangup/ok:256");
-    server_stop(s);
 }
 
 /* ---- Prometheus ------------------------------------------------------------------------------ */

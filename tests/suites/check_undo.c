@@ -804,14 +804,6 @@ static pid_t start_recover(const char *out, const char *words)
     return start_shell(command);
 }
 
-static int status_of(pid_t pid)
-{
-    int status;
-    wait_until(!is_alive(pid));
-    must(waitpid(pid, &status, 0) == pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
 TEST(recover_undoes_all_that_was_left)
 {
     char query[8192];
@@ -977,8 +969,8 @@ TEST_TIMES(second_recover_waits_for_the_first, 2)
     pid_t second = start_recover("out2", id);
     wait_until(strstr(file_read(at("out2")), "waiting for its end"));
     go("a");
-    must_say(status_of(first) == 0, "%s", file_read(at("out1")));
-    must_say(status_of(second) == 1 && strstr(file_read(at("out2")), "no ledger"), "%s",
+    must_say(wait_status(first) == 0, "%s", file_read(at("out1")));
+    must_say(wait_status(second) == 1 && strstr(file_read(at("out2")), "no ledger"), "%s",
              file_read(at("out2")));
     must(strcmp(file_read(at("order")), "a\n") == 0);
     no_overlap();
@@ -993,14 +985,14 @@ TEST_TIMES(recover_that_is_killed_is_gone_on_with, 4)
     wait_order("a\n");
     pid_t worker = (pid_t)atoi(file_read(at("janitor-a")));
     kill(_i % 2 ? worker : first, SIGKILL);
-    must(status_of(first) != 0);
+    must(wait_status(first) != 0);
     wait_until(!is_alive(shell_of("a"))); /* nobody had to look for it */
     pid_t second = start_recover("out2", "");
     wait_order("a\na\n");
     no_overlap();
     must(!is_alive(worker));
     go("a");
-    must_say(status_of(second) == 0, "%s", file_read(at("out2")));
+    must_say(wait_status(second) == 0, "%s", file_read(at("out2")));
     must(nothing_in_state());
     no_process_left();
 }
@@ -1014,7 +1006,7 @@ TEST(recover_beside_a_start)
     struct working w = start_slow(s, "b");
     wait_until(child_count(s->pid) == 1); /* its recovery has ended */
     go("a");
-    must_say(status_of(pid) == 0, "%s", file_read(at("out")));
+    must_say(wait_status(pid) == 0, "%s", file_read(at("out")));
     must_say(strcmp(file_read(at("order")), "a\n") == 0, "%s", file_read(at("order")));
     no_overlap();
     go("b");
@@ -1042,7 +1034,7 @@ TEST(start_spares_what_recover_runs)
     log_wait(s, "recovered from a dead server");
     wait_exists(at("ran"));
     go("a");
-    must_say(status_of(pid) == 0, "%s", file_read(at("out")));
+    must_say(wait_status(pid) == 0, "%s", file_read(at("out")));
     must(strcmp(file_read(at("order")), "a\n") == 0);
     server_stop(s);
 }
@@ -1061,7 +1053,7 @@ TEST(start_beside_recover_of_one)
     wait_exists(at("ran"));
     wait_until(child_count(s->pid) == 0);
     go("a");
-    must_say(status_of(pid) == 0, "%s", file_read(at("out")));
+    must_say(wait_status(pid) == 0, "%s", file_read(at("out")));
     must(strcmp(file_read(at("order")), "a\n") == 0);
     server_stop(s);
 }
@@ -1071,10 +1063,8 @@ TEST_TIMES(recover_as_root_becomes_the_owner, 2)
 {
     static const uid_t owners[] = {65534, 54321};
     char text[256];
-    if (geteuid() != 0) {
-        test_skipped("recover_as_root_becomes_the_owner", "only root can become another user");
+    if (only_for_root("recover_as_root_becomes_the_owner"))
         return;
-    }
     const gid_t further[] = {12345}; /* which must go, too */
     must(setgroups(1, further) == 0);
     must(mkdir(at("state"), 0700) == 0 && mkdir(at("state/failed"), 0700) == 0);
@@ -1092,10 +1082,8 @@ TEST_TIMES(recover_as_root_becomes_the_owner, 2)
 
 TEST(recover_by_another_user_is_refused)
 {
-    if (geteuid() != 0) {
-        test_skipped("recover_by_another_user_is_refused", "only root can become another user");
+    if (only_for_root("recover_by_another_user_is_refused"))
         return;
-    }
     must(mkdir(at("state"), 0700) == 0 && chmod(test_dir, 0755) == 0);
     must(setgid(65534) == 0 && setuid(65534) == 0);
     struct output o = recover("");

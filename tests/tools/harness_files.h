@@ -11,7 +11,8 @@ bool is_empty(const char *directory); /* or not there */
 /* Whether TMPDIR has nothing of a request: at most the pool of one server, with empty spares. */
 bool no_scratch(void);
 void file_write(const char *path, const char *text);
-char *file_read(const char *path); /* "" if it is not there; valid for the next 3 calls */
+char *file_read(const char *path);  /* "" if it is not there; valid for the next 3 calls */
+void remove_tree(const char *path); /* of this file system alone */
 /* Wait until PATH is there or gone. */
 void wait_exists(const char *path);
 void wait_gone(const char *path);

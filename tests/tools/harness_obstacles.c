@@ -49,21 +49,20 @@ static bool write_line(const char *path, const char *line)
     return written;
 }
 
-bool private_mounts(void)
+bool own_namespaces(int kinds)
 {
     char users[32], groups[32];
     snprintf(users, sizeof(users), "0 %u 1", geteuid());
     snprintf(groups, sizeof(groups), "0 %u 1", getegid());
-    if (geteuid() == 0) {
-        if (unshare(CLONE_NEWNS) < 0)
-            return false;
-    } else if (unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0 ||
-               !write_line("/proc/self/setgroups", "deny") ||
-               !write_line("/proc/self/uid_map", users) ||
-               !write_line("/proc/self/gid_map", groups)) {
-        return false;
-    }
-    return mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
+    if (geteuid() == 0)
+        return unshare(kinds) == 0;
+    return unshare(CLONE_NEWUSER | kinds) == 0 && write_line("/proc/self/setgroups", "deny") &&
+           write_line("/proc/self/uid_map", users) && write_line("/proc/self/gid_map", groups);
+}
+
+bool private_mounts(void)
+{
+    return own_namespaces(CLONE_NEWNS) && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
 }
 
 bool mount_small(const char *path, const char *size)

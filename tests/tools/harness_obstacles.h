@@ -8,6 +8,9 @@
  * its argument ARG (from 0) has one of BITS. False, with errno, if that is not allowed here. */
 bool deny(unsigned number, unsigned arg, unsigned bits, unsigned error);
 
+/* Namespaces of these KINDS, as clone(2) calls them, of this process's own, and of a user's own
+ * unless this is root. False if that is not allowed here. */
+bool own_namespaces(int kinds);
 /* Mount namespaces of one's own, in which what is mounted is seen by this test's servers alone.
  * False if that is not allowed here. */
 bool private_mounts(void);

@@ -262,6 +262,14 @@ void become_ordinary(pid_t parent)
         _exit(126);
 }
 
+int wait_status(pid_t pid)
+{
+    int status;
+    wait_until(!is_alive(pid));
+    must(waitpid(pid, &status, 0) == pid);
+    return plain_status(status);
+}
+
 int plain_status(int status)
 {
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);

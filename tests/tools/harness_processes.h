@@ -34,8 +34,9 @@ struct output {
 struct output run(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The same with an argument vector, INPUT as stdin (or NULL), and without stderr when !BOTH. */
 struct output run_argv(const char *const argv[], const char *input, bool both);
-/* Run COMMAND with the shell, in the background. */
+/* Run COMMAND with the shell, in the background; wait for the end of PID: its status, as above. */
 pid_t start_shell(const char *command);
+int wait_status(pid_t pid);
 
 /* ---- For the other parts of the harness -------------------------------------------------- */
 

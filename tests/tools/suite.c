@@ -2,7 +2,6 @@
 #include "suite.h"
 
 #include <errno.h>
-#include <ftw.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -166,6 +165,14 @@ void test_skipped(const char *test, const char *why)
     fprintf(stderr, "SKIPPED %s: %s\n", test, why);
 }
 
+bool only_for_root(const char *test)
+{
+    if (geteuid() == 0)
+        return false;
+    test_skipped(test, "only root can become another user, or give him a file");
+    return true;
+}
+
 bool left_out_with_memcheck(const char *test, const char *why)
 {
     if (!getenv("MEMCHECK"))
@@ -179,17 +186,6 @@ bool left_out_with_memcheck(const char *test, const char *why)
 
 static char base_dir[PATH_MAX];
 char test_dir[PATH_MAX];
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *walk)
-{
-    (void)st;
-    (void)walk;
-    if (type == FTW_DP)
-        rmdir(path);
-    else
-        unlink(path);
-    return 0;
-}
 
 void harness_begin(void)
 {
@@ -205,7 +201,7 @@ void harness_begin(void)
 unsigned harness_end(void)
 {
     unsigned left = end_processes_of(base_dir);
-    nftw(base_dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+    remove_tree(base_dir);
     return left;
 }
 

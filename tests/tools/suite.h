@@ -79,7 +79,7 @@ void suite_add(struct suite_line *line);
 #define TEST_EACH(function, table) TEST_TIMES(function, COUNT(table))
 #define TEST_TIMES(function, rows)                                                                 \
     static void function(int _i);                                                                  \
-    REGISTERED_BY(register_##function, .name = #function, .test = function, .times = (rows))       \
+    REGISTERED_BY(register_##function, .name = #function, .test = (function), .times = (rows))     \
     static void function(__attribute__((unused)) int _i)
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
@@ -98,6 +98,8 @@ extern int test_line;
 
 /* Say why this test cannot be run here; the test then returns. */
 void test_skipped(const char *test, const char *why);
+/* True if this is not root: then it says so for TEST, which needs other users. It then returns. */
+bool only_for_root(const char *test);
 /* True if this runs for tests/tools/valgrind.sh, which sets MEMCHECK: then it says that TEST, which
  * means nothing with memcheck, is left out, and why. The test then returns. */
 #define NO_MARK "no process is marked: what /proc shows of an environment is memcheck's own"
