@@ -151,7 +151,6 @@ static _Alignas(4096) struct request request;
 
 /* Forward: what is called before it is defined. In the order of a life most calls go forward. */
 /* Serve */
-static unsigned spare_number(const struct handler_call *call);
 static void arm_signals(void);
 /* Read: the head */
 static void request_read_head(struct request *rq);
@@ -227,7 +226,7 @@ _Noreturn void handler_serve(const struct handler_call *call)
                                   .forked = call->forked,
                                   .pool = s->pool,
                                   .pool_path = s->pool_path,
-                                  .spare = spare_number(call)};
+                                  .slot = call->once ? 0 : call->slot_number + 1};
     cleanup_begin(&owner);
     arm_signals(); /* after it: on_sigterm asks cleanup.c whose ledger this is */
     rq->slot->route = -1;
@@ -238,19 +237,6 @@ _Noreturn void handler_serve(const struct handler_call *call)
     request_read_body(rq);
     enter_running(rq);
     finish(rq, run_route(rq));
-}
-
-/* A program that records nothing leaves its ledger's file and its TMPDIR as spares for a later one,
- * because making files is the most expensive step. A request takes the slot that was freed last, so
- * short requests in quick succession use the same few slots, and find their spares; a crowd of slow
- * ones, which uses many slots, leaves no more than this number of spares behind. */
-#define SPARES_MAX 64
-
-/* Returns the number of the slot's spare, counted from 1, or 0 if it has none. */
-static unsigned spare_number(const struct handler_call *call)
-{
-    bool pooled = call->settings->pool_path != NULL && call->slot_number < SPARES_MAX;
-    return pooled ? call->slot_number + 1 : 0;
 }
 
 /* Let SIGTERM in: the parent forked with all signals blocked, so that none comes before there is

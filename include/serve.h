@@ -60,6 +60,7 @@ struct handler_call {
     int connection;                   /* SO_LINGER{1,0} is set on it */
     int state_dir;                    /* STATE/SERVER */
     int nudge;                        /* write slot_number here after setting limit_ms */
+    bool once;                        /* the slot keeps nothing: there is no next request */
     uint32_t slot_number;
     bool is_tcp;     /* else AF_UNIX */
     uint64_t forked; /* clock_ticks() just before */

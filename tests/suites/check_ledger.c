@@ -637,7 +637,7 @@ TEST(scratch_that_cannot_be_removed)
                                   .tmpdir = strdup(at("tmp")),
                                   .pool = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC),
                                   .pool_path = path,
-                                  .spare = 1};
+                                  .slot = 1};
     cleanup_begin(&owner);
     int fd = cleanup_open_for_program();
     ck_assert_int_ge(fd, 0);

@@ -228,7 +228,7 @@ void begin_pooled(const char *id, const char *title, int pool)
                                    .tmpdir = tmp,
                                    .pool = pool,
                                    .pool_path = tmp,
-                                   .spare = 1};
+                                   .slot = 1};
     cleanup_begin(&owner);
 }
 
