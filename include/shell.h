@@ -1,6 +1,15 @@
 /* shell.h: words for a shell's command line.
  *
- * Kind: included by server.c alone.
+ *     struct text t = TEXT(line);
+ *     text_add(&t, "rm ");
+ *     shell_word(&t, path);                  // rm '/tmp/a file'
+ *
+ *     puts(recover_words(state, id));        // hangupd recover --state DIR ID
+ *
+ * For undo commands that we write ourselves, and for lines that people copy from the log. A word is
+ * always one word for POSIX sh, whatever it contains; what does not fit into the text is cut.
+ *
+ * Kind: pure.
  * Signal safety: none.
  */
 #ifndef HANGUPD_SHELL_H
@@ -15,7 +24,7 @@
 
 /* ---- Words for the shell ------------------------------------------------------------- */
 
-/* WORD as one word of a shell command line. */
+/* Add WORD, quoted if it needs that. A keyword needs it where a command's name is wanted. */
 static inline void shell_word(struct text *t, const char *word)
 {
     static const char keywords[] = " if then elif else fi case esac for select while until do done "
@@ -38,7 +47,8 @@ static inline void shell_word(struct text *t, const char *word)
     text_char(t, '\'');
 }
 
-/* The same in printable characters only, as the log leaves no others as they are. */
+/* The same in printable characters only: the log escapes all others, and what is copied from there
+ * would then be another word. */
 static inline void shell_word_printable(struct text *t, const char *word)
 {
     bool printable = true;
@@ -64,8 +74,9 @@ static inline void shell_word_printable(struct text *t, const char *word)
 
 #define COMMAND_SIZE (4 * PATH_MAX + 256) /* a byte becomes four at most */
 
-/* The command line that settles what ID left, or everything, in the state directory PATH. */
-static const char *recover_words(const char *path, const char *id)
+/* Returns the command line that settles what ID left, or everything if it is NULL, in the state
+ * directory PATH; until the next call. */
+static inline const char *recover_words(const char *path, const char *id)
 {
     static char words[COMMAND_SIZE];
     struct text t = TEXT(words);
