@@ -1,4 +1,4 @@
-# hangupd. `make help` says what there is to make.
+# hangupd. `make help` lists the goals.
 
 CFLAGS  ?= -O2 -g
 PREFIX  ?= /usr/local
@@ -7,7 +7,7 @@ DESTDIR ?=
 ARGS    ?= --listen 127.0.0.1:8080
 # Sanitizers, as in SAN=address,undefined.
 SAN     ?=
-# The suites that `make check` runs, as in SUITES=check_server.
+# The suites that `make check` runs, as in SUITES=check_hangup.
 SUITES  ?= $(notdir $(basename $(wildcard tests/suites/check_*.c tests/fuzz/fuzz_*.c)))
 # How long `make fuzz` runs each target, and which.
 FUZZ_SECONDS ?= 600
@@ -54,8 +54,8 @@ warnings := -Wall -Wextra -Wpedantic -Wno-overlength-strings -Wshadow -Wstrict-p
 	-Wconversion $(if $(WERROR),-Werror)
 language := -std=gnu17 -D_GNU_SOURCE -Iinclude
 COMPILE   = $(CC) $(language) $(warnings) $(harden) $(sanitize) $(CPPFLAGS) $(CFLAGS)
-# What maps little is forked and ended fast: hangupd is linked statically where there is a static C
-# library, so it must use nothing of it that loads more at run time. STATIC=-pie leaves that.
+# A process with few mappings forks and ends fast. So hangupd is linked statically where there is a
+# static C library, and must use nothing of it that loads more at run time. STATIC=-pie leaves that.
 STATIC   ?= $(shell echo 'int main(void) { return 0; }' | \
 	$(CC) -fPIE -static-pie -x c -o /dev/null - >/dev/null 2>&1 && echo -static-pie || echo -pie)
 STATIC   := $(if $(SAN),-pie,$(STATIC))
@@ -145,7 +145,7 @@ need-check:
 	@tests/tools/need.sh --unpack $(TOOLS) xinetd openbsd-inetd
 
 # A sanitizer's finding is a crash, which no test takes for an ordinary ending. Leaks are not looked
-# for: what a request or a test allocates lives as long as its process.
+# for: memory of a request or a test lives as long as its process.
 SUITE_ENVIRONMENT = HANGUPD=$(abspath $(OUT)/hangupd) EXAMPLES=$(abspath $(BUILD)/examples) \
 	TESTS=$(abspath tests) SAN=$(SAN) CC='$(CC)' \
 	PATH="$$PATH:/usr/sbin:/sbin:$(abspath $(TOOLS))/usr/sbin" \
@@ -155,8 +155,9 @@ SUITE_ENVIRONMENT = HANGUPD=$(abspath $(OUT)/hangupd) EXAMPLES=$(abspath $(BUILD
 check: need-check everything
 	@$(MAKE) --no-print-directory -k -j --output-sync=target $(addprefix run-,$(SUITES))
 
+# WITH='gdb --args' or 'strace -f' runs the suite below another program, on this terminal.
 run-check_%:
-	@$(SUITE_ENVIRONMENT) $(BUILD)/suites/check_$* </dev/null
+	@$(SUITE_ENVIRONMENT) $(WITH) $(BUILD)/suites/check_$* $(if $(WITH),,</dev/null)
 
 # A fuzz target takes its corpus, once.
 run-fuzz_%:
@@ -166,8 +167,8 @@ run-fuzz_%:
 need-fuzz:
 	@tests/tools/need.sh clang libclang-rt-dev pkg-config check
 
-# libFuzzer on every target, with sanitizers, two at a time. What it finds on the way stays in
-# BUILD/fuzz for the next run.
+# libFuzzer on every target, with sanitizers, two at a time. Inputs that it finds on the way
+# stay in BUILD/fuzz for the next run.
 fuzz: need-fuzz
 	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined CFLAGS='-O1 -g' \
 	    TOOLS=$(TOOLS) BUILD=$(BUILD)/fuzz fuzzers
@@ -204,8 +205,9 @@ need-valgrind:
 # check_install looks at is made by make and a compiler, not by a server.
 VALGRIND_SUITES ?= $(if $(BRIEF),$(VALGRIND_BRIEF),\
 	$(filter-out check_install,$(notdir $(SUITE_BINARIES))))
-VALGRIND_BRIEF = check_cleanup check_handler:delivery check_hostile:ledgers check_program:undo \
-	check_routes:keys check_server:files check_server:http check_status:undo check_undo:commands
+VALGRIND_BRIEF = check_arrival check_create check_ending check_ledger check_settle check_state \
+	check_text check_hostile:ledgers check_program:undo check_routes:keys check_files check_http \
+	check_status:undo check_undo:commands
 # Not static: memcheck puts its own malloc in the place of libc's.
 check-valgrind: need-check need-valgrind
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/valgrind TOOLS=$(TOOLS) STATIC=-pie run-valgrind
@@ -279,10 +281,14 @@ lint-signals: lint-gcc lint-clang
 
 # ---- Installing --------------------------------------------------------------------------
 
-$(BUILD)/hangupd.8: $(OUT)/hangupd tests/tools/manual.awk
-	$(OUT)/hangupd --help >$@.help
-	awk -f tests/tools/manual.awk $@.help >$@
-	rm $@.help
+# Configurations to start from: inetd, xinetd, systemd, nginx, HAProxy.
+DEPLOYED     := $(wildcard tests/deploy/*)
+EXAMPLES_DIR := share/doc/hangupd/examples
+
+# Made anew by each install, since it names PREFIX.
+$(BUILD)/hangupd.8: $(OUT)/hangupd tests/tools/manual.awk tests/tools/hangupd.8.in FORCE
+	@awk -v hangupd='$(abspath $(OUT)/hangupd)' -v examples_dir='$(PREFIX)/$(EXAMPLES_DIR)' \
+	    -f tests/tools/manual.awk tests/tools/hangupd.8.in >$@
 
 $(BUILD)/hangupd.pc: $(OUT)/hangupd FORCE
 	@printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' \
@@ -291,17 +297,19 @@ $(BUILD)/hangupd.pc: $(OUT)/hangupd FORCE
 	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lhangupd' >$@
 
 install: all $(BUILD)/hangupd.8 $(BUILD)/hangupd.pc
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include/hangupd lib/pkgconfig share/man/man8)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include/hangupd lib/pkgconfig share/man/man8 \
+	    $(EXAMPLES_DIR))
 	install -m 755 $(OUT)/hangupd $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 $(OUT)/libhangupd.a $(DESTDIR)$(PREFIX)/lib/
 	install -m 644 $(HEADERS) $(DESTDIR)$(PREFIX)/include/hangupd/
 	install -m 644 $(BUILD)/hangupd.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
 	install -m 644 $(BUILD)/hangupd.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	install -m 644 $(DEPLOYED) $(DESTDIR)$(PREFIX)/$(EXAMPLES_DIR)/
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/hangupd lib/libhangupd.a lib/pkgconfig/hangupd.pc \
-	    share/man/man8/hangupd.8 $(HEADERS))
-	-rmdir $(DESTDIR)$(PREFIX)/include/hangupd
+	    share/man/man8/hangupd.8 $(HEADERS) $(patsubst tests/deploy/%,$(EXAMPLES_DIR)/%,$(DEPLOYED)))
+	-rmdir $(addprefix $(DESTDIR)$(PREFIX)/,include/hangupd $(EXAMPLES_DIR) share/doc/hangupd)
 
 clean:
 	rm -rf $(BUILD) $(PRODUCTS)
@@ -309,7 +317,7 @@ clean:
 help:
 	@echo 'make             build ./hangupd and ./libhangupd.a'
 	@echo 'make run         build, and serve the demonstration on 127.0.0.1:8080 (ARGS=... for other options)'
-	@echo 'make check       build and run all tests, installing what they need (SUITES=check_server for one suite)'
+	@echo 'make check       build and run all tests, installing what they need (SUITES=check_hangup for one suite)'
 	@echo 'make fuzz        libFuzzer on each fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) (FUZZ=fuzz_head for one)'
 	@echo 'make check-model the model of the promise, with spin'
 	@echo 'make check-faults  prove the promise in storms, under abuse, on bad networks, and for long (BRIEF=1: a short proof)'

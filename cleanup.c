@@ -942,35 +942,32 @@ bool cleanup_exists(int dir, const char *id)
            faccessat(dir, ledger_program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-/* Find the newest `sent` mark of the open ledger FD that is not struck out. Returns 1 with its
- * number and where it starts, 0 if there is none, or -1 if it cannot be told. */
-ASYNC_SAFE static int sent_find(int fd, uint64_t *n, off_t *at)
+/* Find the newest `sent` mark of the ledger ID that is not struck out, and if STRIKE_OUT is true,
+ * strike it out. Only the server's own file is asked: a program cannot say that its answer has
+ * arrived. Returns 1 with its number in *N, 0 if there is none, or -1 with errno. */
+ASYNC_SAFE static int sent_find(int dir, const char *id, bool strike_out, uint64_t *n)
 {
     static struct reader reader; /* not undo_pass's: a `run` may ask in the midst of that */
-    int found;
-    if (!read_from_end(&reader, fd))
-        return -1;
-    while ((found = reader_next(&reader)) > 0) {
-        struct record r = record_parse(reader.line);
-        if (reader.whole && r.verb == VERB_SENT && r.error == 0) {
-            *n = r.number;
-            *at = reader.start;
-            return 1;
+    int fd = ledger_find(dir, id, strike_out ? O_RDWR : O_RDONLY);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -1;
+    int found = -1;
+    bool sent = false;
+    if (read_from_end(&reader, fd))
+        while (!sent && (found = reader_next(&reader)) > 0) {
+            struct record r = record_parse(reader.line);
+            sent = reader.whole && r.verb == VERB_SENT && r.error == 0;
+            *n = sent ? r.number : 0;
         }
-    }
+    if (sent && strike_out && !strike(fd, reader.start))
+        found = -1;
+    close_keep_errno(fd);
     return found;
 }
 
-/* Only the server's own file is asked: a program cannot say that its answer has arrived. */
 int cleanup_was_sent(int dir, const char *id, uint64_t *n)
 {
-    off_t at;
-    int fd = ledger_find(dir, id, O_RDONLY);
-    if (fd < 0)
-        return errno == ENOENT ? 0 : -1;
-    int sent = sent_find(fd, n, &at);
-    close_keep_errno(fd);
-    return sent;
+    return sent_find(dir, id, false, n);
 }
 
 const char *cleanup_not_a_ledger(int fd)
@@ -1009,6 +1006,12 @@ int cleanup_fileid(const char *path, char text[CLEANUP_FILEID_SIZE], bool *direc
 }
 
 /* ---- UNDO -------------------------------------------------------------------------- */
+
+/* Remove NAME in DIR. Returns true if it is gone or was not there. */
+ASYNC_SAFE static bool remove_name(int dir, const char *name, int flags)
+{
+    return unlinkat(dir, name, flags) == 0 || errno == ENOENT;
+}
 
 /* Returns true if ERROR says that nothing has this name. A name too long can never have been made.
  */
@@ -1280,20 +1283,6 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
     return s.run_left ? CLEANUP_RUN_LEFT : s.failed ? CLEANUP_FAILED : CLEANUP_DONE;
 }
 
-/* Remove the file that was settled, if one was: what has that name otherwise has come since,
- * adopted from another directory, and is not settled yet. */
-ASYNC_SAFE static bool remove_settled(int dir, const char *name, int locked)
-{
-    return locked < 0 || unlinkat(dir, name, 0) == 0 || errno == ENOENT;
-}
-
-/* Remove what is left of a ledger if its maker died, or was stopped by a signal, in ledger_make. */
-ASYNC_SAFE static bool remove_partial(int dir, const char *name)
-{
-    char partial[CLEANUP_ID_SIZE + 8];
-    return unlinkat(dir, partial_name(partial, name), 0) == 0 || errno == ENOENT;
-}
-
 /* Remove the scratch directory by its name in the pool, as its record may be lost: a program that
  * has overwritten its ledger has thrown that away. */
 ASYNC_SAFE static bool remove_pooled(const struct cleanup_settling *how)
@@ -1311,16 +1300,21 @@ ASYNC_SAFE static bool remove_pooled(const struct cleanup_settling *how)
     return false;
 }
 
-/* Remove both files, of which all is settled. */
+/* Remove both files, of which all is settled: but what was not there when it was to be settled has
+ * come since, adopted from another directory, and stays. Removed, too, are their dot files, which
+ * are there if their maker died, or was stopped by a signal, in ledger_make. */
 ASYNC_SAFE static bool remove_ledgers(const struct cleanup_settling *how, bool kept,
                                       const char *program, const int locked[2])
 {
-    if (remove_settled(how->dir, program, locked[0]) &&
-        remove_settled(how->dir, how->id, locked[1]) &&
-        (kept || (remove_partial(how->dir, program) && remove_partial(how->dir, how->id))))
-        return true;
-    report(how->id, "could not remove the ledger", how->id, errno);
-    return false;
+    char partial[CLEANUP_ID_SIZE + 8];
+    const char *names[] = {program, how->id};
+    for (int i = 0; i < 2; i++)
+        if ((locked[i] >= 0 && !remove_name(how->dir, names[i], 0)) ||
+            (!kept && !remove_name(how->dir, partial_name(partial, names[i]), 0))) {
+            report(how->id, "could not remove the ledger", how->id, errno);
+            return false;
+        }
+    return true;
 }
 
 /* Settle a ledger: undo it, or, if it is KEPT, remove its scratch directories; and then drop it. It
@@ -1346,23 +1340,10 @@ ASYNC_SAFE static enum cleanup_result settle_ledger(const struct cleanup_settlin
     return result;
 }
 
-/* Strike the `sent` mark out, if there is one. Returns 0, or -1 with errno. */
-ASYNC_SAFE static int sent_strike(int dir, const char *id)
-{
-    uint64_t n;
-    off_t at;
-    int fd = ledger_find(dir, id, O_RDWR);
-    if (fd < 0)
-        return errno == ENOENT ? 0 : -1;
-    int found = sent_find(fd, &n, &at);
-    int done = found < 0 || (found > 0 && !strike(fd, at)) ? -1 : 0;
-    close_keep_errno(fd);
-    return done;
-}
-
 ASYNC_SAFE int cleanup_unsent(void)
 {
-    return cleanup_pending() ? sent_strike(ledger.owner.dir, ledger.owner.id) : 0;
+    uint64_t n;
+    return cleanup_pending() && sent_find(ledger.owner.dir, ledger.owner.id, true, &n) < 0 ? -1 : 0;
 }
 
 /* Settle this process's ledger. */
@@ -1401,9 +1382,9 @@ ASYNC_SAFE enum cleanup_result cleanup_keep(void)
         return settle_own(true);
     ledger_program_name(program, ledger.owner.id);
     if (ledger.program.fd >= 0 && !ledger_give_back(program) &&
-        unlinkat(ledger.owner.dir, program, 0) < 0 && errno != ENOENT)
+        !remove_name(ledger.owner.dir, program, 0))
         return settle_own(true);
-    if (unlinkat(ledger.owner.dir, ledger.owner.id, 0) < 0 && errno != ENOENT)
+    if (!remove_name(ledger.owner.dir, ledger.owner.id, 0))
         return settle_own(true);
     ledger.touched = 0;
     return CLEANUP_DONE;
@@ -1423,7 +1404,8 @@ enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how)
 {
     /* The mark goes first. After a crash in the midst of the undo, it would mean that the answer
      * has arrived, and what is left would be kept. */
-    if (sent_strike(how->dir, how->id) < 0) {
+    uint64_t n;
+    if (sent_find(how->dir, how->id, true, &n) < 0) {
         report(how->id, "could not strike out the sent mark of", how->id, errno);
         return CLEANUP_FAILED;
     }
@@ -1518,12 +1500,6 @@ int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
     return -1;
 }
 
-/* Remove NAME in DIR. Returns true if it is gone or was not there. */
-static bool remove_name(int dir, const char *name, int flags)
-{
-    return unlinkat(dir, name, flags) == 0 || errno == ENOENT;
-}
-
 int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path)
 {
     char hex[HEX_SIZE];
@@ -1590,24 +1566,7 @@ static bool id_of_file(int dir, const char *name, char id[CLEANUP_ID_SIZE])
 
 char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE]
 {
-    _Alignas(struct dirent64) char entries[WALK_SIZE];
-    char(*ids)[CLEANUP_ID_SIZE] = NULL, id[CLEANUP_ID_SIZE];
-    size_t room = 0;
-    *count = 0;
-    struct walk w = walk_open(dir, ".", entries, sizeof entries);
-    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
-        if (!id_of_file(dir, e->d_name, id))
-            continue;
-        void *more = list_grow(ids, *count, &room, sizeof *ids);
-        if (more == NULL) {
-            w.error = errno;
-            break;
-        }
-        ids = more;
-        memcpy(ids[(*count)++], id, sizeof id);
-    }
-    (void)walk_close(&w);
-    return ids;
+    return list_names(dir, CLEANUP_ID_SIZE, id_of_file, count);
 }
 
 /* Open the directory in STATE that has a ledger of ID, a server's or `failed`. Returns -1 if there
@@ -1970,39 +1929,16 @@ bool cleanup_recover_parked(const struct cleanup_recovery *r)
     return done;
 }
 
-/* Returns whether a ledger in the server's directory DIR is held, by *HOLDER, or was left by a dead
- * one. */
-static enum cleanup_place place_in_server(int dir, pid_t *holder)
-{
-    struct flock held = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    int lock = openat(dir, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    bool lives = lock >= 0 && fcntl(lock, F_GETLK, &held) == 0 && held.l_type != F_UNLCK;
-    if (lock >= 0)
-        close(lock);
-    *holder = held.l_pid;
-    return lives ? CLEANUP_HELD : CLEANUP_LEFT;
-}
-
 enum cleanup_place cleanup_find(int state, const char *id, pid_t *holder)
 {
-    _Alignas(struct dirent64) char entries[WALK_SIZE];
     int failed = cleanup_failed_open(state, false);
     bool parked = failed >= 0 && cleanup_exists(failed, id);
     if (failed >= 0)
         close(failed);
-    if (parked)
-        return CLEANUP_PARKED;
-    enum cleanup_place place = CLEANUP_NOWHERE;
-    struct walk w = walk_open(state, ".", entries, sizeof entries);
-    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
-        if (!cleanup_is_server_token(e->d_name))
-            continue;
-        int dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (dir >= 0 && cleanup_exists(dir, id))
-            place = place_in_server(dir, holder);
-        if (dir >= 0)
-            close(dir);
-    }
-    (void)walk_close(&w);
-    return place;
+    int dir = parked ? -1 : open_elsewhere(state, id);
+    if (dir < 0)
+        return parked ? CLEANUP_PARKED : CLEANUP_NOWHERE;
+    bool lives = cleanup_look_lock(dir, holder) == 1;
+    close(dir);
+    return lives ? CLEANUP_HELD : CLEANUP_LEFT;
 }

@@ -33,11 +33,11 @@
  *
  * Invariants, between any two lines:
  *   - Until RUNNING nothing has been made that outlives this process: the body's file has no name,
- *     or lies in the scratch directory. From then on cleanup.c records each thing before it is
- *     made. So this process may die anywhere: the parent finds the ledger and settles it.
- *   - It exits with HANDLER_EXIT_KEEP or HANDLER_EXIT_CLOSE only after the ledger was settled.
- *   - SIGTERM may come anywhere but while it is blocked. `request` and `program` are in order at
- * any time: a descriptor there is open or -1, and answer.started is set before the first byte goes.
+ *     or lies in the scratch directory. That, and all that is made later, cleanup.c records first.
+ *     So this process may die anywhere: the parent finds the ledger and settles it.
+ *   - It exits with HANDLER_EXIT_KEEP or HANDLER_EXIT_CLOSE only if there is no ledger any more.
+ *   - SIGTERM may come anywhere but while it is blocked. `request` and `program` are in order then:
+ *     a descriptor there is open or -1, and answer.started is set before the first byte goes out.
  *   - The byte that completes an answer below 400 goes out last, when the handler has returned 0
  *     and after `sent N` is in the ledger: whoever asks later, this process or the parent after its
  *     death, can tell from N whether the client has it. From block_sigterm on nothing else decides.
@@ -50,8 +50,8 @@
  *     keep-alive. Until then a handler that computes in mid-answer works for nobody.
  *   - A program's errors are not read while the client has no room for its answer: the log gets
  *     them late, and a program that writes many of them waits.
- *   - A handler with threads is not undone by this process at SIGTERM, but by the parent, after
- *     SIGKILL: its program, if it has one, gets no last word.
+ *   - A C handler that has threads is not ended gently: at SIGTERM its process kills itself, and
+ *     the parent undoes what it made.
  *   - A method beyond those of RFC 9110 and PATCH is answered 501, even if the route lists it.
  *   - There are no ranges, no upgrades and no compression, and trailers are read and dropped.
  */
@@ -96,8 +96,7 @@
 enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
 
 #define ANSWER_FIELDS_SIZE 16384
-#define ANSWER_HEAD_SIZE (ANSWER_FIELDS_SIZE + 1024) /* a status line and our own fields besides   \
-                                                      */
+#define ANSWER_HEAD_SIZE (ANSWER_FIELDS_SIZE + 1024) /* with a status line and our own fields */
 
 struct answer {
     bool prepared; /* respond* has been called */
@@ -150,51 +149,39 @@ struct request {
  * its beginning: aligned, that is as few pages as can be. */
 static _Alignas(4096) struct request request;
 
-/* Forward: what earlier sections call of later ones. */
-
+/* Forward: what is called before it is defined. In the order of a life most calls go forward. */
 /* Serve */
 static unsigned spare_number(const struct handler_call *call);
 static void arm_signals(void);
-
 /* Read: the head */
 static void request_read_head(struct request *rq);
 static void request_decode_head(struct request *rq);
-
 /* Read: the route */
 static void request_check(struct request *rq);
-
 /* Read: the turn */
 static void await_turn(struct request *rq);
-
 /* Read: the body */
 static void request_read_body(struct request *rq);
-
 /* Run: the route */
 static void enter_running(struct request *rq);
 static int run_route(struct request *rq);
-
 /* Run: what a handler may ask */
 static char *request_keep(struct request *rq, const void *bytes, size_t length);
-
 /* Run: the program answers */
 static int run_program(struct request *rq);
-
 /* Answer */
 static bool is_reserved_field(const char *name);
 static bool is_complete(const struct request *rq);
 static void answer_again(struct request *rq);
 static void start_answer(struct request *rq);
 static bool outlives_client(const struct request *rq);
-
 /* Finish */
 static void block_sigterm(struct request *rq);
 _Noreturn static void finish(struct request *rq, int result);
 _Noreturn static void refuse_request(struct request *rq, int status, const char *reason);
-
 /* Deliver */
 static int send_rest(struct request *rq, bool more);
 static enum outcome deliver(struct request *rq);
-
 /* End */
 ASYNC_SAFE static const char *words_for(int status, enum cause cause);
 ASYNC_SAFE static bool undo(struct request *rq);
@@ -202,15 +189,13 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
                                          enum cause cause);
 ASYNC_SAFE static void on_sigterm(int signal);
 ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code);
-
 /* The connection */
 static bool wait_for(int fd, short events, int64_t ms);
 static int outstanding(int fd);
 static int send_all(struct request *rq, struct iovec *v, int count);
 static int send_continue(struct request *rq);
-ASYNC_SAFE static void cut_connection(const struct request *rq);
 static void set_user_timeout(const struct request *rq, int64_t ms);
-
+static bool get_tcp_info(int fd, struct tcp_info *info);
 /* The state word */
 ASYNC_SAFE static uint32_t state_of(uint32_t word);
 ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
@@ -291,13 +276,10 @@ size_t handler_head_room(const struct handler_settings *s)
  * is refused or never completes, the log should show what there was. */
 static void note_request(struct request *rq)
 {
-    const char *end = memchr(rq->buffer, '\r', rq->have);
-    size_t n = end != NULL ? (size_t)(end - rq->buffer) : rq->have;
-    if (rq->head.started && rq->head.method.length > 0) {
-        end = memchr(rq->buffer + rq->head.method.at, '\r', rq->have - rq->head.method.at);
-        n = end != NULL ? (size_t)(end - rq->buffer) - rq->head.method.at : 0;
-    }
-    const char *from = rq->buffer + (rq->head.started ? rq->head.method.at : 0);
+    size_t at = rq->head.method.at, n = rq->have - at;
+    const char *from = rq->buffer + at, *end = memchr(from, '\r', n);
+    if (end != NULL)
+        n = (size_t)(end - from);
     if (n >= SLOT_REQUEST_SIZE)
         n = SLOT_REQUEST_SIZE - 1;
     memcpy(rq->slot->request, from, n);
@@ -423,8 +405,10 @@ static void request_decode_head(struct request *rq)
 
 /* ---- Read: the route ----------------------------------------------------------------- */
 
+/* RFC 9110 section 9.3, and RFC 5789: for any other the answer is 501, for these 405. */
 static const char standard_methods[] = "GET HEAD POST PUT DELETE PATCH OPTIONS CONNECT TRACE";
 
+/* Returns true if METHODS, words with spaces between them, has METHOD. */
 static bool lists_method(const char *methods, const char *method)
 {
     size_t n = strlen(method);
@@ -441,7 +425,7 @@ static const char *methods_of(const struct route *r)
                                 : "GET";
 }
 
-/* The exact path, else the longest prefix. */
+/* Find the route of the path: the one that is exactly it, else the longest prefix. */
 static void find_route(struct request *rq)
 {
     size_t best = 0;
@@ -464,7 +448,8 @@ static void find_route(struct request *rq)
         rq->path_info = rq->path + strlen(rq->route->path);
 }
 
-/* "GET, HEAD, OPTIONS" */
+/* Add the field Allow, as in "GET, HEAD, OPTIONS" (RFC 9110 section 10.2.1): what the route lists,
+ * and what is answered for any. */
 static void add_allow(struct request *rq)
 {
     char allow[512];
@@ -482,7 +467,8 @@ static void add_allow(struct request *rq)
     respond_header(rq, "Allow", text_end(&t));
 }
 
-/* Everything that can be refused is refused before the body is asked for. */
+/* Refuse, or answer here, what needs no work. Everything that can be refused is refused before the
+ * body is asked for: the client need not send what nobody wants. */
 static void request_check(struct request *rq)
 {
     bool known = lists_method(standard_methods, rq->method);
@@ -622,10 +608,14 @@ static void await_turn(struct request *rq)
 
 /* ---- Read: the body ------------------------------------------------------------------ */
 
+/* The body is read before the work begins, for two reasons. A client's FIN cannot be seen behind a
+ * receive window that is full of unread body (measured), so a hangup would go unnoticed; and a CGI
+ * program needs CONTENT_LENGTH, which a chunked body has only when all of it is here. */
 #define BODY_IN_MEMORY_MAX (1U << 20) /* bytes; a longer or chunked body goes to the disk */
 #define BODY_PIECE 65536
 
-/* Without O_TMPFILE: below the request's scratch directory, which is removed whatever happens. */
+/* For file systems without O_TMPFILE: below the request's scratch directory, so that the file goes
+ * even if this process dies between the two calls. */
 static int open_named_spool(void)
 {
     char path[PATH_MAX];
@@ -639,6 +629,7 @@ static int open_named_spool(void)
     return fd;
 }
 
+/* A body goes where nothing has to be undone: to memory, or to a file that never has a name. */
 static int open_spool(const struct request *rq)
 {
     if (!rq->head.chunked && rq->head.body_length <= BODY_IN_MEMORY_MAX)
@@ -658,6 +649,7 @@ static void spool(struct request *rq, const char *data, size_t n)
     rq->body_length += n;
 }
 
+/* The end of a chunked body is known only when it has been decoded, so it is peeked at first. */
 static void read_chunked_body(struct request *rq, char *piece)
 {
     struct http_chunks chunks = {0};
@@ -710,7 +702,8 @@ static void request_read_body(struct request *rq)
         request_log(rq, "could not make a file for the body: %s", strerror(errno));
         refuse_request(rq, 503, "the body could not be stored");
     }
-    /* Unless the body is on its way already, RFC 9110 section 10.1.1. */
+    /* A client that waits for it gets its 100, unless the body is on its way already: one that
+     * does not wait for long may have given up waiting (RFC 9110 section 10.1.1). */
     if (rq->head.expect_continue &&
         recv(rq->call->connection, piece, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && send_continue(rq) < 0)
         abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
@@ -727,7 +720,8 @@ static void request_read_body(struct request *rq)
 
 /* ---- Run: the route ------------------------------------------------------------------ */
 
-/* From here on the parent acts on a hangup as the route wants it. */
+/* The work begins: from here on the parent acts on a hangup as the route wants it. The flags that
+ * say so come with the state in one step: the parent never sees RUNNING without them. */
 static void enter_running(struct request *rq)
 {
     uint32_t flags = half_close_flags(rq);
@@ -744,14 +738,16 @@ static void enter_running(struct request *rq)
         return;
     if ((flags & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
-    /* The FIN came while we were reading, when it could not be asked about: ask now. */
+    /* The FIN came while we were reading, when it could not be asked about. The parent, who is told
+     * of a FIN once, has noted it and leaves the question to us. */
     if (send_continue(rq) < 0)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
 }
 
 #define REDIRECTS_MAX 10
 
-/* Go on with the target that a program has named, as a GET (RFC 3875 section 6.2.2). */
+/* Go on with the target that a program has named, as a GET without a body (RFC 3875 section 6.2.2).
+ * The place in the first route's line is kept; a redirect to a route with `max` waits for none. */
 static int follow_redirect(struct request *rq)
 {
     struct http_span query;
@@ -779,6 +775,8 @@ static int follow_redirect(struct request *rq)
     return -1;
 }
 
+/* Run the route's handler, or its program, and those that it redirects to. Returns 0 if the last
+ * has done what it should. */
 static int run_route(struct request *rq)
 {
     for (int redirects = 0;; redirects++) {
@@ -796,8 +794,9 @@ static int run_route(struct request *rq)
 
 /* ---- Run: what a handler may ask ----------------------------------------------------- */
 
-/* SIZE bytes for as long as the request lives: in the page that the head has touched, if there is
- * room, as malloc's own pages are copied for each request. NULL: out of memory. */
+/* Returns SIZE bytes that live as long as the request OF, or NULL: out of memory. They come from
+ * the pages that the head has touched, if there is room: malloc's own would be copied for each
+ * request. */
 static void *request_allocate(void *of, size_t size)
 {
     struct request *rq = of;
@@ -808,7 +807,7 @@ static void *request_allocate(void *of, size_t size)
     return rq->buffer + at;
 }
 
-/* A copy of LENGTH bytes, and a NUL. */
+/* Returns a copy of LENGTH bytes, and a NUL behind it, or NULL: out of memory. */
 static char *request_keep(struct request *rq, const void *bytes, size_t length)
 {
     char *copy = request_allocate(rq, length + 1);
@@ -897,7 +896,8 @@ void request_log(const struct request *rq, const char *format, ...)
 
 /* ---- Run: which program -------------------------------------------------------------- */
 
-/* No program for this path: 404, and the log says why. */
+/* There is no program for this path. The client gets a plain 404, as what is wrong with a file is
+ * not for it to know; the log says it. Returns -1. */
 static int no_program(struct request *rq, const char *file, const char *why)
 {
     request_log(rq, "no program for %s: %s: %s", rq->path, file, why);
@@ -905,7 +905,9 @@ static int no_program(struct request *rq, const char *file, const char *why)
     return -1;
 }
 
-/* Walk down the directory FACTS->file along the path, segment by segment, to the program. */
+/* Walk down the directory FACTS->file along the path, segment by segment, to the program. The path
+ * is resolved already, so no segment leads up; a symbolic link may lead anywhere, as its owner
+ * wants. */
 static int find_in_directory(struct request *rq, struct program_facts *facts)
 {
     static char file[PATH_MAX];
@@ -939,6 +941,8 @@ static int find_in_directory(struct request *rq, struct program_facts *facts)
     return 0;
 }
 
+/* Find the program of the route and what it is told of the path. Returns 0, or -1 when the client
+ * has its answer. */
 static int find_program(struct request *rq, struct program_facts *facts)
 {
     struct stat now;
@@ -980,7 +984,9 @@ struct launch {
     const char *failed;
 };
 
-/* The newborn, in its parent's memory (which waits) until it executes: system calls only. */
+/* The newborn. It is in our memory until it executes, and we wait so long: only system calls, and
+ * nothing written but what is for us. (AddressSanitizer is kept out: it
+ * would mark the frames of a process that never returns, in memory that is ours.) */
 __attribute__((no_sanitize("address"))) static int become_program(void *data)
 {
     struct launch *l = data;
@@ -988,10 +994,13 @@ __attribute__((no_sanitize("address"))) static int become_program(void *data)
     struct rlimit files;
     sigset_t none;
     char *const words[] = {(char *)l->file, NULL};
-    for (int signal = 1; signal < NSIG; signal++) /* what is handled, exec would reset too late */
+    /* A handled signal is reset here, while all are blocked: exec would do so only after they are
+     * let in, and our handler would run in it. An ignored one stays ignored over exec. */
+    for (int signal = 1; signal < NSIG; signal++)
         if (signal == SIGTERM || sigismember(&l->rq->settings->ignored, signal) == 1)
             sigaction(signal, &usual, NULL);
     sigemptyset(&none);
+    /* The end of its parent is its own; which may have come before it asked for that. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != l->self)
         _exit(127);
@@ -1015,7 +1024,8 @@ failed:
     _exit(127);
 }
 
-/* Not below 4: there the program's own descriptors go. */
+/* Returns a duplicate of FD, which is closed, that is not below 4: dup2 to one of the program's own
+ * descriptors would close another that is still to be placed. */
 static int above_three(int fd)
 {
     if (fd < 0 || fd > 3)
@@ -1027,7 +1037,8 @@ static int above_three(int fd)
     return higher;
 }
 
-/* A pipe for FD of the program; its read end, non-blocking, is ours. */
+/* Make a pipe for FD of the program. Returns its read end, which is ours and non-blocking: the flag
+ * is that end's alone, and the program's writes wait as usual. */
 static int open_output(struct launch *l, int fd)
 {
     int ends[2];
@@ -1038,8 +1049,9 @@ static int open_output(struct launch *l, int fd)
     return ends[0];
 }
 
-/* The stack is part of this one's, and the memory shared: no page is copied (clone(2), as in
- * vfork). */
+/* Make the program's process. Memory is shared until it executes, so no page is copied; its stack
+ * is a piece of ours (clone(2), as vfork, which cannot have a stack of its own). All signals are
+ * blocked: a handler that ran in the newborn would change what is ours. */
 static pid_t spawn(struct launch *l)
 {
     _Alignas(16) char stack[32768];
@@ -1055,7 +1067,8 @@ static pid_t spawn(struct launch *l)
     return pid;
 }
 
-/* Why the program could not be started, and what the client is told. */
+/* The program could not be started: the log says why, with a hint where the error's own text
+ * misleads. It is 503 if it may work later, else 502. Returns -1. */
 static int not_started(struct request *rq, const struct launch *l)
 {
     const char *file = l->file, *hint = "";
@@ -1074,6 +1087,8 @@ static int not_started(struct request *rq, const struct launch *l)
     return -1;
 }
 
+/* Start the program. Its ledger and TMPDIR come first: a program that runs can make things, and
+ * records them itself by descriptor 3. Returns 0, or -1 when the client has its answer. */
 static int program_start(struct request *rq, struct program_facts *facts)
 {
     const char *file = facts->file, *slash = strrchr(file, '/');
@@ -1124,74 +1139,73 @@ static bool is_for_client(const char *name)
            strcasecmp(name, "Upgrade") != 0 && strcasecmp(name, "Trailer") != 0;
 }
 
-/* What the span holds, as a string: the byte behind it, which ends a name or a line, is given up.
- */
-static const char *span_text(char *b, struct http_span s)
+/* Returns what the span of the program's header holds, as a string, without a copy: the byte behind
+ * it, which ended a name or a line and has been parsed, becomes its NUL. */
+static const char *span_text(struct http_span s)
 {
-    b[s.at + s.length] = '\0';
-    return b + s.at;
+    program_output[s.at + s.length] = '\0';
+    return program_output + s.at;
 }
 
-static int add_program_fields(struct request *rq, const struct cgi_head *h, char *b)
+static int add_program_fields(struct request *rq, const struct cgi_head *h)
 {
     for (uint32_t i = 0; i < h->field_count; i++) {
-        const char *name = span_text(b, h->fields[i].name);
-        const char *value = span_text(b, h->fields[i].value);
+        const char *name = span_text(h->fields[i].name);
+        const char *value = span_text(h->fields[i].value);
         if (is_for_client(name) && respond_header(rq, name, value) < 0)
             return -1;
     }
     return 0;
 }
 
-/* The program's header is whole: prepare the answer. Its head goes out with the body's first byte,
- * so that a program which fails before that still gets its 502. */
-static int begin_program_answer(struct request *rq, const struct cgi_head *h, char *b)
+/* The program's header is whole: prepare the answer (RFC 3875 section 6). Its head goes out with
+ * the body's first byte, so that a program which fails before that is still answered with 502. */
+static int begin_program_answer(struct request *rq, const struct cgi_head *h)
 {
-    const char *location = h->location.length > 0 ? span_text(b, h->location) : NULL;
+    const char *location = h->location.length > 0 ? span_text(h->location) : NULL;
     if (location != NULL && h->status == 0 && location[0] == '/' && location[1] != '/') {
         rq->redirect = strdup(location); /* RFC 3875 section 6.2.2 */
         return rq->redirect != NULL ? 0 : -1;
     }
     if (location != NULL && respond_header(rq, "Location", location) < 0)
         return -1;
-    if (add_program_fields(rq, h, b) < 0)
+    if (add_program_fields(rq, h) < 0)
         return -1;
     int status = h->status != 0 ? h->status : location != NULL ? 302 : 200;
-    const char *type = h->type.length > 0 ? span_text(b, h->type) : NULL;
+    const char *type = h->type.length > 0 ? span_text(h->type) : NULL;
     if (respond_begin(rq, status, type, h->has_length ? (int64_t)h->length : -1) < 0)
         return -1;
-    rq->answer.reason = h->reason.length > 0 ? strdup(span_text(b, h->reason)) : NULL;
+    rq->answer.reason = h->reason.length > 0 ? strdup(span_text(h->reason)) : NULL;
     return 0;
 }
 
-static int bad_header(struct request *rq, const struct cgi_head *h)
-{
-    request_log(rq, "the program's header is bad: %s%s%.*s", h->wrong,
-                h->line.length > 0 ? ": " : "", (int)(h->line.length < 200 ? h->line.length : 200),
-                program_output + h->line.at);
-    return -1;
-}
-
+/* N more bytes of the program's header have come. Returns 0, or -1 if it is bad, or if what stood
+ * behind it could not be passed on. */
 static int parse_program_header(struct request *rq, size_t n)
 {
-    static struct cgi_head h;
+    static struct cgi_head h; /* too large for the stack of a process that shall touch little */
     program.have += n;
     int64_t size = cgi_parse_head(&h, program_output, program.have);
     if (size == 0)
         return 0;
-    if (size > 0 && begin_program_answer(rq, &h, program_output) < 0) {
+    if (size > 0 && begin_program_answer(rq, &h) < 0) {
         size = -1;
         h.wrong = "a field that cannot be sent";
     }
-    if (size < 0)
-        return bad_header(rq, &h);
+    if (size < 0) {
+        request_log(rq, "the program's header is bad: %s%s%.*s", h.wrong,
+                    h.line.length > 0 ? ": " : "", (int)(h.line.length < 200 ? h.line.length : 200),
+                    program_output + h.line.at);
+        return -1;
+    }
     program.answering = true;
     size_t rest = program.have - (size_t)size;
     return rest > 0 && rq->redirect == NULL ? respond_write(rq, program_output + size, rest) : 0;
 }
 
-/* Read at most MOST bytes of the answer and pass them on: how many, 0 when there is no more now or
- * ever, -1 when it can go no further. */
+/* Read at most MOST bytes of the answer and pass them on. Returns how many, 0 if there is no more
+ * now or ever, -1 if the answer can go no further. What follows a redirect is read and dropped: a
+ * program that waited for room in its pipe would not end. */
 static ssize_t pass_on_piece(struct request *rq, size_t most)
 {
     size_t at = program.answering ? 0 : program.have, room = sizeof program_output - at;
@@ -1221,7 +1235,8 @@ static void log_program_errors(const struct request *rq)
     }
 }
 
-/* Log what the program's pipe of errors holds, and no more: who fills it may never stop. */
+/* Log what the program's pipe of errors holds, and no more than it can hold at once: a process that
+ * goes on writing must not keep us here. */
 ASYNC_SAFE static void log_held_errors(void)
 {
     ssize_t n = 1;
@@ -1229,7 +1244,7 @@ ASYNC_SAFE static void log_held_errors(void)
         n = log_lines_read(&program.lines, request.slot->id, program.err);
 }
 
-/* Reap the program, and what has come to us as a subreaper. */
+/* Reap the program, and whatever of its descendants has come to us, as we are their subreaper. */
 static void reap_program(void)
 {
     struct signalfd_siginfo s[8];
@@ -1243,16 +1258,17 @@ static void reap_program(void)
         }
 }
 
-/* A wait that finds something to read does not let the signal in, and a program may always have
- * written more: ask for it by a wait for nothing. */
+/* Let a pending SIGTERM in by a wait for nothing. A wait that finds something to read at once does
+ * not, and a program that writes without a pause would never be stopped. */
 static void let_sigterm_in(void)
 {
     const struct timespec at_once = {0};
     ppoll(NULL, 0, &at_once, request.mask_of_waits);
 }
 
-/* Pass on what the program writes until it has ended: then what its pipes hold is read, whoever
- * else may have them open. */
+/* Pass on what the program writes until it has ended. Then what its pipes hold is read, and no end
+ * of file is waited for: a grandchild that still has them open would keep the answer back. Returns
+ * 0, or -1 if the answer can go no further. */
 static int pass_on(struct request *rq)
 {
     for (; !program.ended; let_sigterm_in()) {
@@ -1277,8 +1293,8 @@ static int pass_on(struct request *rq)
     return 0;
 }
 
-/* What a program says after SIGTERM goes to the log, and what it still answers nowhere: it must not
- * wait for room in a pipe. */
+/* After SIGTERM, what the program says goes to the log, and what it still answers is dropped: it
+ * must not spend its last seconds waiting for room in a pipe. */
 ASYNC_SAFE static void program_last_words(void)
 {
     char nowhere[4096];
@@ -1288,8 +1304,8 @@ ASYNC_SAFE static void program_last_words(void)
         n = read(program.out, nowhere, sizeof nowhere);
 }
 
-/* End the program and all others of the request, which have GRACE_MS for a last word. True: none is
- * left. */
+/* End the program and all other processes of the request, which have GRACE_MS for a last word.
+ * Returns true if none is left. Also for a C handler, which may have forked. */
 ASYNC_SAFE static bool end_program(int64_t grace_ms)
 {
     bool none = cleanup_end_children(grace_ms, program_last_words);
@@ -1297,6 +1313,7 @@ ASYNC_SAFE static bool end_program(int64_t grace_ms)
     return none;
 }
 
+/* Forget the ended program, so that another can follow by a redirect, or SIGTERM find none. */
 static void program_close(const struct request *rq)
 {
     int *fds[] = {&program.out, &program.err, &program.signals};
@@ -1308,7 +1325,8 @@ static void program_close(const struct request *rq)
     }
 }
 
-/* Whether the program has done what it should; else the log says what it did instead. */
+/* Returns true if the program has done what it should. Otherwise the log says what it did instead;
+ * the client is told only that it failed. */
 static bool ended_well(const struct request *rq, const char *file)
 {
     int status = program.status;
@@ -1347,8 +1365,8 @@ static void release_signals(const sigset_t *before)
     sigprocmask(SIG_SETMASK, before, NULL);
 }
 
-/* Run the program to its end, SIGTERM waiting but in waits. What it failed at is answered or logged
- * here; as a handler returns. */
+/* Run the program to its end. What it fails at is answered or logged here. Returns as a C handler
+ * does: 0, or -1 if what was made is to be undone. */
 static int serve_program(struct request *rq)
 {
     struct program_facts facts = {.head = &rq->head,
@@ -1381,6 +1399,8 @@ static int serve_program(struct request *rq)
     return -1;
 }
 
+/* Signals are held while a program runs: the reading of its pipes is no code to be interrupted, and
+ * its waits, where SIGTERM is let in, are what it does nearly all of the time. */
 static int run_program(struct request *rq)
 {
     sigset_t before;
@@ -1393,6 +1413,8 @@ static int run_program(struct request *rq)
 
 /* ---- Answer -------------------------------------------------------------------------- */
 
+/* Returns true for fields that say where the answer ends or what becomes of the connection: a
+ * handler that set them could contradict what is sent. */
 static bool is_reserved_field(const char *name)
 {
     static const char *const names[] = {"Content-Length", "Transfer-Encoding", "Connection",
@@ -1409,7 +1431,7 @@ int respond_header(struct request *rq, const char *name, const char *value)
     size_t n = strlen(name), m = strlen(value);
     bool valid = http_is_token(name, n) && !is_reserved_field(name);
     for (size_t i = 0; valid && i < m; i++)
-        valid = http_is_text((unsigned char)value[i]);
+        valid = http_is_text((unsigned char)value[i]); /* no CR or LF: it would begin a field */
     errno = !valid ? EINVAL : a->prepared ? EALREADY : E2BIG;
     if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
         return -1;
@@ -1488,7 +1510,7 @@ static bool has_no_body(const struct request *rq)
     return rq->is_head || rq->answer.status == 204 || rq->answer.status == 304;
 }
 
-/* Whether the answer has all the body that its head promises. */
+/* Returns true if the answer has all the body that its head promises. */
 static bool is_complete(const struct request *rq)
 {
     const struct answer *a = &rq->answer;
@@ -1496,7 +1518,7 @@ static bool is_complete(const struct request *rq)
            (a->framing != FRAMING_LENGTH || has_no_body(rq) || a->written == (uint64_t)a->length);
 }
 
-/* Forget the answer that was prepared; none of it has been sent. */
+/* Forget the answer that was prepared, for another; none of it has been sent. */
 static void answer_again(struct request *rq)
 {
     struct answer *a = &rq->answer;
@@ -1519,7 +1541,7 @@ ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *r
     http_add_date(t);
 }
 
-/* Build the head; it is sent with the first bytes of the body, or in delivery. */
+/* Build the head. It goes out in one packet with the first bytes of the body, or in delivery. */
 static void build_head(struct request *rq)
 {
     struct answer *a = &rq->answer;
@@ -1549,6 +1571,8 @@ static void build_head(struct request *rq)
     a->head_size = t.length;
 }
 
+/* The answer begins: after this it can only be completed or cut, and a hangup shows by writing. The
+ * client gets the send timeout, for which it may be silent from here on. */
 static void start_answer(struct request *rq)
 {
     if (rq->answer.started)
@@ -1560,14 +1584,15 @@ static void start_answer(struct request *rq)
     build_head(rq);
 }
 
-/* Returns true if the route has on-hangup=finish: the work is kept though nobody gets its answer.
- */
+/* Returns true if the route has on-hangup=finish: the work is kept even if nobody reads of it. */
 static bool outlives_client(const struct request *rq)
 {
     return (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
 }
 
-/* Send LENGTH bytes of the body, with what must come before and behind them. */
+/* Send LENGTH bytes of the body, with what must come before and behind them, by one call: pieces
+ * would go out as packets of their own. Returns 0, or -1 with errno if the client is gone; then
+ * also 0 if the work goes on without it. */
 static int send_body(struct request *rq, const char *data, size_t length)
 {
     struct answer *a = &rq->answer;
@@ -1598,8 +1623,8 @@ static int send_body(struct request *rq, const char *data, size_t length)
     return 0;
 }
 
-/* A close-delimited answer cannot be told from a cut one on AF_UNIX, where there is no reset:
- * it is collected whole and given its length. */
+/* On AF_UNIX a close-delimited answer is collected whole and given its length. There is no reset
+ * there, so a cut answer would look like a complete one. */
 static int collect_body(struct answer *a, const void *data, size_t length)
 {
     char *more = realloc(a->body, a->body_size + length);
@@ -1613,8 +1638,9 @@ static int collect_body(struct answer *a, const void *data, size_t length)
 
 #define HOLD_MAX 4096 /* bytes */
 
-/* The end of the body is held back: a byte, or all of a small one that came at once. Then nothing
- * of the answer is out yet, and a handler that fails after all is told of in plain HTTP. */
+/* Hold the end of the body back, so that the answer cannot be complete before its handler has
+ * returned: one byte of it, or all of a small one that came at once. Then nothing of the answer is
+ * out yet, and if the handler fails after all the client gets a plain error. */
 static int hold_end(struct request *rq, const char *data, size_t length)
 {
     struct answer *a = &rq->answer;
@@ -1623,7 +1649,7 @@ static int hold_end(struct request *rq, const char *data, size_t length)
         return -1;
     a->held = request_keep(rq, data + length - held, held);
     if (a->held == NULL) {
-        a->written -= length; /* whatever its handler makes of that: it is not complete */
+        a->written -= length; /* even if the handler looks away: the answer is not complete */
         return -1;
     }
     a->held_size = held;
@@ -1653,6 +1679,8 @@ int respond_write(struct request *rq, const void *data, size_t length)
 
 /* ---- Finish -------------------------------------------------------------------------- */
 
+/* From here on SIGTERM waits: only the client's acknowledgement, or its absence, ends the request
+ * now. The parent sees the flag, and gives it the send timeout before it kills. */
 static void block_sigterm(struct request *rq)
 {
     sigset_t term;
@@ -1664,6 +1692,17 @@ static void block_sigterm(struct request *rq)
     sigprocmask(SIG_BLOCK, &term, NULL);
 }
 
+/* The request is settled: give the connection back to the parent, for another request if it can. */
+_Noreturn static void hand_back(struct request *rq)
+{
+    if (!rq->must_close)
+        set_user_timeout(rq, rq->settings->dead_peer_ms);
+    leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
+}
+
+/* The handler has done what it should: deliver its answer, and keep what it made if the client has
+ * it. Else the connection is reset before the undo, so that the client cannot take the answer for
+ * whole; and the ledger's `sent` is struck, which would make the parent keep everything. */
 _Noreturn static void finish_well(struct request *rq)
 {
     struct answer *a = &rq->answer;
@@ -1674,7 +1713,7 @@ _Noreturn static void finish_well(struct request *rq)
     enum outcome outcome = deliver(rq);
     rq->slot->outcome = (uint8_t)outcome;
     if (outcome == OUTCOME_ERROR || (outcome == OUTCOME_HANGUP && !outlives_client(rq))) {
-        cut_connection(rq);
+        handler_cut(rq->call->connection, rq->call->is_tcp);
         bool struck = cleanup_unsent() == 0;
         if (!struck || !undo(rq))
             _exit(HANDLER_EXIT_UNDONE);
@@ -1682,13 +1721,12 @@ _Noreturn static void finish_well(struct request *rq)
     }
     if (cleanup_keep() != CLEANUP_DONE)
         _exit(HANDLER_EXIT_UNDONE);
-    if (!rq->must_close)
-        set_user_timeout(rq, rq->settings->dead_peer_ms);
-    leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
+    hand_back(rq);
 }
 
-/* An answer of 400 or above is complete only when nothing is left of what it failed at; what only a
- * janitor may do goes on after it. */
+/* Undo, then send an answer of 400 or above: when it is complete nothing is left of what it failed
+ * at. Except for what only a janitor may do, `run` commands: the parent has it done, and the
+ * connection ends with this answer. */
 _Noreturn static void finish_badly(struct request *rq)
 {
     rq->slot->outcome = OUTCOME_ERROR;
@@ -1702,21 +1740,22 @@ _Noreturn static void finish_badly(struct request *rq)
         handler_end_sending(rq->call->connection);
     if (!undone)
         _exit(HANDLER_EXIT_UNDONE);
-    if (!rq->must_close)
-        set_user_timeout(rq, rq->settings->dead_peer_ms);
-    leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
+    hand_back(rq);
 }
 
-/* The answer has begun and cannot be finished. */
+/* The answer has begun and cannot be completed. Reset the connection first: what is not
+ * acknowledged by then never will be, and the client sees a cut answer. */
 _Noreturn static void finish_cut(struct request *rq)
 {
     rq->slot->outcome = rq->client_gone ? OUTCOME_HANGUP : OUTCOME_ERROR;
-    cut_connection(rq);
+    handler_cut(rq->call->connection, rq->call->is_tcp);
     if (!undo(rq))
         _exit(HANDLER_EXIT_UNDONE);
     leave(rq, HANDLER_EXIT_CLOSE);
 }
 
+/* The handler has returned RESULT. What it left running is ended before anything is decided: it
+ * could go on creating. Then the answer is kept, is an error, or must be cut. */
 _Noreturn static void finish(struct request *rq, int result)
 {
     struct answer *a = &rq->answer;
@@ -1739,7 +1778,7 @@ _Noreturn static void finish(struct request *rq, int result)
     finish_badly(rq);
 }
 
-/* Refuse the request: nothing has been made. */
+/* Refuse the request, of which nothing has been made, with REASON in plain words. */
 _Noreturn static void refuse_request(struct request *rq, int status, const char *reason)
 {
     if (status == 503)
@@ -1750,7 +1789,8 @@ _Noreturn static void refuse_request(struct request *rq, int status, const char 
 
 /* ---- Deliver ------------------------------------------------------------------------- */
 
-/* Send what the answer still lacks; with MORE, in one packet with the FIN that follows at once. */
+/* Send what the answer still lacks. With MORE it waits in the kernel for the FIN that follows at
+ * once, and both go in one packet. */
 static int send_rest(struct request *rq, bool more)
 {
     struct answer *a = &rq->answer;
@@ -1765,7 +1805,8 @@ static int send_rest(struct request *rq, bool more)
     return a->held_size > 0 || a->head_size > 0 ? send_body(rq, NULL, 0) : 0;
 }
 
-/* The bytes that send_rest will send, and the FIN where that completes the answer. */
+/* Returns how many bytes send_rest will send. A FIN counts one, where that completes the answer:
+ * the kernel's count of what was acknowledged has it, too. */
 static uint64_t rest_size(struct request *rq)
 {
     const struct answer *a = &rq->answer;
@@ -1776,36 +1817,36 @@ static uint64_t rest_size(struct request *rq)
     return n + (a->framing == FRAMING_CLOSE);
 }
 
-/* The kernel's count of bytes acknowledged since accept, and the connection's state, in one look.
- * (tcp(7), TCP_INFO; RFC 4898 tcpEStatsAppHCThruOctetsAcked.) */
+/* Find the kernel's count of bytes acknowledged since accept, and whether the connection is closed,
+ * in one look (tcp(7), TCP_INFO; RFC 4898 tcpEStatsAppHCThruOctetsAcked). Returns false if it
+ * cannot. */
 static bool tcp_look(int fd, uint64_t *acked, bool *closed)
 {
     struct tcp_info info;
-    socklen_t size = sizeof info;
-    memset(&info, 0, sizeof info);
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
+    if (!get_tcp_info(fd, &info))
         return false;
     *acked = info.tcpi_bytes_acked;
     *closed = info.tcpi_state == 7; /* TCP_CLOSE: reset, or closed by both */
     return true;
 }
 
-/* What the count will be when all sent so far and MORE bytes are acknowledged. */
+/* Returns what that count will be when all sent so far and MORE bytes are acknowledged. */
 static uint64_t acked_when_all_is(int fd, uint64_t more)
 {
-    uint64_t before = 0, after = 0;
-    bool closed;
-    int queued;
+    struct tcp_info before, after;
+    uint64_t queued;
     do { /* the two numbers belong together only if the first stood still meanwhile */
-        tcp_look(fd, &before, &closed);
-        queued = outstanding(fd);
-        tcp_look(fd, &after, &closed);
-    } while (before != after);
-    return after + (uint64_t)queued + more;
+        get_tcp_info(fd, &before);
+        queued = (uint64_t)outstanding(fd);
+        get_tcp_info(fd, &after);
+    } while (before.tcpi_bytes_acked != after.tcpi_bytes_acked);
+    return (uint64_t)after.tcpi_bytes_acked + queued + more;
 }
 
-/* AF_UNIX: what the peer has read leaves the queue. A peer that closes with bytes unread resets,
- * which is looked at with poll(2) alone: reading SO_ERROR would take it from whoever asks next. */
+/* Returns true if the peer of a unix socket has read all that was sent: it leaves the queue then.
+ * It does so, too, when a peer closes with bytes unread, which is an error; that is looked at by
+ * poll(2) alone, as reading SO_ERROR would take it from whoever asks next. The queue is asked again
+ * after the hangup was seen, because the peer may have read and closed between the two. */
 static bool unix_was_read(int fd, bool *closed)
 {
     struct pollfd p = {.fd = fd};
@@ -1814,6 +1855,8 @@ static bool unix_was_read(int fd, bool *closed)
     return *closed ? (p.revents & POLLERR) == 0 && outstanding(fd) == 0 : read;
 }
 
+/* The count alone decides, and is asked first: a client, or HAProxy for it, may reset the
+ * connection after it has acknowledged everything. */
 bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms)
 {
     uint64_t acked = 0, best = 0;
@@ -1827,7 +1870,7 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
         if (is_tcp ? tcp_look(connection, &acked, &closed) && acked >= n
                    : unix_was_read(connection, &closed))
             return true;
-        /* Nor can it be any more when less than that was ever sent: who was to send it is dead. */
+        /* It never will be if less was ever sent: the child that was to send the rest is dead. */
         if (closed || (is_tcp && acked_when_all_is(connection, 0) < n))
             return false;
         int queued = outstanding(connection);
@@ -1843,8 +1886,10 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
     }
 }
 
-/* Send the end of an answer below 400 and learn whether the client has it: OK or HANGUP; or ERROR,
- * when it must not go out. */
+/* Send the end of an answer below 400 and learn whether the client has it. Returns OK or HANGUP; or
+ * ERROR, if it must not go out. N is in the ledger before the byte that completes the answer is
+ * out: if this process dies between the two, the parent asks the connection, which cannot say yes
+ * yet. Where nothing is recorded there is nothing to undo, and no wait for the acknowledgement. */
 static enum outcome deliver(struct request *rq)
 {
     bool recorded = cleanup_has_records(), is_tcp = rq->call->is_tcp;
@@ -1855,8 +1900,8 @@ static enum outcome deliver(struct request *rq)
         request_log(rq, "could not record the answer in the ledger: %s", strerror(errno));
         return OUTCOME_ERROR;
     }
-    /* A packet with a FIN is acknowledged late, when its client may have closed by a reset already:
-     * only where nothing depends on it. */
+    /* The FIN may share a packet with the last bytes only where nothing depends on it: such a
+     * packet is acknowledged late, when its client may have closed by a reset already. */
     if (send_rest(rq, rq->must_close && !recorded) < 0)
         return OUTCOME_HANGUP;
     if (rq->must_close)
@@ -1868,6 +1913,8 @@ static enum outcome deliver(struct request *rq)
 
 /* ---- End ----------------------------------------------------------------------------- */
 
+/* Returns the status that tells the client of OUTCOME. To be evicted with a head or body that has
+ * not come whole is the client's own delay; to wait in a line is not. */
 ASYNC_SAFE static int status_for(enum outcome outcome, enum cause cause, uint32_t state)
 {
     if (cause == CAUSE_EVICTED)
@@ -1875,6 +1922,7 @@ ASYNC_SAFE static int status_for(enum outcome outcome, enum cause cause, uint32_
     return outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_CRASH ? 500 : 503;
 }
 
+/* What is said with a status. The promise of the undo is in the words, as they go out after it. */
 ASYNC_SAFE static const char *words_for(int status, enum cause cause)
 {
     switch (status) {
@@ -1930,7 +1978,7 @@ ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int statu
     return true;
 }
 
-/* Undo, and note how that went. True: nothing is left. */
+/* Undo, and note in the slot how that went. Returns true if nothing is left. */
 ASYNC_SAFE static bool undo(struct request *rq)
 {
     bool something = cleanup_has_records();
@@ -1940,14 +1988,17 @@ ASYNC_SAFE static bool undo(struct request *rq)
     return done;
 }
 
-/* Stop the work and undo it, tell the client if there is something to tell, and exit. */
+/* Stop the work and undo it, tell the client if there is something to tell, and exit. The order is
+ * the promise's: a begun answer is cut first, so that nobody takes it for whole; nothing runs any
+ * more when the undo begins, so that nothing is made behind its back; and the client is told last,
+ * when what it is told is true. */
 ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcome, enum cause cause)
 {
     uint32_t state = atomic_load(&rq->slot->state);
     bool ran = state_of(state) >= SLOT_RUNNING;
     rq->slot->outcome = (uint8_t)outcome;
     if (rq->answer.started)
-        cut_connection(rq);
+        handler_cut(rq->call->connection, rq->call->is_tcp);
     if (ran && outcome == OUTCOME_HANGUP)
         log_event(rq->slot->id, "The client closed the connection prematurely. Cleaning up.");
     bool alone = end_program(ran ? rq->settings->grace_ms : 0);
@@ -1964,13 +2015,15 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
     leave(rq, HANDLER_EXIT_CLOSE);
 }
 
+/* Returns true if a handler has started threads; false, too, if /proc is not there to ask. */
 ASYNC_SAFE static bool has_other_threads(void)
 {
     struct stat task; /* a directory for each thread, and two links of its own */
     return stat("/proc/self/task", &task) == 0 && task.st_nlink > 3;
 }
 
-/* SIGTERM: the parent, the parent's death, or an operator ends the request. */
+/* SIGTERM: the parent ends the request, for a cause that it has written into the slot; or it has
+ * died, or an operator ends the request, and there is no cause. */
 ASYNC_SAFE static void on_sigterm(int signal)
 {
     if (!cleanup_is_owner()) { /* a process that the route forked: it dies of it, nothing more */
@@ -1981,7 +2034,8 @@ ASYNC_SAFE static void on_sigterm(int signal)
     }
     if (request.delivering != 0)
         return;
-    /* Other threads would go on creating while this one undoes: end them all, the parent undoes. */
+    /* Other threads would go on creating while this one undoes. No signal handler can stop them,
+     * but SIGKILL does, and then the parent undoes. */
     if (has_other_threads()) {
         kill(getpid(), SIGKILL);
         return;
@@ -1990,6 +2044,7 @@ ASYNC_SAFE static void on_sigterm(int signal)
     abandon(&request, outcome_of(cause), cause);
 }
 
+/* Exit. The parent believes CODE only beside DONE: a C handler may call exit(0) at any time. */
 ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
 {
     if (code != HANDLER_EXIT_UNDONE)
@@ -1999,7 +2054,8 @@ ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
 
 /* ---- The connection ------------------------------------------------------------------ */
 
-/* Wait for EVENTS: true, or false when MS have passed. */
+/* Wait for EVENTS. Returns false if MS have passed without. A signal does not end the wait, but may
+ * end the process in it. */
 static bool wait_for(int fd, short events, int64_t ms)
 {
     struct pollfd p = {.fd = fd, .events = events};
@@ -2016,13 +2072,16 @@ static bool wait_for(int fd, short events, int64_t ms)
     }
 }
 
+/* Returns how many bytes sent are not acknowledged (TCP), or not read by the peer (AF_UNIX). */
 static int outstanding(int fd)
 {
     int n = 0;
     return ioctl(fd, SIOCOUTQ, &n) < 0 ? 0 : n;
 }
 
-/* Wait until FD takes more. A client that reads slowly makes progress without making room. */
+/* Wait until FD takes more. Returns false if MS have passed without any progress: a client that
+ * reads slowly may take longer than that to make room, while every acknowledgement shows that it
+ * lives. */
 static bool wait_writable(int fd, int64_t ms)
 {
     for (int before = outstanding(fd);;) {
@@ -2035,7 +2094,9 @@ static bool wait_writable(int fd, int64_t ms)
     }
 }
 
-/* One call's worth of the vectors. */
+/* Send one call's worth of the vectors. Returns as sendmsg(2). In delivery on AF_UNIX, which counts
+ * no bytes, the call is made so that the kernel notes in the shared slot how many it took: if this
+ * process dies right then, the parent can tell whether all of the answer was sent. */
 static ssize_t send_some(struct request *rq, struct iovec *v, int count)
 {
     struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
@@ -2056,7 +2117,8 @@ bool handler_was_sent(const struct slot *slot)
     return slot->rest > 0 && slot->last.msg_len == slot->rest;
 }
 
-/* Send all of the vectors: 0, or -1 with EPIPE, ECONNRESET, ETIMEDOUT... */
+/* Send all of the vectors, which are changed. Returns 0, or -1 with EPIPE, ECONNRESET, ETIMEDOUT:
+ * then the client is gone, or does not read, which comes to the same. */
 static int send_all(struct request *rq, struct iovec *v, int count)
 {
     while (count > 0) {
@@ -2092,17 +2154,13 @@ static int send_continue(struct request *rq)
     return send_all(rq, &v, 1);
 }
 
-/* An answer that has begun and must not complete: the client sees a reset, at once. */
+/* connect(2) to nobody resets a TCP connection at once, whoever else has a descriptor of it; a
+ * close would wait for the parent's. A unix socket has no reset. */
 ASYNC_SAFE void handler_cut(int connection, bool is_tcp)
 {
     struct sockaddr nobody = {.sa_family = AF_UNSPEC};
     if (!is_tcp || connect(connection, &nobody, sizeof nobody) < 0)
         shutdown(connection, SHUT_RDWR);
-}
-
-ASYNC_SAFE static void cut_connection(const struct request *rq)
-{
-    handler_cut(rq->call->connection, rq->call->is_tcp);
 }
 
 ASYNC_SAFE int handler_end_sending(int connection)
@@ -2112,7 +2170,8 @@ ASYNC_SAFE int handler_end_sending(int connection)
     return shutdown(connection, SHUT_WR);
 }
 
-/* While an answer is on its way, a client that does not read for SEND_MS is given up. */
+/* Let the kernel give the client up when it has acknowledged nothing for MS (tcp(7)). While an
+ * answer is on its way that is the send timeout; else the time for a peer that vanished. */
 static void set_user_timeout(const struct request *rq, int64_t ms)
 {
     unsigned value = (unsigned)(ms > INT_MAX ? INT_MAX : ms);
@@ -2120,13 +2179,18 @@ static void set_user_timeout(const struct request *rq, int64_t ms)
         setsockopt(rq->call->connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof value);
 }
 
+/* Returns false if FD is no TCP connection; all of INFO is 0 then. */
+static bool get_tcp_info(int fd, struct tcp_info *info)
+{
+    socklen_t size = sizeof *info;
+    memset(info, 0, sizeof *info); /* an older kernel fills less of it */
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) == 0;
+}
+
 uint64_t handler_traffic(int connection, uint32_t *unsendable)
 {
     struct tcp_info info;
-    socklen_t size = sizeof info;
-    memset(&info, 0, sizeof info);
-    if (getsockopt(connection, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
-        memset(&info, 0, sizeof info);
+    get_tcp_info(connection, &info);
     *unsendable = info.tcpi_notsent_bytes;
     return info.tcpi_bytes_received + info.tcpi_bytes_acked;
 }
@@ -2138,8 +2202,9 @@ ASYNC_SAFE static uint32_t state_of(uint32_t word)
     return word & SLOT_STATE_MASK;
 }
 
-/* Go to STATE, with the flags SET and without CLEAR; wait while the parent is PROBING, which takes
- * it one system call. Returns the word as it was. */
+/* Go to STATE, with the flags SET and without CLEAR. Returns the word as it was. While the parent
+ * is PROBING this waits, for the time of one system call: two writers would mix an interim answer
+ * into the answer. A parent that died in the middle of it probes no more. */
 ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
                                         uint32_t clear)
 {
@@ -2162,7 +2227,7 @@ ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag)
         continue;
 }
 
-/* From here on the connection is the child's alone to write. */
+/* From here on the connection is the child's alone to write: the parent probes in RUNNING only. */
 ASYNC_SAFE static void begin_answering(struct request *rq)
 {
     if (state_of(atomic_load(&rq->slot->state)) < SLOT_ANSWERING)

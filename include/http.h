@@ -1,11 +1,20 @@
-/* http.h: HTTP/1 as it comes: the head of a request, chunked bodies, targets (RFC 9110, RFC 9112).
+/* http.h: HTTP/1 as it comes: the head of a request, chunked bodies, targets, queries (RFC 9110,
+ * RFC 9112, RFC 3986).
  *
  *     struct http_head h = {0};
  *     int64_t size = http_parse_head(&h, buffer, length, &limits);
+ *     if (size < 0)
+ *         ...                                  answer h.status and h.reason
+ *     else if (size == 0)
+ *         ...                                  read more behind it, and call again
  *
- * SIZE is 0 while more is needed: call again with more of the same buffer. Over (buffer, length)
- * only: no descriptor, no memory of its own, and no byte beyond LENGTH is looked at. For what a
- * client sends; what a program answers is cgi.h's.
+ * Each function looks at what it is given and no byte more: no descriptor, no memory of its own.
+ * What is found is spans of the buffer, which may move between two calls but must begin with the
+ * same bytes. It does not matter in which pieces a message comes.
+ *
+ * It is strict where leniency would let two servers see two different requests: a bare LF, white
+ * space before a colon, two lengths, a coding that is not known. For what a client sends; what a
+ * program answers is more lenient, and cgi.h's. Not for answers of other servers.
  *
  * Kind: pure.
  * Signal safety: what is marked ASYNC_SAFE.
@@ -22,16 +31,20 @@
 #include "text.h"
 
 /* An interim answer: to a client that waits before it sends its body, and, unasked, the question
- * whether the client is still there (RFC 9110 section 15.2.1). For sizeof, less its NUL. */
+ * whether the client is still there (RFC 9110 section 15.2.1). To be sent without its NUL. */
 #define HTTP_CONTINUE "HTTP/1.1 100 Continue\r\n\r\n"
+
 #define HTTP_FIELDS_MAX 128
 #define HTTP_LINE_SLACK 1024 /* bytes of a request line beside its target */
+
 struct http_span {
     uint32_t at, length; /* in the buffer */
 };
+
 struct http_field {
-    struct http_span name, value;
+    struct http_span name, value; /* the value without surrounding white space */
 };
+
 struct http_head {
     /* Progress, zeroed before the first call. */
     uint32_t line;      /* where the next line starts */
@@ -43,49 +56,61 @@ struct http_head {
     uint8_t minor; /* HTTP/1.minor */
     uint32_t field_count;
     struct http_field fields[HTTP_FIELDS_MAX];
-    uint64_t body_length; /* from Content-Length */
-    bool has_length, chunked, keep_alive, expect_continue, has_host;
+    uint64_t body_length; /* from Content-Length; 0 without one */
+    bool has_length, chunked;
+    bool keep_alive;      /* the connection may be used again */
+    bool expect_continue; /* the client waits for HTTP_CONTINUE */
+    bool has_host;
     bool close_asked, keep_alive_asked; /* by Connection */
     /* The error. */
     int status;         /* 0, or 4xx, 5xx */
-    const char *reason; /* what was wrong */
+    const char *reason; /* what was wrong, for the client to read */
 };
+
 struct http_limits {
-    uint32_t max_target, max_header;
+    uint32_t max_target, max_header; /* bytes; the fields and the empty line are the header */
 };
-/* Parse what has arrived so far; call again with more of the same buffer while it returns 0.
- * Returns the head's length when it is whole, 0 when more is needed, -1 with h->status set.
- * (RFC 9112 sections 2 to 6.) */
+
+/* Parse what has arrived so far (RFC 9112 sections 2 to 6). Returns the head's length with the
+ * empty line that ends it, 0 if more is needed, -1 with h->status and h->reason set. */
 static inline int64_t http_parse_head(struct http_head *h, const char *buffer, size_t length,
                                       const struct http_limits *limits);
 
-/* Decode chunked coding (RFC 9112 section 7.1), in whatever pieces it comes. */
+/* A chunked body, zeroed before its first byte. */
 struct http_chunks {
     uint8_t state;
     uint32_t line_length; /* of the size line or trailer section so far */
     uint64_t left;        /* of the chunk's data */
-    const char *reason;
+    const char *reason;   /* what was wrong */
 };
+
 enum http_chunk_step { CHUNK_MORE, CHUNK_DATA, CHUNK_END, CHUNK_BAD };
-/* Look at LENGTH bytes; *USED says how many are done with. CHUNK_DATA: *DATA_AT and *DATA_LENGTH
- * in BUFFER are body (within USED). CHUNK_END: the body ended at USED. */
+
+/* Decode chunked coding (RFC 9112 section 7.1), in whatever pieces it comes: look at LENGTH bytes
+ * and put into *USED how many are done with; what is behind them is for the next call. Returns
+ * CHUNK_DATA if the *DATA_LENGTH bytes at *DATA_AT in BUFFER, all within *USED, are body;
+ * CHUNK_MORE if all bytes are used; CHUNK_END if the body ends at *USED; CHUNK_BAD with c->reason.
+ * Trailers are checked and dropped. */
 static inline enum http_chunk_step http_decode_chunks(struct http_chunks *c, const char *buffer,
                                                       size_t length, size_t *used, size_t *data_at,
                                                       size_t *data_length);
-/* The path of TARGET (origin-form, or absolute-form), decoded and resolved into PATH (room for
- * length + 1 bytes), and where its query is. NULL, or what is wrong with it. */
+
+/* Decode and resolve the path of TARGET, in origin-form or absolute-form, into PATH (room for
+ * length + 1 bytes), and find its query (RFC 9112 section 3.2, RFC 3986 section 5.2.4). Returns
+ * NULL, or what is wrong with it. */
 static inline const char *http_decode_target(const char *target, size_t length, char *path,
                                              struct http_span *query);
 
 /* Decode QUERY, the part of a target behind its '?', into TO: "name\0value\0"..., ended by an empty
  * name. TO has room for http_query_room(QUERY) bytes. */
 static inline void http_decode_query(const char *query, char *to);
+
 static inline size_t http_query_room(const char *query)
 {
     return 2 * strlen(query) + 3; /* a value that is not there still has its NUL */
 }
 
-/* ---- The parser: characters and lines (RFC 9110 section 5.6, RFC 9112 section 2.2) ---- */
+/* ---- Characters and lines (RFC 9110 section 5.6, RFC 9112 section 2.2) --------------- */
 
 static inline bool http_is_digit(unsigned char c)
 {
@@ -114,10 +139,20 @@ static inline int http_percent(const char *s, size_t n)
     return low >= 0 ? high << 4 | low : -1;
 }
 
-/* White space within a line: not the NUL that strchr would find, too. */
+/* White space within a line. (strchr would find the NUL, too.) */
 static inline bool http_is_blank(char c)
 {
     return c == ' ' || c == '\t';
+}
+
+/* Returns the bytes of B from AT to END without the white space around them. */
+static inline struct http_span http_trim(const char *b, uint32_t at, uint32_t end)
+{
+    while (at < end && http_is_blank(b[at]))
+        at++;
+    while (end > at && http_is_blank(b[end - 1]))
+        end--;
+    return (struct http_span){at, end - at};
 }
 
 static inline bool http_is_token_char(unsigned char c)
@@ -155,7 +190,9 @@ static inline int64_t http_bad(struct http_head *h, int status, const char *reas
     return -1;
 }
 
-/* The next line, without its CRLF: 1, or 0 when its end is not there yet, or -1. */
+/* Find the next line, without its CRLF. Returns 1, 0 if its end is not there yet, or -1. A line
+ * that ends in a bare LF, which RFC 9112 section 2.2 allows to be taken, is refused: what stands
+ * before us may not have taken it, and would see another request. */
 static inline int http_next_line(struct http_head *h, const char *b, size_t length,
                                  struct http_span *line)
 {
@@ -179,7 +216,7 @@ static inline int http_next_line(struct http_head *h, const char *b, size_t leng
     return 0;
 }
 
-/* ---- The parser: the request line (RFC 9112 section 3) ------------------------------- */
+/* ---- The request line (RFC 9112 section 3) ------------------------------------------- */
 
 static inline int64_t http_parse_version(struct http_head *h, const char *v, size_t n)
 {
@@ -215,9 +252,9 @@ static inline int64_t http_parse_request_line(struct http_head *h, const char *b
     return http_parse_version(h, second + 1, (size_t)(end - second - 1));
 }
 
-/* ---- The parser: fields (RFC 9112 sections 5, 6; RFC 9110 sections 7.2, 8.6) --------- */
+/* ---- Fields (RFC 9112 sections 5, 6; RFC 9110 sections 7.2, 8.6) --------------------- */
 
-/* uri-host [ ":" port ], RFC 3986 section 3.2.2. Empty is allowed. */
+/* Returns true for uri-host [ ":" port ], RFC 3986 section 3.2.2. Empty is allowed. */
 static inline bool http_is_authority(const char *s, size_t n)
 {
     size_t at = 0;
@@ -249,7 +286,8 @@ static inline bool http_is_authority(const char *s, size_t n)
     return true;
 }
 
-/* The next element of a comma-separated list, without white space; empty ones are skipped. */
+/* Take the next element of a comma-separated list, without white space; empty ones are skipped
+ * (RFC 9110 section 5.6.1.2). Returns false at the end. */
 static inline bool http_next_element(const char *b, struct http_span *list,
                                      struct http_span *element)
 {
@@ -261,11 +299,9 @@ static inline bool http_next_element(const char *b, struct http_span *list,
         return false;
     const char *comma = memchr(b + list->at, ',', list->length);
     uint32_t n = comma != NULL ? (uint32_t)(comma - b) - list->at : list->length;
-    *element = (struct http_span){list->at, n};
+    *element = http_trim(b, list->at, list->at + n);
     list->at += n;
     list->length -= n;
-    while (element->length > 0 && http_is_blank(b[element->at + element->length - 1]))
-        element->length--;
     return true;
 }
 
@@ -354,21 +390,17 @@ static inline int64_t http_parse_field(struct http_head *h, const char *b, struc
     struct http_field f = {.name = {line.at, (uint32_t)(colon - s)}};
     if (!http_is_token(s, f.name.length))
         return http_bad(h, 400, "a header field's name is not a token");
-    uint32_t at = f.name.at + f.name.length + 1, end = line.at + line.length;
-    while (at < end && http_is_blank(b[at]))
-        at++;
-    while (end > at && http_is_blank(b[end - 1]))
-        end--;
-    f.value = (struct http_span){at, end - at};
+    f.value = http_trim(b, f.name.at + f.name.length + 1, line.at + line.length);
     if (h->field_count == HTTP_FIELDS_MAX)
         return http_bad(h, 431, "too many header fields");
     h->fields[h->field_count++] = f;
     return http_parse_known_field(h, b, &f);
 }
 
-/* ---- The parser: the head as a whole ------------------------------------------------- */
+/* ---- The head as a whole ------------------------------------------------------------- */
 
-/* What only the whole head can tell; above all, where the body ends (RFC 9112 section 6.3). */
+/* Check what only the whole head can tell; above all, where the body ends (RFC 9112 section 6.3).
+ * Both a length and a coding are how requests are smuggled: refused, as section 6.1 lets us. */
 static inline int64_t http_check_head(struct http_head *h)
 {
     if (h->minor > 0 && !h->has_host)
@@ -458,7 +490,7 @@ static inline size_t http_join_values(const struct http_head *h, const char *buf
     return length + 1;
 }
 
-/* ---- The parser: chunked coding (RFC 9112 section 7.1) ------------------------------- */
+/* ---- Chunked coding (RFC 9112 section 7.1) ------------------------------------------- */
 
 enum {
     CHUNK_SIZE_FIRST,
@@ -533,7 +565,7 @@ static inline const char *http_chunk_trailer_byte(struct http_chunks *c, unsigne
     return NULL;
 }
 
-/* One byte outside the chunks' data: NULL, or what is wrong with it. */
+/* Take one byte outside the chunks' data. Returns NULL, or what is wrong with it. */
 static inline const char *http_chunk_byte(struct http_chunks *c, unsigned char byte)
 {
     switch (c->state) {
@@ -594,7 +626,7 @@ static inline enum http_chunk_step http_decode_chunks(struct http_chunks *c, con
     return CHUNK_MORE;
 }
 
-/* ---- The parser: the target (RFC 9112 section 3.2, RFC 3986 section 5.2.4) ----------- */
+/* ---- The target (RFC 9112 section 3.2, RFC 3986 section 5.2.4) ----------------------- */
 
 /* Take back the last segment of PATH, of LENGTH bytes: "/a/b" -> "/a". */
 static inline size_t http_drop_segment(const char *path, size_t length)
@@ -665,7 +697,7 @@ static inline const char *http_decode_target(const char *target, size_t length, 
     return NULL;
 }
 
-/* ---- Queries, as forms send them --------------------------------------------------------- */
+/* ---- Queries, as forms send them ----------------------------------------------------- */
 
 /* Decode the N bytes at S to TO, with a NUL: '+' is a space, and a '%' without its digits is
  * itself. Returns the length. */
@@ -697,7 +729,7 @@ static inline void http_decode_query(const char *query, char *to)
     *to = '\0';
 }
 
-/* ---- What every answer says ----------------------------------------------------------- */
+/* ---- What every answer says ---------------------------------------------------------- */
 
 /* Add "Date: Mon, 23 Nov 2026 09:20:01 GMT" and the end of the line, RFC 9110 section 5.6.7. */
 ASYNC_SAFE static inline void http_add_date(struct text *t)
@@ -722,7 +754,7 @@ ASYNC_SAFE static inline void http_add_date(struct text *t)
     text_add(t, " GMT\r\n");
 }
 
-/* ---- Reasons (RFC 9110 section 15) ----------------------------------------------------- */
+/* ---- Reasons (RFC 9110 section 15) --------------------------------------------------- */
 
 /* Returns the phrase that goes with STATUS in a status line: "Not Found" for 404, "Unknown" for a
  * number that has none here. */

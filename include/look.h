@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "files.h"
 #include "ledger.h"
 #include "reader.h"
 #include "verbs.h"
@@ -29,27 +30,22 @@ static int compare_names(const void *a, const void *b)
     return strcmp(a, b); /* each kind of item that is sorted so starts with its name */
 }
 
+static bool take_token(int state, const char *name, char *token)
+{
+    (void)state;
+    bool good = cleanup_is_server_token(name);
+    if (good)
+        memcpy(token, name, CLEANUP_TOKEN_SIZE);
+    return good;
+}
+
 char (*cleanup_look_servers(int state, size_t *count))[CLEANUP_TOKEN_SIZE]
 {
-    _Alignas(struct dirent64) char entries[WALK_SIZE];
-    char(*tokens)[CLEANUP_TOKEN_SIZE] = NULL;
-    size_t room = 0;
-    *count = 0;
-    struct walk w = walk_open(state, ".", entries, sizeof entries);
-    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
-        if (!cleanup_is_server_token(e->d_name))
-            continue;
-        void *more = list_grow(tokens, *count, &room, sizeof *tokens);
-        if (more == NULL) {
-            w.error = errno;
-            break;
-        }
-        tokens = more;
-        memcpy(tokens[(*count)++], e->d_name, sizeof *tokens);
-    }
+    char(*tokens)[CLEANUP_TOKEN_SIZE] = list_names(state, sizeof *tokens, take_token, count);
+    int error = errno;
     if (tokens != NULL)
         qsort(tokens, *count, sizeof *tokens, compare_names);
-    (void)walk_close(&w);
+    errno = error;
     return tokens;
 }
 

@@ -100,10 +100,10 @@ enum option_kind {
 };
 
 struct option_row {
-    const char *name;     /* without dashes; NULL: it is not listed, but in a text beside it */
-    const char *argument; /* the word for its value in --help, or the words of a choice */
-    const char *help;     /* what it does, in lines; "%s" becomes the default */
+    const char *name; /* without dashes; NULL: no option */
+    const char *help; /* what it does, in lines; "%s" becomes the default; NULL: it is not listed */
     enum option_kind kind;
+    const char *argument; /* the word for its value in --help, or the words of a choice */
     void *value;
     int64_t least, most; /* most 0: as its kind has it */
     int64_t shown_ms;    /* not 0: the default that is shown; *VALUE only says "not given" */
@@ -118,117 +118,120 @@ struct option_table {
 #define OPTIONS_MAX 48         /* of one table */
 #define HEAD_MOST (64LL << 20) /* head and target are held in memory, once for each child */
 
-/* The same in every command that looks at the state directory of servers. */
-#define STATE_DEFAULT_HELP                                                                         \
-    "(root: " STATE_OF_ROOT "; else\n$XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)"
+/* The parts of a row that go together, for a value in `settings`. */
+#define FLAG_IN(at) .kind = OPTION_FLAG, .value = &settings.at
+#define WORD_IN(at, word) .kind = OPTION_STRING, .argument = (word), .value = &settings.at
+#define LIST_IN(at, word) .kind = OPTION_LIST, .argument = (word), .value = &settings.at
+#define CHOICE_IN(at, words) .kind = OPTION_CHOICE, .argument = (words), .value = &settings.at
+#define COUNT_IN(at, n) .kind = OPTION_COUNT, .argument = "N", .value = &settings.at, .least = (n)
+#define TIME_IN(at, n) .kind = OPTION_TIME, .argument = "TIME", .value = &settings.at, .least = (n)
+#define SIZE_IN(at, n) .kind = OPTION_SIZE, .argument = "SIZE", .value = &settings.at, .least = (n)
+
+/* Rows of more than one table. */
+#define STATE_ROW                                                                                  \
+    {                                                                                              \
+        "state",                                                                                   \
+            "where ledgers are kept (root: " STATE_OF_ROOT "; else\n"                              \
+            "$XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)",                                    \
+            WORD_IN(state, "DIR")                                                                  \
+    }
+#define UNDO_TIMEOUT_ROW                                                                           \
+    {                                                                                              \
+        "undo-timeout", "for each command that undoes something (%s)", TIME_IN(undo_ms, 1)         \
+    }
+
+static const char help_begin[] =
+    "Usage: hangupd [OPTION...] [ROUTE...]\n"
+    "Serve slow, expensive HTTP requests, each in a process of its own. When the caller\n"
+    "hangs up, the work is stopped and everything it made is undone.\n"
+    "\n"
+    "A ROUTE is PATH=TARGET[,KEY=VALUE...]. A PATH that ends in / stands for all below it.\n"
+    "TARGET is a program, run by CGI/1.1; for a PATH that ends in /, also a directory of\n"
+    "programs; or @NAME, a handler compiled in. Without a ROUTE: /a=@a, the demonstration.\n";
+
+static const char help_listening[] =
+    "\n"
+    "TIME is in seconds, or has a unit: 0.5, 250ms, 90s, 15m, 2h. SIZE is in bytes, or has\n"
+    "a unit: 64k, 1M, 2G. Defaults are in parentheses.\n"
+    "\n"
+    "Commands:\n"
+    "  hangupd undo VERB ARGUMENT...  for a request's program: record how to undo what it is\n"
+    "                                 about to make (hangupd undo --help)\n"
+    "  hangupd recover [ID...]        undo what dead servers left and what had failed for good\n"
+    "                                 (hangupd recover --help)\n"
+    "  hangupd status [OPTION...]     requests in flight, queued, being undone and parked, as a\n"
+    "                                 table, JSON, page or metrics (hangupd status --help)\n"
+    "\n"
+    "Listening:\n";
+
+static const char help_end[] =
+    "\n"
+    "  --help, --version\n"
+    "\n"
+    "SIGTERM drains; a second one, or SIGINT, undoes what is in flight at once.\n"
+    "\n"
+    "Examples:\n"
+    "  hangupd                                   the demonstration, on " LISTEN_DEFAULT "\n"
+    "  hangupd /report=./report.sh /cgi-bin/=/usr/lib/cgi-bin\n"
+    "  hangupd --listen :80 --user www-data --requests 50 /a=@a,timeout=10m\n"
+    "  hangupd --listen unix:/run/report.sock --half-close hangup --log json\n";
 
 static const struct option_row server_rows[] = {
-    {.kind = OPTION_TEXT,
-     .help =
-         "Usage: hangupd [OPTION...] [ROUTE...]\n"
-         "Serve slow, expensive HTTP requests, each in a process of its own. When the caller\n"
-         "hangs up, the work is stopped and everything it made is undone.\n"
-         "\n"
-         "A ROUTE is PATH=TARGET[,KEY=VALUE...]. A PATH that ends in / stands for all below it.\n"
-         "TARGET is a program, run by CGI/1.1; for a PATH that ends in /, also a directory of\n"
-         "programs; or @NAME, a handler compiled in. Without a ROUTE: /a=@a, the demonstration.\n"},
-    {.kind = OPTION_KEYS},
-    {"routes", "FILE", "further routes, one a line; # begins a comment; may be\nrepeated",
-     OPTION_LIST, .value = &settings.route_files},
-    {.kind = OPTION_TEXT,
-     .help =
-         "\n"
-         "TIME is in seconds, or has a unit: 0.5, 250ms, 90s, 15m, 2h. SIZE is in bytes, or has\n"
-         "a unit: 64k, 1M, 2G. Defaults are in parentheses.\n"
-         "\n"
-         "Commands:\n"
-         "  hangupd undo VERB ARGUMENT...  for a request's program: record how to undo what it is\n"
-         "                                 about to make (hangupd undo --help)\n"
-         "  hangupd recover [ID...]        undo what dead servers left and what had failed for "
-         "good\n"
-         "                                 (hangupd recover --help)\n"
-         "  hangupd status [OPTION...]     requests in flight, queued, being undone and parked, as "
-         "a\n"
-         "                                 table, JSON, page or metrics (hangupd status --help)\n"
-         "\n"
-         "Listening:\n"},
-    {"listen", "ADDR:PORT",
+    {NULL, help_begin, .kind = OPTION_TEXT},
+    {NULL, NULL, .kind = OPTION_KEYS},
+    {"routes", "further routes, one a line; # begins a comment; may be\nrepeated",
+     LIST_IN(route_files, "FILE")},
+    {NULL, help_listening, .kind = OPTION_TEXT},
+    {"listen",
      "or [V6]:PORT, :PORT (all addresses), unix:PATH; may be\n"
      "repeated; port 0 takes a free one (" LISTEN_DEFAULT ")",
-     OPTION_LIST, .value = &settings.listen},
-    {"inetd", NULL,
+     LIST_IN(listen, "ADDR:PORT")},
+    {"inetd",
      "serve descriptor 0, from inetd, xinetd or systemd: a\n"
      "connection (nowait) or a listening socket (wait)",
-     OPTION_FLAG, .value = &settings.inetd},
-    {"idle-exit", "TIME", "leave after TIME without a connection (wait: %s; else never)",
-     OPTION_TIME, .value = &settings.idle_exit_ms, .shown_ms = IDLE_EXIT_WAIT_MS},
-    {"user", "NAME", "become NAME, of /etc/passwd, when the sockets are open", OPTION_STRING,
-     .value = &settings.user},
-    {.kind = OPTION_TEXT, .help = "\nLimits:\n"},
-    {"requests", "N", "at once; further ones queue (%s)", OPTION_COUNT, .value = &settings.requests,
-     .least = 1},
-    {"connections", "N", "open at once; the oldest idle one makes room (%s)", OPTION_COUNT,
-     .value = &settings.connections, .least = 1},
-    {"per-client", "N", "requests at once from one address; 0: no limit (%s)", OPTION_COUNT,
-     .value = &settings.per_client},
-    {"queue-timeout", "TIME", "in the queue, or for a route's turn, then 503 (%s)", OPTION_TIME,
-     .value = &settings.handler.queue_ms},
-    {"header-timeout", "TIME", "for the header to arrive, then 408 (%s)", OPTION_TIME,
-     .value = &settings.handler.header_ms, .least = 1},
-    {"body-timeout", "TIME", "without progress of the body, then 408 (%s)", OPTION_TIME,
-     .value = &settings.handler.body_ms, .least = 1},
-    {"timeout", "TIME", "for the whole request, then undo and 504; 0: none (%s)", OPTION_TIME,
-     .value = &settings.handler.request_ms},
-    {"idle-timeout", "TIME", "for a connection between requests (%s)", OPTION_TIME,
-     .value = &settings.handler.idle_ms, .least = 1},
-    {"send-timeout", "TIME", "without progress of the answer, then undo (%s)", OPTION_TIME,
-     .value = &settings.handler.send_ms, .least = 1},
-    {"dead-peer", "TIME", "until a client that vanished without a word is found (%s)", OPTION_TIME,
-     .value = &settings.handler.dead_peer_ms, .least = 3000},
-    {"max-body", "SIZE", "else 413 (%s)", OPTION_SIZE, .value = &settings.handler.max_body},
-    {"max-header", "SIZE", "else 431 (%s)", OPTION_SIZE, .value = &settings.handler.max_header,
-     .least = 64, .most = HEAD_MOST},
-    {"max-target", "SIZE", "of the request target, else 414 (%s)", OPTION_SIZE,
-     .value = &settings.handler.max_target, .least = 16, .most = HEAD_MOST},
-    {.kind = OPTION_TEXT, .help = "\nHangup and undo:\n"},
-    {"half-close", HALF_CLOSE_WORDS,
-     "what a FIN alone means: ask the client's kernel, a\nhangup, or nothing (%s)", OPTION_CHOICE,
-     .value = &settings.handler.half_close},
-    {"on-hangup", ON_HANGUP_WORDS, "undo the request, or let it finish and be kept (%s)",
-     OPTION_CHOICE, .value = &settings.handler.on_hangup},
-    {"grace", "TIME", "from SIGTERM to SIGKILL for what a request started (%s)", OPTION_TIME,
-     .value = &settings.handler.grace_ms},
-    {"undo-timeout", "TIME", "for each command that undoes something (%s)", OPTION_TIME,
-     .value = &settings.undo_ms, .least = 1},
-    {"undo-retries", "N", "of an undo that fails, after 1 s, 2 s, 4 s... (%s)", OPTION_COUNT,
-     .value = &settings.undo_retries},
-    {"undo-at-once", "N", "undos that go on at once, after their requests' ends (%s)", OPTION_COUNT,
-     .value = &settings.undo_at_once, .least = 1},
-    {"drain", "TIME", "on SIGTERM, for requests in flight to finish (%s)", OPTION_TIME,
-     .value = &settings.drain_ms},
-    {.kind = OPTION_TEXT, .help = "\nState and log:\n"},
-    {"state", "DIR", "where ledgers are kept " STATE_DEFAULT_HELP, OPTION_STRING,
-     .value = &settings.state},
-    {"sync", NULL, "flush every ledger record to the disk, for power loss", OPTION_FLAG,
-     .value = &settings.handler.sync},
-    {"log", LOG_FORM_WORDS, "the form of the log's lines (%s)", OPTION_CHOICE,
-     .value = &settings.log_form},
-    {"log-to", LOG_TO_WORDS, "where they go (stderr; syslog with --inetd)", OPTION_CHOICE,
-     .value = &settings.log_to},
-    {.kind = OPTION_TEXT,
-     .help =
-         "\n"
-         "  --help, --version\n"
-         "\n"
-         "SIGTERM drains; a second one, or SIGINT, undoes what is in flight at once.\n"
-         "\n"
-         "Examples:\n"
-         "  hangupd                                   the demonstration, on " LISTEN_DEFAULT "\n"
-         "  hangupd /report=./report.sh /cgi-bin/=/usr/lib/cgi-bin\n"
-         "  hangupd --listen :80 --user www-data --requests 50 /a=@a,timeout=10m\n"
-         "  hangupd --listen unix:/run/report.sock --half-close hangup --log json\n"},
-    {"help", .kind = OPTION_HELP},
-    {"version", .kind = OPTION_VERSION},
+     FLAG_IN(inetd)},
+    {"idle-exit", "leave after TIME without a connection (wait: %s; else never)",
+     TIME_IN(idle_exit_ms, 0), .shown_ms = IDLE_EXIT_WAIT_MS},
+    {"user", "become NAME, of /etc/passwd, when the sockets are open", WORD_IN(user, "NAME")},
+    {NULL, "\nLimits:\n", .kind = OPTION_TEXT},
+    {"requests", "at once; further ones queue (%s)", COUNT_IN(requests, 1)},
+    {"connections", "open at once; the oldest idle one makes room (%s)", COUNT_IN(connections, 1)},
+    {"per-client", "requests at once from one address; 0: no limit (%s)", COUNT_IN(per_client, 0)},
+    {"queue-timeout", "in the queue, or for a route's turn, then 503 (%s)",
+     TIME_IN(handler.queue_ms, 0)},
+    {"header-timeout", "for the header to arrive, then 408 (%s)", TIME_IN(handler.header_ms, 1)},
+    {"body-timeout", "without progress of the body, then 408 (%s)", TIME_IN(handler.body_ms, 1)},
+    {"timeout", "for the whole request, then undo and 504; 0: none (%s)",
+     TIME_IN(handler.request_ms, 0)},
+    {"idle-timeout", "for a connection between requests (%s)", TIME_IN(handler.idle_ms, 1)},
+    {"send-timeout", "without progress of the answer, then undo (%s)", TIME_IN(handler.send_ms, 1)},
+    {"dead-peer", "until a client that vanished without a word is found (%s)",
+     TIME_IN(handler.dead_peer_ms, 3000)},
+    {"max-body", "else 413 (%s)", SIZE_IN(handler.max_body, 0)},
+    {"max-header", "else 431 (%s)", SIZE_IN(handler.max_header, 64), .most = HEAD_MOST},
+    {"max-target", "of the request target, else 414 (%s)", SIZE_IN(handler.max_target, 16),
+     .most = HEAD_MOST},
+    {NULL, "\nHangup and undo:\n", .kind = OPTION_TEXT},
+    {"half-close", "what a FIN alone means: ask the client's kernel, a\nhangup, or nothing (%s)",
+     CHOICE_IN(handler.half_close, HALF_CLOSE_WORDS)},
+    {"on-hangup", "undo the request, or let it finish and be kept (%s)",
+     CHOICE_IN(handler.on_hangup, ON_HANGUP_WORDS)},
+    {"grace", "from SIGTERM to SIGKILL for what a request started (%s)",
+     TIME_IN(handler.grace_ms, 0)},
+    UNDO_TIMEOUT_ROW,
+    {"undo-retries", "of an undo that fails, after 1 s, 2 s, 4 s... (%s)",
+     COUNT_IN(undo_retries, 0)},
+    {"undo-at-once", "undos that go on at once, after their requests' ends (%s)",
+     COUNT_IN(undo_at_once, 1)},
+    {"drain", "on SIGTERM, for requests in flight to finish (%s)", TIME_IN(drain_ms, 0)},
+    {NULL, "\nState and log:\n", .kind = OPTION_TEXT},
+    STATE_ROW,
+    {"sync", "flush every ledger record to the disk, for power loss", FLAG_IN(handler.sync)},
+    {"log", "the form of the log's lines (%s)", CHOICE_IN(log_form, LOG_FORM_WORDS)},
+    {"log-to", "where they go (stderr; syslog with --inetd)", CHOICE_IN(log_to, LOG_TO_WORDS)},
+    {NULL, help_end, .kind = OPTION_TEXT},
+    {"help", NULL, .kind = OPTION_HELP},
+    {"version", NULL, .kind = OPTION_VERSION},
     {0},
 };
 

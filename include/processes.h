@@ -36,7 +36,7 @@
 
 struct process {
     char state;
-    pid_t parent, session;
+    pid_t pid, parent, session;
     unsigned long long start; /* clock ticks since boot */
 };
 
@@ -61,7 +61,7 @@ ASYNC_SAFE static bool process_read(pid_t pid, struct process *p)
     if (s == NULL || s[1] != ' ')
         return false;
     s += 2;
-    *p = (struct process){.state = *s++};
+    *p = (struct process){.state = *s++, .pid = pid};
     for (int field = 4; field <= 22; field++) {
         while (*s == ' ' || *s == '-')
             s++;
@@ -150,22 +150,19 @@ struct hunt {
     bool (*known)(pid_t); /* and those of which this is true */
 };
 
-/* Call EACH for every process there is, zombies left out. Returns false, with errno, if /proc could
- * not be read. */
-typedef void process_fn(pid_t pid, const struct process *p, void *data);
-ASYNC_SAFE static bool each_process(process_fn *each, void *data)
+/* Step to the next process in the walk through /proc, zombies left out. Returns false at the end
+ * and after a failure. */
+ASYNC_SAFE static bool process_next(struct walk *proc, struct process *p)
 {
-    static _Alignas(struct dirent64) char entries[4096];
-    struct walk w = walk_open(AT_FDCWD, "/proc", entries, sizeof entries);
-    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+    const struct dirent64 *e;
+    while ((e = walk_next(proc)) != NULL) {
         const char *name = e->d_name;
         unsigned long long pid;
-        struct process p;
-        if (parse_number(&name, INT_MAX, &pid) && *name == '\0' && process_read((pid_t)pid, &p) &&
-            p.state != 'Z' && p.state != 'X')
-            each((pid_t)pid, &p, data);
+        if (parse_number(&name, INT_MAX, &pid) && *name == '\0' && process_read((pid_t)pid, p) &&
+            p->state != 'Z' && p->state != 'X')
+            return true;
     }
-    return walk_close(&w);
+    return false;
 }
 
 /* A list of processes that grows while it is looked through. On more than it holds the next look
@@ -175,10 +172,12 @@ struct pids {
     pid_t at[4096];
 };
 
-ASYNC_SAFE static void pids_add(struct pids *to, pid_t pid)
+ASYNC_SAFE static bool pids_add(struct pids *to, pid_t pid)
 {
-    if (to->count < sizeof to->at / sizeof to->at[0])
+    bool room = to->count < sizeof to->at / sizeof to->at[0];
+    if (room)
         to->at[to->count++] = pid;
+    return room;
 }
 
 /* Add the pids in /proc/PID/task/TID/children, see proc(5). Returns false if it cannot be read. */
@@ -229,34 +228,27 @@ ASYNC_SAFE static void signal_one(pid_t pid, int signal)
         kill(pid, SIGCONT); /* a process that is stopped would not act on it */
 }
 
-struct child_signal {
-    pid_t self;
-    int signal;
-};
-
-ASYNC_SAFE static void signal_child(pid_t pid, const struct process *p, void *data)
-{
-    const struct child_signal *s = data;
-    if (pid != s->self && (p->parent == s->self || p->session == s->self))
-        signal_one(pid, s->signal);
-}
-
 /* Signal all that descends from this process. If the kernel does not tell the children of a
  * process, that is its own children and those of its session: grandchildren come to it when their
  * parents die, as it is a subreaper. */
 ASYNC_SAFE static void signal_below(int signal)
 {
+    static _Alignas(struct dirent64) char entries[4096];
     static struct pids below;
-    struct child_signal asked = {.self = getpid(), .signal = signal};
+    const pid_t self = getpid();
     below.count = 0;
-    if (!children_of(asked.self, &below)) {
-        each_process(signal_child, &asked);
+    if (children_of(self, &below)) {
+        for (size_t i = 0; i < below.count; i++) {
+            children_of(below.at[i], &below); /* before it dies: they would become ours, unseen */
+            signal_one(below.at[i], signal);
+        }
         return;
     }
-    for (size_t i = 0; i < below.count; i++) {
-        children_of(below.at[i], &below); /* before it dies: they would become ours, unseen */
-        signal_one(below.at[i], signal);
-    }
+    struct walk proc = walk_open(AT_FDCWD, "/proc", entries, sizeof entries);
+    for (struct process p; process_next(&proc, &p);)
+        if (p.pid != self && (p.parent == self || p.session == self))
+            signal_one(p.pid, signal);
+    (void)walk_close(&proc);
 }
 
 /* Reap what has ended. Returns true if no child is left. */
@@ -346,51 +338,45 @@ static bool environment_has(pid_t pid, const struct hunt *h)
 
 /* Returns true if the process is one to kill: never this one, nor the parent whose children are
  * looked at. */
-static bool is_quarry(pid_t pid, const struct process *p, const struct hunt *h)
+static bool is_quarry(const struct process *p, const struct hunt *h)
 {
-    if (pid == getpid() || pid == h->parent)
+    if (p->pid == getpid() || p->pid == h->parent)
         return false;
     for (size_t i = 0; i < h->session_count; i++)
         if (p->session == h->sessions[i])
             return true;
-    if (environment_has(pid, h))
+    if (environment_has(p->pid, h))
         return true;
     return h->parent != 0 && p->parent == h->parent && p->session != h->spared_session &&
-           !h->known(pid);
+           !h->known(p->pid);
 }
 
-/* The found, and what descends from them: grows while it is looked through. */
-struct found {
-    const struct hunt *hunt;
-    size_t count;
-    pid_t pids[4096];
-};
-
-static void collect(pid_t pid, const struct process *p, void *data)
+/* Kill those that are hunted and what is below them, as far as one look at /proc shows it. Returns
+ * how many were found. */
+static size_t hunt_once(const struct hunt *h)
 {
-    struct found *f = data;
-    bool ours = is_quarry(pid, p, f->hunt);
-    for (size_t i = 0; !ours && i < f->count; i++)
-        ours = f->pids[i] == p->parent && p->parent != getpid();
-    if (ours && f->count < sizeof f->pids / sizeof f->pids[0]) {
-        f->pids[f->count++] = pid;
-        kill(pid, SIGKILL);
+    _Alignas(struct dirent64) char entries[4096];
+    static struct pids found;
+    found.count = 0;
+    struct walk proc = walk_open(AT_FDCWD, "/proc", entries, sizeof entries);
+    for (struct process p; process_next(&proc, &p);) {
+        bool ours = is_quarry(&p, h);
+        for (size_t i = 0; !ours && i < found.count; i++)
+            ours = found.at[i] == p.parent && p.parent != getpid();
+        if (ours && pids_add(&found, p.pid))
+            kill(p.pid, SIGKILL);
     }
+    (void)walk_close(&proc);
+    return found.count;
 }
 
 /* Kill until a look finds nobody. Returns false if that has not come to an end in time. */
 static bool hunt_down(const struct hunt *h)
 {
-    static struct found found;
-    for (int64_t until = clock_ms() + KILL_PATIENCE_MS; clock_ms() < until; sleep_ms(2)) {
-        found.hunt = h;
-        found.count = 0;
-        each_process(collect, &found);
-        if (found.count == 0)
-            break;
-    }
-    found.hunt = NULL;
-    return found.count == 0;
+    for (int64_t until = clock_ms() + KILL_PATIENCE_MS; clock_ms() < until; sleep_ms(2))
+        if (hunt_once(h) == 0)
+            return true;
+    return false;
 }
 
 /* The kernel does not give a session's number to a new process while the session has members. So if
@@ -419,24 +405,6 @@ bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*kno
 
 /* ---- Processes: a list of all -------------------------------------------------------- */
 
-struct process_list {
-    struct cleanup_process *all;
-    size_t count, room;
-    int error;
-};
-
-static void list_process(pid_t pid, const struct process *p, void *data)
-{
-    struct process_list *list = data;
-    void *more = list_grow(list->all, list->count, &list->room, sizeof *list->all);
-    if (more == NULL) {
-        list->error = errno;
-        return;
-    }
-    list->all = more;
-    list->all[list->count++] = (struct cleanup_process){pid, p->parent};
-}
-
 static int compare_pids(const void *a, const void *b)
 {
     const struct cleanup_process *x = a, *y = b;
@@ -445,14 +413,24 @@ static int compare_pids(const void *a, const void *b)
 
 struct cleanup_process *cleanup_look_processes(size_t *count)
 {
-    struct process_list list = {.all = NULL};
-    if (!each_process(list_process, &list))
-        list.error = errno;
-    if (list.all != NULL)
-        qsort(list.all, list.count, sizeof *list.all, compare_pids);
-    *count = list.count;
-    errno = list.error;
-    return list.all;
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
+    struct cleanup_process *all = NULL;
+    size_t room = 0;
+    *count = 0;
+    struct walk proc = walk_open(AT_FDCWD, "/proc", entries, sizeof entries);
+    for (struct process p; process_next(&proc, &p);) {
+        void *more = list_grow(all, *count, &room, sizeof *all);
+        if (more == NULL) {
+            proc.error = errno;
+            break;
+        }
+        all = more;
+        all[(*count)++] = (struct cleanup_process){p.pid, p.parent};
+    }
+    if (all != NULL)
+        qsort(all, *count, sizeof *all, compare_pids);
+    (void)walk_close(&proc);
+    return all;
 }
 
 const struct cleanup_process *cleanup_find_process(const struct cleanup_process *all, size_t count,

@@ -27,30 +27,30 @@
 #include "state.h"
 #include "users.h"
 
+static const char recover_about[] =
+    "Usage: hangupd recover [OPTION...] [ID...]\n"
+    "Undo what servers that are dead left, and try again what had failed for good and lies in\n"
+    "STATE/failed: all of it, or that of the requests with these IDs, which are in the log. What "
+    "a\n"
+    "server that lives has in hand is left alone. Root becomes the owner of STATE first.\n"
+    "\n";
+
+static const char recover_notes[] =
+    "\n"
+    "Commands run in the current directory, with this environment and REQUEST_ID.\n"
+    "\n"
+    "To drop a record without undoing it, remove its line from the ledger, STATE/failed/ID or\n"
+    "STATE/failed/ID.p, and recover again.\n"
+    "\n"
+    "Exit status: 0 nothing is left; 1 something is left, or could not be looked at; 2 wrong "
+    "use.\n";
+
 static const struct option_row recover_rows[] = {
-    {.kind = OPTION_TEXT,
-     .help = "Usage: hangupd recover [OPTION...] [ID...]\n"
-             "Undo what servers that are dead left, and try again what had failed for good and "
-             "lies in\n"
-             "STATE/failed: all of it, or that of the requests with these IDs, which are in the "
-             "log. What a\n"
-             "server that lives has in hand is left alone. Root becomes the owner of STATE first.\n"
-             "\n"},
-    {"state", "DIR", "where ledgers are kept " STATE_DEFAULT_HELP, OPTION_STRING,
-     .value = &settings.state},
-    {"undo-timeout", "TIME", "for each command that undoes something (%s)", OPTION_TIME,
-     .value = &settings.undo_ms, .least = 1},
-    {"help", NULL, "", .kind = OPTION_HELP},
-    {.kind = OPTION_TEXT,
-     .help = "\n"
-             "Commands run in the current directory, with this environment and REQUEST_ID.\n"
-             "\n"
-             "To drop a record without undoing it, remove its line from the ledger, "
-             "STATE/failed/ID or\n"
-             "STATE/failed/ID.p, and recover again.\n"
-             "\n"
-             "Exit status: 0 nothing is left; 1 something is left, or could not be looked at; 2 "
-             "wrong use.\n"},
+    {NULL, recover_about, .kind = OPTION_TEXT},
+    STATE_ROW,
+    UNDO_TIMEOUT_ROW,
+    {"help", "", .kind = OPTION_HELP},
+    {NULL, recover_notes, .kind = OPTION_TEXT},
     {0},
 };
 

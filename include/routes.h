@@ -184,29 +184,26 @@ static inline int parse_key(struct route *r, const char *key, const char *value,
                             size_t size)
 {
     struct text t = {.at = why, .room = size};
-    const struct route_key *k = route_keys;
-    while (k < route_keys + ROUTE_KEY_COUNT && strcmp(k->name, key) != 0)
+    const struct route_key *k = route_keys, *end = k + ROUTE_KEY_COUNT;
+    while (k < end && strcmp(k->name, key) != 0)
         k++;
-    if (k == route_keys + ROUTE_KEY_COUNT) {
-        text_add(&t, "there is no key ");
-        text_add(&t, key);
-        for (size_t i = 0; i < ROUTE_KEY_COUNT; i++) {
-            text_add(&t, i == 0 ? "; there are " : ", ");
-            text_add(&t, route_keys[i].name);
-        }
-        text_end(&t);
-        return -1;
-    }
-    if (k->take(r, value))
+    if (k < end && k->take(r, value))
         return 0;
-    text_add(&t, key);
-    text_char(&t, '=');
-    text_add(&t, value);
-    text_add(&t, k->wanted != NULL ? " is not " : " is ");
-    if (k->wanted != NULL)
-        text_add(&t, k->wanted);
-    else
-        text_not_a_choice(&t, k->argument);
+    text_add(&t, k < end ? key : "there is no key ");
+    text_add(&t, k < end ? "=" : key);
+    if (k == end) {
+        for (k = route_keys; k < end; k++) {
+            text_add(&t, k == route_keys ? "; there are " : ", ");
+            text_add(&t, k->name);
+        }
+    } else {
+        text_add(&t, value);
+        text_add(&t, k->wanted != NULL ? " is not " : " is ");
+        if (k->wanted != NULL)
+            text_add(&t, k->wanted);
+        else
+            text_not_a_choice(&t, k->argument);
+    }
     text_end(&t);
     return -1;
 }

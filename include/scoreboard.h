@@ -94,18 +94,11 @@ ASYNC_SAFE static inline const char *undo_name(enum undo_result undo)
  * the parent, but from an operator. */
 ASYNC_SAFE static inline enum outcome outcome_of(enum cause cause)
 {
-    switch (cause) {
-    case CAUSE_HANGUP:
-        return OUTCOME_HANGUP;
-    case CAUSE_TIMEOUT:
-        return OUTCOME_TIMEOUT;
-    case CAUSE_DRAIN:
-        return OUTCOME_DRAIN;
-    case CAUSE_EVICTED:
-        return OUTCOME_ERROR;
-    default:
-        return OUTCOME_KILLED;
-    }
+    return cause == CAUSE_HANGUP    ? OUTCOME_HANGUP
+           : cause == CAUSE_TIMEOUT ? OUTCOME_TIMEOUT
+           : cause == CAUSE_DRAIN   ? OUTCOME_DRAIN
+           : cause == CAUSE_EVICTED ? OUTCOME_ERROR
+                                    : OUTCOME_KILLED;
 }
 
 #define SLOT_REQUEST_SIZE 256

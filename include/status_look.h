@@ -48,35 +48,36 @@ static struct view {
     size_t columns, rows;         /* of the terminal; 0: any number */
 } view = {.every_ms = -1};
 
+static const char status_about[] =
+    "Usage: hangupd status [OPTION...]\n"
+    "What the servers of a state directory are doing: requests in flight, queued, being undone\n"
+    "and parked (undo failed for good), and totals by outcome.\n"
+    "\n";
+
+static const char status_notes[] =
+    "\n"
+    "Run as a program of a request (CGI), it says its header first. A status page is the script\n"
+    "    #!/bin/sh\n"
+    "    exec hangupd status --html\n"
+    "It shows request lines and addresses: do not serve it to strangers.\n"
+    "\n"
+    "Exit status: 0 told, also that no server is running; 1 it could not be; 2 wrong use.\n";
+
+#define FORMAT_IN(format) .kind = OPTION_FLAG, .value = &view.chosen[format]
 static const struct option_row status_rows[] = {
-    {.kind = OPTION_TEXT,
-     .help = "Usage: hangupd status [OPTION...]\n"
-             "What the servers of a state directory are doing: requests in flight, queued, being "
-             "undone\n"
-             "and parked (undo failed for good), and totals by outcome.\n"
-             "\n"},
-    {"state", "DIR",
+    {NULL, status_about, .kind = OPTION_TEXT},
+    {"state",
      "as the server was given it; same default. In a program that serves a\n"
      "request: the state directory of the server that runs it",
-     OPTION_STRING, .value = &settings.state},
-    {"json", NULL, "one JSON object", OPTION_FLAG, .value = &view.chosen[FORMAT_JSON]},
-    {"prometheus", NULL, "metrics for Prometheus (text format 0.0.4)", OPTION_FLAG,
-     .value = &view.chosen[FORMAT_PROMETHEUS]},
-    {"html", NULL, "a page, which loads itself again every TIME of --watch (%s)", OPTION_FLAG,
-     .value = &view.chosen[FORMAT_HTML], .shown_ms = PAGE_MS},
-    {"watch", "TIME", "show it again every TIME (%s), until Ctrl-C", OPTION_EVERY,
-     .value = &view.every_ms, .least = WATCH_LEAST_MS, .shown_ms = WATCH_MS},
-    {"help", .kind = OPTION_HELP},
-    {.kind = OPTION_TEXT,
-     .help =
-         "\n"
-         "Run as a program of a request (CGI), it says its header first. A status page is the "
-         "script\n"
-         "    #!/bin/sh\n"
-         "    exec hangupd status --html\n"
-         "It shows request lines and addresses: do not serve it to strangers.\n"
-         "\n"
-         "Exit status: 0 told, also that no server is running; 1 it could not be; 2 wrong use.\n"},
+     WORD_IN(state, "DIR")},
+    {"json", "one JSON object", FORMAT_IN(FORMAT_JSON)},
+    {"prometheus", "metrics for Prometheus (text format 0.0.4)", FORMAT_IN(FORMAT_PROMETHEUS)},
+    {"html", "a page, which loads itself again every TIME of --watch (%s)", FORMAT_IN(FORMAT_HTML),
+     .shown_ms = PAGE_MS},
+    {"watch", "show it again every TIME (%s), until Ctrl-C", OPTION_EVERY, "TIME", &view.every_ms,
+     .least = WATCH_LEAST_MS, .shown_ms = WATCH_MS},
+    {"help", NULL, .kind = OPTION_HELP},
+    {NULL, status_notes, .kind = OPTION_TEXT},
     {0},
 };
 

@@ -16,7 +16,7 @@
  * file systems; after removing entries a caller that must find all of them walks again (tree.h).
  *
  * Kind: pure.
- * Signal safety: what is marked ASYNC_SAFE, which is all but list_grow. This is why it is not
+ * Signal safety: what is marked ASYNC_SAFE, which is all but the lists. This is why it is not
  * readdir(3): that takes memory.
  */
 #ifndef HANGUPD_WALK_H
@@ -104,6 +104,35 @@ static inline void *list_grow(void *items, size_t count, size_t *room, size_t si
     if (items != NULL)
         *room = more;
     return items;
+}
+
+/* List the names in DIR for which TAKE returns true, each as what TAKE has set, SIZE bytes. Returns
+ * the list, of *COUNT, from malloc(3), or NULL if it is empty; errno is 0 if that is all there is.
+ */
+static inline void *list_names(int dir, size_t size,
+                               bool (*take)(int dir, const char *name, char *to), size_t *count)
+{
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
+    char *all = NULL;
+    size_t room = 0;
+    *count = 0;
+    struct walk w = walk_open(dir, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+        char *more = list_grow(all, *count, &room, size);
+        if (more == NULL) {
+            w.error = errno;
+            break;
+        }
+        all = more;
+        if (take(dir, e->d_name, all + *count * size))
+            ++*count;
+    }
+    if (*count == 0) {
+        free(all);
+        all = NULL;
+    }
+    (void)walk_close(&w);
+    return all;
 }
 
 #endif

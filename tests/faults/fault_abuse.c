@@ -111,6 +111,8 @@ static void twice(const char *name, void (*abuse)(int64_t ms))
 
 /* ---- Slowloris ----------------------------------------------------------------------------- */
 
+THEME("slow");
+
 #define SLOW_MAX 200
 
 static unsigned slow_count = SLOW_MAX;
@@ -174,12 +176,11 @@ static void slow_headers(int64_t ms)
     drip("GET /plain HTTP/1.1\r\nHost: test\r\nX-Slow: ", ms);
 }
 
-START_TEST(slowloris_in_the_header)
+TEST(slowloris_in_the_header)
 {
     begin("--requests 32");
     twice("slow headers", slow_headers);
 }
-END_TEST
 
 static void slow_bodies(int64_t ms)
 {
@@ -187,13 +188,12 @@ static void slow_bodies(int64_t ms)
 }
 
 /* From many addresses; and from one, which may have a part of the slots. */
-START_TEST(slowloris_in_the_body)
+TEST_TIMES(slowloris_in_the_body, 2)
 {
     abuser_addresses = _i == 0 ? 200 : 1;
     begin(_i == 0 ? "--requests 32 --queue-timeout 120" : "--requests 32 --per-client 16");
     twice(_i == 0 ? "slow bodies" : "slow bodies from one address", slow_bodies);
 }
-END_TEST
 
 static void slow_readers(int64_t ms)
 {
@@ -219,15 +219,16 @@ static void slow_readers(int64_t ms)
         close_rst(fds[i]);
 }
 
-START_TEST(slowloris_in_the_answer)
+TEST_TIMES(slowloris_in_the_answer, 2)
 {
     abuser_addresses = _i == 0 ? 200 : 1;
     begin(_i == 0 ? "--requests 32 --queue-timeout 120" : "--requests 32 --per-client 16");
     twice(_i == 0 ? "slow readers" : "slow readers from one address", slow_readers);
 }
-END_TEST
 
 /* ---- Connections --------------------------------------------------------------------------- */
+
+THEME("connections");
 
 static void idle_connections(int64_t ms)
 {
@@ -247,13 +248,12 @@ static void idle_connections(int64_t ms)
 }
 
 /* Room for all of them, or for a tenth. */
-START_TEST(idle_connections_by_the_thousand)
+TEST_TIMES(idle_connections_by_the_thousand, 2)
 {
     begin(_i == 0 ? "--connections 20000 --idle-timeout 60" : "--connections 1000");
     twice(_i == 0 ? "idle connections" : "more idle connections than there is room for",
           idle_connections);
 }
-END_TEST
 
 /* Connect and go, as fast as that can be, and with and without asking for something. */
 static void flood(int64_t ms)
@@ -281,12 +281,11 @@ static void flood(int64_t ms)
             close(fds[i]);
 }
 
-START_TEST(flood_of_connections)
+TEST(flood_of_connections)
 {
     begin("--requests 16 --connections 100 --queue-timeout 120");
     twice("a flood of connections", flood);
 }
-END_TEST
 
 /* Hang up and come again, 40 at a time, when what was made takes longer to undo than to make. */
 static void come_again(int64_t ms)
@@ -315,15 +314,16 @@ static void come_again(int64_t ms)
         close_rst(all[i].fd);
 }
 
-START_TEST(hangup_and_come_again)
+TEST(hangup_and_come_again)
 {
     begin("--requests 16 --queue-timeout 120");
     twice("hanging up and coming again", come_again);
     must_say(most_children <= 16, "%u processes for 16 requests at once", most_children);
 }
-END_TEST
 
 /* ---- Too much ------------------------------------------------------------------------------ */
+
+THEME("bytes");
 
 static char *repeated(const char *text, unsigned times)
 {
@@ -381,12 +381,11 @@ static void too_much(int64_t ms)
     free(path);
 }
 
-START_TEST(too_much_of_everything)
+TEST(too_much_of_everything)
 {
     begin("--max-body 100k");
     twice("headers of 1 MB, 100,000 fields, bodies over the limit", too_much);
 }
-END_TEST
 
 static void pipelines(int64_t ms)
 {
@@ -408,12 +407,11 @@ static void pipelines(int64_t ms)
     free(many);
 }
 
-START_TEST(pipelines_of_a_thousand)
+TEST(pipelines_of_a_thousand)
 {
     begin("");
     twice("pipelines of 1,000", pipelines);
 }
-END_TEST
 
 /* Bytes that are no HTTP. */
 static void noise(int64_t ms)
@@ -435,14 +433,11 @@ static void noise(int64_t ms)
     }
 }
 
-START_TEST(noise_instead_of_requests)
+TEST(noise_instead_of_requests)
 {
     begin("--requests 16");
     twice("noise", noise);
 }
-END_TEST
-
-/* -------------------------------------------------------------------------------------------- */
 
 static void parse(int argc, char **argv)
 {
@@ -465,37 +460,7 @@ static void parse(int argc, char **argv)
         abuse_ms = 2000;
         slow_count = 64;
     }
+    suite_seconds = (double)abuse_ms / 1000 + 300;
 }
 
-static TCase *long_theme(Suite *suite, const char *name)
-{
-    TCase *tcase = theme(suite, name);
-    tcase_set_timeout(tcase, (double)abuse_ms / 1000 + 300);
-    return tcase;
-}
-
-static Suite *abuse_suite(void)
-{
-    Suite *suite = suite_create("abuse");
-    TCase *t = long_theme(suite, "slow");
-    tcase_add_test(t, slowloris_in_the_header);
-    tcase_add_loop_test(t, slowloris_in_the_body, 0, 2);
-    tcase_add_loop_test(t, slowloris_in_the_answer, 0, 2);
-
-    t = long_theme(suite, "connections");
-    tcase_add_loop_test(t, idle_connections_by_the_thousand, 0, 2);
-    tcase_add_test(t, flood_of_connections);
-    tcase_add_test(t, hangup_and_come_again);
-
-    t = long_theme(suite, "bytes");
-    tcase_add_test(t, too_much_of_everything);
-    tcase_add_test(t, pipelines_of_a_thousand);
-    tcase_add_test(t, noise_instead_of_requests);
-    return suite;
-}
-
-int main(int argc, char **argv)
-{
-    parse(argc, argv);
-    return run_suite(abuse_suite());
-}
+SUITE(.start = parse);

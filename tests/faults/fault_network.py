@@ -9,11 +9,12 @@ may a request's process be left, one that a scenario had stopped. In them:
 
 - a cable (veth) is pulled and plugged in again,
 - a far network (TUN, relayed here) delays each packet by 100 ms and loses one in twenty,
-- nginx and HAProxy stand in front, configured by the README's snippets as they stand.
+- nginx and HAProxy stand in front, configured by tests/deploy as it stands.
 
 A line for each scenario, with what was measured, and a summary. Exit status: 0 all held, 1 the
 promise was broken, 77 namespaces are not allowed here. Wants in the environment: EXAMPLES, the
-directory of the example programs; in PATH: ip, iptables, openssl, nginx, haproxy.
+directory of the example programs, and TESTS, that of the tests; in PATH: ip, iptables, openssl,
+nginx, haproxy.
 """
 import argparse
 import collections
@@ -40,7 +41,6 @@ PATIENCE = 20  # seconds that a loaded machine may take beyond what the settings
 DEAD_PEER, SEND_TIMEOUT = 3, 6
 SKIPPED = 77
 HANGUPD_IDLE = 15  # hangupd's --idle-timeout, unless it is told another
-HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class Violation(Exception):
@@ -706,7 +706,7 @@ def far_scenarios(report, place, dice, rounds):
 
 # ---- Proxies in front ---------------------------------------------------------------------
 
-# What a snippet of a site's configuration needs around it to be run by a test.
+# What a site's configuration needs around it to be run by a test.
 NGINX_AROUND = """
 daemon off; master_process off; pid PLACE/nginx.pid; error_log stderr;
 events {}
@@ -714,16 +714,14 @@ http {
     access_log off;
     client_body_temp_path PLACE; proxy_temp_path PLACE; fastcgi_temp_path PLACE;
     uwsgi_temp_path PLACE; scgi_temp_path PLACE;
-    include PLACE/snippet;
+    include PLACE/site.conf;
 }
 """
 
 
-def readme_block(kind):
-    with open(os.path.join(HERE, "..", "README.md"), encoding="utf-8") as readme:
-        found = re.search(f"```{kind}\n(.*?)```", readme.read(), re.DOTALL)
-    must(found, f"the README has no block of the kind {kind}")
-    return found[1]
+def deploy_file(name):
+    with open(os.path.join(os.environ["TESTS"], "deploy", name), encoding="utf-8") as file:
+        return file.read()
 
 
 def write(path, text):
@@ -733,24 +731,24 @@ def write(path, text):
 
 
 def replaced(text, what, by):
-    must(what in text, f"the README's snippet has no {what}")
+    must(what in text, f"the configuration has no {what}")
     return text.replace(what, by)
 
 
 def start_nginx(place, namespace):
-    snippet = replaced(readme_block("nginx"), "so_keepalive=10:10:2", "so_keepalive=1:1:2")
-    write(os.path.join(place, "snippet"), snippet)
+    site = replaced(deploy_file("nginx.conf"), "so_keepalive=10:10:2", "so_keepalive=1:1:2")
+    write(os.path.join(place, "site.conf"), site)
     around = write(os.path.join(place, "nginx.conf"), NGINX_AROUND.replace("PLACE", place))
     return Daemon(namespace, ["nginx", "-p", place, "-c", around])
 
 
 def start_haproxy(place, namespace, certificate):
-    snippet = replaced(readme_block("haproxy"), "/etc/haproxy/hangupd.pem", certificate)
+    config = replaced(deploy_file("haproxy.cfg"), "/etc/haproxy/hangupd.pem", certificate)
     for setting in ("clitcpka-idle", "clitcpka-intvl"):
-        snippet = replaced(snippet, f"{setting} 10s", f"{setting} 1s")
-    snippet = replaced(snippet, "tcp-ut 30s", "tcp-ut 3s")
-    return Daemon(namespace, ["haproxy", "-db", "-f", write(os.path.join(place, "haproxy.cfg"),
-                                                            snippet)])
+        config = replaced(config, f"{setting} 10s", f"{setting} 1s")
+    config = replaced(config, "tcp-ut 30s", "tcp-ut 3s")
+    return Daemon(namespace, ["haproxy", "-db", "-f",
+                              write(os.path.join(place, "haproxy.cfg"), config)])
 
 
 def set_retries(namespace, number):
@@ -986,7 +984,7 @@ def proxies_scenarios(report, place):
     certificate = make_certificate(place)
     tls = ssl.create_default_context(cafile=certificate)
     with running(Server(place, cable.far, "127.0.0.1", "")) as server:
-        before = set_retries(cable.far, "3")  # the README advises 8, which is 100 s
+        before = set_retries(cable.far, "3")  # nginx.conf advises 8, which is 100 s
         with running(start_nginx(place, cable.far)):
             proxy_scenarios(report, "nginx", Front(cable, server, 80))
         set_retries(cable.far, before)

@@ -47,7 +47,7 @@ static void compare(struct gauge first, struct gauge last)
     must(last.descriptors == first.descriptors);
 }
 
-START_TEST(soak)
+TEST(soak)
 {
     struct rlimit files = {65536, 65536};
     struct callers_plan plan = kinds;
@@ -82,7 +82,6 @@ START_TEST(soak)
     must(tally.kept > 0 && tally.hung_up > 0 && tally.refused > 0);
     ck_assert_uint_eq(tally.violations, 0);
 }
-END_TEST
 
 /* -------------------------------------------------------------------------------------------- */
 
@@ -107,16 +106,7 @@ static void parse(int argc, char **argv)
         else
             exit(2);
     }
+    suite_seconds = (double)limit_s + 300;
 }
 
-int main(int argc, char **argv)
-{
-    parse(argc, argv);
-    Suite *suite = suite_create("soak");
-    TCase *t = tcase_create("soak");
-    tcase_set_timeout(t, (double)limit_s + 300);
-    tcase_add_checked_fixture(t, test_begin, end_processes);
-    tcase_add_test(t, soak);
-    suite_add_tcase(suite, t);
-    return run_suite(suite);
-}
+SUITE(.start = parse);

@@ -29,9 +29,9 @@ static const char *const victim_names[VICTIMS] = {"nobody is killed", "children 
                                                   "server and children are killed"};
 
 static struct {
-    long seconds, callers, seed, first, end; /* variants: from first, before end */
+    long seconds, callers, seed;
     const char *log;
-} options = {.seconds = 60, .callers = 300, .end = VICTIMS};
+} options = {.seconds = 60, .callers = 300};
 
 /* ---- Killing ----------------------------------------------------------------------------- */
 
@@ -193,7 +193,7 @@ static void report(enum victim victim)
     fflush(stdout);
 }
 
-START_TEST(storm)
+TEST_TIMES(storm, VICTIMS)
 {
     struct callers_plan plan = {
         .seed = (uint64_t)options.seed + (uint64_t)_i,
@@ -228,7 +228,6 @@ START_TEST(storm)
     must(tally.kept > 0 && tally.hung_up > 0 && tally.refused > 0); /* or it was no storm */
     ck_assert_uint_eq(tally.violations, 0);
 }
-END_TEST
 
 /* -------------------------------------------------------------------------------------------- */
 
@@ -250,7 +249,7 @@ static void parse(int argc, char **argv)
         else if (c == 'r')
             options.seed = atol(optarg);
         else if (c == 'v')
-            options.end = 1 + (options.first = atol(optarg));
+            suite_only("storm", atoi(optarg));
         else if (c == 'l')
             options.log = optarg;
         else if (c == 'b')
@@ -258,16 +257,7 @@ static void parse(int argc, char **argv)
         else
             exit(2);
     }
+    suite_seconds = (double)options.seconds + 300;
 }
 
-int main(int argc, char **argv)
-{
-    parse(argc, argv);
-    Suite *suite = suite_create("storms");
-    TCase *t = tcase_create("storm");
-    tcase_set_timeout(t, (double)options.seconds + 300);
-    tcase_add_checked_fixture(t, test_begin, end_processes);
-    tcase_add_loop_test(t, storm, (int)options.first, (int)options.end);
-    suite_add_tcase(suite, t);
-    return run_suite(suite);
-}
+SUITE(.start = parse);

@@ -25,7 +25,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <linux/netlink.h>
 #include <linux/sockios.h>
@@ -58,6 +57,9 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "harness_files.h"
+#include "harness_obstacles.h"
 
 /* ---- The sweeps -------------------------------------------------------------------------- */
 
@@ -930,12 +932,6 @@ static bool holds(const char *path, const char *text)
     return n == (ssize_t)strlen(text) && memcmp(there, text, (size_t)n) == 0;
 }
 
-static bool exists(const char *path)
-{
-    struct stat now;
-    return lstat(path, &now) == 0;
-}
-
 /* The first name in DIRECTORY that is none of EXPECTED, and no spare, or NULL; *COUNT of all. */
 static const char *stranger(const char *directory, const char *const expected[], unsigned *count)
 {
@@ -986,22 +982,6 @@ static enum world world_look(char *to, size_t size)
     bool all = holds("world/new", "made\n") && holds("world/over", "made\n") && remote && dir &&
                stranger("world/dir", inside, &count) == NULL && holds("world/dir/inside", "made\n");
     return all ? WORLD_ALL : WORLD_MIXED;
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *walk)
-{
-    (void)st;
-    (void)walk;
-    if (type == FTW_DP)
-        rmdir(path);
-    else
-        unlink(path);
-    return 0;
-}
-
-static void remove_tree(const char *path)
-{
-    nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
 
 static void world_make(void)
@@ -1499,29 +1479,6 @@ _Noreturn static void work(const struct sweep *sweep, const struct scenario *sce
     _exit(0);
 }
 
-static bool write_line(const char *path, const char *line)
-{
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    ssize_t n = (ssize_t)strlen(line);
-    bool written = fd >= 0 && write(fd, line, (size_t)n) == n;
-    if (fd >= 0)
-        close(fd);
-    return written;
-}
-
-/* From the next fork on: PIDs of one's own. False: not allowed here. */
-static bool own_pids(void)
-{
-    char users[32], groups[32];
-    snprintf(users, sizeof users, "0 %u 1", geteuid());
-    snprintf(groups, sizeof groups, "0 %u 1", getegid());
-    if (geteuid() == 0)
-        return unshare(CLONE_NEWNS | CLONE_NEWPID) == 0;
-    return unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID) == 0 &&
-           write_line("/proc/self/setgroups", "deny") && write_line("/proc/self/uid_map", users) &&
-           write_line("/proc/self/gid_map", groups);
-}
-
 static pid_t worker_start(const struct sweep *sweep, const struct scenario *scenario,
                           unsigned long number, unsigned long workers)
 {
@@ -1529,7 +1486,7 @@ static pid_t worker_start(const struct sweep *sweep, const struct scenario *scen
     if (outer != 0)
         return outer;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    bool apart = own_pids();
+    bool apart = own_namespaces(CLONE_NEWNS | CLONE_NEWPID); /* pids: from the next fork on */
     pid_t inner = apart ? fork() : 0;
     if (inner != 0) {
         int status = 0;

@@ -8,6 +8,7 @@
 #ifndef FUZZ_H
 #define FUZZ_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -38,6 +39,17 @@ static inline char *exact_copy(const void *bytes, size_t size)
     must(copy != NULL);
     memcpy(copy, bytes, size);
     return copy;
+}
+
+/* True if the N bytes at S are a token of HTTP, said in another way than the parser says it. */
+static inline bool is_all_token(const char *s, size_t n)
+{
+    static const char allowed[] = "!#$%&'*+-.^_`|~0123456789"
+                                  "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    for (size_t i = 0; i < n; i++)
+        if (s[i] == '\0' || strchr(allowed, s[i]) == NULL)
+            return false;
+    return n > 0;
 }
 
 /* How much the next piece takes: 1 to 16, or all, by a small generator whose state is *SEED. */

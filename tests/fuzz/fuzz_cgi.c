@@ -7,8 +7,8 @@
  */
 #include <strings.h>
 
-#include "fuzz.h"
 #include "cgi.h"
+#include "fuzz.h"
 
 static bool same_span(struct http_span a, struct http_span b)
 {
@@ -37,16 +37,6 @@ static int64_t parse(struct cgi_head *h, const uint8_t *data, size_t size)
 }
 
 /* ---- A plain reading ----------------------------------------------------------------------- */
-
-static bool is_all_token(const char *s, size_t n)
-{
-    static const char allowed[] = "!#$%&'*+-.^_`|~0123456789"
-                                  "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    for (size_t i = 0; i < n; i++)
-        if (s[i] == '\0' || strchr(allowed, s[i]) == NULL)
-            return false;
-    return n > 0;
-}
 
 /* Whether the N bytes at S are this field's name. */
 static bool is_name(const char *s, size_t n, const char *name)

@@ -69,16 +69,6 @@ static void must_agree(const struct parsed *a, const struct parsed *b)
 
 /* ---- What a head is, said again and plainly ---------------------------------------------- */
 
-static bool is_all_token(const char *s, size_t n)
-{
-    static const char allowed[] = "!#$%&'*+-.^_`|~0123456789"
-                                  "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    for (size_t i = 0; i < n; i++)
-        if (s[i] == '\0' || strchr(allowed, s[i]) == NULL)
-            return false;
-    return n > 0;
-}
-
 static bool is_field_value(const char *s, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -120,7 +110,7 @@ static void check_fields(const char *b, const struct http_head *h, int64_t head)
 }
 
 static void check_result(const char *b, const struct http_head *h, int64_t head,
-                       const struct http_limits *l)
+                         const struct http_limits *l)
 {
     must(h->status == 0);
     must(h->field_count <= HTTP_FIELDS_MAX);

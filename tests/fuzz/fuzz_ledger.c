@@ -26,8 +26,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "ledger.h"
 #include "fuzz.h"
+#include "ledger.h"
 
 #define ID "0123456789abcdef-1"
 

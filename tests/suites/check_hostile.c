@@ -14,18 +14,11 @@
 
 #include "harness.h"
 
+SUITE();
+
 #define HIM 65534 /* nobody, who is not us */
 #define TOKEN "0123456789abcdef"
 #define ID TOKEN "-1"
-#define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
-
-static bool only_for_root(const char *test)
-{
-    if (geteuid() == 0)
-        return false;
-    test_skipped(test, "only root can give a file to another user");
-    return true;
-}
 
 static void give(const char *path)
 {
@@ -33,6 +26,8 @@ static void give(const char *path)
 }
 
 /* ---- The state directory ------------------------------------------------------------------- */
+
+THEME("state");
 
 /* The server does not start with this --state, says why, and leaves what is there as it is. */
 static void state_is_refused(const char *why)
@@ -46,14 +41,13 @@ static void state_is_refused(const char *why)
     must_say(strcmp(before, after) == 0, "before: %s after: %s", before, after);
 }
 
-START_TEST(state_that_is_a_link)
+TEST_TIMES(state_that_is_a_link, 2)
 {
     must(mkdir(at("elsewhere"), 0700) == 0);
     must(symlink(_i == 0 ? at("elsewhere") : at("nowhere"), at("state")) == 0);
     state_is_refused("symbolic links are not followed");
     must(is_empty(at("elsewhere")) && !exists(at("nowhere")));
 }
-END_TEST
 
 static const struct odd_state {
     mode_t type;
@@ -66,7 +60,7 @@ static const struct odd_state {
     {S_IFSOCK, 0600, "not a directory"},
 };
 
-START_TEST(state_that_is_odd)
+TEST_EACH(state_that_is_odd, odd_states)
 {
     const struct odd_state *odd = &odd_states[_i];
     if (odd->type == S_IFDIR)
@@ -75,9 +69,8 @@ START_TEST(state_that_is_odd)
         must(mknod(at("state"), odd->type | odd->mode, 0) == 0);
     state_is_refused(odd->why);
 }
-END_TEST
 
-START_TEST(state_of_another_user)
+TEST(state_of_another_user)
 {
     if (only_for_root("state_of_another_user"))
         return;
@@ -85,9 +78,10 @@ START_TEST(state_of_another_user)
     give(at("state"));
     state_is_refused("belongs to another user");
 }
-END_TEST
 
 /* ---- Planted ledgers ----------------------------------------------------------------------- */
+
+THEME("ledgers");
 
 /* Everything that a ledger may say, against things of ours. */
 static void plant(const char *path)
@@ -280,7 +274,7 @@ static void stop_with_records(struct server *s)
     server_kill(s, SIGKILL);
 }
 
-START_TEST(planted_ledger_is_not_obeyed)
+TEST_EACH(planted_ledger_is_not_obeyed, planted)
 {
     const struct planted *p = &planted[_i];
     if (p->root && only_for_root("planted_ledger_is_not_obeyed"))
@@ -298,9 +292,8 @@ START_TEST(planted_ledger_is_not_obeyed)
     stop_with_records(s);
     victims_are_there();
 }
-END_TEST
 
-START_TEST(planted_ledger_is_not_recovered)
+TEST_EACH(planted_ledger_is_not_recovered, planted)
 {
     const struct planted *p = &planted[_i];
     if (p->root && only_for_root("planted_ledger_is_not_recovered"))
@@ -313,10 +306,9 @@ START_TEST(planted_ledger_is_not_recovered)
     must(p->file == NULL || exists(at("%s", p->file)));
     victims_are_there();
 }
-END_TEST
 
 /* The same ledger, where and as it should be, is obeyed: the tests above could fail. */
-START_TEST(ledger_of_ours_is_obeyed)
+TEST(ledger_of_ours_is_obeyed)
 {
     make_victims();
     plant_tree(false);
@@ -325,11 +317,10 @@ START_TEST(ledger_of_ours_is_obeyed)
     must_say(o.status == 0, "%d: %s", o.status, o.text);
     must(!exists(at("victim")) && !exists(at("victims")) && exists(at("was-run")));
 }
-END_TEST
 
 /* Another's STATE, settled by root: with his ids, so that he can do no more than he could anyway.
  */
-START_TEST(state_of_another_settled_by_root)
+TEST(state_of_another_settled_by_root)
 {
     if (only_for_root("state_of_another_settled_by_root"))
         return;
@@ -344,9 +335,10 @@ START_TEST(state_of_another_settled_by_root)
     must_say(o.status == 1 && strstr(o.text, "Permission denied"), "%d: %s", o.status, o.text);
     victims_are_there();
 }
-END_TEST
 
 /* ---- TMPDIR -------------------------------------------------------------------------------- */
+
+THEME("tmp");
 
 static const struct taken {
     mode_t type; /* 0: a hard link; S_IFLNK: a symbolic one */
@@ -354,7 +346,7 @@ static const struct taken {
 } taken[] = {{S_IFLNK, false}, {S_IFLNK, true}, {0, false}, {S_IFREG, true}, {S_IFIFO, true}};
 
 /* The demonstration's file has a name that everybody knows. */
-START_TEST(known_name_in_tmp)
+TEST_EACH(known_name_in_tmp, taken)
 {
     if (only_for_root("known_name_in_tmp"))
         return;
@@ -379,10 +371,9 @@ START_TEST(known_name_in_tmp)
     must(unlink(at("tmp/txt")) == 0);
     server_stop(s);
 }
-END_TEST
 
 /* The scratch directory is nobody else's, and its name cannot be taken before. */
-START_TEST(scratch_is_private)
+TEST(scratch_is_private)
 {
     struct server *s = things("%s", "");
     int c = get(s, "/tree?path=%s&seconds=60", at("tree"));
@@ -397,7 +388,6 @@ START_TEST(scratch_is_private)
     wait_until(is_empty(at("tmp")));
     server_stop(s);
 }
-END_TEST
 
 static void tmpdir_is_refused(const char *why)
 {
@@ -407,7 +397,7 @@ static void tmpdir_is_refused(const char *why)
              o.text);
 }
 
-START_TEST(tmpdir_that_is_none)
+TEST_TIMES(tmpdir_that_is_none, 3)
 {
     if (left_out_with_memcheck("tmpdir_that_is_none", "memcheck itself does not start so"))
         return;
@@ -418,9 +408,8 @@ START_TEST(tmpdir_that_is_none)
         file_write(at("tmp"), "");
     tmpdir_is_refused(_i == 2 ? "is not a directory" : "No such file");
 }
-END_TEST
 
-START_TEST(tmpdir_of_another_user)
+TEST(tmpdir_of_another_user)
 {
     if (only_for_root("tmpdir_of_another_user"))
         return;
@@ -429,16 +418,14 @@ START_TEST(tmpdir_of_another_user)
     must(rename(at("tmp"), at("his")) == 0 && symlink(at("his"), at("tmp")) == 0);
     tmpdir_is_refused("belongs to another user");
 }
-END_TEST
 
-START_TEST(tmpdir_open_to_others)
+TEST(tmpdir_open_to_others)
 {
     must(chmod(at("tmp"), 0777) == 0);
     tmpdir_is_refused("chmod +t");
 }
-END_TEST
 
-START_TEST(tmpdir_by_another_name)
+TEST(tmpdir_by_another_name)
 {
     must(rename(at("tmp"), at("real")) == 0 && symlink(at("real"), at("tmp")) == 0);
     struct server *s = things("%s", "");
@@ -449,9 +436,10 @@ START_TEST(tmpdir_by_another_name)
     wait_until(is_empty(at("real")));
     server_stop(s);
 }
-END_TEST
 
 /* ---- The path of a socket ------------------------------------------------------------------ */
+
+THEME("sockets");
 
 static void socket_path_is_refused(const char *why)
 {
@@ -475,7 +463,7 @@ static int bind_here(const char *name)
     return fd;
 }
 
-START_TEST(socket_path_that_is_no_socket)
+TEST_TIMES(socket_path_that_is_no_socket, 6)
 {
     file_write(at("victim"), "ours");
     switch (_i) {
@@ -503,18 +491,16 @@ START_TEST(socket_path_that_is_no_socket)
     must(strcmp(file_read(at("victim")), "ours") == 0 && !exists(at("nowhere")));
     must(_i < 5 || exists(at("stale")));
 }
-END_TEST
 
-START_TEST(socket_path_that_is_served)
+TEST(socket_path_that_is_served)
 {
     int fd = bind_here("socket");
     socket_path_is_refused("in use");
     close(dial_unix("socket"));
     close(fd);
 }
-END_TEST
 
-START_TEST(socket_path_of_another_user)
+TEST(socket_path_of_another_user)
 {
     if (only_for_root("socket_path_of_another_user"))
         return;
@@ -522,9 +508,8 @@ START_TEST(socket_path_of_another_user)
     give(at("socket"));
     socket_path_is_refused("another user's");
 }
-END_TEST
 
-START_TEST(socket_path_that_was_ours)
+TEST(socket_path_that_was_ours)
 {
     close(bind_here("socket"));
     struct server *s = things("--listen unix:socket");
@@ -533,42 +518,4 @@ START_TEST(socket_path_that_was_ours)
     must(hear_answer(c, false).status == 200);
     close(c);
     server_stop(s);
-}
-END_TEST
-
-/* -------------------------------------------------------------------------------------------- */
-
-static Suite *hostile_suite(void)
-{
-    Suite *suite = suite_create("hostile");
-    TCase *t = theme(suite, "state");
-    tcase_add_loop_test(t, state_that_is_a_link, 0, 2);
-    tcase_add_loop_test(t, state_that_is_odd, 0, COUNT(odd_states));
-    tcase_add_test(t, state_of_another_user);
-
-    t = theme(suite, "ledgers");
-    tcase_add_loop_test(t, planted_ledger_is_not_obeyed, 0, COUNT(planted));
-    tcase_add_loop_test(t, planted_ledger_is_not_recovered, 0, COUNT(planted));
-    tcase_add_test(t, ledger_of_ours_is_obeyed);
-    tcase_add_test(t, state_of_another_settled_by_root);
-
-    t = theme(suite, "tmp");
-    tcase_add_loop_test(t, known_name_in_tmp, 0, COUNT(taken));
-    tcase_add_test(t, scratch_is_private);
-    tcase_add_loop_test(t, tmpdir_that_is_none, 0, 3);
-    tcase_add_test(t, tmpdir_of_another_user);
-    tcase_add_test(t, tmpdir_open_to_others);
-    tcase_add_test(t, tmpdir_by_another_name);
-
-    t = theme(suite, "sockets");
-    tcase_add_loop_test(t, socket_path_that_is_no_socket, 0, 6);
-    tcase_add_test(t, socket_path_that_is_served);
-    tcase_add_test(t, socket_path_of_another_user);
-    tcase_add_test(t, socket_path_that_was_ours);
-    return suite;
-}
-
-int main(void)
-{
-    return run_suite(hostile_suite());
 }

@@ -8,6 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+
+SUITE();
 
 static const char *const installed[] = {
     "bin/hangupd",
@@ -16,9 +19,16 @@ static const char *const installed[] = {
     "include/hangupd/server.h",
     "lib/libhangupd.a",
     "lib/pkgconfig/hangupd.pc",
+    "share/doc/hangupd/examples/hangupd-nowait.socket",
+    "share/doc/hangupd/examples/hangupd-nowait@.service",
+    "share/doc/hangupd/examples/hangupd.service",
+    "share/doc/hangupd/examples/hangupd.socket",
+    "share/doc/hangupd/examples/haproxy.cfg",
+    "share/doc/hangupd/examples/inetd.conf",
+    "share/doc/hangupd/examples/nginx.conf",
+    "share/doc/hangupd/examples/xinetd.conf",
     "share/man/man8/hangupd.8",
 };
-#define INSTALLED_COUNT (sizeof installed / sizeof *installed)
 
 static struct output shell(const char *command)
 {
@@ -46,12 +56,12 @@ static const char *environment(const char *name, const char *otherwise)
     return value != NULL && *value != '\0' ? value : otherwise;
 }
 
-START_TEST(tree_below_destdir)
+TEST(tree_below_destdir)
 {
     char variables[2048], expected[4096] = "";
     snprintf(variables, sizeof variables, "DESTDIR=%s PREFIX=/opt/it", at("root"));
     make("install", variables);
-    for (size_t i = 0; i < INSTALLED_COUNT; i++) {
+    for (int i = 0; i < COUNT(installed); i++) {
         strcat(expected, installed[i]);
         strcat(expected, "\n");
     }
@@ -60,16 +70,16 @@ START_TEST(tree_below_destdir)
     free(found.text);
     must_run("grep -q '^prefix=/opt/it$' root/opt/it/lib/pkgconfig/hangupd.pc");
     must_run("root/opt/it/bin/hangupd --version");
+    must_run("diff -r root/opt/it/share/doc/hangupd/examples '%s/deploy'", getenv("TESTS"));
 
     make("uninstall", variables);
     struct output left = shell("find root -not -type d; find root -name hangupd");
     ck_assert_str_eq(left.text, "");
     free(left.text);
 }
-END_TEST
 
 /* The example in server.h, compiled as a stranger's program would be and asked over HTTP. */
-START_TEST(ten_lines_are_a_server)
+TEST(ten_lines_are_a_server)
 {
     char variables[1024];
     const char *sanitizers = environment("SAN", "");
@@ -88,45 +98,88 @@ START_TEST(ten_lines_are_a_server)
     free(o.text);
     server_stop(s);
 }
-END_TEST
 
 /* Each header can be included alone, and says nothing that -pedantic refuses. */
-START_TEST(headers_stand_alone)
+TEST(headers_stand_alone)
 {
     char variables[1024];
     snprintf(variables, sizeof variables, "PREFIX=%s", at("prefix"));
     make("install", variables);
-    for (size_t i = 0; i < INSTALLED_COUNT; i++)
+    for (int i = 0; i < COUNT(installed); i++)
         if (strncmp(installed[i], "include/", 8) == 0)
             must_run("echo '#include <%s>' | %s -std=c11 -Wall -Wextra -Wpedantic -Werror "
                      "-Iprefix/include -fsyntax-only -x c -",
                      installed[i] + 8, environment("CC", "cc"));
 }
-END_TEST
 
-START_TEST(manual_page_says_what_help_says)
+/* Install, and write the manual page to `plain`: "\-" is how it spells the '-' that can be copied.
+ */
+static void install_and_read_page(void)
 {
     char variables[1024];
     snprintf(variables, sizeof variables, "PREFIX=%s", at("prefix"));
     make("install", variables);
-    /* "\-" is how a manual page spells the '-' that can be copied. */
-    must_run("sed 's/\\\\-/-/g; s/\\\\&//g' prefix/share/man/man8/hangupd.8 >plain; "
-             "prefix/bin/hangupd --help | grep -o -e '--[a-z][a-z-]*' | sort -u >options; "
-             "grep -q -e --state options; "
-             "while read -r option; do "
-             "    grep -q -e \"$option\" plain || { echo \"no $option\"; exit 1; }; "
-             "done <options");
-    must_run("grep -q '^[.]TH HANGUPD 8' prefix/share/man/man8/hangupd.8");
+    must_run(
+        "sed 's/\\\\-/-/g; s/\\\\&//g; s/\\\\e/\\\\/g' prefix/share/man/man8/hangupd.8 >plain");
 }
-END_TEST
 
-int main(void)
+/* Fails unless every line of FILE stands in the page. */
+static void must_be_in_page(const char *file)
 {
-    Suite *suite = suite_create("install");
-    TCase *t = theme(suite, "install");
-    tcase_add_test(t, tree_below_destdir);
-    tcase_add_test(t, ten_lines_are_a_server);
-    tcase_add_test(t, headers_stand_alone);
-    tcase_add_test(t, manual_page_says_what_help_says);
-    return run_suite(suite);
+    must_run("while read -r word; do "
+             "    grep -qwF -e \"$word\" plain || { echo \"no $word in the page\"; exit 1; }; "
+             "done <%s",
+             file);
+}
+
+TEST(manual_page_says_what_help_says)
+{
+    install_and_read_page();
+    must_run(
+        "for command in '' undo recover status; do "
+        "    prefix/bin/hangupd $command --help >words; grep -q . words; cat words; "
+        "done >help; "
+        "grep -o -e '--[a-z][a-z-]*' help | sort -u >options; grep -q -e --undo-timeout options; "
+        "sed -n 's/^  hangupd undo \\([a-z-]*\\).*/\\1/p' help | sort -u >verbs; "
+        "grep -q rmtree verbs");
+    must_be_in_page("options");
+    must_be_in_page("verbs");
+    must_run("grep -q '^[.]TH HANGUPD 8' plain");
+    must_run("grep -q '%s' plain", at("prefix/share/doc/hangupd/examples"));
+}
+
+/* What a program finds in its environment is in the page, each variable by its name. */
+TEST(manual_page_names_every_variable)
+{
+    install_and_read_page();
+    file_write(at("show"), "#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\n'\n"
+                           "env | sed -n 's/^\\([A-Z_]*\\)=.*/\\1/p'\n");
+    must(chmod(at("show"), 0755) == 0);
+    struct server *s = server_start(at("prefix/bin/hangupd"), "/show/=%s", at("show"));
+    struct output o = curl(s, "-f -d body /show/more?x");
+    ck_assert_int_eq(o.status, 0);
+    file_write(at("all"), o.text);
+    free(o.text);
+    server_stop(s);
+    must_run("env | sed -n 's/^\\([A-Z_]*\\)=.*/\\1/p' >ours; printf 'PWD\\n_\\nOLDPWD\\nSHLVL\\n' "
+             ">>ours; "
+             "grep -vxF -f ours all | grep -v ^HTTP_ | cat - >variables; "
+             "printf 'TMPDIR\\nHANGUPD\\n' >>variables; "
+             "for name in PATH_INFO CONTENT_LENGTH REMOTE_PORT REQUEST_ID UNDO_FD; do "
+             "    grep -qx $name variables; done");
+    must_be_in_page("variables");
+}
+
+TEST(manual_page_renders_without_warnings)
+{
+    struct output there = shell("command -v groff || true");
+    if (*there.text == '\0') {
+        test_skipped("groff", "it is not installed");
+        return;
+    }
+    free(there.text);
+    install_and_read_page();
+    struct output o = shell("groff -man -ww -Tutf8 -z prefix/share/man/man8/hangupd.8 2>&1");
+    must_say(o.status == 0 && *o.text == '\0', "%s", o.text);
+    free(o.text);
 }

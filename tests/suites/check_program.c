@@ -18,7 +18,7 @@
 
 #include "harness.h"
 
-#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+SUITE();
 
 /* A shell script cgi/NAME of the text BODY: its path. It runs in cgi/, below the test's directory.
  */
@@ -59,6 +59,8 @@ static pid_t pid_in(const char *path)
 
 /* ---- What a program is told ---------------------------------------------------------------- */
 
+THEME("what it is told");
+
 static char *variable(const char *text, const char *name)
 {
     static char value[4096];
@@ -94,7 +96,7 @@ static struct heard asked(struct server *s, const char *request)
     return h;
 }
 
-START_TEST(variables_of_a_request)
+TEST(variables_of_a_request)
 {
     struct server *s = serve(HEAD "echo; env");
     char port[16];
@@ -135,9 +137,8 @@ START_TEST(variables_of_a_request)
         must_lack(t, absent[i]);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(variables_of_a_plain_get)
+TEST(variables_of_a_plain_get)
 {
     struct server *s = serve(HEAD "echo; env");
     const char *t = asked(s, "GET /cgi/program HTTP/1.0\r\n\r\n").text;
@@ -159,10 +160,9 @@ START_TEST(variables_of_a_plain_get)
     must_have(t, "SERVER_PROTOCOL", "HTTP/1.2");
     server_stop(s);
 }
-END_TEST
 
 /* A shell would hide that. */
-START_TEST(variables_are_there_once)
+TEST(variables_are_there_once)
 {
     struct server *s =
         serve(HEAD "echo; tr '\\0' '\\n' </proc/$$/environ | cut -d= -f1 | sort >../names;"
@@ -173,10 +173,9 @@ START_TEST(variables_are_there_once)
     must_say(strstr(file_read(at("names")), "HTTP_X_ONE\n") != NULL, "%s", t);
     server_stop(s);
 }
-END_TEST
 
 /* More than the page in which short ones are kept has room for. */
-START_TEST(variables_of_a_large_head)
+TEST(variables_of_a_large_head)
 {
     static char request[40000];
     struct server *s = serve(HEAD "echo; env | sed -n 's/^HTTP_X_\\(.\\)=\\(.*\\)$/\\1 \\2/p' | "
@@ -193,11 +192,10 @@ START_TEST(variables_of_a_large_head)
     must_say(strstr(t, "\n2000 1\n") != NULL && strstr(t, " 0\n") == NULL, "%s", t);
     server_stop(s);
 }
-END_TEST
 
 /* What the server was started with goes on to the program, but for what would pass for the
  * request's own. */
-START_TEST(variables_of_the_server)
+TEST(variables_of_the_server)
 {
     must(setenv("HTTP_PROXY", "http://evil", 1) == 0 && setenv("HTTP_X", "1", 1) == 0);
     must(setenv("PATH_INFO", "/old", 1) == 0 && setenv("GREETING", "hello there", 1) == 0);
@@ -209,9 +207,8 @@ START_TEST(variables_of_the_server)
     must_lack(t, "PATH_INFO");
     server_stop(s);
 }
-END_TEST
 
-START_TEST(variables_on_a_unix_socket)
+TEST(variables_on_a_unix_socket)
 {
     script("program", HEAD "echo; env");
     struct server *s = hangupd("--listen unix:%s /p=%s", at("socket"), at("cgi/program"));
@@ -223,10 +220,9 @@ START_TEST(variables_on_a_unix_socket)
     must_have(t, "SERVER_PORT", "0");
     server_stop(s);
 }
-END_TEST
 
 /* Directory, descriptors, signals, group: as a program started by a shell would have them. */
-START_TEST(surroundings)
+TEST(surroundings)
 {
     struct server *s =
         serve(HEAD "pwd; ls /proc/self/fd | tr '\\n' ' '; echo\n"
@@ -245,9 +241,8 @@ START_TEST(surroundings)
     must(no_scratch());
     server_stop(s);
 }
-END_TEST
 
-START_TEST(limit_of_descriptors)
+TEST(limit_of_descriptors)
 {
     if (left_out_with_memcheck("limit_of_descriptors", "memcheck adds its own descriptors to it"))
         return;
@@ -260,19 +255,17 @@ START_TEST(limit_of_descriptors)
     must_say(o.status == 0 && strcmp(o.text, "256\n") == 0, "%s", o.text);
     server_stop(s);
 }
-END_TEST
 
 /* ---- Its body ------------------------------------------------------------------------------ */
 
-START_TEST(body_of_known_length)
+TEST(body_of_known_length)
 {
     struct server *s = serve(HEAD "echo $CONTENT_LENGTH; cat");
     must(strcmp(curl(s, "-d hello /p/").text, "5\nhello") == 0);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(body_in_chunks)
+TEST(body_in_chunks)
 {
     struct server *s = serve(HEAD "echo; echo L=$CONTENT_LENGTH; env | grep TRANSFER; cat");
     const char *t = asked(s, "POST /p/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
@@ -282,9 +275,8 @@ START_TEST(body_in_chunks)
     must_say(strstr(t, "TRANSFER") == NULL && strstr(t, "abcdefg") != NULL, "%s", t);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(body_that_is_large)
+TEST(body_that_is_large)
 {
     struct server *s = serve(HEAD "sha256sum; echo $CONTENT_LENGTH >&2");
     must(run_argv((const char *const[]){"sh", "-c", "head -c 5000000 /dev/urandom >data", NULL},
@@ -298,10 +290,9 @@ START_TEST(body_that_is_large)
     must(log_count(s, "5000000") == 2);
     server_stop(s);
 }
-END_TEST
 
 /* The body goes to the disk, also where no file can be without a name. */
-START_TEST(body_without_tmpfile)
+TEST(body_without_tmpfile)
 {
     if (!deny(SYS_openat, 2, O_TMPFILE & ~O_DIRECTORY, EOPNOTSUPP)) {
         test_skipped("body_without_tmpfile", "no seccomp");
@@ -315,10 +306,9 @@ START_TEST(body_without_tmpfile)
     must(no_scratch());
     server_stop(s);
 }
-END_TEST
 
 /* A program that does not read its body is not harmed by it. */
-START_TEST(body_that_nobody_reads)
+TEST(body_that_nobody_reads)
 {
     struct server *s = serve(HEAD "echo well");
     file_write(at("data"), "x");
@@ -326,9 +316,10 @@ START_TEST(body_that_nobody_reads)
     must(strcmp(curl(s, "--data-binary @data /p/").text, "well\n") == 0);
     server_stop(s);
 }
-END_TEST
 
 /* ---- Its answer ---------------------------------------------------------------------------- */
+
+THEME("how it answers");
 
 static const struct answer_case {
     const char *body, *request; /* NULL: GET of HTTP/1.1 */
@@ -363,7 +354,7 @@ static const struct answer_case {
      "2\r\nhi\r\n0\r\n\r\n"},
 };
 
-START_TEST(answers_as_the_program_says)
+TEST_EACH(answers_as_the_program_says, answers)
 {
     const struct answer_case *a = &answers[_i];
     struct server *s = serve(a->body);
@@ -379,9 +370,8 @@ START_TEST(answers_as_the_program_says)
     must_say(strcmp(body + 4, a->says) == 0, "%s", h.text);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(answer_to_head)
+TEST(answer_to_head)
 {
     struct server *s = serve("printf 'Content-Type: text/x\\nContent-Length: 5\\n\\n'\n"
                              "echo $REQUEST_METHOD >&2; printf hello");
@@ -392,9 +382,8 @@ START_TEST(answer_to_head)
     log_wait(s, "\"HEAD /p/ HTTP/1.1\" 200 0 ");
     server_stop(s);
 }
-END_TEST
 
-START_TEST(answer_of_all_bytes)
+TEST(answer_of_all_bytes)
 {
     struct server *s =
         serve("printf 'Content-Type: application/octet-stream\\n\\n'; cat ../all; cat ../all");
@@ -408,10 +397,9 @@ START_TEST(answer_of_all_bytes)
     must(o.length == 512 && memcmp(o.text, all, 256) == 0 && memcmp(o.text + 256, all, 256) == 0);
     server_stop(s);
 }
-END_TEST
 
 /* What the program has written is with the client while the program goes on. */
-START_TEST(answer_is_streamed)
+TEST(answer_is_streamed)
 {
     struct server *s = serve(HEAD "echo first; " AWAIT_GO "echo second");
     int c = get(s, "/p/");
@@ -421,7 +409,6 @@ START_TEST(answer_is_streamed)
     close(c);
     server_stop(s);
 }
-END_TEST
 
 static long memory_kb(pid_t pid, const char *what)
 {
@@ -433,7 +420,7 @@ static long memory_kb(pid_t pid, const char *what)
 
 #define GIGABYTE "1073741824"
 
-START_TEST(answer_of_a_gigabyte_in_little_memory)
+TEST(answer_of_a_gigabyte_in_little_memory)
 {
     if (left_out_with_memcheck("answer_of_a_gigabyte_in_little_memory",
                                "it is memcheck that takes the memory"))
@@ -461,10 +448,9 @@ START_TEST(answer_of_a_gigabyte_in_little_memory)
     must_say(strcmp(file_read(at("size")), GIGABYTE "\n") == 0, "%s", file_read(at("size")));
     server_stop(s);
 }
-END_TEST
 
 /* The program's exit ends the answer, not the last of its relatives to let go of the pipe. */
-START_TEST(answer_when_a_relative_holds_the_pipe)
+TEST(answer_when_a_relative_holds_the_pipe)
 {
     struct server *s = serve(HEAD "sleep 1000 & echo $! >../relative; echo well");
     int c = get(s, "/p/");
@@ -473,9 +459,8 @@ START_TEST(answer_when_a_relative_holds_the_pipe)
     close(c);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(answers_on_one_connection)
+TEST(answers_on_one_connection)
 {
     struct server *s = serve(HEAD "echo $QUERY_STRING");
     int c = dial(s);
@@ -488,11 +473,10 @@ START_TEST(answers_on_one_connection)
     close_fin(c);
     server_stop(s);
 }
-END_TEST
 
 /* ---- Local redirects ----------------------------------------------------------------------- */
 
-START_TEST(redirect_to_another_program)
+TEST(redirect_to_another_program)
 {
     struct server *s = serve("printf 'Location: /cgi/second/more%%20of?it=1\\n\\n'; "
                              "echo \"unlink $PWD/../made\" >&3; touch ../made");
@@ -508,9 +492,8 @@ START_TEST(redirect_to_another_program)
     must(exists(at("made"))); /* it is one request, and it was answered */
     server_stop(s);
 }
-END_TEST
 
-START_TEST(redirect_to_a_handler)
+TEST(redirect_to_a_handler)
 {
     script("program", "printf 'Location: /a?seconds=0.01\\n\\n'");
     struct server *s = hangupd("/p=%s /a=@a", at("cgi/program"));
@@ -518,9 +501,8 @@ START_TEST(redirect_to_a_handler)
     must(unlink(at("tmp/txt")) == 0);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(redirects_without_an_end)
+TEST(redirects_without_an_end)
 {
     struct server *s = serve("printf 'Location: /p/again\\n\\n'; touch ../made; "
                              "echo \"unlink $PWD/../made\" >&3");
@@ -533,9 +515,10 @@ START_TEST(redirects_without_an_end)
     must(log_has(s, "redirects to /elsewhere: no route serves that"));
     server_stop(s);
 }
-END_TEST
 
 /* ---- How it fails -------------------------------------------------------------------------- */
+
+THEME("how it fails");
 
 #define MADE "echo \"unlink $PWD/../made\" >&3; touch ../made\n"
 
@@ -579,7 +562,7 @@ static const struct failure {
     {MADE "printf 'Status: 500 Sorry\\nContent-Type: a\\n\\npart\\n'", 500, NULL},
 };
 
-START_TEST(failure_is_told_and_undone)
+TEST_EACH(failure_is_told_and_undone, failures)
 {
     const struct failure *f = &failures[_i];
     struct server *s = serve(f->body);
@@ -603,7 +586,6 @@ START_TEST(failure_is_told_and_undone)
     must(!exists(at("made")) && no_scratch());
     server_stop(s);
 }
-END_TEST
 
 /* Each of CASES, which ends at an entry without a path, with its status and its line in the log. */
 struct no_start {
@@ -621,7 +603,7 @@ static void must_not_start(struct server *s, const struct no_start *cases)
     }
 }
 
-START_TEST(program_that_is_none)
+TEST(program_that_is_none)
 {
     struct server *s = serve("true");
     script("plain", "true");
@@ -637,9 +619,8 @@ START_TEST(program_that_is_none)
     must(hear_answer(get(s, "/p/"), false).status == 404);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(program_that_cannot_be_started)
+TEST(program_that_cannot_be_started)
 {
     if (left_out_with_memcheck("program_that_cannot_be_started",
                                "memcheck does not survive an exec that fails"))
@@ -662,9 +643,8 @@ START_TEST(program_that_cannot_be_started)
     }
     server_stop(s);
 }
-END_TEST
 
-START_TEST(directory_gives_programs_only)
+TEST(directory_gives_programs_only)
 {
     struct server *s = serve(HEAD "echo $SCRIPT_NAME $PATH_INFO");
     must(mkdir(at("cgi/sub"), 0755) == 0 && mkdir(at("cgi/.git"), 0755) == 0);
@@ -695,9 +675,8 @@ START_TEST(directory_gives_programs_only)
     }
     server_stop(s);
 }
-END_TEST
 
-START_TEST(mistaken_routes_are_explained)
+TEST(mistaken_routes_are_explained)
 {
     script("program", HEAD);
     struct output o = run("%s --state %s /cgi=%s", the_hangupd(), at("state"), at("cgi"));
@@ -706,9 +685,8 @@ START_TEST(mistaken_routes_are_explained)
     log_wait(s, "warning: the program of the route /x, %s: No such file", at("cgi/absent"));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(errors_go_to_the_log)
+TEST(errors_go_to_the_log)
 {
     struct server *s =
         serve("echo one >&2; printf 'two\\nthree' >&2; printf '\\033[31m' >&2\n" HEAD);
@@ -727,11 +705,36 @@ START_TEST(errors_go_to_the_log)
     must_say(log_count(s, " xxxx") == 3, "%u", log_count(s, " xxxx"));
     server_stop(s);
 }
-END_TEST
+
+/* Errors without an end, and without a pause where the system allows that. */
+#define FLOOD                                                                                      \
+    "first= && chrt -f 1 true 2>/dev/null && first='chrt -f 1'\n"                                  \
+    "(trap '' TERM; touch ../flood; exec $first yes 'what has gone wrong' >&2) &\n"                \
+    "until [ -e ../flood ]; do sleep 0.01; done; sleep 0.1\n"
+
+TEST(errors_without_an_end)
+{
+    struct server *s = serve(HEAD FLOOD "echo well");
+    int c = get(s, "/p/");
+    must(strstr(hear_until(c, "0\r\n\r\n").text, "well\n") != NULL);
+    close(c);
+    /* A shell that gets the signal just before its command begins waits for that to end. */
+    script("program", "trap 'touch ../word; exit' TERM\n" FLOOD
+                      "echo $$ >../pid; while :; do sleep 0.05; done");
+    c = get(s, "/p/");
+    pid_in(at("pid"));
+    close_fin(c);
+    wait_exists(at("word"));
+    script("program", FLOOD "echo no header; echo; sleep 1000");
+    must(hear_answer(get(s, "/p/"), false).status == 502);
+    server_stop(s);
+}
 
 /* ---- Its ledger, and its last word ---------------------------------------------------------- */
 
-START_TEST(hangup_undoes_what_it_recorded)
+THEME("undo");
+
+TEST_TIMES(hangup_undoes_what_it_recorded, 2)
 {
     struct server *s =
         serve("d=$(dirname $PWD); echo \"unlink $d/file\" >&3; touch ../file\n"
@@ -748,9 +751,8 @@ START_TEST(hangup_undoes_what_it_recorded)
     must(no_scratch());
     server_stop(s);
 }
-END_TEST
 
-START_TEST(answer_keeps_what_it_recorded)
+TEST(answer_keeps_what_it_recorded)
 {
     struct server *s =
         serve("echo \"unlink $(dirname $PWD)/file\" >&3; touch ../file\n" HEAD "echo");
@@ -759,9 +761,8 @@ START_TEST(answer_keeps_what_it_recorded)
     must(exists(at("file")) && no_scratch());
     server_stop(s);
 }
-END_TEST
 
-START_TEST(commit_keeps_what_stands_above)
+TEST(commit_keeps_what_stands_above)
 {
     struct server *s = serve("d=$(dirname $PWD); echo \"unlink $d/one\" >&3; touch ../one\n"
                              "echo commit >&3; echo \"unlink $d/two\" >&3; touch ../two\n"
@@ -773,11 +774,10 @@ START_TEST(commit_keeps_what_stands_above)
     must(exists(at("one")) && !exists(at("two")));
     server_stop(s);
 }
-END_TEST
 
 /* SIGTERM, the trap runs though a command is in the foreground, and what it records still counts.
  */
-START_TEST(last_word)
+TEST(last_word)
 {
     struct server *s = serve("d=$(dirname $PWD)\n"
                              "trap 'echo \"unlink $d/late\" >&3; touch ../late; echo bye >&2; "
@@ -795,9 +795,8 @@ START_TEST(last_word)
     must(!exists(at("late")));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(last_word_in_the_log)
+TEST_TIMES(last_word_in_the_log, 2)
 {
     static const char *const then[] = {"", "echo no header; echo; "};
     char body[256];
@@ -814,35 +813,9 @@ START_TEST(last_word_in_the_log)
     log_wait(s, " bye");
     server_stop(s);
 }
-END_TEST
-
-/* Errors without an end, and without a pause where the system allows that. */
-#define FLOOD                                                                                      \
-    "first= && chrt -f 1 true 2>/dev/null && first='chrt -f 1'\n"                                  \
-    "(trap '' TERM; touch ../flood; exec $first yes 'what has gone wrong' >&2) &\n"                \
-    "until [ -e ../flood ]; do sleep 0.01; done; sleep 0.1\n"
-
-START_TEST(errors_without_an_end)
-{
-    struct server *s = serve(HEAD FLOOD "echo well");
-    int c = get(s, "/p/");
-    must(strstr(hear_until(c, "0\r\n\r\n").text, "well\n") != NULL);
-    close(c);
-    /* A shell that gets the signal just before its command begins waits for that to end. */
-    script("program", "trap 'touch ../word; exit' TERM\n" FLOOD
-                      "echo $$ >../pid; while :; do sleep 0.05; done");
-    c = get(s, "/p/");
-    pid_in(at("pid"));
-    close_fin(c);
-    wait_exists(at("word"));
-    script("program", FLOOD "echo no header; echo; sleep 1000");
-    must(hear_answer(get(s, "/p/"), false).status == 502);
-    server_stop(s);
-}
-END_TEST
 
 /* A careless > instead of >> or >& takes its own records along, but not the server's. */
-START_TEST(ledger_that_its_program_truncates)
+TEST(ledger_that_its_program_truncates)
 {
     struct server *s = serve("echo \"unlink $(dirname $PWD)/file\" >/dev/fd/3; touch ../file\n"
                              "echo ready >&2; sleep 1000");
@@ -854,7 +827,6 @@ START_TEST(ledger_that_its_program_truncates)
     must(!exists(at("file")) && no_scratch());
     server_stop(s);
 }
-END_TEST
 
 /* What one request leaves as it was is the next one's; what it does to it, is not. */
 static const char *const treatments[] = {
@@ -869,7 +841,7 @@ static const char *const treatments[] = {
     "> /dev/fd/3",
 };
 
-START_TEST(nothing_of_the_one_before)
+TEST_EACH(nothing_of_the_one_before, treatments)
 {
     char text[1024];
     snprintf(text, sizeof text,
@@ -888,10 +860,9 @@ START_TEST(nothing_of_the_one_before)
     must(no_scratch());
     server_stop(s);
 }
-END_TEST
 
 /* Who cleans TMPDIR up looks for a lock (flock(2)) on what may be old and in use. */
-START_TEST(pool_is_locked)
+TEST(pool_is_locked)
 {
     struct server *s = serve(HEAD "cd $TMPDIR/..; pwd");
     struct output o = curl(s, "/p/");
@@ -902,10 +873,9 @@ START_TEST(pool_is_locked)
     close(pool);
     server_stop(s);
 }
-END_TEST
 
 /* Somebody outside the request has its ledger open, and writes when that is not its any more. */
-START_TEST(record_that_comes_too_late)
+TEST(record_that_comes_too_late)
 {
     char path[64];
     struct server *s = serve("rm -f ../go; echo $$ >../pid; until [ -e ../go ]; do sleep 0.01; "
@@ -928,10 +898,9 @@ START_TEST(record_that_comes_too_late)
     must(exists(at("file")) && no_scratch());
     server_stop(s);
 }
-END_TEST
 
 /* As in flock(1), so that one process at a time writes there. */
-START_TEST(ledger_that_its_program_locks)
+TEST(ledger_that_its_program_locks)
 {
     struct server *s =
         serve("f=$(dirname $PWD)/file; flock 3; echo \"unlink $f\" >&3; touch $f\n"
@@ -948,9 +917,8 @@ START_TEST(ledger_that_its_program_locks)
     must(!exists(at("file")) && no_scratch());
     server_stop(s);
 }
-END_TEST
 
-START_TEST(undo_command_in_a_program)
+TEST(undo_command_in_a_program)
 {
     struct server *s =
         serve("\"$HANGUPD\" undo rmtree '../a b' && mkdir '../a b'\n"
@@ -966,9 +934,8 @@ START_TEST(undo_command_in_a_program)
     must(!exists(at("a b")) && !exists(at("it's")));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(finish_goes_on_for_nobody)
+TEST(finish_goes_on_for_nobody)
 {
     script("program", HEAD "echo first; " AWAIT_GO
                            "head -c 3000000 /dev/zero && touch ../done; echo gone on >&2");
@@ -983,11 +950,13 @@ START_TEST(finish_goes_on_for_nobody)
     must(exists(at("done")));
     server_stop(s);
 }
-END_TEST
 
 /* ---- Nobody is left ------------------------------------------------------------------------ */
 
+THEME("nobody is left");
+
 #define SAY_PID "echo $$ >>../pids; "
+
 static const char *const families[] = {
     /* a child in the background */
     "sh -c '" SAY_PID "exec sleep 1000' &\n",
@@ -1005,6 +974,7 @@ static const char *const families[] = {
     "sh -c '" SAY_PID
     "i=0; while [ $i -lt 200 ]; do i=$((i+1)); setsid sleep 1000 & done; wait' &\n",
 };
+
 enum { END_BY_HANGUP, END_BY_SUCCESS, END_BY_FAILURE, END_BY_TIMEOUT, END_BY_KILL, ENDS };
 
 static void wait_for_family(void)
@@ -1012,7 +982,7 @@ static void wait_for_family(void)
     wait_until(strchr(file_read(at("pids")), '\n') != NULL);
 }
 
-START_TEST(nobody_is_left)
+TEST_TIMES(nobody_is_left, COUNT(families) * ENDS)
 {
     int family = _i / ENDS, end = _i % ENDS;
     char body[2048];
@@ -1038,10 +1008,9 @@ START_TEST(nobody_is_left)
     must(no_scratch());
     server_stop(s);
 }
-END_TEST
 
 /* The server's own answer to HEAD has no body, from the child as from the parent. */
-START_TEST(head_of_what_failed_is_logged_without_bytes)
+TEST_TIMES(head_of_what_failed_is_logged_without_bytes, 2)
 {
     script("program", "echo ready >&2; sleep 1000");
     struct server *s = hangupd("/p=%s%s", at("cgi/program"), _i == 0 ? ",timeout=1s" : "");
@@ -1054,7 +1023,6 @@ START_TEST(head_of_what_failed_is_logged_without_bytes)
     log_wait(s, "\"HEAD /p HTTP/1.1\" %d 0 ", _i == 0 ? 504 : 500);
     server_stop(s);
 }
-END_TEST
 
 /* A ledger and a scratch directory, which every program has, are nothing that was to be undone. */
 static const struct {
@@ -1065,7 +1033,7 @@ static const struct {
     {"echo 'unlink /nonexistent/x' >&3\necho commit >&3\n", " undo=none"},
 };
 
-START_TEST(killed_child_had_something_to_undo_or_not)
+TEST_EACH(killed_child_had_something_to_undo_or_not, recorded)
 {
     char body[256];
     snprintf(body, sizeof body, "%secho ready >&2; sleep 1000", recorded[_i].records);
@@ -1078,11 +1046,10 @@ START_TEST(killed_child_had_something_to_undo_or_not)
     must(hear(c).status == 500 && no_scratch());
     server_stop(s);
 }
-END_TEST
 
 /* kill -9 of the server and the child together: the next start ends the daemons first, and then
  * undoes: a daemon that makes its file again and again would win otherwise. */
-START_TEST(next_start_ends_the_daemons_first)
+TEST(next_start_ends_the_daemons_first)
 {
     struct server *s =
         serve("f=$(dirname $PWD)/file; echo \"unlink $f\" >&3\n"
@@ -1106,7 +1073,6 @@ START_TEST(next_start_ends_the_daemons_first)
     must(no_scratch());
     server_stop(next);
 }
-END_TEST
 
 /* An undo command, which the next server runs after it has taken the ledger over, may need what is
  * in the scratch directory; that goes with it, and where its record was thrown away, before. */
@@ -1115,7 +1081,7 @@ static const char *const undo_commands[] = {
     "echo \"run [ ! -e $TMPDIR ] && rm $f\" >/dev/fd/3\n",
 };
 
-START_TEST(next_start_undoes_with_the_scratch_directory)
+TEST_EACH(next_start_undoes_with_the_scratch_directory, undo_commands)
 {
     char text[1024];
     snprintf(text, sizeof text, "f=$(dirname $PWD)/file; touch $f\n%secho ready >&2; sleep 1000",
@@ -1134,10 +1100,9 @@ START_TEST(next_start_undoes_with_the_scratch_directory)
     must(no_scratch());
     server_stop(next);
 }
-END_TEST
 
 /* What was there before the server, it leaves alone. */
-START_TEST(strangers_live_on)
+TEST(strangers_live_on)
 {
     script("program", "(setsid sh -c '" SAY_PID "exec sleep 1000' & )\n"
                       "while ! [ -s ../pids ]; do sleep 0.01; done; echo ready >&2; sleep 1000");
@@ -1163,11 +1128,10 @@ START_TEST(strangers_live_on)
     wait_until(!is_alive(stranger) && !is_alive(pid_in(at("orphan"))));
     server_stop(s);
 }
-END_TEST
 
 /* As the first process of a namespace, as in a container, it gets orphans that were never its own,
  * from before its start and later. */
-START_TEST(strangers_of_a_container_live_on)
+TEST(strangers_of_a_container_live_on)
 {
     if (run("unshare --pid --fork --mount-proc true").status != 0) {
         test_skipped("strangers_of_a_container_live_on", "no PID namespaces");
@@ -1209,10 +1173,9 @@ START_TEST(strangers_of_a_container_live_on)
     log_wait(s, " stopped");
     must(server_wait(s) == 0);
 }
-END_TEST
 
 /* A long-lived program whose orphans come to its child, which must reap them. */
-START_TEST(orphans_are_reaped_meanwhile)
+TEST(orphans_are_reaped_meanwhile)
 {
     struct server *s = serve("i=0; while [ $i -lt 50 ]; do i=$((i+1)); (setsid true &); done\n"
                              "echo ready >&2; sleep 1000");
@@ -1226,9 +1189,10 @@ START_TEST(orphans_are_reaped_meanwhile)
     log_wait(s, " hangup undo=");
     server_stop(s);
 }
-END_TEST
 
 /* ---- The examples -------------------------------------------------------------------------- */
+
+THEME("examples");
 
 static struct server *serve_example(const char *route, const char *name)
 {
@@ -1241,7 +1205,7 @@ static struct server *serve_example(const char *route, const char *name)
                                      : hangupd("%s=%s/%s", route, getenv("EXAMPLES"), name);
 }
 
-START_TEST(example_in_sh)
+TEST(example_in_sh)
 {
     struct server *s = serve_example("/report", "example_report.sh");
     struct output o = curl(s, "-f /report?name=q3&lines=3");
@@ -1258,9 +1222,8 @@ START_TEST(example_in_sh)
     must(is_empty(at("things")));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(example_in_python)
+TEST_TIMES(example_in_python, 2)
 {
     struct server *s = serve_example("/machine", "example_cloud.py");
     struct output o = curl(s, "-f /machine");
@@ -1279,9 +1242,8 @@ START_TEST(example_in_python)
     must(is_empty(at("things")));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(example_in_perl)
+TEST(example_in_perl)
 {
     struct server *s = serve_example("/video", "example_transcode.pl");
     file_write(at("data"), "x");
@@ -1301,9 +1263,8 @@ START_TEST(example_in_perl)
     no_process_left();
     server_stop(s);
 }
-END_TEST
 
-START_TEST(example_in_c)
+TEST(example_in_c)
 {
     struct server *s = serve_example("/export", "example_export");
     struct output o = curl(s, "-f -d hello /export");
@@ -1320,10 +1281,9 @@ START_TEST(example_in_c)
     must_say(exists(path), "what was committed is gone");
     server_stop(s);
 }
-END_TEST
 
 /* The README's script, with its stand-in for a cloud. */
-START_TEST(readme_machine)
+TEST(readme_machine)
 {
     char *text = readme_block("sh", "# machine.sh");
     text = replaced(text, "sleep 5", "[ \"$QUERY_STRING\" = quick ] || sleep 1000");
@@ -1351,12 +1311,11 @@ START_TEST(readme_machine)
          run("ls %s", at("cloud")).length == strlen(o.text) + 1);
     server_stop(s);
 }
-END_TEST
 
 /* ---- git ------------------------------------------------------------------------------------ */
 
 /* A clone and a push of real git, large enough for chunked and gzip-coded bodies. */
-START_TEST(git_over_http)
+TEST(git_over_http)
 {
     static const char prepare[] =
         "set -e; export HOME=$PWD GIT_CONFIG_NOSYSTEM=1\n"
@@ -1389,85 +1348,4 @@ START_TEST(git_over_http)
     log_wait(s, "\"POST /git/repo.git/git-receive-pack HTTP/1.1\" 200 ");
     log_wait(s, "\"POST /git/repo.git/git-upload-pack HTTP/1.1\" 200 ");
     server_stop(s);
-}
-END_TEST
-
-/* ---- The suite ------------------------------------------------------------------------------ */
-
-static Suite *program_suite(void)
-{
-    Suite *suite = suite_create("program");
-    TCase *t = theme(suite, "what it is told");
-    tcase_add_test(t, variables_of_a_request);
-    tcase_add_test(t, variables_of_a_plain_get);
-    tcase_add_test(t, variables_are_there_once);
-    tcase_add_test(t, variables_of_a_large_head);
-    tcase_add_test(t, variables_of_the_server);
-    tcase_add_test(t, variables_on_a_unix_socket);
-    tcase_add_test(t, surroundings);
-    tcase_add_test(t, limit_of_descriptors);
-    tcase_add_test(t, body_of_known_length);
-    tcase_add_test(t, body_in_chunks);
-    tcase_add_test(t, body_that_is_large);
-    tcase_add_test(t, body_without_tmpfile);
-    tcase_add_test(t, body_that_nobody_reads);
-
-    t = theme(suite, "how it answers");
-    tcase_add_loop_test(t, answers_as_the_program_says, 0, COUNT(answers));
-    tcase_add_test(t, answer_to_head);
-    tcase_add_test(t, answer_of_all_bytes);
-    tcase_add_test(t, answer_is_streamed);
-    tcase_add_test(t, answer_of_a_gigabyte_in_little_memory);
-    tcase_add_test(t, answer_when_a_relative_holds_the_pipe);
-    tcase_add_test(t, answers_on_one_connection);
-    tcase_add_test(t, redirect_to_another_program);
-    tcase_add_test(t, redirect_to_a_handler);
-    tcase_add_test(t, redirects_without_an_end);
-
-    t = theme(suite, "how it fails");
-    tcase_add_loop_test(t, failure_is_told_and_undone, 0, COUNT(failures));
-    tcase_add_test(t, program_that_is_none);
-    tcase_add_test(t, program_that_cannot_be_started);
-    tcase_add_test(t, directory_gives_programs_only);
-    tcase_add_test(t, mistaken_routes_are_explained);
-    tcase_add_test(t, errors_go_to_the_log);
-    tcase_add_test(t, errors_without_an_end);
-
-    t = theme(suite, "undo");
-    tcase_add_loop_test(t, hangup_undoes_what_it_recorded, 0, 2);
-    tcase_add_test(t, answer_keeps_what_it_recorded);
-    tcase_add_test(t, commit_keeps_what_stands_above);
-    tcase_add_test(t, last_word);
-    tcase_add_loop_test(t, last_word_in_the_log, 0, 2);
-    tcase_add_test(t, ledger_that_its_program_truncates);
-    tcase_add_loop_test(t, nothing_of_the_one_before, 0, COUNT(treatments));
-    tcase_add_test(t, pool_is_locked);
-    tcase_add_test(t, record_that_comes_too_late);
-    tcase_add_test(t, ledger_that_its_program_locks);
-    tcase_add_test(t, undo_command_in_a_program);
-    tcase_add_test(t, finish_goes_on_for_nobody);
-
-    t = theme(suite, "nobody is left");
-    tcase_add_loop_test(t, nobody_is_left, 0, COUNT(families) * ENDS);
-    tcase_add_loop_test(t, head_of_what_failed_is_logged_without_bytes, 0, 2);
-    tcase_add_loop_test(t, killed_child_had_something_to_undo_or_not, 0, COUNT(recorded));
-    tcase_add_test(t, next_start_ends_the_daemons_first);
-    tcase_add_loop_test(t, next_start_undoes_with_the_scratch_directory, 0, COUNT(undo_commands));
-    tcase_add_test(t, strangers_live_on);
-    tcase_add_test(t, strangers_of_a_container_live_on);
-    tcase_add_test(t, orphans_are_reaped_meanwhile);
-
-    t = theme(suite, "examples");
-    tcase_add_test(t, example_in_sh);
-    tcase_add_loop_test(t, example_in_python, 0, 2);
-    tcase_add_test(t, example_in_perl);
-    tcase_add_test(t, example_in_c);
-    tcase_add_test(t, readme_machine);
-    tcase_add_test(t, git_over_http);
-    return suite;
-}
-
-int main(void)
-{
-    return run_suite(program_suite());
 }

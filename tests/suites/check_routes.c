@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,22 +14,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "serve.h"
 #include "harness.h"
+#include "serve.h"
 
-#define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
-
-enum { BY_FIN, BY_RST, WAYS };
-
-static void hang_up(int fd, int way)
-{
-    if (way == BY_RST)
-        close_rst(fd);
-    else
-        close_fin(fd);
-}
+SUITE();
 
 /* ---- Where routes are written -------------------------------------------------------------- */
+
+THEME("file");
 
 /* A server with ROUTES, words, and OPTIONS: on its command line, or one a line in a file. */
 enum { ON_THE_COMMAND_LINE, IN_A_FILE, SOURCES };
@@ -62,7 +53,7 @@ static int status_of(const struct server *s, const char *target)
     return status;
 }
 
-START_TEST(file_is_read_line_by_line)
+TEST(file_is_read_line_by_line)
 {
     file_write(at("one"), "# a comment\r\n"
                           "\r\n"
@@ -85,9 +76,8 @@ START_TEST(file_is_read_line_by_line)
     must_say(status_of(s, "/who") == 404, "what the program has is replaced");
     server_stop(s);
 }
-END_TEST
 
-START_TEST(file_may_be_a_pipe)
+TEST(file_may_be_a_pipe)
 {
     struct output o;
     must(mkfifo(at("pipe"), 0600) == 0);
@@ -99,7 +89,6 @@ START_TEST(file_may_be_a_pipe)
     must_say(o.status == 2 && strstr(o.text, "pipe:1:") && strstr(o.text, "@nobody"), "%s", o.text);
     wait_until(!is_alive(writer));
 }
-END_TEST
 
 #define LONG_LINE 8193
 #define NUL_AT 5 /* in the content of the mistake so named */
@@ -125,7 +114,7 @@ static const struct {
     {"LONG", "routes:2:", "8192"},
 };
 
-START_TEST(mistake_in_a_file_is_explained)
+TEST_EACH(mistake_in_a_file_is_explained, mistakes)
 {
     const char *content = mistakes[_i].content;
     char bytes[2 * LONG_LINE] = "/a=@who\n/b";
@@ -144,9 +133,8 @@ START_TEST(mistake_in_a_file_is_explained)
              content, o.text);
     must(!exists(at("state")));
 }
-END_TEST
 
-START_TEST(file_that_cannot_be_read)
+TEST(file_that_cannot_be_read)
 {
     must(mkdir(at("directory"), 0755) == 0);
     const char *const files[][2] = {{at("missing"), "No such file"},
@@ -164,23 +152,19 @@ START_TEST(file_that_cannot_be_read)
     struct output o = run("%s --listen 127.0.0.1:0%s", the_hangupd(), words);
     must_say(o.status == 2 && strstr(o.text, "16 times"), "%s", o.text);
 }
-END_TEST
 
-START_TEST(file_is_read_before_privileges_are_dropped)
+TEST(file_is_read_before_privileges_are_dropped)
 {
-    if (geteuid() != 0) {
-        test_skipped("file_is_read_before_privileges_are_dropped", "not root");
+    if (only_for_root("file_is_read_before_privileges_are_dropped"))
         return;
-    }
     file_write(at("routes"), "/mine=@who\n");
     must(chmod(at("routes"), 0600) == 0);
     struct server *s = things("--user nobody --routes %s", at("routes"));
     must(status_of(s, "/mine") == 200);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(client_of_inetd_reads_no_mistake)
+TEST(client_of_inetd_reads_no_mistake)
 {
     int ends[2];
     must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
@@ -190,11 +174,12 @@ START_TEST(client_of_inetd_reads_no_mistake)
     must_say(h.length == 0, "%s", h.text);
     must(server_wait(s) == 2);
 }
-END_TEST
 
 /* ---- The keys ------------------------------------------------------------------------------ */
 
-START_TEST(key_timeout)
+THEME("keys");
+
+TEST_TIMES(key_timeout, SOURCES)
 {
     struct server *s = routed(_i, "", "/make=@make,timeout=300ms");
     int c = get(s, "/make?path=%s&seconds=60", at("file"));
@@ -203,9 +188,8 @@ START_TEST(key_timeout)
     must(!exists(at("file")));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(key_on_hangup)
+TEST_TIMES(key_on_hangup, 2 * SOURCES)
 {
     struct server *s = routed(_i % SOURCES, _i < SOURCES ? "" : "--on-hangup finish",
                               "/keep=@make,on-hangup=finish /drop=@make,on-hangup=undo");
@@ -220,9 +204,8 @@ START_TEST(key_on_hangup)
     must(exists(at("kept")) && !exists(at("dropped")));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(key_half_close)
+TEST_TIMES(key_half_close, SOURCES)
 {
     /* Each route against the opposite default. */
     struct server *s = routed(_i, "--half-close hangup",
@@ -247,16 +230,17 @@ START_TEST(key_half_close)
     must(!exists(at("strict")) && hear(strict).status == 0);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(help_and_manual_name_the_keys)
+TEST(help_and_manual_name_the_keys)
 {
     static const char *const wanted[] = {"timeout=TIME", "max=N", "on-hangup=undo|finish",
                                          "half-close=probe|hangup|ignore", "--routes FILE"};
     struct output help = run("%s --help", the_hangupd());
     must(help.status == 0);
-    file_write(at("help"), help.text);
-    struct output manual = run("awk -f %s/tools/manual.awk %s", getenv("TESTS"), at("help"));
+    const char *tests = getenv("TESTS");
+    struct output manual = run("awk -v hangupd=%s -v examples_dir=/examples -f %s/tools/manual.awk "
+                               "%s/tools/hangupd.8.in",
+                               the_binary(), tests, tests);
     must(manual.status == 0);
     char *to = manual.text;
     for (const char *from = manual.text; *from != '\0'; from++)
@@ -269,7 +253,6 @@ START_TEST(help_and_manual_name_the_keys)
     }
     must_say(strstr(manual.text, ".TP\n.B --routes FILE\n"), "%s", manual.text);
 }
-END_TEST
 
 /* How often TEXT is in the other. */
 static unsigned times(const char *in, const char *text)
@@ -316,7 +299,9 @@ static unsigned waiting(struct board b)
 
 /* ---- The key max: whose turn it is --------------------------------------------------------- */
 
-START_TEST(turn_by_turn)
+THEME("max");
+
+TEST(turn_by_turn)
 {
     enum { SLOTS = 6 };
     static struct slot slots[SLOTS];
@@ -350,11 +335,10 @@ START_TEST(turn_by_turn)
     }
     ck_assert_int_eq(handler_turn(slots, 1, 1, UINT64_MAX, 2), TURN_NOW); /* no more than COUNT */
 }
-END_TEST
 
 /* Draw a ticket one machine instruction at a time. Wherever it stops, and could die, it has drawn
  * nothing yet, or says that it has. */
-START_TEST(ticket_at_every_instruction)
+TEST(ticket_at_every_instruction)
 {
     struct {
         struct line line;
@@ -385,9 +369,8 @@ START_TEST(ticket_at_every_instruction)
     must(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     must(choosing > 0 && all->slot.ticket == 1 && all->line.drawn == 1);
 }
-END_TEST
 
-START_TEST(max_is_served_in_order)
+TEST_TIMES(max_is_served_in_order, SOURCES)
 {
     struct server *s = routed(_i, "", "/make=@make,max=1 /who=@who");
     struct board b = board_of_the_server();
@@ -412,9 +395,8 @@ START_TEST(max_is_served_in_order)
     must(waiting(b) == 0);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(max_may_be_more_than_one)
+TEST_TIMES(max_may_be_more_than_one, 2)
 {
     /* The second time as a C program sets it, for a route that the command line leaves alone. */
     struct server *s = things("%s", _i ? "" : "/few=@make,max=2");
@@ -432,9 +414,8 @@ START_TEST(max_may_be_more_than_one)
     close_rst(two);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(max_is_changed_on_the_command_line)
+TEST(max_is_changed_on_the_command_line)
 {
     struct server *s = things("/few=@few,max=1");
     struct board b = board_of_the_server();
@@ -446,11 +427,10 @@ START_TEST(max_is_changed_on_the_command_line)
     must(hear_answer(two, false).status == 200);
     server_stop(s);
 }
-END_TEST
 
 /* ---- The key max: a place is held until nothing is left ------------------------------------ */
 
-START_TEST(killed_child_gives_its_place_back)
+TEST(killed_child_gives_its_place_back)
 {
     struct server *s = things("/make=@make,max=1");
     struct board b = board_of_the_server();
@@ -464,9 +444,8 @@ START_TEST(killed_child_gives_its_place_back)
     must(!exists(at("one")) && exists(at("two")));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(killed_child_that_waits_is_not_waited_for)
+TEST(killed_child_that_waits_is_not_waited_for)
 {
     struct server *s = things("/make=@make,max=1 /who=@who");
     struct board b = board_of_the_server();
@@ -490,9 +469,8 @@ START_TEST(killed_child_that_waits_is_not_waited_for)
     must(!exists(at("two")));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(place_is_held_until_the_undo_has_ended)
+TEST(place_is_held_until_the_undo_has_ended)
 {
     struct server *s = things("/run=@run,max=1 /who=@who");
     struct board b = board_of_the_server();
@@ -512,9 +490,8 @@ START_TEST(place_is_held_until_the_undo_has_ended)
     must(hear_answer(two, false).status == 200);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(place_is_held_when_a_program_redirects)
+TEST(place_is_held_when_a_program_redirects)
 {
     file_write(at("redirect"), "#!/bin/sh\nprintf 'Location: /make?%s\\n\\n' \"$QUERY_STRING\"\n");
     must(chmod(at("redirect"), 0755) == 0);
@@ -530,7 +507,6 @@ START_TEST(place_is_held_when_a_program_redirects)
     must(!exists(at("one")) && exists(at("two")));
     server_stop(s);
 }
-END_TEST
 
 /* ---- The key max: who is choosing, and who lies -------------------------------------------- */
 
@@ -542,7 +518,7 @@ static struct slot *forged_slot(struct board b, int16_t route)
     return slot;
 }
 
-START_TEST(who_is_choosing_is_waited_for)
+TEST(who_is_choosing_is_waited_for)
 {
     struct server *s = things("/make=@make,max=1 /who=@who,max=1");
     struct board b = board_of_the_server();
@@ -558,9 +534,8 @@ START_TEST(who_is_choosing_is_waited_for)
     atomic_store(&slot->ticket, TICKET_NONE);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(false_ticket_delays_at_most_until_the_time_is_up)
+TEST(false_ticket_delays_at_most_until_the_time_is_up)
 {
     struct server *s = things("/make=@make,max=1 /who=@who,max=1 --queue-timeout 3");
     struct board b = board_of_the_server();
@@ -576,9 +551,8 @@ START_TEST(false_ticket_delays_at_most_until_the_time_is_up)
     must(hear_answer(served, false).status == 200);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(numbers_go_round)
+TEST(numbers_go_round)
 {
     struct server *s = things("/make=@make,max=1");
     struct board b = board_of_the_server();
@@ -602,7 +576,6 @@ START_TEST(numbers_go_round)
     }
     server_stop(s);
 }
-END_TEST
 
 /* ---- The key max: the end of waiting ------------------------------------------------------- */
 
@@ -617,7 +590,7 @@ static const struct {
     {",half-close=ignore", BY_FIN, false},
 };
 
-START_TEST(hangup_of_one_that_waits)
+TEST_EACH(hangup_of_one_that_waits, waiting_ways)
 {
     struct server *s = things("/make=@make,max=1%s", waiting_ways[_i].key);
     struct board b = board_of_the_server();
@@ -639,9 +612,8 @@ START_TEST(hangup_of_one_that_waits)
         must_say(!log_has(s, "made %s", at("second")), "work was begun for a client that left");
     server_stop(s);
 }
-END_TEST
 
-START_TEST(hangup_of_one_that_waits_with_finish)
+TEST(hangup_of_one_that_waits_with_finish)
 {
     /* It has begun nothing that could be finished. */
     struct server *s = things("/make=@make,max=1,on-hangup=finish");
@@ -657,9 +629,8 @@ START_TEST(hangup_of_one_that_waits_with_finish)
     must(hear(first).status == 500 && !exists(at("second")));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(fin_before_waiting)
+TEST(fin_before_waiting)
 {
     struct server *s = things("/make=@make,max=1,half-close=hangup");
     int first = get(s, "/make?path=%s&seconds=60", at("first"));
@@ -674,9 +645,8 @@ START_TEST(fin_before_waiting)
     close_rst(first);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(half_closed_client_that_waits_is_answered)
+TEST(half_closed_client_that_waits_is_answered)
 {
     struct server *s = things("/make=@make,max=1");
     struct board b = board_of_the_server();
@@ -692,9 +662,8 @@ START_TEST(half_closed_client_that_waits_is_answered)
     must_say(h.status == 200 && strncmp(h.text, "HTTP/1.1 100 ", 13) == 0, "%s", h.text);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(waiting_too_long_is_503)
+TEST_TIMES(waiting_too_long_is_503, 2)
 {
     struct server *s = things("/make=@make,max=1 /who=@who --queue-timeout %s", _i ? "0" : "0.3");
     int first = get(s, "/make?path=%s&seconds=60", at("first"));
@@ -711,9 +680,8 @@ START_TEST(waiting_too_long_is_503)
     close_rst(first);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(who_waits_makes_room)
+TEST(who_waits_makes_room)
 {
     struct server *s = things("/make=@make,max=1 /who=@who --requests 3");
     struct board b = board_of_the_server();
@@ -734,9 +702,8 @@ START_TEST(who_waits_makes_room)
     must(!exists(at("third")));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(drain_while_one_waits)
+TEST_TIMES(drain_while_one_waits, 2)
 {
     struct server *s = things("/make=@make,max=1");
     struct board b = board_of_the_server();
@@ -754,9 +721,8 @@ START_TEST(drain_while_one_waits)
     must(server_wait(s) == 0);
     must(exists(at("second")) == !_i);
 }
-END_TEST
 
-START_TEST(time_limit_does_not_count_the_waiting)
+TEST_TIMES(time_limit_does_not_count_the_waiting, 2)
 {
     struct server *s =
         things("%s", _i ? "/make=@make,max=1 --timeout 3" : "/make=@make,max=1,timeout=3");
@@ -773,7 +739,6 @@ START_TEST(time_limit_does_not_count_the_waiting)
     must(exists(at("second")) && !exists(at("third")));
     server_stop(s);
 }
-END_TEST
 
 /* ---- The key max: a storm ------------------------------------------------------------------ */
 
@@ -829,7 +794,7 @@ static void storm(struct server *s)
     } while (open_calls > 0);
 }
 
-START_TEST(storm_on_a_route_with_max)
+TEST(storm_on_a_route_with_max)
 {
     must(mkdir(at("crowd"), 0755) == 0);
     struct server *s = things("/crowd=@crowd,max=3 --requests 64 --queue-timeout 15m");
@@ -852,9 +817,10 @@ START_TEST(storm_on_a_route_with_max)
     server_stop(s);
     must(!exists(at("crowd.4")));
 }
-END_TEST
 
 /* ---- Refused before the body --------------------------------------------------------------- */
+
+THEME("body");
 
 #define EXPECT "Expect: 100-continue\r\n"
 #define LONG_PATH "/0123456789012345678901234567890123456789012345678901234567890123456789"
@@ -875,9 +841,10 @@ static const struct {
     {"POST /echo", EXPECT "No colon\r\n", NULL, 400},
     {"POST /echo", "Expect: a-miracle\r\n", NULL, 417},
 };
+
 #define BODY 100000 /* bytes */
 
-START_TEST(refused_before_the_body)
+TEST_EACH(refused_before_the_body, refusals)
 {
     /* The client waits for the answer, or sends the body all the same. */
     static char body[BODY];
@@ -898,7 +865,6 @@ START_TEST(refused_before_the_body)
     }
     server_stop(s);
 }
-END_TEST
 
 static void check_that_curl_sends_nothing(const struct server *s, const char *words, int status)
 {
@@ -917,16 +883,15 @@ static void check_that_curl_sends_nothing(const struct server *s, const char *wo
     must_say(!strstr(o.text, "< HTTP/1.1 100"), "%s", o.text);
 }
 
-START_TEST(refused_before_curl_sends_the_body)
+TEST_EACH(refused_before_curl_sends_the_body, refusals)
 {
     struct server *s = things(REFUSING);
     if (refusals[_i].curl)
         check_that_curl_sends_nothing(s, refusals[_i].curl, refusals[_i].status);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(turn_comes_before_the_body)
+TEST(turn_comes_before_the_body)
 {
     static char body[BODY];
     struct server *s = things("/few=@echo,max=1 --queue-timeout 2");
@@ -951,9 +916,8 @@ START_TEST(turn_comes_before_the_body)
     must(hear_answer(first, false).status == 200);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(body_is_asked_for_once)
+TEST(body_is_asked_for_once)
 {
     struct server *s = things("/echo=@echo,max=1 /who=@who");
     struct board b = board_of_the_server();
@@ -995,11 +959,10 @@ START_TEST(body_is_asked_for_once)
              "%s", o.text);
     server_stop(s);
 }
-END_TEST
 
 /* ---- A body that grows too large ----------------------------------------------------------- */
 
-START_TEST(chunked_body_that_grows_too_large)
+TEST(chunked_body_that_grows_too_large)
 {
     struct server *s = things("/echo=@echo --max-body 1k");
     char chunk[1025];
@@ -1028,61 +991,4 @@ START_TEST(chunked_body_that_grows_too_large)
                            at("body"));
     must_say(strcmp(o.text, "413") == 0, "%d: %s", o.status, o.text);
     server_stop(s);
-}
-END_TEST
-
-/* -------------------------------------------------------------------------------------------- */
-
-static Suite *routes_suite(void)
-{
-    Suite *suite = suite_create("routes");
-    TCase *t = theme(suite, "file");
-    tcase_add_test(t, file_is_read_line_by_line);
-    tcase_add_test(t, file_may_be_a_pipe);
-    tcase_add_loop_test(t, mistake_in_a_file_is_explained, 0, COUNT(mistakes));
-    tcase_add_test(t, file_that_cannot_be_read);
-    tcase_add_test(t, file_is_read_before_privileges_are_dropped);
-    tcase_add_test(t, client_of_inetd_reads_no_mistake);
-
-    t = theme(suite, "keys");
-    tcase_add_loop_test(t, key_timeout, 0, SOURCES);
-    tcase_add_loop_test(t, key_on_hangup, 0, 2 * SOURCES);
-    tcase_add_loop_test(t, key_half_close, 0, SOURCES);
-    tcase_add_test(t, help_and_manual_name_the_keys);
-
-    t = theme(suite, "max");
-    tcase_add_test(t, turn_by_turn);
-    tcase_add_test(t, ticket_at_every_instruction);
-    tcase_add_loop_test(t, max_is_served_in_order, 0, SOURCES);
-    tcase_add_loop_test(t, max_may_be_more_than_one, 0, 2);
-    tcase_add_test(t, max_is_changed_on_the_command_line);
-    tcase_add_test(t, killed_child_gives_its_place_back);
-    tcase_add_test(t, killed_child_that_waits_is_not_waited_for);
-    tcase_add_test(t, place_is_held_until_the_undo_has_ended);
-    tcase_add_test(t, place_is_held_when_a_program_redirects);
-    tcase_add_test(t, who_is_choosing_is_waited_for);
-    tcase_add_test(t, false_ticket_delays_at_most_until_the_time_is_up);
-    tcase_add_test(t, numbers_go_round);
-    tcase_add_loop_test(t, hangup_of_one_that_waits, 0, COUNT(waiting_ways));
-    tcase_add_test(t, fin_before_waiting);
-    tcase_add_test(t, hangup_of_one_that_waits_with_finish);
-    tcase_add_test(t, half_closed_client_that_waits_is_answered);
-    tcase_add_loop_test(t, waiting_too_long_is_503, 0, 2);
-    tcase_add_test(t, who_waits_makes_room);
-    tcase_add_loop_test(t, drain_while_one_waits, 0, 2);
-    tcase_add_loop_test(t, time_limit_does_not_count_the_waiting, 0, 2);
-    tcase_add_test(t, storm_on_a_route_with_max);
-
-    t = theme(suite, "body");
-    tcase_add_loop_test(t, refused_before_the_body, 0, COUNT(refusals));
-    tcase_add_loop_test(t, refused_before_curl_sends_the_body, 0, COUNT(refusals));
-    tcase_add_test(t, turn_comes_before_the_body);
-    tcase_add_test(t, body_is_asked_for_once);
-    tcase_add_test(t, chunked_body_that_grows_too_large);
-    return suite;
-}
-
-int main(void)
-{
-    return run_suite(routes_suite());
 }

@@ -14,6 +14,8 @@
 
 #include "harness.h"
 
+SUITE();
+
 #define HIDDEN "GET /who?smuggled HTTP/1.1\r\nHost: test\r\n\r\n"
 #define NEXT "GET /who?next HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 #define POST "POST /echo HTTP/1.1\r\nHost: test\r\n"
@@ -155,7 +157,6 @@ static const struct vector {
      "POST /ignore-body?path=/nowhere/file HTTP/1.1\r\nHost: test\r\nContent-Length: "
      "%Z\r\n\r\n" HIDDEN},
 };
-#define COUNT ((int)(sizeof(vectors) / sizeof(vectors[0])))
 
 /* The vector's bytes: their number. */
 static size_t spelled(const char *text, char *to)
@@ -174,10 +175,10 @@ static size_t spelled(const char *text, char *to)
 }
 
 /* All on one server, so that one vector could also spoil the next. */
-START_TEST(what_is_hidden_is_not_served)
+TEST(what_is_hidden_is_not_served)
 {
     struct server *s = things("--max-body 4096 --header-timeout 2 --body-timeout 2");
-    for (int i = 0; i < COUNT; i++) {
+    for (int i = 0; i < COUNT(vectors); i++) {
         char bytes[4096];
         size_t n = spelled(vectors[i].bytes, bytes);
         int c = dial(s);
@@ -196,10 +197,9 @@ START_TEST(what_is_hidden_is_not_served)
     }
     server_stop(s);
 }
-END_TEST
 
 /* The lengths in the vectors are right: with the ambiguity taken away, what is hidden is a body. */
-START_TEST(what_is_a_body_is_a_body)
+TEST(what_is_a_body_is_a_body)
 {
     struct server *s = things("%s", "");
     int c = dial(s);
@@ -211,16 +211,4 @@ START_TEST(what_is_a_body_is_a_body)
     h = hear(c);
     must_say(strstr(h.text, HIDDEN) && strstr(h.text, "query next"), "%s", h.text);
     server_stop(s);
-}
-END_TEST
-
-/* -------------------------------------------------------------------------------------------- */
-
-int main(void)
-{
-    Suite *suite = suite_create("smuggling");
-    TCase *t = theme(suite, "smuggling");
-    tcase_add_test(t, what_is_hidden_is_not_served);
-    tcase_add_test(t, what_is_a_body_is_a_body);
-    return run_suite(suite);
 }

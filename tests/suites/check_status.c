@@ -18,10 +18,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "serve.h"
 #include "harness.h"
+#include "serve.h"
 
-#define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
+SUITE();
 
 /* ---- Asking -------------------------------------------------------------------------------- */
 
@@ -63,16 +63,16 @@ static bool says(const char *expression, const char *answer)
 #define must_be(expression, answer)                                                                \
     must_say(says(expression, answer), "%s is %s", expression, ask(expression))
 #define wait_for(expression, answer) wait_until(says(expression, answer))
-
 /* The ledgers' `run`, which goes on until the file is there. */
 #define UNTIL "until%%20test%%20-e%%20%s;do%%20sleep%%200.02;done"
-
 /* Ended requests as "ok/none:2 hangup/ok:1". */
 #define ENDED "' '.join('%s/%s:%d' % (e['outcome'], e['undo'], e['count']) for e in s['ended'])"
 
 /* ---- Requests in flight -------------------------------------------------------------------- */
 
-START_TEST(request_in_flight)
+THEME("in flight");
+
+TEST(request_in_flight)
 {
     struct server *s = things("--requests 7");
     int c = get(s, "/make?path=%s&seconds=60", at("file"));
@@ -117,9 +117,8 @@ START_TEST(request_in_flight)
              "%s", status(""));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(processes_are_those_below_the_child)
+TEST(processes_are_those_below_the_child)
 {
     struct server *s = things("%s", "");
     int c = get(s, "/fork?path=%s&seconds=60", at("file")), d = get(s, "/fork?seconds=60");
@@ -130,9 +129,8 @@ START_TEST(processes_are_those_below_the_child)
     wait_for("r", "[]");
     server_stop(s);
 }
-END_TEST
 
-START_TEST(records_are_those_not_struck_out)
+TEST(records_are_those_not_struck_out)
 {
     struct server *s = things("%s", "");
     int c = get(s, "/tree?path=%s&seconds=60", at("tree"));
@@ -148,9 +146,8 @@ START_TEST(records_are_those_not_struck_out)
     must(unlink(at("one")) == 0);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(phases)
+TEST(phases)
 {
     struct server *s = things("%s", "");
     static const char phase[] = "[(x['phase'], x['request'][:9]) for x in r]";
@@ -192,9 +189,8 @@ START_TEST(phases)
     close_fin(c);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(oldest_comes_first)
+TEST(oldest_comes_first)
 {
     struct server *s = things("%s", "");
     int first = get(s, "/make?path=%s&seconds=60", at("a"));
@@ -209,9 +205,8 @@ START_TEST(oldest_comes_first)
     wait_for("r", "[]");
     server_stop(s);
 }
-END_TEST
 
-START_TEST(queued_and_idle)
+TEST(queued_and_idle)
 {
     struct server *s = things("--requests 1 --idle-timeout 60");
     int busy = get(s, "/make?path=%s&seconds=60", at("file"));
@@ -233,11 +228,31 @@ START_TEST(queued_and_idle)
     wait_for(figures, "(0, 0, 0, 0, 2)");
     server_stop(s);
 }
-END_TEST
+
+TEST(two_hundred_and_fifty_six)
+{
+    enum { MANY = 256 };
+    struct server *s = things("--requests %d", MANY);
+    int c[MANY];
+    for (int i = 0; i < MANY; i++)
+        c[i] = get(s, "/make?path=%s&seconds=60", at("file%d", i));
+    wait_for("(s['in_flight'], sum(x['processes'] for x in r), sum(x['records'] for x in r))",
+             "(256, 256, 256)");
+    must_be("len(set(x['id'] for x in r)), len(set(x['client'] for x in r))", "(256, 256)");
+    unsigned rows = 0;
+    for (const char *p = status(""); (p = strstr(p, "  running  ")); p++)
+        rows++;
+    must_say(rows == MANY, "%u rows", rows);
+    for (int i = 0; i < MANY; i++)
+        close_rst(c[i]);
+    wait_for("(s['in_flight'], s['requests_ended'], s['connections_open'])", "(0, 256, 0)");
+    must_be(ENDED, "hangup/ok:256");
+    server_stop(s);
+}
 
 /* ---- Totals -------------------------------------------------------------------------------- */
 
-START_TEST(outcomes)
+TEST(outcomes)
 {
     struct server *s = things("--drain 0 --undo-retries 0");
     must(curl(s, "-f /make?path=%s", at("kept")).status == 0);
@@ -277,11 +292,12 @@ START_TEST(outcomes)
     must(server_wait(s) == 0);
     must(unlink(at("kept")) == 0);
 }
-END_TEST
 
 /* ---- Undo that goes on, or was given up ---------------------------------------------------- */
 
-START_TEST(undo_that_waits_for_its_retry)
+THEME("undo");
+
+TEST(undo_that_waits_for_its_retry)
 {
     struct server *s = things("--undo-retries 9");
     int c = get(s, "/run?cmd=test%%20-e%%20%s&seconds=60", at("go"));
@@ -293,9 +309,8 @@ START_TEST(undo_that_waits_for_its_retry)
     wait_for("s['undoing']", "[]");
     server_stop(s);
 }
-END_TEST
 
-START_TEST(undo_that_was_given_up)
+TEST(undo_that_was_given_up)
 {
     struct server *s = things("--undo-retries 0");
     int c = get(s, "/run?cmd=false&seconds=60");
@@ -321,10 +336,9 @@ START_TEST(undo_that_was_given_up)
     must(strstr(status("--html"), "<h2 class=\"bad\">Parked</h2>"));
     free(id);
 }
-END_TEST
 
 /* Whatever the name of the state directory, it works as it stands. */
-START_TEST(retry_can_be_pasted)
+TEST(retry_can_be_pasted)
 {
     static const char id[] = "0123456789abcdef-1f";
     char shell[PATH_MAX];
@@ -338,10 +352,9 @@ START_TEST(retry_can_be_pasted)
     must_say(o.status == 0 && strstr(o.text, "undone"), "%s: %d: %s", shell, o.status, o.text);
     must(!exists(at("st\344t'e/failed/%s", id)));
 }
-END_TEST
 
 /* What is struck out, a mark, kept by a `commit`, or not whole is not counted. */
-START_TEST(records_of_a_ledger)
+TEST(records_of_a_ledger)
 {
     static const char id[] = "state/failed/0123456789abcdef-1f";
     static const char *const parked =
@@ -365,7 +378,6 @@ START_TEST(records_of_a_ledger)
     file_write(at("state/failed/0123456789abcdef-1g"), "run x\n");
     must_be("len(d['parked'])", "1");
 }
-END_TEST
 
 /* Lock FILE as a server, or whoever recovers it, does. */
 static void hold_lock(const char *file)
@@ -375,7 +387,7 @@ static void hold_lock(const char *file)
     must(fd >= 0 && fcntl(fd, F_SETLK, &lock) == 0);
 }
 
-START_TEST(server_that_died)
+TEST(server_that_died)
 {
     struct server *s = things("%s", "");
     int c = get(s, "/run?cmd=test%%20-e%%20%s&seconds=60", at("go"));
@@ -407,11 +419,12 @@ START_TEST(server_that_died)
     server_stop(s);
     free(token);
 }
-END_TEST
 
 /* ---- What there is to be told when there is nothing ----------------------------------------- */
 
-START_TEST(nothing_runs)
+THEME("command line");
+
+TEST(nothing_runs)
 {
     struct output o = run("%s status --state %s", the_hangupd(), at("state"));
     must_say(o.status == 1 && strstr(o.text, at("state")) && strstr(o.text, "--state"), "%d: %s",
@@ -426,9 +439,8 @@ START_TEST(nothing_runs)
     must(strstr(status("--html"), "No server is running"));
     must(strstr(status("--prometheus"), "\nhangupd_servers 0\n"));
 }
-END_TEST
 
-START_TEST(several_servers)
+TEST(several_servers)
 {
     struct server *first = things("%s", ""), *second = hangupd("%s", "");
     int c = get(second, "/a?seconds=60");
@@ -441,7 +453,6 @@ START_TEST(several_servers)
     server_kill(second, SIGTERM);
     server_stop(first);
 }
-END_TEST
 
 static const struct {
     const char *words, *explanation;
@@ -460,21 +471,18 @@ static const struct {
     {"--state /dev/null", "/dev/null: Not a directory", 1},
 };
 
-START_TEST(mistake_is_explained)
+TEST_EACH(mistake_is_explained, mistakes)
 {
     struct output o = run("%s status %s", the_hangupd(), mistakes[_i].words);
     must_say(o.status == mistakes[_i].status && strstr(o.text, mistakes[_i].explanation) &&
                  strncmp(o.text, "hangupd status: ", 16) == 0,
              "%s: %d: %s", mistakes[_i].words, o.status, o.text);
 }
-END_TEST
 
-START_TEST(state_of_another_user)
+TEST(state_of_another_user)
 {
-    if (geteuid() != 0) {
-        test_skipped("state_of_another_user", "only root can become another user");
+    if (only_for_root("state_of_another_user"))
         return;
-    }
     server_stop(things("%s", ""));
     struct output o = run("setpriv --reuid 65534 --clear-groups %s status --state %s",
                           the_hangupd(), at("state"));
@@ -484,9 +492,8 @@ START_TEST(state_of_another_user)
         must_say(o.status == 1 && strstr(o.text, "Permission denied; ask as its owner"), "%d: %s",
                  o.status, o.text);
 }
-END_TEST
 
-START_TEST(help)
+TEST(help)
 {
     struct output o = run("%s status --help", the_hangupd());
     static const char *const options[] = {"--state", "--json",  "--prometheus",
@@ -496,9 +503,10 @@ START_TEST(help)
     o = run("%s --help", the_hangupd());
     must(o.status == 0 && strstr(o.text, "hangupd status"));
 }
-END_TEST
 
 /* ---- Scoreboards that lie ------------------------------------------------------------------- */
+
+THEME("lies");
 
 #define TOKEN "00000000deadbeef"
 #define OTHER_TOKEN "00000000deadbee0"
@@ -562,7 +570,7 @@ static const char *condition(void)
     return ask("[x['condition'] for x in d['servers'] + d['other_servers']]");
 }
 
-START_TEST(board_that_is_no_board)
+TEST(board_that_is_no_board)
 {
     struct board b = board_take();
     static char other[1 << 16];
@@ -594,7 +602,6 @@ START_TEST(board_that_is_no_board)
     must(symlink("/etc/passwd", at("state/" TOKEN "/scoreboard")) == 0);
     must(strcmp(condition(), "['unreadable']") == 0);
 }
-END_TEST
 
 /* The server of the board is this test, so that it is believed to live. */
 static void board_adopt(struct board *b)
@@ -611,7 +618,7 @@ static void board_adopt(struct board *b)
     must_say(false, "no pid in the scoreboard");
 }
 
-START_TEST(board_with_false_slots)
+TEST(board_with_false_slots)
 {
     struct board b = board_take();
     board_adopt(&b);
@@ -645,9 +652,8 @@ START_TEST(board_with_false_slots)
     board_put(b.bytes, b.length);
     all_formats_are_sane();
 }
-END_TEST
 
-START_TEST(board_of_random_bytes)
+TEST_TIMES(board_of_random_bytes, 4)
 {
     struct board b = board_take();
     board_adopt(&b);
@@ -663,33 +669,10 @@ START_TEST(board_of_random_bytes)
         free(bytes);
     }
 }
-END_TEST
-
-/* ---- Many ------------------------------------------------------------------------------------ */
-
-START_TEST(two_hundred_and_fifty_six)
-{
-    enum { MANY = 256 };
-    struct server *s = things("--requests %d", MANY);
-    int c[MANY];
-    for (int i = 0; i < MANY; i++)
-        c[i] = get(s, "/make?path=%s&seconds=60", at("file%d", i));
-    wait_for("(s['in_flight'], sum(x['processes'] for x in r), sum(x['records'] for x in r))",
-             "(256, 256, 256)");
-    must_be("len(set(x['id'] for x in r)), len(set(x['client'] for x in r))", "(256, 256)");
-    unsigned rows = 0;
-    for (const char *p = status(""); (p = strstr(p, "  running  ")); p++)
-        rows++;
-    must_say(rows == MANY, "%u rows", rows);
-    for (int i = 0; i < MANY; i++)
-        close_rst(c[i]);
-    wait_for("(s['in_flight'], s['requests_ended'], s['connections_open'])", "(0, 256, 0)");
-    must_be(ENDED, "hangup/ok:256");
-    server_stop(s);
-}
-END_TEST
 
 /* ---- Prometheus ------------------------------------------------------------------------------ */
+
+THEME("formats");
 
 /* promtool's rules, and what its parser wants; prints the samples. */
 static const char metrics_check[] =
@@ -729,7 +712,7 @@ static const char *samples(void)
     return o.text;
 }
 
-START_TEST(metrics)
+TEST(metrics)
 {
     struct server *s = things("--listen unix:un\"ix.sock --listen 127.0.0.1:0 --requests 2");
     const char *listening = log_wait(s, "listening on 127");
@@ -778,9 +761,8 @@ START_TEST(metrics)
     wait_for("r", "[]");
     server_stop(s);
 }
-END_TEST
 
-START_TEST(metrics_of_several)
+TEST(metrics_of_several)
 {
     struct server *first = things("%s", "");
     samples();
@@ -790,10 +772,9 @@ START_TEST(metrics_of_several)
     samples();
     server_stop(second);
 }
-END_TEST
 
 /* As while one drains and the next has come: what is counted is added up, and times are not. */
-START_TEST(metrics_of_two_at_one_address)
+TEST(metrics_of_two_at_one_address)
 {
     struct board b = board_take();
     board_adopt(&b);
@@ -819,12 +800,11 @@ START_TEST(metrics_of_two_at_one_address)
     const char *start = strstr(said, line);
     must_say(start && atoll(start + strlen(line)) <= time(NULL), "%s", said);
 }
-END_TEST
 
 /* ---- As a program of a request ----------------------------------------------------------------
  */
 
-START_TEST(cgi_header)
+TEST(cgi_header)
 {
     static const struct {
         const char *option, *type;
@@ -844,11 +824,11 @@ START_TEST(cgi_header)
     }
     server_stop(s);
 }
-END_TEST
 
 /* A script in the test's directory. */
 static void program(const char *name, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+
 static void program(const char *name, const char *format, ...)
 {
     char text[PATH_MAX + 256] = "#!/bin/sh\n";
@@ -860,7 +840,7 @@ static void program(const char *name, const char *format, ...)
     must(chmod(at("%s", name), 0755) == 0);
 }
 
-START_TEST(served_through_itself)
+TEST(served_through_itself)
 {
     program("json", "exec %s status --json\n", the_hangupd());
     program("text", "exec %s status\n", the_hangupd());
@@ -883,10 +863,9 @@ START_TEST(served_through_itself)
     wait_for("r", "[]");
     server_stop(s);
 }
-END_TEST
 
 /* --state comes first, then HANGUPD_STATE if it says anything, then the default. */
-START_TEST(state_by_environment)
+TEST(state_by_environment)
 {
     static const struct {
         const char *settings, *option;
@@ -910,9 +889,8 @@ START_TEST(state_by_environment)
                  cases[i].settings, cases[i].option, o.text);
     }
 }
-END_TEST
 
-START_TEST(page_reloads_itself)
+TEST(page_reloads_itself)
 {
     server_stop(things("%s", ""));
     must(strstr(status("--html"), "<meta http-equiv=\"refresh\" content=\"5\">"));
@@ -920,7 +898,6 @@ START_TEST(page_reloads_itself)
     must(strstr(status("--html --watch 1500ms"), "<meta http-equiv=\"refresh\" content=\"2\">"));
     must(strstr(status("--watch=2m --html"), "<meta http-equiv=\"refresh\" content=\"120\">"));
 }
-END_TEST
 
 /* ---- Watching ----------------------------------------------------------------------------------
  */
@@ -970,7 +947,7 @@ static pid_t watch_start(int out, bool terminal, const char *option)
     return pid;
 }
 
-START_TEST(watch_into_a_pipe)
+TEST(watch_into_a_pipe)
 {
     struct server *s = things("%s", "");
     int ends[2], status;
@@ -985,9 +962,8 @@ START_TEST(watch_into_a_pipe)
     must(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(watch_on_a_terminal)
+TEST(watch_on_a_terminal)
 {
     enum { MANY = 12, WIDTH = 70, HEIGHT = 10 };
     struct server *s = things("%s", "");
@@ -1018,58 +994,4 @@ START_TEST(watch_on_a_terminal)
         close_fin(c[i]);
     wait_for("r", "[]");
     server_stop(s);
-}
-END_TEST
-
-/* ---- The suite ---------------------------------------------------------------------------------
- */
-
-static Suite *status_suite(void)
-{
-    Suite *suite = suite_create("status");
-    TCase *t = theme(suite, "in flight");
-    tcase_add_test(t, request_in_flight);
-    tcase_add_test(t, processes_are_those_below_the_child);
-    tcase_add_test(t, records_are_those_not_struck_out);
-    tcase_add_test(t, phases);
-    tcase_add_test(t, oldest_comes_first);
-    tcase_add_test(t, queued_and_idle);
-    tcase_add_test(t, two_hundred_and_fifty_six);
-    tcase_add_test(t, outcomes);
-
-    t = theme(suite, "undo");
-    tcase_add_test(t, undo_that_waits_for_its_retry);
-    tcase_add_test(t, undo_that_was_given_up);
-    tcase_add_test(t, retry_can_be_pasted);
-    tcase_add_test(t, records_of_a_ledger);
-    tcase_add_test(t, server_that_died);
-
-    t = theme(suite, "command line");
-    tcase_add_test(t, nothing_runs);
-    tcase_add_test(t, several_servers);
-    tcase_add_loop_test(t, mistake_is_explained, 0, COUNT(mistakes));
-    tcase_add_test(t, state_of_another_user);
-    tcase_add_test(t, help);
-
-    t = theme(suite, "lies");
-    tcase_add_test(t, board_that_is_no_board);
-    tcase_add_test(t, board_with_false_slots);
-    tcase_add_loop_test(t, board_of_random_bytes, 0, 4);
-
-    t = theme(suite, "formats");
-    tcase_add_test(t, metrics);
-    tcase_add_test(t, metrics_of_several);
-    tcase_add_test(t, metrics_of_two_at_one_address);
-    tcase_add_test(t, cgi_header);
-    tcase_add_test(t, served_through_itself);
-    tcase_add_test(t, state_by_environment);
-    tcase_add_test(t, page_reloads_itself);
-    tcase_add_test(t, watch_into_a_pipe);
-    tcase_add_test(t, watch_on_a_terminal);
-    return suite;
-}
-
-int main(void)
-{
-    return run_suite(status_suite());
 }

@@ -16,13 +16,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "ledger.h"
 #include "harness.h"
+#include "ledger.h"
 
-#define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
 #define ID "0123456789abcdef-1"
 
 /* ---- hangupd undo -------------------------------------------------------------------------- */
+
+THEME("hangupd undo");
 
 /* A ledger as a request's program finds it, in the test's directory. */
 static void ledger_write(const char *records)
@@ -74,25 +75,23 @@ static const struct {
     {{"commit"}, "commit\n"},
 };
 
-START_TEST(record_is_written)
+TEST_EACH(record_is_written, recorded)
 {
     ledger_write("");
     struct output o = undo(recorded[_i].words);
     must_say(o.status == 0 && o.length == 0, "%d: %s", o.status, o.text);
     must_say(strcmp(ledger_records(), recorded[_i].record) == 0, "%s", ledger_records());
 }
-END_TEST
 
-START_TEST(record_goes_to_the_end)
+TEST(record_goes_to_the_end)
 {
     ledger_write("unlink /before\n");
     must(undo((const char *const[]){"commit", NULL}).status == 0);
     must_say(strcmp(ledger_records(), "unlink /before\ncommit\n") == 0, "%s", ledger_records());
 }
-END_TEST
 
 /* What a shell makes of the record is what was said, word for word. */
-START_TEST(words_come_through_the_shell)
+TEST(words_come_through_the_shell)
 {
     static const char *const words[] = {"run",   "./show", "two  words", "'",   "\"", "\\",
                                         "$HOME", "`id`",   "$(id)",      "*",   "~",  "",
@@ -112,9 +111,8 @@ START_TEST(words_come_through_the_shell)
     struct output o = run_argv(argv, NULL, true);
     must_say(strcmp(o.text, expected) == 0, "%s became %s", expected, o.text);
 }
-END_TEST
 
-START_TEST(relative_path_is_made_absolute)
+TEST_TIMES(relative_path_is_made_absolute, 2)
 {
     static const char *const verbs[] = {"unlink", "rmtree"};
     char expected[8192];
@@ -123,7 +121,6 @@ START_TEST(relative_path_is_made_absolute)
     snprintf(expected, sizeof(expected), "%s %s\n", verbs[_i], at("below/it"));
     must_say(strcmp(ledger_records(), expected) == 0, "%s", ledger_records());
 }
-END_TEST
 
 static char ran[256];
 
@@ -144,7 +141,7 @@ static enum cleanup_result settle_it(void)
 }
 
 /* The reader understands each record that the writer writes. */
-START_TEST(what_is_recorded_is_undone)
+TEST(what_is_recorded_is_undone)
 {
     static const char *const records[][4] = {
         {"unlink", "file"}, {"rmtree", "tree"},   {"unlink-if", "same"}, {"unlink-if", "other"},
@@ -165,9 +162,8 @@ START_TEST(what_is_recorded_is_undone)
     must(exists(at("other")) && exists(at("kept")));
     must_say(strcmp(ran, "[c 'd e'][a b]") == 0, "%s", ran);
 }
-END_TEST
 
-START_TEST(commit_keeps_what_is_above)
+TEST(commit_keeps_what_is_above)
 {
     ledger_write("");
     file_write(at("above"), "");
@@ -178,7 +174,6 @@ START_TEST(commit_keeps_what_is_above)
     must(settle_it() == CLEANUP_DONE);
     must(exists(at("above")) && !exists(at("below")));
 }
-END_TEST
 
 static char too_long[CLEANUP_RECORD_MAX + 1];
 
@@ -217,7 +212,7 @@ static const struct {
     {{"Unlink", "/tmp/x"}, "no verb Unlink"},
 };
 
-START_TEST(what_cannot_be_held_is_refused)
+TEST_EACH(what_cannot_be_held_is_refused, refused)
 {
     memset(too_long, 'x', sizeof(too_long) - 1);
     ledger_write("unlink /before\n");
@@ -227,9 +222,8 @@ START_TEST(what_cannot_be_held_is_refused)
     must_say(o.status == 2 && strstr(o.text, refused[_i].why), "%d: %s", o.status, o.text);
     must_say(strcmp(ledger_records(), "unlink /before\n") == 0, "%s", ledger_records());
 }
-END_TEST
 
-START_TEST(directory_that_is_gone_is_told)
+TEST(directory_that_is_gone_is_told)
 {
     ledger_write("");
     must(mkdir(at("gone"), 0755) == 0);
@@ -238,7 +232,6 @@ START_TEST(directory_that_is_gone_is_told)
     must_say(o.status == 2 && strstr(o.text, "No such file"), "%d: %s", o.status, o.text);
     must_say(*ledger_records() == '\0', "%s", ledger_records());
 }
-END_TEST
 
 static const struct {
     const char *setting, *why;
@@ -258,7 +251,7 @@ static const struct {
     {"rm \"ledgers/" ID "\";", "has ended"},
 };
 
-START_TEST(descriptor_that_is_no_ledger_is_told)
+TEST_EACH(descriptor_that_is_no_ledger_is_told, not_ledgers)
 {
     ledger_write("");
     file_write(at("other"), "something else\n");
@@ -266,17 +259,15 @@ START_TEST(descriptor_that_is_no_ledger_is_told)
     must_say(o.status == 2 && strstr(o.text, not_ledgers[_i].why), "%d: %s", o.status, o.text);
     must(*ledger_records() == '\0' && strcmp(file_read(at("other")), "something else\n") == 0);
 }
-END_TEST
 
-START_TEST(any_descriptor_will_do)
+TEST(any_descriptor_will_do)
 {
     ledger_write("");
     struct output o = undo_as("exec 7>&3 3>&-; UNDO_FD=7;", (const char *const[]){"commit", NULL});
     must_say(o.status == 0 && strcmp(ledger_records(), "commit\n") == 0, "%s", o.text);
 }
-END_TEST
 
-START_TEST(record_that_cannot_be_written_is_told)
+TEST(record_that_cannot_be_written_is_told)
 {
     ledger_write("");
     struct output o =
@@ -285,9 +276,8 @@ START_TEST(record_that_cannot_be_written_is_told)
              "%d: %s", o.status, o.text);
     must(*ledger_records() == '\0');
 }
-END_TEST
 
-START_TEST(undo_helps)
+TEST(undo_helps)
 {
     static const char *const named[] = {"run",    "unlink", "rmtree",  "unlink-if",  "rmtree-if",
                                         "commit", "FILEID", "UNDO_FD", "REQUEST_ID", "Exit status"};
@@ -296,7 +286,6 @@ START_TEST(undo_helps)
     for (int i = 0; i < COUNT(named); i++)
         must_say(strstr(o.text, named[i]), "%s is not in hangupd undo --help", named[i]);
 }
-END_TEST
 
 /* ---- What the tests of janitors share ------------------------------------------------------ */
 
@@ -325,8 +314,11 @@ static void write_script(void)
     file_write(at("slow"), slow_script);
 }
 
+SUITE(.begin = write_script);
+
 /* TEXT as it may stand in a query. Valid for the next 7 calls. */
 static const char *encoded(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 static const char *encoded(const char *format, ...)
 {
     static char texts[8][4096];
@@ -464,7 +456,9 @@ static bool nothing_in_state(void)
 
 /* ---- Commands that undo -------------------------------------------------------------------- */
 
-START_TEST(commands_run_newest_first)
+THEME("commands");
+
+TEST(commands_run_newest_first)
 {
     struct server *s = things("%s", "");
     char query[8192];
@@ -480,9 +474,8 @@ START_TEST(commands_run_newest_first)
     must(!exists(at("file")));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(command_has_the_servers_environment)
+TEST(command_has_the_servers_environment)
 {
     must(setenv("FROM_THE_SERVER", "yes indeed", 1) == 0 && setenv("REQUEST_ID", "wrong", 1) == 0);
     struct server *s = things("%s", "");
@@ -501,10 +494,9 @@ START_TEST(command_has_the_servers_environment)
     must_say(group == pid, "%s", line);
     server_stop(s);
 }
-END_TEST
 
 /* Nobody waits for a log, but a janitor may, for a while: what a command says is not lost. */
-START_TEST(command_that_says_much)
+TEST(command_that_says_much)
 {
     char text[64];
     struct server *s = things("%s", "");
@@ -523,9 +515,8 @@ START_TEST(command_that_says_much)
     must_say(log_count(s, text) >= 30000, "%u lines", log_count(s, text));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(command_that_floods_the_log)
+TEST(command_that_floods_the_log)
 {
     struct server *s = things("--undo-timeout 0.5 --undo-retries 0");
     struct working w = start_working(s, "run1=yes");
@@ -534,7 +525,6 @@ START_TEST(command_that_floods_the_log)
     must(log_has(s, " %s could not undo: run yes: no end within 500 ms\n", w.id));
     server_stop(s);
 }
-END_TEST
 
 static const struct {
     const char *query, *what, *why;
@@ -548,7 +538,7 @@ static const struct {
     {"unlink1=dir", NULL, "Is a directory"},
 };
 
-START_TEST(failure_is_told_with_its_reason)
+TEST_EACH(failure_is_told_with_its_reason, failures)
 {
     char what[8192];
     must(mkdir(at("dir"), 0755) == 0);
@@ -564,13 +554,12 @@ START_TEST(failure_is_told_with_its_reason)
     must_say(strcmp(parked(w.id), what) == 0, "%s", parked(w.id));
     server_stop(s);
 }
-END_TEST
 
 static const char *const lefts[] = {"sleep 1000 &", "setsid sleep 1000 & sleep 0.1",
                                     "(trap '' TERM HUP; sleep 1000; :) & :"};
 
 /* The pipe that its output comes through is still open then: nobody waits for that. */
-START_TEST(command_leaves_nothing_behind)
+TEST_EACH(command_leaves_nothing_behind, lefts)
 {
     char query[4096];
     struct server *s = things("%s", "");
@@ -581,11 +570,12 @@ START_TEST(command_leaves_nothing_behind)
     no_process_left();
     server_stop(s);
 }
-END_TEST
 
 /* ---- Janitors ------------------------------------------------------------------------------ */
 
-START_TEST(at_most_so_many_at_once)
+THEME("janitors");
+
+TEST(at_most_so_many_at_once)
 {
     static const char *const names[] = {"a", "b", "c", "d", "e"};
     struct working w[5];
@@ -605,9 +595,8 @@ START_TEST(at_most_so_many_at_once)
     wait_until(log_count(s, " hangup undo=ok") == 5);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(waiting_connection_goes_first)
+TEST(waiting_connection_goes_first)
 {
     struct working w[3];
     static const char *const names[] = {"x", "y", "z"};
@@ -630,9 +619,8 @@ START_TEST(waiting_connection_goes_first)
     wait_until(child_count(s->pid) == 0);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(failure_holds_back_nothing)
+TEST(failure_holds_back_nothing)
 {
     char query[8192];
     struct server *s = things("--undo-retries 1");
@@ -657,9 +645,8 @@ START_TEST(failure_holds_back_nothing)
     must_say(strcmp(parked(bad.id), query) == 0, "%s", parked(bad.id));
     server_stop(s);
 }
-END_TEST
 
-START_TEST(failure_is_tried_again_later_and_later)
+TEST(failure_is_tried_again_later_and_later)
 {
     struct server *s = things("--undo-retries 2");
     struct working w = start_working(s, "run1=date+%2b%25s%25N+>>times;+false");
@@ -675,9 +662,8 @@ START_TEST(failure_is_tried_again_later_and_later)
              "after %lld and %lld ns", times[1] - times[0], times[2] - times[1]);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(failure_that_goes_away_is_undone)
+TEST(failure_that_goes_away_is_undone)
 {
     struct server *s = things("%s", "");
     struct working w = start_working(s, "run1=test+-e+mended");
@@ -688,10 +674,9 @@ START_TEST(failure_that_goes_away_is_undone)
     must(!exists(at("state/failed")));
     server_stop(s);
 }
-END_TEST
 
 /* With its janitor the command dies, and what it has left behind before the next one begins. */
-START_TEST(command_dies_with_its_janitor)
+TEST(command_dies_with_its_janitor)
 {
     struct server *s = things("%s", "");
     struct working w = start_slow(s, "a");
@@ -706,9 +691,8 @@ START_TEST(command_dies_with_its_janitor)
     no_process_left();
     server_stop(s);
 }
-END_TEST
 
-START_TEST(janitor_that_dies_last_leaves_it_to_the_parent)
+TEST(janitor_that_dies_last_leaves_it_to_the_parent)
 {
     struct server *s = things("--undo-retries 0");
     struct working w = start_slow(s, "a");
@@ -720,12 +704,11 @@ START_TEST(janitor_that_dies_last_leaves_it_to_the_parent)
     must_say(strcmp(parked(w.id), "run exec sh slow a\n") == 0, "%s", parked(w.id));
     server_kill(s, SIGKILL);
 }
-END_TEST
 
 static const char *const states[] = {"state", "st'a%te", "st\xc3\xa4'te"};
 
 /* The line says what to type. */
-START_TEST(line_tells_how_to_try_again)
+TEST_EACH(line_tells_how_to_try_again, states)
 {
     char command[8192], path[8192];
     struct server *s = things("--undo-retries 0 --state %s", at("%s", states[_i]));
@@ -751,7 +734,6 @@ START_TEST(line_tells_how_to_try_again)
     must_say(o.status == 0 && strstr(o.text, ": undone"), "%s: %s", command, o.text);
     must(!exists(at("%s/failed/%s", states[_i], w.id)));
 }
-END_TEST
 
 /* Make the file one that can only be appended to, or an ordinary one again. */
 static bool set_append_only(const char *path, bool yes)
@@ -765,7 +747,7 @@ static bool set_append_only(const char *path, bool yes)
 }
 
 /* An answer that was refuted stays so, also when that could not be written down at once. */
-START_TEST(refuted_answer_is_not_kept_by_a_later_try)
+TEST(refuted_answer_is_not_kept_by_a_later_try)
 {
     struct server *s = things("%s", "");
     int c = get(s, "/big?path=%s&bytes=50000000", at("file"));
@@ -785,10 +767,9 @@ START_TEST(refuted_answer_is_not_kept_by_a_later_try)
     must(!exists(at("file")));
     server_stop(s);
 }
-END_TEST
 
 /* An answer that is refuted cannot complete any more while it is undone. */
-START_TEST(refuted_answer_is_cut_before_it_is_undone)
+TEST(refuted_answer_is_cut_before_it_is_undone)
 {
     struct server *s = things("--send-timeout 1");
     int c = get(s, "/big?path=%s&bytes=50000000&run=%s", at("file"), encoded("exec sh slow a"));
@@ -804,9 +785,10 @@ START_TEST(refuted_answer_is_cut_before_it_is_undone)
     must(!exists(at("file")));
     server_stop(s);
 }
-END_TEST
 
 /* ---- hangupd recover ----------------------------------------------------------------------- */
+
+THEME("hangupd recover");
 
 static struct output recover(const char *words)
 {
@@ -822,15 +804,7 @@ static pid_t start_recover(const char *out, const char *words)
     return start_shell(command);
 }
 
-static int status_of(pid_t pid)
-{
-    int status;
-    wait_until(!is_alive(pid));
-    must(waitpid(pid, &status, 0) == pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-START_TEST(recover_undoes_all_that_was_left)
+TEST(recover_undoes_all_that_was_left)
 {
     char query[8192];
     struct working w[2];
@@ -854,9 +828,8 @@ START_TEST(recover_undoes_all_that_was_left)
     o = recover("");
     must_say(o.status == 0 && strstr(o.text, "nothing is left"), "%d: %s", o.status, o.text);
 }
-END_TEST
 
-START_TEST(recover_undoes_only_what_is_named)
+TEST(recover_undoes_only_what_is_named)
 {
     struct working w[3];
     struct server *s = things("--undo-retries 0");
@@ -879,9 +852,8 @@ START_TEST(recover_undoes_only_what_is_named)
     o = recover("");
     must(o.status == 0 && strcmp(file_read(at("order")), "1\n2\n0\n") == 0 && nothing_in_state());
 }
-END_TEST
 
-START_TEST(recover_keeps_what_was_answered)
+TEST(recover_keeps_what_was_answered)
 {
     char *ledger = (char *)at("state/0123456789abcdef/" ID);
     must(mkdir(at("state"), 0700) == 0 && mkdir(at("state/0123456789abcdef"), 0700) == 0);
@@ -892,9 +864,8 @@ START_TEST(recover_keeps_what_was_answered)
     must_say(o.status == 0 && strstr(o.text, ID ": kept"), "%d: %s", o.status, o.text);
     must(exists(at("file")) && !exists(at("ran")) && nothing_in_state());
 }
-END_TEST
 
-START_TEST(recover_says_what_is_left_and_why)
+TEST(recover_says_what_is_left_and_why)
 {
     char text[8192];
     struct server *s = things("%s", "");
@@ -922,9 +893,8 @@ START_TEST(recover_says_what_is_left_and_why)
     wait_until(log_count(s, "UNDO FAILED") == 2);
     server_stop(s);
 }
-END_TEST
 
-START_TEST(recover_refuses_what_is_not_its)
+TEST(recover_refuses_what_is_not_its)
 {
     char words[256], text[256];
     struct server *s = things("%s", "");
@@ -948,7 +918,6 @@ START_TEST(recover_refuses_what_is_not_its)
     log_wait(s, " hangup undo=ok");
     server_stop(s);
 }
-END_TEST
 
 static const struct {
     const char *words;
@@ -965,7 +934,7 @@ static const struct {
     {"--help", 0, "Exit status"},
 };
 
-START_TEST(recover_explains_mistakes)
+TEST_EACH(recover_explains_mistakes, recover_mistakes)
 {
     file_write(at("file"), "");
     must(mkdir(at("open"), 0755) == 0 && mkdir(at("state"), 0700) == 0);
@@ -974,7 +943,6 @@ START_TEST(recover_explains_mistakes)
              "%d: %s", o.status, o.text);
     must(is_empty(at("state")) && !exists(at("nowhere")));
 }
-END_TEST
 
 /* From a dead server's directory, or from failed. */
 static const char *leave_somewhere(bool in_failed)
@@ -993,7 +961,7 @@ static const char *leave_somewhere(bool in_failed)
     return w.id;
 }
 
-START_TEST(second_recover_waits_for_the_first)
+TEST_TIMES(second_recover_waits_for_the_first, 2)
 {
     const char *id = leave_somewhere(_i);
     pid_t first = start_recover("out1", "");
@@ -1001,37 +969,35 @@ START_TEST(second_recover_waits_for_the_first)
     pid_t second = start_recover("out2", id);
     wait_until(strstr(file_read(at("out2")), "waiting for its end"));
     go("a");
-    must_say(status_of(first) == 0, "%s", file_read(at("out1")));
-    must_say(status_of(second) == 1 && strstr(file_read(at("out2")), "no ledger"), "%s",
+    must_say(wait_status(first) == 0, "%s", file_read(at("out1")));
+    must_say(wait_status(second) == 1 && strstr(file_read(at("out2")), "no ledger"), "%s",
              file_read(at("out2")));
     must(strcmp(file_read(at("order")), "a\n") == 0);
     no_overlap();
     must(nothing_in_state());
 }
-END_TEST
 
 /* The process that a terminal's kill meets, or the one that does the work. */
-START_TEST(recover_that_is_killed_is_gone_on_with)
+TEST_TIMES(recover_that_is_killed_is_gone_on_with, 4)
 {
     leave_somewhere(_i / 2);
     pid_t first = start_recover("out1", "");
     wait_order("a\n");
     pid_t worker = (pid_t)atoi(file_read(at("janitor-a")));
     kill(_i % 2 ? worker : first, SIGKILL);
-    must(status_of(first) != 0);
+    must(wait_status(first) != 0);
     wait_until(!is_alive(shell_of("a"))); /* nobody had to look for it */
     pid_t second = start_recover("out2", "");
     wait_order("a\na\n");
     no_overlap();
     must(!is_alive(worker));
     go("a");
-    must_say(status_of(second) == 0, "%s", file_read(at("out2")));
+    must_say(wait_status(second) == 0, "%s", file_read(at("out2")));
     must(nothing_in_state());
     no_process_left();
 }
-END_TEST
 
-START_TEST(recover_beside_a_start)
+TEST(recover_beside_a_start)
 {
     leave_slow("a");
     pid_t pid = start_recover("out", "");
@@ -1040,7 +1006,7 @@ START_TEST(recover_beside_a_start)
     struct working w = start_slow(s, "b");
     wait_until(child_count(s->pid) == 1); /* its recovery has ended */
     go("a");
-    must_say(status_of(pid) == 0, "%s", file_read(at("out")));
+    must_say(wait_status(pid) == 0, "%s", file_read(at("out")));
     must_say(strcmp(file_read(at("order")), "a\n") == 0, "%s", file_read(at("order")));
     no_overlap();
     go("b");
@@ -1048,11 +1014,10 @@ START_TEST(recover_beside_a_start)
     log_wait(s, " hangup undo=ok");
     server_stop(s);
 }
-END_TEST
 
 /* The dead server's start-up recovery looks for all its requests' processes; but not for those of
  * a ledger that somebody else holds by now. */
-START_TEST(start_spares_what_recover_runs)
+TEST(start_spares_what_recover_runs)
 {
     struct server *s = things("--undo-retries 0");
     struct working parked_one = start_slow(s, "a");
@@ -1069,14 +1034,13 @@ START_TEST(start_spares_what_recover_runs)
     log_wait(s, "recovered from a dead server");
     wait_exists(at("ran"));
     go("a");
-    must_say(status_of(pid) == 0, "%s", file_read(at("out")));
+    must_say(wait_status(pid) == 0, "%s", file_read(at("out")));
     must(strcmp(file_read(at("order")), "a\n") == 0);
     server_stop(s);
 }
-END_TEST
 
 /* Only one of a dead server's ledgers is asked for: a start meanwhile finds the others. */
-START_TEST(start_beside_recover_of_one)
+TEST(start_beside_recover_of_one)
 {
     struct working w[2];
     struct server *s = things("%s", "");
@@ -1089,21 +1053,18 @@ START_TEST(start_beside_recover_of_one)
     wait_exists(at("ran"));
     wait_until(child_count(s->pid) == 0);
     go("a");
-    must_say(status_of(pid) == 0, "%s", file_read(at("out")));
+    must_say(wait_status(pid) == 0, "%s", file_read(at("out")));
     must(strcmp(file_read(at("order")), "a\n") == 0);
     server_stop(s);
 }
-END_TEST
 
 /* Root becomes the owner, with or without a name, before anything is run. */
-START_TEST(recover_as_root_becomes_the_owner)
+TEST_TIMES(recover_as_root_becomes_the_owner, 2)
 {
     static const uid_t owners[] = {65534, 54321};
     char text[256];
-    if (geteuid() != 0) {
-        test_skipped("recover_as_root_becomes_the_owner", "only root can become another user");
+    if (only_for_root("recover_as_root_becomes_the_owner"))
         return;
-    }
     const gid_t further[] = {12345}; /* which must go, too */
     must(setgroups(1, further) == 0);
     must(mkdir(at("state"), 0700) == 0 && mkdir(at("state/failed"), 0700) == 0);
@@ -1118,24 +1079,22 @@ START_TEST(recover_as_root_becomes_the_owner)
              owners[_i]);
     must_say(o.status == 0 && strstr(o.text, text), "%d: %s", o.status, o.text);
 }
-END_TEST
 
-START_TEST(recover_by_another_user_is_refused)
+TEST(recover_by_another_user_is_refused)
 {
-    if (geteuid() != 0) {
-        test_skipped("recover_by_another_user_is_refused", "only root can become another user");
+    if (only_for_root("recover_by_another_user_is_refused"))
         return;
-    }
     must(mkdir(at("state"), 0700) == 0 && chmod(test_dir, 0755) == 0);
     must(setgid(65534) == 0 && setuid(65534) == 0);
     struct output o = recover("");
     must_say(o.status == 1 && strstr(o.text, at("state")), "%d: %s", o.status, o.text);
 }
-END_TEST
 
 /* ---- After a crash ------------------------------------------------------------------------- */
 
-START_TEST(start_goes_on_with_commands)
+THEME("after a crash");
+
+TEST(start_goes_on_with_commands)
 {
     const char *dead = leave_slow("a");
     struct server *s = things("%s", "");
@@ -1147,10 +1106,9 @@ START_TEST(start_goes_on_with_commands)
     server_stop(s);
     must(is_ended("a"));
 }
-END_TEST
 
 /* What is to be tried again when the server is stopped is tried by the next one. */
-START_TEST(stop_leaves_retries_to_the_next_start)
+TEST(stop_leaves_retries_to_the_next_start)
 {
     struct server *s = things("%s", "");
     struct working w = start_working(s, "run1=test+-e+mended");
@@ -1168,10 +1126,9 @@ START_TEST(stop_leaves_retries_to_the_next_start)
     server_stop(s);
     must(!exists(at("state/failed")));
 }
-END_TEST
 
 /* The second server dies in the middle of what it took over from the first. */
-START_TEST(start_goes_on_after_two_crashes)
+TEST(start_goes_on_after_two_crashes)
 {
     const char *id = leave_slow("a");
     struct server *s = things("%s", "");
@@ -1190,10 +1147,9 @@ START_TEST(start_goes_on_after_two_crashes)
     must(is_ended("a") && nothing_in_state());
     nothing_left();
 }
-END_TEST
 
 /* A server for one connection does the same when that has ended, and follows its own undo. */
-START_TEST(inetd_server_goes_on_too)
+TEST(inetd_server_goes_on_too)
 {
     int ends[2];
     leave_slow("a");
@@ -1209,78 +1165,5 @@ START_TEST(inetd_server_goes_on_too)
     must(server_wait(s) == 0);
     must(strcmp(file_read(at("order")), "a\n") == 0 && is_ended("a"));
 }
-END_TEST
 
 /* ---- Running ------------------------------------------------------------------------------- */
-
-static TCase *theme_with_script(Suite *suite, const char *name)
-{
-    TCase *t = theme(suite, name);
-    tcase_add_checked_fixture(t, write_script, NULL);
-    return t;
-}
-
-static Suite *undo_suite(void)
-{
-    Suite *suite = suite_create("undo");
-    TCase *t = theme_with_script(suite, "hangupd undo");
-    tcase_add_loop_test(t, record_is_written, 0, COUNT(recorded));
-    tcase_add_test(t, record_goes_to_the_end);
-    tcase_add_test(t, words_come_through_the_shell);
-    tcase_add_loop_test(t, relative_path_is_made_absolute, 0, 2);
-    tcase_add_test(t, what_is_recorded_is_undone);
-    tcase_add_test(t, commit_keeps_what_is_above);
-    tcase_add_loop_test(t, what_cannot_be_held_is_refused, 0, COUNT(refused));
-    tcase_add_test(t, directory_that_is_gone_is_told);
-    tcase_add_loop_test(t, descriptor_that_is_no_ledger_is_told, 0, COUNT(not_ledgers));
-    tcase_add_test(t, any_descriptor_will_do);
-    tcase_add_test(t, record_that_cannot_be_written_is_told);
-    tcase_add_test(t, undo_helps);
-
-    t = theme_with_script(suite, "commands");
-    tcase_add_test(t, commands_run_newest_first);
-    tcase_add_test(t, command_has_the_servers_environment);
-    tcase_add_test(t, command_that_says_much);
-    tcase_add_test(t, command_that_floods_the_log);
-    tcase_add_loop_test(t, failure_is_told_with_its_reason, 0, COUNT(failures));
-    tcase_add_loop_test(t, command_leaves_nothing_behind, 0, COUNT(lefts));
-
-    t = theme_with_script(suite, "janitors");
-    tcase_add_test(t, at_most_so_many_at_once);
-    tcase_add_test(t, waiting_connection_goes_first);
-    tcase_add_test(t, failure_holds_back_nothing);
-    tcase_add_test(t, failure_is_tried_again_later_and_later);
-    tcase_add_test(t, failure_that_goes_away_is_undone);
-    tcase_add_test(t, command_dies_with_its_janitor);
-    tcase_add_test(t, janitor_that_dies_last_leaves_it_to_the_parent);
-    tcase_add_loop_test(t, line_tells_how_to_try_again, 0, COUNT(states));
-    tcase_add_test(t, refuted_answer_is_not_kept_by_a_later_try);
-    tcase_add_test(t, refuted_answer_is_cut_before_it_is_undone);
-
-    t = theme_with_script(suite, "hangupd recover");
-    tcase_add_test(t, recover_undoes_all_that_was_left);
-    tcase_add_test(t, recover_undoes_only_what_is_named);
-    tcase_add_test(t, recover_keeps_what_was_answered);
-    tcase_add_test(t, recover_says_what_is_left_and_why);
-    tcase_add_test(t, recover_refuses_what_is_not_its);
-    tcase_add_loop_test(t, recover_explains_mistakes, 0, COUNT(recover_mistakes));
-    tcase_add_loop_test(t, second_recover_waits_for_the_first, 0, 2);
-    tcase_add_loop_test(t, recover_that_is_killed_is_gone_on_with, 0, 4);
-    tcase_add_test(t, recover_beside_a_start);
-    tcase_add_test(t, start_spares_what_recover_runs);
-    tcase_add_test(t, start_beside_recover_of_one);
-    tcase_add_loop_test(t, recover_as_root_becomes_the_owner, 0, 2);
-    tcase_add_test(t, recover_by_another_user_is_refused);
-
-    t = theme_with_script(suite, "after a crash");
-    tcase_add_test(t, start_goes_on_with_commands);
-    tcase_add_test(t, stop_leaves_retries_to_the_next_start);
-    tcase_add_test(t, start_goes_on_after_two_crashes);
-    tcase_add_test(t, inetd_server_goes_on_too);
-    return suite;
-}
-
-int main(void)
-{
-    return run_suite(undo_suite());
-}

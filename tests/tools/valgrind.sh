@@ -35,22 +35,25 @@ for example in "$EXAMPLES"/*; do
     wrap "$example"
 done
 
+# A system suite has all of the harness, to start servers with; a unit suite has parts of it.
+is_unit()
+{
+    ! grep -q '^#include "harness.h"' "$TESTS/suites/$1.c"
+}
+
 # run_suite WHAT: SUITE or SUITE:CASE. In a unit suite each test, a forked child, has its own log.
 run_suite()
 {
     local suite=${1%%:*}
     local environment=("MEMCHECK=$HANGUPD")
     [[ $1 != *:* ]] || environment+=("CK_RUN_CASE=${1#*:}")
-    case $suite in
-    check_handler | check_cleanup)
+    if is_unit "$suite"; then
         env "${environment[@]}" CK_TIMEOUT_MULTIPLIER=10 "${memcheck[@]}" \
             --log-file="$scratch/logs/$suite.%p" "$suites/$suite"
-        ;;
-    *)
+    else
         env "${environment[@]}" CK_TIMEOUT_MULTIPLIER=5 HANGUPD="$scratch/bin/hangupd" \
             EXAMPLES="$scratch/bin" "$suites/$suite"
-        ;;
-    esac
+    fi
 }
 
 failed=0
@@ -96,7 +99,8 @@ findings()
         }
         function descriptor(block) {
             if (unit) {
-                if (block ~ /\((server|handler|cleanup)\.c:/ && !made_by(block, "start") &&
+                if (block ~ /\((server|handler|cleanup)\.c:|\([a-z_]+\.h:/ &&
+                    !made_by(block, "start") &&
                     !made_by(block, "ledger_make|ledger_reuse|cleanup_server_open|" \
                                     "cleanup_state_open"))
                     found(block)

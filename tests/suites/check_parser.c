@@ -1,31 +1,24 @@
-/* check_handler.c: the parser, by itself, however its input is cut; the words of the command
- * line; and whether an answer has arrived. Every test has its own process. */
-#include <arpa/inet.h>
-#include <check.h>
-#include <errno.h>
+/* check_parser.c: the parser, however its input is cut: heads, chunks, targets, the heads of
+ * programs; and the answers that are made without one. */
 #include <netinet/in.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "cgi.h"
-#include "routes.h"
 #include "serve.h"
+#include "suite.h"
 
-#define SIZE_OF(array) (sizeof(array) / sizeof(array)[0])
+SUITE(.bare = true);
 
 /* A string with its length, which may hold NULs. */
 struct bytes {
     const char *at;
     size_t length;
 };
+
 #define BYTES(literal)                                                                             \
     {                                                                                              \
         literal, sizeof(literal) - 1                                                               \
@@ -57,6 +50,8 @@ static unsigned random_below(unsigned n)
 }
 
 /* ---- The head ---------------------------------------------------------------------------- */
+
+THEME("head");
 
 static const struct http_limits wide = {.max_target = 8192, .max_header = 32768};
 
@@ -193,7 +188,7 @@ static const struct {
     {BYTES(GET H "Content-Lengths: x\r\nXHost: b\r\nHos: c\r\n\r\n"), "GET / 1.1 keep host"},
 };
 
-START_TEST(head_good)
+TEST_EACH(head_good, good_heads)
 {
     struct http_head h;
     struct bytes head = good_heads[_i].head;
@@ -215,7 +210,6 @@ START_TEST(head_good)
                      (int64_t)head.length);
     free(both);
 }
-END_TEST
 
 static const struct {
     struct bytes head;
@@ -325,7 +319,7 @@ static const struct {
     {BYTES(GET H "Expect:\r\n\r\n"), 417},
 };
 
-START_TEST(head_bad)
+TEST_EACH(head_bad, bad_heads)
 {
     struct http_head h;
     struct bytes head = bad_heads[_i].head;
@@ -334,18 +328,17 @@ START_TEST(head_bad)
                   (long long)result, h.status, shown(head.at, head.length));
     ck_assert_ptr_nonnull(h.reason);
 }
-END_TEST
 
-START_TEST(head_fields)
+TEST(head_fields)
 {
     static const char s[] = GET H "A:b\r\nLong-Name: \t v w \t\r\nEmpty: \r\n\r\n";
     static const char *const fields[][2] = {
         {"Host", "a"}, {"A", "b"}, {"Long-Name", "v w"}, {"Empty", ""}};
     struct http_head h;
     ck_assert_int_eq(parse_every_way(&h, s, sizeof s - 1, &wide), (int64_t)(sizeof s - 1));
-    ck_assert_uint_eq(h.field_count, SIZE_OF(fields));
+    ck_assert_uint_eq(h.field_count, COUNT(fields));
     ck_assert_uint_eq(h.fields_at, sizeof(GET) - 1);
-    for (size_t i = 0; i < SIZE_OF(fields); i++) {
+    for (size_t i = 0; i < COUNT(fields); i++) {
         struct http_field f = h.fields[i];
         ck_assert_uint_eq(f.name.length, strlen(fields[i][0]));
         ck_assert_mem_eq(s + f.name.at, fields[i][0], f.name.length);
@@ -353,9 +346,8 @@ START_TEST(head_fields)
         ck_assert_mem_eq(s + f.value.at, fields[i][1], f.value.length);
     }
 }
-END_TEST
 
-START_TEST(head_field_count)
+TEST(head_field_count)
 {
     struct http_head h;
     for (unsigned count = HTTP_FIELDS_MAX - 1; count <= HTTP_FIELDS_MAX + 1; count++) {
@@ -374,7 +366,6 @@ START_TEST(head_field_count)
         }
     }
 }
-END_TEST
 
 /* PREFIX, N times 'x', SUFFIX. */
 static size_t stretch(char *s, size_t room, const char *prefix, size_t n, const char *suffix)
@@ -391,7 +382,7 @@ static size_t stretch(char *s, size_t room, const char *prefix, size_t n, const 
 
 static const struct http_limits narrow = {.max_target = 100, .max_header = 200};
 
-START_TEST(head_target_limit)
+TEST(head_target_limit)
 {
     char s[4096];
     struct http_head h;
@@ -405,9 +396,8 @@ START_TEST(head_target_limit)
     ck_assert_int_eq(parse_every_way(&h, s, n, &narrow), -1);
     ck_assert_int_eq(h.status, 414);
 }
-END_TEST
 
-START_TEST(head_header_limit)
+TEST(head_header_limit)
 {
     char s[4096];
     struct http_head h;
@@ -422,15 +412,14 @@ START_TEST(head_header_limit)
     ck_assert_int_eq(parse_every_way(&h, s, n, &narrow), -1);
     ck_assert_int_eq(h.status, 431);
 }
-END_TEST
 
 /* Near a limit, too, it is not the packets that decide. */
-START_TEST(cut_anywhere_at_limits)
+TEST(cut_anywhere_at_limits)
 {
     static const char *const ends[] = {" HTTP/1.1\r\n" H E, "\x01", "\n", "\r\nx\r\n\r\n"};
     static char s[4096];
     struct http_head h;
-    for (size_t i = 0; i < SIZE_OF(ends); i++)
+    for (size_t i = 0; i < COUNT(ends); i++)
         for (size_t n = narrow.max_target + HTTP_LINE_SLACK - 30;
              n < narrow.max_target + HTTP_LINE_SLACK + 5; n++) {
             parse_every_way(&h, s, stretch(s, sizeof s, "G", n, " / HTTP/1.1\r\n" H E), &narrow);
@@ -438,13 +427,12 @@ START_TEST(cut_anywhere_at_limits)
         }
     static const char *const field_ends[] = {"\r\n\r\n", "\x01", "\n", "\r\nx\r\n\r\n",
                                              "\r\n x\r\n"};
-    for (size_t i = 0; i < SIZE_OF(field_ends); i++)
+    for (size_t i = 0; i < COUNT(field_ends); i++)
         for (size_t n = narrow.max_header - 30; n < narrow.max_header + 5; n++) {
             parse_every_way(&h, s, stretch(s, sizeof s, GET H "X: ", n, field_ends[i]), &narrow);
             parse_every_way(&h, s, stretch(s, sizeof s, GET H, n, field_ends[i]), &narrow);
         }
 }
-END_TEST
 
 /* Change, remove or double a few bytes of S, of N in a room of N + 8. */
 static size_t spoil(char *s, size_t n)
@@ -466,13 +454,13 @@ static size_t spoil(char *s, size_t n)
     return n;
 }
 
-START_TEST(head_spoilt)
+TEST(head_spoilt)
 {
     static const struct http_limits limits = {.max_target = 40, .max_header = 120};
     char s[512];
     for (unsigned round = 0; round < 30000; round++) {
         struct http_head whole = {0}, other = {0};
-        struct bytes from = good_heads[random_below(SIZE_OF(good_heads))].head;
+        struct bytes from = good_heads[random_below(COUNT(good_heads))].head;
         memcpy(s, from.at, from.length);
         size_t n = spoil(s, from.length);
         int64_t result = parse_prefix(&whole, s, n, &limits);
@@ -483,9 +471,10 @@ START_TEST(head_spoilt)
         must_be_same(s, n, &whole, result, &other, parse_in_pieces(&other, s, n, cut, n, &limits));
     }
 }
-END_TEST
 
 /* ---- Chunked coding ---------------------------------------------------------------------- */
+
+THEME("chunks");
 
 struct decoded {
     enum http_chunk_step step;
@@ -566,7 +555,7 @@ static const struct {
     {BYTES("0\r\nA: b\r\nC:\r\n\r\n"), ""},
 };
 
-START_TEST(chunks_good)
+TEST_EACH(chunks_good, good_chunks)
 {
     static struct decoded d;
     static char more[512];
@@ -592,7 +581,6 @@ START_TEST(chunks_good)
     ck_assert_int_eq(d.step, CHUNK_END);
     ck_assert_uint_eq(d.used, coded.length);
 }
-END_TEST
 
 static const struct bytes bad_chunks[] = {
     BYTES("\r\n"),
@@ -633,7 +621,7 @@ static const struct bytes bad_chunks[] = {
     BYTES("0\r\nA: b\rc\r\n\r\n"),
 };
 
-START_TEST(chunks_bad)
+TEST_EACH(chunks_bad, bad_chunks)
 {
     static struct decoded d;
     struct bytes coded = bad_chunks[_i];
@@ -641,17 +629,16 @@ START_TEST(chunks_bad)
     ck_assert_msg(d.step == CHUNK_BAD, "step %d: %s", d.step, shown(coded.at, coded.length));
     ck_assert_ptr_nonnull(d.reason);
 }
-END_TEST
 
 /* Size lines and trailers that never end are not read for ever, each on its own. */
-START_TEST(chunks_limits)
+TEST(chunks_limits)
 {
     static char s[40000];
     static struct decoded d;
     static const struct {
         const char *prefix, *suffix;
     } lines[] = {{"1;", "\r\nx\r\n0\r\n\r\n"}, {"0\r\nA: ", "\r\n\r\n"}};
-    for (size_t i = 0; i < SIZE_OF(lines); i++) {
+    for (size_t i = 0; i < COUNT(lines); i++) {
         decode_every_way(&d, s, stretch(s, sizeof s, lines[i].prefix, 2000, lines[i].suffix));
         ck_assert_int_eq(d.step, CHUNK_END);
         size_t n = stretch(s, sizeof s, lines[i].prefix, 30000, lines[i].suffix);
@@ -673,14 +660,13 @@ START_TEST(chunks_limits)
     decode_in_pieces(&d, s, n, n, n);
     ck_assert_int_eq(d.step, CHUNK_END);
 }
-END_TEST
 
-START_TEST(chunks_spoilt)
+TEST(chunks_spoilt)
 {
     static struct decoded whole, other;
     char s[256];
     for (unsigned round = 0; round < 20000; round++) {
-        struct bytes from = good_chunks[random_below(SIZE_OF(good_chunks))].coded;
+        struct bytes from = good_chunks[random_below(COUNT(good_chunks))].coded;
         memcpy(s, from.at, from.length);
         size_t n = spoil(s, from.length);
         decode_in_pieces(&whole, s, n, n, n);
@@ -690,9 +676,10 @@ START_TEST(chunks_spoilt)
         must_decode_same(s, n, &whole, &other);
     }
 }
-END_TEST
 
 /* ---- Targets ----------------------------------------------------------------------------- */
+
+THEME("target");
 
 static const struct {
     const char *target, *path, *query;
@@ -732,7 +719,7 @@ static const struct {
     {"https://[::1]:443/c", "/c", ""},
 };
 
-START_TEST(target_good)
+TEST_EACH(target_good, targets)
 {
     size_t n = strlen(targets[_i].target);
     char *exact = malloc(n), *path = malloc(n + 1);
@@ -748,9 +735,8 @@ START_TEST(target_good)
     free(exact);
     free(path);
 }
-END_TEST
 
-START_TEST(target_bad)
+TEST(target_bad)
 {
     static const char *const bad[] = {
         "",         "a",         "*",           "a:443",       "/%",         "/%4",
@@ -758,7 +744,7 @@ START_TEST(target_bad)
         "http://",  "http:///a", "http://?a",   "http://a b/", "http://u@a", "http://a:x/",
         "ftp://a/", "http:/a",   "http://[::1", "?a",          "./a",        "/%-1",
     };
-    for (size_t i = 0; i < SIZE_OF(bad); i++) {
+    for (size_t i = 0; i < COUNT(bad); i++) {
         size_t n = strlen(bad[i]);
         char *exact = malloc(n + 1), path[64];
         struct http_span query;
@@ -768,14 +754,15 @@ START_TEST(target_bad)
         free(exact);
     }
 }
-END_TEST
 
 /* ---- Canned answers and dates ------------------------------------------------------------ */
 
-START_TEST(canned_answers)
+THEME("answer");
+
+TEST(canned_answers)
 {
     static const int statuses[] = {400, 404, 408, 414, 417, 431, 500, 501, 503, 504, 505, 599};
-    for (size_t i = 0; i < SIZE_OF(statuses); i++) {
+    for (size_t i = 0; i < COUNT(statuses); i++) {
         char answer[1024], line[128], length[64];
         size_t n = handler_canned_answer(answer, sizeof answer, statuses[i], false, "so it is");
         ck_assert_uint_lt(n, sizeof answer);
@@ -807,9 +794,8 @@ START_TEST(canned_answers)
     for (size_t i = 20; i < sizeof small; i++)
         ck_assert_int_eq(small[i], '~');
 }
-END_TEST
 
-START_TEST(canned_date)
+TEST(canned_date)
 {
     char answer[1024], dates[2][64];
     time_t before, after;
@@ -828,9 +814,8 @@ START_TEST(canned_date)
     ck_assert_msg(strstr(answer, dates[0]) != NULL || strstr(answer, dates[1]) != NULL, "%s",
                   answer);
 }
-END_TEST
 
-START_TEST(reasons)
+TEST(reasons)
 {
     ck_assert_str_eq(http_reason(200), "OK");
     ck_assert_str_eq(http_reason(404), "Not Found");
@@ -838,7 +823,6 @@ START_TEST(reasons)
     ck_assert_str_eq(http_reason(299), "Unknown");
     ck_assert_str_eq(http_reason(-1), "Unknown");
 }
-END_TEST
 
 static void must_be_utc(int64_t seconds)
 {
@@ -854,7 +838,7 @@ static void must_be_utc(int64_t seconds)
                   u.day, u.hour, u.minute, u.second, u.weekday);
 }
 
-START_TEST(utc)
+TEST(utc)
 {
     for (int64_t day = 0; day < 300000; day++) { /* to the year 2791 */
         must_be_utc(day * 86400);
@@ -864,178 +848,10 @@ START_TEST(utc)
     for (int64_t second = 0; second < 86400; second++)
         must_be_utc(1795392000 + second);
 }
-END_TEST
-
-/* ---- Words of the command line ----------------------------------------------------------- */
-
-START_TEST(durations)
-{
-    static const struct {
-        const char *text;
-        int64_t ms;
-    } cases[] = {
-        {"0", 0},
-        {"1", 1000},
-        {"1.5", 1500},
-        {"0.5", 500},
-        {".5", 500},
-        {"90s", 90000},
-        {"250ms", 250},
-        {"15m", 900000},
-        {"2h", 7200000},
-        {"1.5h", 5400000},
-        {"0.0001", 1},
-        {"0.0006s", 1},
-        {"2147483647ms", INT32_MAX},
-        {"3600", 3600000},
-        {"", -1},
-        {".", -1},
-        {"s", -1},
-        {"-1", -1},
-        {"+1", -1},
-        {" 1", -1},
-        {"1 ", -1},
-        {"1 s", -1},
-        {"1d", -1},
-        {"1S", -1},
-        {"1sm", -1},
-        {"1.2.3", -1},
-        {"2147483648ms", -1},
-        {"1000h", -1},
-        {"nan", -1},
-        {"inf", -1},
-        {"1,5", -1},
-        {"0x10", -1},
-        {"1e3", -1},
-        {"99999999999999999999999999", -1},
-    };
-    for (size_t i = 0; i < SIZE_OF(cases); i++)
-        ck_assert_msg(parse_duration(cases[i].text) == cases[i].ms, "%s: %lld", cases[i].text,
-                      (long long)parse_duration(cases[i].text));
-}
-END_TEST
-
-START_TEST(sizes)
-{
-    static const struct {
-        const char *text;
-        int64_t bytes;
-    } cases[] = {
-        {"0", 0},
-        {"1", 1},
-        {"64k", 65536},
-        {"64K", 65536},
-        {"1M", 1048576},
-        {"3m", 3145728},
-        {"2G", 2147483648},
-        {"2g", 2147483648},
-        {"4G", 4294967296},
-        {"5000000000", 5000000000},
-        {"100G", 107374182400},
-        {"", -1},
-        {"k", -1},
-        {"-1", -1},
-        {"+1", -1},
-        {" 1", -1},
-        {"1 ", -1},
-        {"1T", -1},
-        {"1kB", -1},
-        {"1kk", -1},
-        {"1.5M", -1},
-        {"0x10", -1},
-        {"1\x0b", -1},
-        {"99999999999999999999", -1},
-        {"9999999999999G", -1},
-    };
-    for (size_t i = 0; i < SIZE_OF(cases); i++)
-        ck_assert_msg(parse_size(cases[i].text) == cases[i].bytes, "%s: %lld", cases[i].text,
-                      (long long)parse_size(cases[i].text));
-}
-END_TEST
-
-static int nothing(struct request *rq)
-{
-    (void)rq;
-    return 0;
-}
-
-static const struct route compiled[] = {
-    {.path = "/one", .handler = nothing, .name = "one", .methods = "POST", .timeout_ms = 5},
-    {.path = "/anonymous", .handler = nothing},
-    {.path = "/two", .handler = handler_demonstration, .name = "two"},
-    {0},
-};
-
-static const char *route_text(const char *text)
-{
-    static char line[256];
-    struct route r;
-    char why[256] = "";
-    if (route_parse(text, compiled, &r, why, sizeof why) < 0) {
-        ck_assert_str_ne(why, "");
-        return "refused";
-    }
-    snprintf(line, sizeof line, "%s %s %lld %d %d", r.path, r.name, (long long)r.timeout_ms,
-             r.on_hangup, r.half_close);
-    ck_assert(r.handler == (strcmp(r.name, "one") == 0 ? nothing : handler_demonstration));
-    free((char *)r.path);
-    return line;
-}
-
-START_TEST(routes)
-{
-    static const char *const cases[][2] = {
-        {"/a=@one", "/a one 5 0 0"},
-        {"/a/=@two", "/a/ two 0 0 0"},
-        {"/a=@one,timeout=2m", "/a one 120000 0 0"},
-        {"/a=@two,on-hangup=finish,half-close=hangup", "/a two 0 2 2"},
-        {"/a=@two,on-hangup=undo,half-close=ignore", "/a two 0 1 3"},
-        {"/a=@two,half-close=probe,timeout=250ms", "/a two 250 0 1"},
-        {"", "refused"},
-        {"/a", "refused"},
-        {"/a=", "refused"},
-        {"a=@one", "refused"},
-        {"=@one", "refused"},
-        {"/a=,timeout=1", "refused"},
-        {"/a=@", "refused"},
-        {"/a=@three", "refused"},
-        {"/a=@On", "refused"},
-        {"/a=@one,timeout", "refused"},
-        {"/a=@one,timeout=", "refused"},
-        {"/a=@one,timeout=x", "refused"},
-        {"/a=@one,timeout=0", "refused"},
-        {"/a=@one,on-hangup=default", "refused"},
-        {"/a=@one,half-close=", "refused"},
-        {"/a=@one,color=red", "refused"},
-    };
-    ck_assert_int_eq(HALF_CLOSE_HANGUP, 2);
-    for (size_t i = 0; i < SIZE_OF(cases); i++)
-        ck_assert_msg(strcmp(route_text(cases[i][0]), cases[i][1]) == 0, "%s: %s", cases[i][0],
-                      route_text(cases[i][0]));
-}
-END_TEST
-
-START_TEST(routes_say_why)
-{
-    struct route r;
-    char why[256];
-    static const char *const cases[][2] = {
-        {"/a=@three", "@one @two"},   {"/a=@one,color=red", "color"},
-        {"/a=@one,timeout=x", "90s"}, {"/a=@one,on-hangup=x", "finish"},
-        {"/a", "PATH=TARGET"},        {"/a=,,", "PATH=TARGET"},
-    };
-    for (size_t i = 0; i < SIZE_OF(cases); i++) {
-        ck_assert_int_eq(route_parse(cases[i][0], compiled, &r, why, sizeof why), -1);
-        ck_assert_msg(strstr(why, cases[i][1]) != NULL, "%s: %s", cases[i][0], why);
-        char small[8] = "1234567";
-        ck_assert_int_eq(route_parse(cases[i][0], compiled, &r, small, 4), -1);
-        ck_assert_uint_lt(strlen(small), 4);
-        ck_assert_str_eq(small + 4, "567");
-    }
-}
-END_TEST
 
 /* ---- A program's header -------------------------------------------------------------------- */
+
+THEME("program");
 
 static const struct {
     struct bytes text;
@@ -1052,7 +868,7 @@ static const struct {
     {BYTES("Content-Type: a/b\nX\0: y\n\n"), "not a header field"},
 };
 
-START_TEST(program_head)
+TEST_EACH(program_head, program_heads)
 {
     struct cgi_head h;
     struct bytes text = program_heads[_i].text;
@@ -1061,308 +877,4 @@ START_TEST(program_head)
     ck_assert_int_eq(found, wrong == NULL ? (int64_t)text.length : -1);
     if (wrong != NULL)
         ck_assert_msg(strstr(h.wrong, wrong) != NULL, "%s", h.wrong);
-}
-END_TEST
-
-/* ---- Has the answer arrived? ------------------------------------------------------------- */
-
-enum { SERVER, CLIENT };
-#define LONG_MS 30000 /* longer than anything takes here */
-
-/* With SMALL, the client takes little at a time and the server queues much. */
-static void tcp_pair(int pair[2], bool small)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t size = sizeof address;
-    int few = 4096, many = 1 << 20;
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    pair[CLIENT] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, size), 0);
-    ck_assert_int_eq(listen(listener, 1), 0);
-    ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&address, &size), 0);
-    if (small)
-        setsockopt(pair[CLIENT], SOL_SOCKET, SO_RCVBUF, &few, sizeof few);
-    ck_assert_int_eq(connect(pair[CLIENT], (struct sockaddr *)&address, size), 0);
-    pair[SERVER] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    ck_assert_int_ge(pair[SERVER], 0);
-    if (small)
-        setsockopt(pair[SERVER], SOL_SOCKET, SO_SNDBUF, &many, sizeof many);
-    close(listener);
-}
-
-/* A pair of the kind that _i says: 1 is TCP. */
-static void make_pair(int pair[2], bool tcp, bool small)
-{
-    if (tcp)
-        tcp_pair(pair, small);
-    else
-        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-}
-
-/* Queue up to N bytes without waiting; how many were. */
-static size_t queue(int fd, size_t n)
-{
-    static const char bytes[4096];
-    size_t done = 0;
-    while (done < n) {
-        size_t piece = n - done < sizeof bytes ? n - done : sizeof bytes;
-        ssize_t sent = send(fd, bytes, piece, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (sent < 0)
-            break;
-        done += (size_t)sent;
-    }
-    ck_assert_uint_gt(done, 0);
-    return done;
-}
-
-static void reset(int fd)
-{
-    struct linger none = {.l_onoff = 1, .l_linger = 0};
-    ck_assert_int_eq(setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none), 0);
-    close(fd);
-}
-
-static void read_all(int fd, size_t n)
-{
-    char buffer[4096];
-    while (n > 0) {
-        ssize_t got = recv(fd, buffer, n < sizeof buffer ? n : sizeof buffer, 0);
-        ck_assert_int_gt(got, 0);
-        n -= (size_t)got;
-    }
-}
-
-START_TEST(delivered_when_read)
-{
-    int pair[2];
-    make_pair(pair, _i, false);
-    size_t n = queue(pair[SERVER], 1000);
-    read_all(pair[CLIENT], n);
-    ck_assert(handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
-    /* And the next answer on the same connection. */
-    n += queue(pair[SERVER], 3000);
-    read_all(pair[CLIENT], 3000);
-    ck_assert(handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
-}
-END_TEST
-
-START_TEST(delivered_then_closed)
-{
-    int pair[2];
-    make_pair(pair, _i, false);
-    size_t n = queue(pair[SERVER], 1000);
-    read_all(pair[CLIENT], n);
-    close(pair[CLIENT]);
-    ck_assert(handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
-}
-END_TEST
-
-/* The client's kernel has it: what the client does with it is its own affair. */
-START_TEST(delivered_when_acknowledged)
-{
-    int pair[2];
-    tcp_pair(pair, false);
-    size_t n = queue(pair[SERVER], 1000);
-    ck_assert(handler_was_delivered(pair[SERVER], true, n, LONG_MS));
-    reset(pair[CLIENT]);
-    struct pollfd p = {.fd = pair[SERVER]};
-    ck_assert_int_eq(poll(&p, 1, LONG_MS), 1);
-    ck_assert(handler_was_delivered(pair[SERVER], true, n, LONG_MS));
-}
-END_TEST
-
-/* A FIN of ours counts one. */
-START_TEST(delivered_with_fin)
-{
-    int pair[2];
-    char c;
-    tcp_pair(pair, false);
-    size_t n = queue(pair[SERVER], 1000);
-    ck_assert(!handler_was_delivered(pair[SERVER], true, n + 1, 50));
-    ck_assert_int_eq(shutdown(pair[SERVER], SHUT_WR), 0);
-    read_all(pair[CLIENT], n);
-    ck_assert_int_eq(recv(pair[CLIENT], &c, 1, 0), 0);
-    close(pair[CLIENT]);
-    ck_assert(handler_was_delivered(pair[SERVER], true, n + 1, LONG_MS));
-}
-END_TEST
-
-START_TEST(not_delivered_in_time)
-{
-    int pair[2];
-    make_pair(pair, _i, true);
-    size_t n = queue(pair[SERVER], 200000);
-    int64_t before = clock_ms();
-    ck_assert(!handler_was_delivered(pair[SERVER], _i, n, 200));
-    ck_assert_int_ge(clock_ms() - before, 200);
-    ck_assert_int_lt(clock_ms() - before, LONG_MS);
-}
-END_TEST
-
-/* A reset ends the wait at once; on AF_UNIX it is a close with bytes unread. */
-START_TEST(not_delivered_when_reset)
-{
-    int pair[2];
-    make_pair(pair, _i, true);
-    size_t n = queue(pair[SERVER], 200000);
-    reset(pair[CLIENT]);
-    int64_t before = clock_ms();
-    ck_assert(!handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
-    ck_assert_int_lt(clock_ms() - before, LONG_MS);
-}
-END_TEST
-
-START_TEST(not_delivered_when_read_in_part)
-{
-    int pair[2];
-    make_pair(pair, _i, true);
-    size_t n = queue(pair[SERVER], 200000);
-    read_all(pair[CLIENT], 1000);
-    reset(pair[CLIENT]);
-    ck_assert(!handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
-}
-END_TEST
-
-/* Whoever asks second, the parent after its child, is told the same. */
-START_TEST(not_delivered_asked_twice)
-{
-    int pair[2];
-    make_pair(pair, _i, true);
-    size_t n = queue(pair[SERVER], 200000);
-    reset(pair[CLIENT]);
-    ck_assert(!handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
-    ck_assert(!handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
-}
-END_TEST
-
-static pid_t start_client(int pair[2])
-{
-    pid_t pid = fork();
-    ck_assert_int_ge(pid, 0);
-    if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        signal(SIGTERM, SIG_DFL);
-        close(pair[SERVER]);
-        return 0;
-    }
-    close(pair[CLIENT]);
-    return pid;
-}
-
-static void must_end_well(pid_t pid)
-{
-    int status;
-    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-    ck_assert_int_eq(status, 0);
-}
-
-/* The limit is for standing still: a slow reader may take longer than that in all. */
-START_TEST(delivered_slowly)
-{
-    int pair[2];
-    make_pair(pair, _i, true);
-    size_t n = queue(pair[SERVER], 100000), left = n;
-    int64_t before = clock_ms();
-    pid_t pid = start_client(pair);
-    while (pid == 0 && left > 0) {
-        size_t piece = left < n / 20 ? left : n / 20;
-        sleep_ms(100);
-        read_all(pair[CLIENT], piece);
-        left -= piece;
-    }
-    if (pid == 0)
-        _exit(0);
-    ck_assert(handler_was_delivered(pair[SERVER], _i, n, 1000));
-    ck_assert_int_gt(clock_ms() - before, 1000);
-    must_end_well(pid);
-}
-END_TEST
-
-/* It waits for what comes later, and sees a reset that comes later. */
-START_TEST(waits_for_the_end)
-{
-    int pair[2];
-    bool tcp = _i & 1, whole = _i & 2;
-    make_pair(pair, tcp, true);
-    size_t n = queue(pair[SERVER], 100000);
-    int64_t before = clock_ms();
-    pid_t pid = start_client(pair);
-    if (pid == 0) {
-        sleep_ms(150);
-        if (whole)
-            read_all(pair[CLIENT], n);
-        reset(pair[CLIENT]);
-        _exit(0);
-    }
-    bool delivered = handler_was_delivered(pair[SERVER], tcp, n, LONG_MS);
-    ck_assert_int_eq(delivered, whole);
-    ck_assert_int_lt(clock_ms() - before, LONG_MS);
-    must_end_well(pid);
-}
-END_TEST
-
-/* ---- The suite --------------------------------------------------------------------------- */
-
-static void set_up(void)
-{
-    signal(SIGPIPE, SIG_DFL);
-}
-
-static TCase *new_case(Suite *suite, const char *name)
-{
-    TCase *tc = tcase_create(name);
-    tcase_set_timeout(tc, 60);
-    tcase_add_checked_fixture(tc, set_up, NULL);
-    suite_add_tcase(suite, tc);
-    return tc;
-}
-
-int main(void)
-{
-    Suite *s = suite_create("handler");
-    TCase *tc = new_case(s, "head");
-    tcase_add_loop_test(tc, head_good, 0, (int)SIZE_OF(good_heads));
-    tcase_add_loop_test(tc, head_bad, 0, (int)SIZE_OF(bad_heads));
-    tcase_add_test(tc, head_fields);
-    tcase_add_test(tc, head_field_count);
-    tcase_add_test(tc, head_target_limit);
-    tcase_add_test(tc, head_header_limit);
-    tcase_add_test(tc, cut_anywhere_at_limits);
-    tcase_add_test(tc, head_spoilt);
-    tc = new_case(s, "chunks");
-    tcase_add_loop_test(tc, chunks_good, 0, (int)SIZE_OF(good_chunks));
-    tcase_add_loop_test(tc, chunks_bad, 0, (int)SIZE_OF(bad_chunks));
-    tcase_add_test(tc, chunks_limits);
-    tcase_add_test(tc, chunks_spoilt);
-    tc = new_case(s, "target");
-    tcase_add_loop_test(tc, target_good, 0, (int)SIZE_OF(targets));
-    tcase_add_test(tc, target_bad);
-    tc = new_case(s, "answer");
-    tcase_add_test(tc, canned_answers);
-    tcase_add_test(tc, canned_date);
-    tcase_add_test(tc, reasons);
-    tcase_add_test(tc, utc);
-    tc = new_case(s, "program");
-    tcase_add_loop_test(tc, program_head, 0, (int)SIZE_OF(program_heads));
-    tc = new_case(s, "words");
-    tcase_add_test(tc, durations);
-    tcase_add_test(tc, sizes);
-    tcase_add_test(tc, routes);
-    tcase_add_test(tc, routes_say_why);
-    tc = new_case(s, "delivery");
-    tcase_add_loop_test(tc, delivered_when_read, 0, 2);
-    tcase_add_loop_test(tc, delivered_then_closed, 0, 2);
-    tcase_add_test(tc, delivered_when_acknowledged);
-    tcase_add_test(tc, delivered_with_fin);
-    tcase_add_loop_test(tc, not_delivered_in_time, 0, 2);
-    tcase_add_loop_test(tc, not_delivered_when_reset, 0, 2);
-    tcase_add_loop_test(tc, not_delivered_when_read_in_part, 0, 2);
-    tcase_add_loop_test(tc, not_delivered_asked_twice, 0, 2);
-    tcase_add_loop_test(tc, delivered_slowly, 0, 2);
-    tcase_add_loop_test(tc, waits_for_the_end, 0, 4);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
 }

@@ -1,0 +1,211 @@
+/* check_log.c: what the log says, in text, JSON and syslog. */
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "harness.h"
+
+SUITE();
+
+/* ---- The log ------------------------------------------------------------------------------- */
+
+THEME("log");
+
+TEST(outcomes_in_text)
+{
+    struct server *s = things("--grace 0.2 --drain 0.2");
+    must(hear_answer(get(s, "/make?path=%s", at("ok")), false).status == 200);
+    log_wait(s, "\" 200 5 ");
+    log_wait(s, "ms ok undo=none");
+    must(hear_answer(get(s, "/status?code=418&path=%s", at("e")), false).status == 418);
+    log_wait(s, "\" 418 9 ");
+    log_wait(s, "ms error undo=ok");
+    must(hear_answer(get(s, "/nowhere"), false).status == 404);
+    log_wait(s, "\"GET /nowhere HTTP/1.1\" 404 ");
+    log_wait(s, "ms error undo=none");
+    int c = get(s, "/make?path=%s&seconds=60", at("h"));
+    wait_made(s, at("h"));
+    close_fin(c);
+    log_wait(s, "\" - 0 ");
+    log_wait(s, "ms hangup undo=ok");
+    struct heard slow = hear_answer(get(s, "/brief?path=%s&seconds=60", at("t")), false);
+    log_wait(s, "\" 504 %s ", field(slow, "Content-Length"));
+    log_wait(s, "ms timeout undo=ok");
+    struct heard crashed = hear_answer(get(s, "/crash?path=%s", at("c")), false);
+    log_wait(s, "\" 500 %s ", field(crashed, "Content-Length"));
+    log_wait(s, "ms crash undo=ok");
+    c = get(s, "/make?path=%s&seconds=60", at("k"));
+    kill(wait_made(s, at("k")), SIGKILL);
+    log_wait(s, "ms killed undo=ok");
+    close(c);
+    (void)get(s, "/make?path=%s&seconds=60", at("d"));
+    wait_made(s, at("d"));
+    server_stop(s);
+    log_wait(s, "ms drain undo=ok");
+    static const char *const outcomes[] = {"ok", "hangup", "timeout", "crash", "killed", "drain"};
+    for (unsigned i = 0; i < 6; i++) {
+        char text[32];
+        snprintf(text, sizeof(text), "ms %s undo=", outcomes[i]);
+        must_say(log_count(s, text) == 1, "%s", outcomes[i]);
+    }
+    must(log_count(s, "ms error undo=") == 2);
+}
+
+/* Check every line of the log with a Python expression that is given the line as L. */
+static void check_lines(const struct server *s, const char *expression)
+{
+    char script[4096];
+    snprintf(script, sizeof(script),
+             "import json, re, sys\n"
+             "lines = sys.stdin.read().splitlines()\n"
+             "assert lines\n"
+             "for L in lines:\n"
+             "    assert %s, L\n",
+             expression);
+    const char *argv[] = {"python3", "-c", script, NULL};
+    struct output o = run_argv(argv, s->text, true);
+    must_say(o.status == 0, "%s", o.text);
+}
+
+static void make_trouble(struct server *s)
+{
+    static const char *const requests[] = {
+        "GET /who?\"\\\x1b[31m\x7f\x80\xff HTTP/1.1\r\nHost: test\r\n\r\n",
+        "GET /logs?text=%0a2026-01-01T00:00:00.000Z%20forged%0d%1b%22%5c%c3%a9 HTTP/1.0\r\n\r\n",
+        "GET /logs?text=%0d%0a{\"time\":\"forged\"} HTTP/1.1\r\nHost: test\r\n\r\n",
+        "\n\n\x01\x02\n\nforged\n\n",
+        "GET / HTTP/9.9\r\n\r\n",
+        "\r\n\r\nGET /who HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
+    };
+    for (unsigned i = 0; i < sizeof(requests) / sizeof(requests[0]); i++) {
+        int c = dial(s);
+        say(c, "%s", requests[i]);
+        shutdown(c, SHUT_WR);
+        hear(c);
+        close(c);
+    }
+    must(hear_answer(get(s, "/make?path=%s", at("ok")), false).status == 200);
+    hear_answer(get(s, "/crash?path=%s", at("crash")), false);
+    int c = get(s, "/make?path=%s&seconds=60", at("file"));
+    wait_made(s, at("file"));
+    close_fin(c);
+    wait_gone(at("file"));
+}
+
+TEST(text_lines_cannot_be_forged)
+{
+    struct server *s = things("%s", "");
+    make_trouble(s);
+    log_wait(s, "\"GET /who?\\\"\\\\\\x1b[31m\\x7f\\x80\\xff HTTP/1.1\" ");
+    server_stop(s);
+    log_has(s, "%s", "");
+    check_lines(s, "re.match(r'20\\d\\d-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d\\d\\dZ "
+                   "(-|[0-9a-f]{16}-[0-9a-f]+) [ -~]+$', L)");
+    check_lines(s, "' undo=' not in L or re.match(r'\\S+ \\S+ 127\\.0\\.0\\.1:\\d+ "
+                   "\"([^\"\\\\]|\\\\[\"\\\\]|\\\\x[0-9a-f]{2})*\" (\\d\\d\\d|-) \\d+ \\d+ms "
+                   "(ok|error|hangup|timeout|crash|drain|killed) undo=(none|ok|failed)$', L)");
+}
+
+TEST(json_lines_can_be_parsed)
+{
+    struct server *s = things("--log json");
+    make_trouble(s);
+    log_wait(s, "\"outcome\":\"hangup\",\"undo\":\"ok\"");
+    server_stop(s);
+    log_has(s, "%s", "");
+    check_lines(s, "json.loads(L)['time'][10] == 'T' and 'id' in json.loads(L)");
+    check_lines(s, "'event' in json.loads(L) or set(json.loads(L)) == "
+                   "{'time','id','client','request','status','bytes','ms','outcome','undo'}");
+    check_lines(s, "json.loads(L).get('request', '') is None or "
+                   "isinstance(json.loads(L).get('request', ''), str)");
+    check_lines(s, "json.loads(L)['time'] != 'forged' and L.isascii()");
+}
+
+TEST(log_that_nobody_reads_holds_up_nobody)
+{
+    struct server *s = things("%s", "");
+    fcntl(s->log, F_SETPIPE_SZ, 4096);
+    for (unsigned i = 0; i < 150; i++)
+        must(hear_answer(get(s, "/who?0123456789012345678901234567890123456789"), false).status ==
+             200);
+    server_stop(s);
+    must(log_count(s, "\"GET /who") < 150);
+}
+
+/* A /dev of this test's own, with a socket for the syslog in it; -1: not allowed here. */
+static int private_syslog(void)
+{
+    static const char *const devices[] = {"null", "zero", "random", "urandom", "full", "tty"};
+    if (!private_mounts() || !mount_small(at("dev"), "1m") || chmod(at("dev"), 0755) < 0)
+        return -1;
+    for (unsigned i = 0; i < sizeof(devices) / sizeof(devices[0]); i++) {
+        char device[32];
+        snprintf(device, sizeof(device), "/dev/%s", devices[i]);
+        file_write(at("dev/%s", devices[i]), "");
+        if (mount(device, at("dev/%s", devices[i]), NULL, MS_BIND, NULL) < 0)
+            return -1;
+    }
+    if (mount(at("dev"), "/dev", NULL, MS_BIND | MS_REC, NULL) < 0)
+        return -1;
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct timeval patience = {.tv_sec = PATIENCE_MS / 1000};
+    must(fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+         chmod("/dev/log", 0666) == 0 &&
+         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) == 0);
+    return fd;
+}
+
+/* Wait for a message with TEXT. */
+static void syslog_wait(int fd, const char *text)
+{
+    char message[8192];
+    int64_t deadline = now_ms() + PATIENCE_MS;
+    for (;;) {
+        ssize_t n = recv(fd, message, sizeof(message) - 1, 0);
+        must_say(n > 0 && now_ms() < deadline, "no message with: %s", text);
+        message[n] = '\0';
+        must_say(message[0] == '<' && strstr(message, "hangupd"), "%s", message);
+        if (strstr(message, text))
+            return;
+    }
+}
+
+TEST_TIMES(log_to_syslog, 2)
+{
+    int syslog = private_syslog();
+    if (syslog < 0) {
+        test_skipped("log_to_syslog", "mounting is not allowed here");
+        return;
+    }
+    if (_i == 0) {
+        struct server *s =
+            server_spawn(the_hangupd(), "--log-to syslog --listen unix:sock", -1, false, -1);
+        syslog_wait(syslog, "listening on unix:");
+        struct output o = run("curl -sS --unix-socket sock http://x/a?seconds=0");
+        must_say(o.status == 0, "%s", o.text);
+        syslog_wait(syslog, "new file ");
+        syslog_wait(syslog, " ok undo=none");
+        must(unlink(at("tmp/txt")) == 0);
+        server_stop(s);
+        must_say(s->length == 0, "on stderr: %s", s->text);
+        return;
+    }
+    /* inetd's log goes there by itself. */
+    int c;
+    struct server *s = serve_connection(false, &c, "--inetd");
+    say(c, "GET /make?path=%s&seconds=60 HTTP/1.1\r\nHost: test\r\n\r\n", at("file"));
+    syslog_wait(syslog, "made ");
+    close_fin(c);
+    syslog_wait(syslog, " hangup undo=ok");
+    must(server_wait(s) == 0);
+}
