@@ -40,20 +40,20 @@
  *   - A cause stands in the slot before the signal is sent that it is the cause of.
  *   - Every request that got a child, and every one refused in the queue, is logged once, by
  *     request_ended, when nothing can change its outcome any more.
- *   - What a child can write (the scoreboard) is read once and checked before it is used. A false
- *     word may harm its own request, and nothing else. What counts is kept in memory that no child
- *     has.
+ *   - The scoreboard, which every child can write, is read once and checked before it is used. A
+ *     false word may harm its own request, and nothing else. The truth is kept in memory that no
+ *     child has.
  *
- * What if this process dies at some line? Nothing in its memory is needed to keep the promise. Its
+ * If this process dies, at whatever line: nothing in its memory is needed to keep the promise. Its
  * children get SIGTERM from the kernel and undo; janitors get SIGKILL, and their ledgers stay. All
  * ledgers lie in STATE/SERVER, whose lock has gone with us: the next start takes them over. Clients
- * get a reset (SO_LINGER), which none of them takes for the end of an answer.
+ * get a reset (SO_LINGER), and not the FIN that would look like the end of an answer.
  *
  * BUGS
  *   - A child that not even SIGKILL ends (it sleeps in the kernel, on a dead NFS server) keeps its
  *     slot for as long as it sleeps. The log says so every ten seconds.
- *   - A time limit of its route counts from the moment when the child has read the head and says so
- *     through `nudge`. Until then it is the server's.
+ *   - A route's time limit is known when the child has read the head and says so through `nudge`.
+ *     Until then the server's holds.
  *   - After an answer has begun the server itself can no longer ask whether a client that sent FIN
  *     has gone: the next write tells, or TCP keep-alive.
  *   - The order of a route's line is kept by the children. One that writes a false ticket can make
@@ -151,8 +151,8 @@ struct client {
     SLIST_ENTRY(client) link; /* in its bucket, or free */
 };
 
-/* Whether the request of a job was answered, once a janitor could tell. Then it is remembered: the
- * next one may have no connection left to ask. */
+/* VERDICT_OPEN until a janitor can tell whether the request was answered. Its word is remembered,
+ * because the next janitor may have no connection left to ask. */
 enum verdict {
     VERDICT_OPEN,      /* nobody could tell yet */
     VERDICT_ANSWERED,  /* the results stay, only scratch is left to remove */
@@ -250,7 +250,7 @@ static struct {
 #define KILL_AFTER_MS 1000  /* beyond --grace, for a child to undo by itself */
 #define UNKILLABLE_MS 10000 /* between two complaints */
 
-/* What an event of epoll is about: one of these bits, or a connection's generation above its index.
+/* An event of epoll carries one of these bits, or else a connection's generation above its index.
  * So a generation has 29 bits. */
 #define WATCH_LISTENER (UINT64_C(1) << 63)
 #define WATCH_SIGNALS (UINT64_C(1) << 62)
@@ -263,8 +263,8 @@ static struct {
 #define WATCH_HANGUP ((uint32_t)EPOLLRDHUP | (uint32_t)EPOLLET)
 
 /* Sent by the kernel for each child that ends, with its pid. It is a real-time signal since those
- * queue, while a SIGCHLD stands for any number of children, and looking for who they are costs the
- * more the more others there are. */
+ * queue, while one SIGCHLD stands for any number of children, and finding them costs the more, the
+ * more others there are. */
 #define CHILD_ENDED SIGRTMIN
 /* Signals that queue are lost when too many wait (RLIMIT_SIGPENDING): so often we look ourselves.
  */
@@ -282,7 +282,7 @@ enum {
     JANITOR_SPEAKS = 64
 };
 
-/* What a janitor has of the connection, which alone can tell whether the answer has arrived. */
+/* The connection as a janitor has it. It alone can tell whether the answer has arrived. */
 struct witness {
     int fd; /* -1: gone, the ledger's `sent` mark must do */
     bool is_tcp;
@@ -995,7 +995,7 @@ static void refuse_one(const struct listener *l, int error)
         if (handler_send_canned(fd, &s, 503, false,
                                 "the server has no room for another connection")) {
             handler_end_sending(fd);
-            /* What is unread at a close resets the connection, and the answer with it. */
+            /* Closing with input unread would reset the connection, and lose the answer. */
             (void)!recv(fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
         }
         close(fd);
@@ -1046,7 +1046,7 @@ static void watch(struct connection *c, uint32_t events)
         log_eventf(NULL, "could not watch a connection: %s", strerror(errno));
 }
 
-/* Whether it has sent something can be asked without reading it. */
+/* Returns how many bytes the client has sent that nobody has read. */
 static int unread(const struct connection *c)
 {
     int n = 0;
@@ -1462,8 +1462,8 @@ static bool is_slow(struct connection *c, int64_t now)
     return !first && c->moved - before < SLOW_BYTES && (reads || sends);
 }
 
-/* When all slots are taken, and nobody can make room who has made nothing: slow clients do, as many
- * as wait for a slot. Each is looked at from time to time. */
+/* All slots are taken, and each of their requests may have made something: end those whose clients
+ * are slow, as many as wait for a slot. Each is looked at from time to time. */
 static void evict_slow(void)
 {
     struct connection *c;
@@ -1588,8 +1588,8 @@ static void hangup(struct connection *c)
         request_end(c, CAUSE_HANGUP);
 }
 
-/* Stop the child: one way for every cause. What it undoes and whether there is still somebody to
- * tell it finds out itself; if it does not end, it is killed, and a janitor undoes. */
+/* Stop the child: one way for every cause. The child finds out by itself what to undo, and whether
+ * there is still somebody to tell. If it does not end, it is killed, and a janitor undoes. */
 static void request_end(struct connection *c, enum cause cause)
 {
     if (c->phase != PHASE_BUSY || c->signalled)
@@ -1757,8 +1757,8 @@ static bool reap(idtype_t which, pid_t pid)
 }
 
 /* Believe that a child has settled its ledger only if it says so twice, by its exit status and in
- * its slot: a handler that calls exit(0) has not. All else is a janitor's work, who finds out from
- * the ledger what there is to undo. */
+ * its slot: a handler that calls exit(0) has not. All else is a janitor's work: it finds out
+ * from the ledger what there is to undo. */
 static void child_ended(struct connection *c, const siginfo_t *ended)
 {
     pid_t pid = c->pid;
@@ -1795,7 +1795,7 @@ static void request_done(struct connection *c, bool reuse)
 {
     struct slot s = slot_copy(c);
     enum outcome outcome = s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome : OUTCOME_OK;
-    if (s.request[0] != '\0' || outcome != OUTCOME_OK) /* else the client sent nothing and left */
+    if (s.request[0] != '\0' || outcome != OUTCOME_OK) /* else nothing was asked */
         request_ended(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
     slot_release(c);
     if (reuse)
@@ -2141,7 +2141,7 @@ static void note_recovered(const char *id, enum cleanup_result result, bool kept
     }
 }
 
-/* A janitor's work too. What is done at once is done here; a ledger that wants commands, or fails,
+/* A janitor's work too. A ledger that can be settled at once is; one that wants commands, or fails,
  * is moved to our own directory, where it becomes a job like any other (jobs_adopt). */
 static _Noreturn void recover(void)
 {
@@ -2262,8 +2262,8 @@ static void jobs_leave(const struct jobs *jobs)
             log_event(j->id, "still to be undone: the next start goes on with it");
 }
 
-/* Janitors are waited for: they would be killed with us. What waits for its turn is left to the
- * next start, but by a server for one connection, after which there may be no other for long. */
+/* Wait for janitors, since they would be killed with us. Jobs that wait for their turn are left to
+ * the next start; but a server for one connection does them, as no other may start for long. */
 static bool is_over(void)
 {
     bool waiting = !TAILQ_EMPTY(&server.jobs.ready) || !TAILQ_EMPTY(&server.jobs.delayed);

@@ -5,8 +5,8 @@
  *         ...                                          // errno
  *     become_user(who->pw_name, who->pw_uid, who->pw_gid);
  *
- * For a start as root: when it returns, no line that follows can get root's rights back. What must
- * be opened with them (ports below 1024, the state directory's parent) is opened before. Only /etc
+ * For a start as root: when it returns, no line that follows can get root's rights back. So open
+ * before it whatever needs them: ports below 1024, the directory that STATE is made in. Only /etc
  * is looked at, not LDAP or NIS: getpwnam(3) loads libraries, which a static program should not.
  *
  * Kind: included by server.c alone.
