@@ -9,7 +9,7 @@
  * For undo commands that we write ourselves, and for lines that people copy from the log. A word is
  * always one word for POSIX sh, whatever it contains; what does not fit into the text is cut.
  *
- * Kind: pure.
+ * Kind: included by server.c alone.
  * Signal safety: none.
  */
 #ifndef HANGUPD_SHELL_H
@@ -25,7 +25,7 @@
 /* ---- Words for the shell ------------------------------------------------------------- */
 
 /* Add WORD, quoted if it needs that. A keyword needs it where a command's name is wanted. */
-static inline void shell_word(struct text *t, const char *word)
+static void shell_word(struct text *t, const char *word)
 {
     static const char keywords[] = " if then elif else fi case esac for select while until do done "
                                    "in function time coproc ";
@@ -49,7 +49,7 @@ static inline void shell_word(struct text *t, const char *word)
 
 /* The same in printable characters only: the log escapes all others, and what is copied from there
  * would then be another word. */
-static inline void shell_word_printable(struct text *t, const char *word)
+static void shell_word_printable(struct text *t, const char *word)
 {
     bool printable = true;
     for (const char *s = word; *s != '\0'; s++)
@@ -76,7 +76,7 @@ static inline void shell_word_printable(struct text *t, const char *word)
 
 /* Returns the command line that settles what ID left, or everything if it is NULL, in the state
  * directory PATH; until the next call. */
-static inline const char *recover_words(const char *path, const char *id)
+static const char *recover_words(const char *path, const char *id)
 {
     static char words[COMMAND_SIZE];
     struct text t = TEXT(words);
