@@ -38,7 +38,7 @@ bool cleanup_is_id(const char *name);
 
 /* ---- This process's ledger --------------------------------------------------------------- */
 
-/* Who makes a ledger. The strings must live as long as the request. */
+/* The maker of a ledger. The strings must live as long as the request. */
 struct cleanup_owner {
     int dir;            /* STATE/SERVER, open */
     const char *id;     /* the request's id, also the ledger's name in DIR */
@@ -214,9 +214,10 @@ bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*kno
 
 /* Returns the tokens of the servers in STATE, living and dead; NULL if there are none. */
 char (*cleanup_look_servers(int state, size_t *count))[CLEANUP_TOKEN_SIZE];
-/* Who holds the lock of the server's directory DIR. Returns 1 and *PID, which is 0 if it is in a
- * pid namespace that cannot be seen from here; 0 if nobody holds it: the server is dead; or -1 with
- * errno if it cannot be told. Not for the server itself, which would let go of its lock. */
+/* Look at the lock of the server's directory DIR. If it is held, returns 1 and *PID, which is 0 if
+ * it is in a pid namespace that cannot be seen from here; 0 if nobody holds it: the server is dead;
+ * or -1 with errno if it cannot be told. Not for the server itself: it would let go of its lock.
+ */
 int cleanup_look_lock(int dir, pid_t *pid);
 
 #define CLEANUP_EXCERPT_SIZE 256
