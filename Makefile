@@ -241,7 +241,8 @@ bench: need-bench all $(MEASURED) $(MEASURES) $(BUILD)/bench/peers
 # ---- Linting -----------------------------------------------------------------------------
 
 need-lint:
-	@tests/tools/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check
+	@tests/tools/need.sh clang clang-format clang-tidy cppcheck gcc binutils pkg-config check \
+	    universal-ctags python3
 
 SOURCES    = $(wildcard *.c tests/*/*.c)
 FORMATTED  = $(SOURCES) $(HEADERS) $(wildcard include/*.h tests/*/*.h)
@@ -251,7 +252,10 @@ format: need-lint
 	clang-format -i $(FORMATTED)
 
 # Apart, so that `make -k lint` shows what each of them finds.
-lint: lint-format lint-tidy lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals
+lint: lint-house lint-format lint-tidy lint-cppcheck lint-gcc lint-clang lint-analyzer lint-signals
+
+lint-house: need-lint
+	@tests/tools/lint_house.py
 
 lint-format: need-lint
 	clang-format --dry-run -Werror $(FORMATTED)
@@ -320,7 +324,7 @@ help:
 	@echo 'make check-page  read the status page in Chromium, installing that; screenshots in BUILD/status-page'
 	@echo 'make bench       measure beside other servers, installing them (BENCH=hangup for one part)'
 	@echo 'make check-valgrind  the suites with memcheck, or their servers (BRIEF=1: something of each)'
-	@echo 'make lint        format, static analysis, warnings of gcc and clang, signal safety'
+	@echo 'make lint        how the house is built, format, static analysis, warnings of gcc and clang, signal safety'
 	@echo 'make format      lay the sources out as .clang-format says'
 	@echo 'make install     into PREFIX ($(PREFIX)), below DESTDIR if that is set; make uninstall'
 	@echo 'make clean       remove what was built'
@@ -334,7 +338,7 @@ FORCE:
 .DELETE_ON_ERROR:
 .PHONY: all everything run need-check check check-page check-faults check-valgrind need-network \
 	run-fault_network need-fuzz fuzz fuzzers need-model check-model need-bench bench need-valgrind \
-	run-valgrind need-lint format lint lint-format lint-tidy lint-cppcheck lint-gcc lint-clang \
+	run-valgrind need-lint format lint lint-house lint-format lint-tidy lint-cppcheck lint-gcc lint-clang \
 	lint-analyzer lint-signals install uninstall clean help FORCE
 # Made by `make check` and worth keeping for the next one.
 .SECONDARY:

@@ -2,17 +2,58 @@
  *
  * It reads and checks the request, runs its route (a C function, or a program by CGI), answers, and
  * then keeps what the request made or undoes it. It knows one request and one connection, which it
- * borrows from the parent:
+ * borrows from the parent and gives back by exiting:
  *
  *     READING     the head, the line of a route with `max`,    error: answered, nothing was made
  *                 then the whole body into a file
- *     RUNNING     the route's handler works                    SIGTERM: undone in the handler below
+ *     RUNNING     the route's handler works                    SIGTERM: undone in on_sigterm
  *     ANSWERING   from the first byte of the answer on         SIGTERM: the connection is reset
  *     delivery    the answer's last byte goes out; then the    SIGTERM waits: the client's
  *                 client's acknowledgement is awaited          acknowledgement alone decides
  *     DONE        kept or undone; exit 0 or 1
  *
- * The order of this file is the order of a request's life, after the parser, which is pure.
+ * Plan:
+ *   Serve - the recipe: what happens to a request, in order
+ *   Read: the head - up to the empty line, and not a byte of the next request
+ *   Read: the route - which one serves the path, and may it be asked so
+ *   Read: the turn - where the route has `max`, wait in its line
+ *   Read: the body - whole, into a file
+ *   Run: the route - tell the parent that the work begins, call the handler, follow redirects
+ *   Run: what a handler may ask - the request's half of hangupd/handler.h
+ *   Run: which program - from the route and the path to a file
+ *   Run: the program starts - its descriptors, its environment, its birth
+ *   Run: the program answers - pass on what it writes until it has ended
+ *   Answer - respond_*: the head, the body, and its last byte, which is held back
+ *   Finish - the handler has returned: is its answer kept, is it an error, must it be cut
+ *   Deliver - send the last byte and wait until the client has acknowledged it
+ *   End - undo what was made, on SIGTERM too; the server's own answers; exit
+ *   The connection - wait, send, reset, close
+ *   The state word - parent and child in turns
+ *   The demonstration - the route that runs where none was named
+ *
+ * Invariants, between any two lines:
+ *   - Until RUNNING nothing has been made that outlives this process: the body's file has no name,
+ *     or lies in the scratch directory. That, and all that is made later, cleanup.c records first.
+ *     So this process may die anywhere: the parent finds the ledger and settles it.
+ *   - It exits with HANDLER_EXIT_KEEP or HANDLER_EXIT_CLOSE only if there is no ledger any more.
+ *   - SIGTERM may come anywhere but while it is blocked. `request` and `program` are in order then:
+ *     a descriptor there is open or -1, and answer.started is set before the first byte goes out.
+ *   - The byte that completes an answer below 400 goes out last, when the handler has returned 0
+ *     and after `sent N` is in the ledger: whoever asks later, this process or the parent after its
+ *     death, can tell from N whether the client has it. From block_sigterm on nothing else decides.
+ *   - An answer of 400 or above is completed only after the undo: it says that nothing is left.
+ *   - Memory is touched sparingly. Every page that this process is the first to write to since the
+ *     fork costs a fault and a copy, which is what a short request consists of.
+ *
+ * BUGS:
+ *   - After the answer has started, a client that closes is noticed at the next write, or by TCP
+ *     keep-alive. Until then a handler that computes in mid-answer works for nobody.
+ *   - A program's errors are not read while the client has no room for its answer: the log gets
+ *     them late, and a program that writes many of them waits.
+ *   - A C handler that has threads is not ended gently: at SIGTERM its process kills itself, and
+ *     the parent undoes what it made.
+ *   - A method beyond those of RFC 9110 and PATCH is answered 501, even if the route lists it.
+ *   - There are no ranges, no upgrades and no compression, and trailers are read and dropped.
  */
 #include <hangupd/handler.h>
 
@@ -46,20 +87,20 @@
 #include <unistd.h>
 
 #include "cgi.h"
+#include "environment.h"
+#include "files.h"
 #include "log.h"
 #include "routes.h"
 #include "serve.h"
 
-/* ---- The request, and what a handler may ask of it ----------------------------------- */
-
 enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
 
 #define ANSWER_FIELDS_SIZE 16384
-#define ANSWER_HEAD_SIZE (ANSWER_FIELDS_SIZE + 1024)
+#define ANSWER_HEAD_SIZE (ANSWER_FIELDS_SIZE + 1024) /* with a status line and our own fields */
 
 struct answer {
     bool prepared; /* respond* has been called */
-    bool started;  /* bytes of it have been sent */
+    bool started;  /* bytes of it may have been sent: from here on it is completed or cut */
     int status;
     const char *type, *reason; /* NULL: none, the usual one */
     enum framing framing;
@@ -72,7 +113,7 @@ struct answer {
     size_t fields_size;
     size_t head_size; /* 0: sent, or not built yet */
     int more;         /* MSG_MORE: a flag for sendmsg(2) */
-    /* Last, so that what is touched lies close together. */
+    /* Large, and last: most answers touch the first bytes of each alone. */
     char head[ANSWER_HEAD_SIZE];
     char fields[ANSWER_FIELDS_SIZE];
 };
@@ -88,1044 +129,166 @@ struct request {
     char *parameters; /* of the query, decoded; NULL until asked for */
     const char *path_info;
     const struct route *route;
-    int body;
+    int body; /* -1: none */
     uint64_t body_length;
-    bool is_head, must_close, unread_body;
+    bool is_head;
+    bool must_close;   /* the connection is of no use after this request */
+    bool unread_body;  /* what comes next on it is not a request */
     int64_t waited_ms; /* in its route's line */
     bool client_gone;  /* a write has failed: why it failed is not the handler's fault */
     char *redirect;    /* a program's local redirect: the target to go on with */
     pid_t parent;
     volatile sig_atomic_t delivering; /* the acknowledgement decides now: SIGTERM waits */
-    /* While a program runs, SIGTERM is blocked but for the waits, which take this mask: its handler
-     * finds everything in order. NULL: as it is. */
+    /* The signal mask for waits. While a program runs SIGTERM is blocked but there, so that it
+     * finds everything in order. NULL: waits change nothing. */
     const sigset_t *mask_of_waits;
     struct answer answer;
 };
 
-/* The process's one request: the signal handler needs to find it. */
-static _Alignas(4096) struct request request; /* what is touched lies in one page */
+/* The process's one request, where the signal handler finds it. What most requests touch of it is
+ * its beginning: aligned, that is as few pages as can be. */
+static _Alignas(4096) struct request request;
 
-/* SIZE bytes for as long as the request lives: in the page that the head has touched, if there is
- * room, as malloc's own pages are copied for each request. NULL: out of memory. */
-static void *request_allocate(struct request *rq, size_t size)
-{
-    size_t at = (rq->have + sizeof(void *) - 1) & ~(sizeof(void *) - 1);
-    if (at > rq->room || size > rq->room - at)
-        return malloc(size);
-    rq->have = at + size;
-    return rq->buffer + at;
-}
-
-/* A copy of LENGTH bytes, and a NUL. */
-static char *request_keep(struct request *rq, const void *bytes, size_t length)
-{
-    char *copy = request_allocate(rq, length + 1);
-    if (copy == NULL)
-        return NULL;
-    if (length > 0)
-        memcpy(copy, bytes, length);
-    copy[length] = '\0';
-    return copy;
-}
-
-const char *request_id(const struct request *rq)
-{
-    return rq->slot->id;
-}
-
-const char *request_method(const struct request *rq)
-{
-    return rq->method;
-}
-
-const char *request_path(const struct request *rq)
-{
-    return rq->path;
-}
-
-const char *request_path_info(const struct request *rq)
-{
-    return rq->path_info;
-}
-
-const char *request_query(const struct request *rq)
-{
-    return rq->query;
-}
-
-const char *request_client(const struct request *rq)
-{
-    return rq->slot->client;
-}
-
-int request_body(const struct request *rq)
-{
-    return rq->body;
-}
-
-uint64_t request_body_length(const struct request *rq)
-{
-    return rq->body_length;
-}
-
-/* The values of all fields NAME, joined, with a NUL, at TO unless that is NULL: their size, or 0.
- */
-static size_t join_values(const struct request *rq, const char *name, char *to)
-{
-    size_t length = 0;
-    bool found = false;
-    for (uint32_t i = 0; i < rq->head.field_count; i++) {
-        const struct http_field *f = &rq->head.fields[i];
-        if (!span_is(rq->buffer, f->name, name))
-            continue;
-        found = true;
-        if (length > 0) { /* Cookie has a separator of its own, RFC 6265 section 5.4 */
-            if (to != NULL)
-                memcpy(to + length, strcasecmp(name, "Cookie") == 0 ? "; " : ", ", 2);
-            length += 2;
-        }
-        if (to != NULL)
-            memcpy(to + length, rq->buffer + f->value.at, f->value.length);
-        length += f->value.length;
-    }
-    if (to != NULL)
-        to[length] = '\0';
-    return found ? length + 1 : 0;
-}
-
-const char *request_header(struct request *rq, const char *name)
-{
-    size_t size = join_values(rq, name, NULL);
-    char *values = size > 0 ? request_allocate(rq, size) : NULL;
-    if (values != NULL)
-        join_values(rq, name, values);
-    return values;
-}
-
-/* Decode the query component S, of N bytes, in place at TO. Returns its length. */
-static size_t decode_component(char *to, const char *s, size_t n)
-{
-    size_t length = 0;
-    for (size_t i = 0; i < n; i++) {
-        int high = s[i] == '%' && i + 2 < n ? hex_value((unsigned char)s[i + 1]) : -1;
-        int low = high >= 0 ? hex_value((unsigned char)s[i + 2]) : -1;
-        if (low >= 0) {
-            to[length++] = (char)(high << 4 | low);
-            i += 2;
-        } else {
-            to[length++] = s[i] == '+' ? ' ' : s[i];
-        }
-    }
-    to[length] = '\0';
-    return length;
-}
-
-/* The query, decoded once into "name\0value\0"..., ended by an empty name. */
-static void decode_query(struct request *rq)
-{
-    size_t room = 2 * strlen(rq->query) + 3; /* an absent value still has its NUL */
-    char *to = rq->parameters = malloc(room);
-    for (const char *at = rq->query; to != NULL && *at != '\0';) {
-        size_t n = strcspn(at, "&");
-        const char *equals = memchr(at, '=', n);
-        size_t name = equals != NULL ? (size_t)(equals - at) : n;
-        if (name > 0) {
-            to += decode_component(to, at, name) + 1;
-            to +=
-                decode_component(to, at + name + (equals != NULL), n - name - (equals != NULL)) + 1;
-        }
-        at += n + (at[n] == '&');
-    }
-    if (to != NULL)
-        *to = '\0';
-}
-
-const char *request_parameter(struct request *rq, const char *name)
-{
-    if (rq->parameters == NULL)
-        decode_query(rq);
-    for (const char *at = rq->parameters; at != NULL && *at != '\0';) {
-        const char *value = at + strlen(at) + 1;
-        if (strcmp(at, name) == 0)
-            return value;
-        at = value + strlen(value) + 1;
-    }
-    return NULL;
-}
-
-void request_log(const struct request *rq, const char *format, ...)
-{
-    char line[2048];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    log_event(rq->slot->id, line);
-}
-
-/* ---- The state word: parent and child in turns --------------------------------------- */
-
-ASYNC_SAFE static uint32_t state_of(uint32_t word)
-{
-    return word & SLOT_STATE_MASK;
-}
-
-/* Go to STATE, with the flags SET and without CLEAR; wait while the parent is PROBING, which takes
- * it one system call. Returns the word as it was. */
+/* Forward: what is called before it is defined. In the order of a life most calls go forward. */
+/* Serve */
+static unsigned spare_number(const struct handler_call *call);
+static void arm_signals(void);
+/* Read: the head */
+static void request_read_head(struct request *rq);
+static void request_decode_head(struct request *rq);
+/* Read: the route */
+static void request_check(struct request *rq);
+/* Read: the turn */
+static void await_turn(struct request *rq);
+/* Read: the body */
+static void request_read_body(struct request *rq);
+/* Run: the route */
+static void enter_running(struct request *rq);
+static int run_route(struct request *rq);
+/* Run: what a handler may ask */
+static char *request_keep(struct request *rq, const void *bytes, size_t length);
+/* Run: the program answers */
+static int run_program(struct request *rq);
+/* Answer */
+static bool is_reserved_field(const char *name);
+static bool is_complete(const struct request *rq);
+static void answer_again(struct request *rq);
+static void start_answer(struct request *rq);
+static bool outlives_client(const struct request *rq);
+/* Finish */
+static void block_sigterm(struct request *rq);
+_Noreturn static void finish(struct request *rq, int result);
+_Noreturn static void refuse_request(struct request *rq, int status, const char *reason);
+/* Deliver */
+static int send_rest(struct request *rq, bool more);
+static enum outcome deliver(struct request *rq);
+/* End */
+ASYNC_SAFE static const char *words_for(int status, enum cause cause);
+ASYNC_SAFE static bool undo(struct request *rq);
+ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcome,
+                                         enum cause cause);
+ASYNC_SAFE static void on_sigterm(int signal);
+ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code);
+/* The connection */
+static bool wait_for(int fd, short events, int64_t ms);
+static int outstanding(int fd);
+static int send_all(struct request *rq, struct iovec *v, int count);
+static int send_continue(struct request *rq);
+static void set_user_timeout(const struct request *rq, int64_t ms);
+static bool get_tcp_info(int fd, struct tcp_info *info);
+/* The state word */
+ASYNC_SAFE static uint32_t state_of(uint32_t word);
 ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
-                                        uint32_t clear)
+                                        uint32_t clear);
+ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag);
+ASYNC_SAFE static void begin_answering(struct request *rq);
+
+/* ---- Serve --------------------------------------------------------------------------- */
+
+_Noreturn void handler_serve(const struct handler_call *call)
 {
-    uint32_t was = atomic_load(&slot->state);
-    for (;;) {
-        while (state_of(was) == SLOT_PROBING && getppid() == request.parent) {
-            sleep_ms(0);
-            was = atomic_load(&slot->state);
-        }
-        uint32_t now = ((was & ~(uint32_t)SLOT_STATE_MASK & ~clear) | set) | state;
-        if (atomic_compare_exchange_weak(&slot->state, &was, now))
-            return was;
-    }
+    struct request *rq = &request;
+    const struct handler_settings *s = call->settings;
+    /* All of it is zero yet. An assignment of the whole would touch all of its pages. */
+    rq->call = call;
+    rq->settings = s;
+    rq->slot = call->slot;
+    rq->room = handler_head_room(s);
+    rq->buffer = s->head;
+    rq->query = "";
+    rq->path_info = "";
+    rq->body = -1;
+    rq->parent = getppid();
+    struct cleanup_owner owner = {.dir = call->state_dir,
+                                  .id = rq->slot->id,
+                                  .title = rq->slot->request,
+                                  .tmpdir = s->tmpdir,
+                                  .sync = s->sync,
+                                  .forked = call->forked,
+                                  .pool = s->pool,
+                                  .pool_path = s->pool_path,
+                                  .spare = spare_number(call)};
+    cleanup_begin(&owner);
+    arm_signals(); /* after it: on_sigterm asks cleanup.c whose ledger this is */
+    rq->slot->route = -1;
+    request_read_head(rq);
+    request_decode_head(rq);
+    request_check(rq);
+    await_turn(rq);
+    request_read_body(rq);
+    enter_running(rq);
+    finish(rq, run_route(rq));
 }
 
-ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag)
+/* A program that records nothing leaves its ledger's file and its TMPDIR as spares for a later one,
+ * because making files is the most expensive step. A request takes the slot that was freed last, so
+ * short requests in quick succession use the same few slots, and find their spares; a crowd of slow
+ * ones, which uses many slots, leaves no more than this number of spares behind. */
+#define SPARES_MAX 64
+
+/* Returns the number of the slot's spare, counted from 1, or 0 if it has none. */
+static unsigned spare_number(const struct handler_call *call)
 {
-    uint32_t was = atomic_load(&slot->state);
-    while (!atomic_compare_exchange_weak(&slot->state, &was, was | flag))
-        continue;
+    bool pooled = call->settings->pool_path != NULL && call->slot_number < SPARES_MAX;
+    return pooled ? call->slot_number + 1 : 0;
 }
 
-/* From here on the connection is the child's alone to write. */
-ASYNC_SAFE static void begin_answering(struct request *rq)
+/* Let SIGTERM in: the parent forked with all signals blocked, so that none comes before there is
+ * something to handle it. In its handler all others wait, as it is the last thing that runs. */
+static void arm_signals(void)
 {
-    if (state_of(atomic_load(&rq->slot->state)) < SLOT_ANSWERING)
-        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN | SLOT_BODY_OPEN | SLOT_WAITING);
+    struct sigaction term = {.sa_handler = on_sigterm};
+    sigset_t none;
+    sigfillset(&term.sa_mask);
+    sigaction(SIGTERM, &term, NULL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
+size_t handler_head_room(const struct handler_settings *s)
 {
-    if (code != HANDLER_EXIT_UNDONE)
-        slot_advance(rq->slot, SLOT_DONE, 0, 0);
-    _exit(code);
+    return s->max_target + s->max_header + HTTP_LINE_SLACK;
 }
 
-/* ---- The connection: waiting, sending, cutting, closing ------------------------------ */
+/* ---- Read: the head ------------------------------------------------------------------ */
 
-/* Wait for EVENTS: true, or false when MS have passed. */
-static bool wait_for(int fd, short events, int64_t ms)
-{
-    struct pollfd p = {.fd = fd, .events = events};
-    int64_t until = clock_ms() + ms;
-    for (;;) {
-        int64_t left = until - clock_ms();
-        struct timespec t = {.tv_sec = left < 0 ? 0 : left / 1000,
-                             .tv_nsec = left < 0 ? 0 : left % 1000 * 1000000};
-        int n = ppoll(&p, 1, &t, request.mask_of_waits);
-        if (n > 0 || (n < 0 && errno != EINTR))
-            return true; /* an error shows in the call that was waited for */
-        if (n == 0)
-            return false;
-    }
-}
-
-static int unsent(int fd)
-{
-    int n = 0;
-    return ioctl(fd, SIOCOUTQ, &n) < 0 ? 0 : n;
-}
-
-/* Wait until FD takes more. A client that reads slowly makes progress without making room. */
-static bool wait_writable(int fd, int64_t ms)
-{
-    for (int before = unsent(fd);;) {
-        if (wait_for(fd, POLLOUT, ms))
-            return true;
-        int now = unsent(fd);
-        if (now >= before)
-            return false;
-        before = now;
-    }
-}
-
-/* One call's worth of the vectors. */
-static ssize_t send_some(struct request *rq, struct iovec *v, int count)
-{
-    struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
-    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | rq->answer.more;
-    struct slot *slot = rq->slot;
-    if (rq->call->is_tcp || rq->delivering == 0)
-        return sendmsg(rq->call->connection, &m, flags);
-    slot->last = (struct mmsghdr){.msg_hdr = m};
-    slot->rest = 0;
-    for (int i = 0; i < count; i++)
-        slot->rest += v[i].iov_len;
-    int sent = sendmmsg(rq->call->connection, &slot->last, 1, flags);
-    return sent < 0 ? -1 : (ssize_t)slot->last.msg_len;
-}
-
-bool handler_was_sent(const struct slot *slot)
-{
-    return slot->rest > 0 && slot->last.msg_len == slot->rest;
-}
-
-/* Send all of the vectors: 0, or -1 with EPIPE, ECONNRESET, ETIMEDOUT... */
-static int send_all(struct request *rq, struct iovec *v, int count)
-{
-    while (count > 0) {
-        ssize_t n = send_some(rq, v, count);
-        if (n < 0 && errno == EAGAIN) {
-            if (wait_writable(rq->call->connection, rq->settings->send_ms))
-                continue;
-            errno = ETIMEDOUT;
-        }
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            rq->client_gone = true;
-            return -1;
-        }
-        while (count > 0 && (size_t)n >= v->iov_len) {
-            n -= (ssize_t)v->iov_len;
-            v++;
-            count--;
-        }
-        if (count > 0) {
-            v->iov_base = (char *)v->iov_base + n;
-            v->iov_len -= (size_t)n;
-        }
-    }
-    return 0;
-}
-
-/* An answer that has begun and must not complete: the client sees a reset, at once. */
-ASYNC_SAFE void handler_cut(int connection, bool is_tcp)
-{
-    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    if (!is_tcp || connect(connection, &nobody, sizeof nobody) < 0)
-        shutdown(connection, SHUT_RDWR);
-}
-
-ASYNC_SAFE static void cut_connection(const struct request *rq)
-{
-    handler_cut(rq->call->connection, rq->call->is_tcp);
-}
-
-ASYNC_SAFE int handler_end_sending(int connection)
-{
-    struct linger orderly = {0};
-    setsockopt(connection, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
-    return shutdown(connection, SHUT_WR);
-}
-
-/* While an answer is on its way, a client that does not read for SEND_MS is given up. */
-static void set_user_timeout(const struct request *rq, int64_t ms)
-{
-    unsigned value = (unsigned)(ms > INT_MAX ? INT_MAX : ms);
-    if (rq->call->is_tcp && rq->settings->send_ms != rq->settings->dead_peer_ms)
-        setsockopt(rq->call->connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof value);
-}
-
-/* ---- Answers: head, body, and the last byte, which is held back ---------------------- */
-
-/* "Date: Mon, 23 Nov 2026 09:20:01 GMT", RFC 9110 section 5.6.7. */
-ASYNC_SAFE static void add_date(struct text *t)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    struct utc u = handler_utc(now.tv_sec);
-    text_add(t, "Date: ");
-    text_bytes(t, &"SunMonTueWedThuFriSat"[(size_t)3 * u.weekday], 3);
-    text_add(t, ", ");
-    text_number(t, u.day, 2);
-    text_char(t, ' ');
-    text_bytes(t, &"JanFebMarAprMayJunJulAugSepOctNovDec"[(size_t)3 * (u.month - 1)], 3);
-    text_char(t, ' ');
-    text_number(t, u.year, 4);
-    text_char(t, ' ');
-    text_number(t, u.hour, 2);
-    text_char(t, ':');
-    text_number(t, u.minute, 2);
-    text_char(t, ':');
-    text_number(t, u.second, 2);
-    text_add(t, " GMT\r\n");
-}
-
-ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *reason)
-{
-    text_add(t, "HTTP/1.1 ");
-    text_signed(t, status);
-    text_char(t, ' ');
-    text_add(t, reason != NULL ? reason : handler_reason(status));
-    text_add(t, "\r\n");
-    add_date(t);
-}
-
-ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, bool head_only,
-                                        const char *reason)
-{
-    struct text t = {.at = buffer, .room = room};
-    const char *name = handler_reason(status);
-    size_t length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
-    add_status_line(&t, status, NULL);
-    text_add(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
-    text_number(&t, length, 1);
-    if (status == 503)
-        text_add(&t, "\r\nRetry-After: 5");
-    text_add(&t, "\r\nConnection: close\r\n\r\n");
-    if (head_only)
-        return t.length;
-    text_signed(&t, status);
-    text_char(&t, ' ');
-    text_add(&t, name);
-    text_add(&t, ": ");
-    text_add(&t, reason);
-    text_char(&t, '\n');
-    return t.length;
-}
-
-ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int status, bool head_only,
-                                    const char *reason)
-{
-    char answer[1024];
-    size_t n = handler_canned_answer(answer, sizeof answer, status, head_only, reason);
-    if (send(connection, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)n)
-        return false;
-    const char *blank = memmem(answer, n, "\r\n\r\n", 4);
-    slot->status = (uint16_t)status;
-    slot->bytes = n - 4 - (size_t)(blank - answer); /* of its body, as with all others */
-    return true;
-}
-
-static bool has_no_body(const struct request *rq)
-{
-    return rq->is_head || rq->answer.status == 204 || rq->answer.status == 304;
-}
-
-static bool is_reserved_field(const char *name)
-{
-    static const char *const names[] = {"Content-Length", "Transfer-Encoding", "Connection",
-                                        "Date"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (strcasecmp(name, names[i]) == 0)
-            return true;
-    return false;
-}
-
-int respond_header(struct request *rq, const char *name, const char *value)
-{
-    struct answer *a = &rq->answer;
-    size_t n = strlen(name), m = strlen(value);
-    bool valid = is_token(name, n) && !is_reserved_field(name);
-    for (size_t i = 0; valid && i < m; i++)
-        valid = is_text((unsigned char)value[i]);
-    errno = !valid ? EINVAL : a->prepared ? EALREADY : E2BIG;
-    if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
-        return -1;
-    struct text t = {.at = a->fields, .length = a->fields_size, .room = sizeof a->fields};
-    text_add(&t, name);
-    text_add(&t, ": ");
-    text_add(&t, value);
-    text_add(&t, "\r\n");
-    a->fields_size = t.length;
-    return 0;
-}
-
-int respond_begin(struct request *rq, int status, const char *type, int64_t length)
-{
-    struct answer *a = &rq->answer;
-    bool valid = status >= 200 && status <= 599 && length >= -1;
-    for (const char *c = type; valid && c != NULL && *c != '\0'; c++)
-        valid = is_text((unsigned char)*c) && strlen(type) < 256;
-    errno = valid ? EALREADY : EINVAL;
-    if (!valid || a->prepared)
-        return -1;
-    a->prepared = true;
-    a->status = status;
-    a->type = type != NULL ? request_keep(rq, type, strlen(type)) : NULL;
-    a->length = length;
-    a->framing = length >= 0          ? FRAMING_LENGTH
-                 : rq->head.minor > 0 ? FRAMING_CHUNKED
-                                      : FRAMING_CLOSE;
-    return 0;
-}
-
-int respond(struct request *rq, int status, const char *type, const void *body, size_t length)
-{
-    struct answer *a = &rq->answer;
-    if (respond_begin(rq, status, type, (int64_t)length) < 0)
-        return -1;
-    a->body = request_keep(rq, body, length);
-    if (a->body == NULL) {
-        a->prepared = false;
-        return -1;
-    }
-    a->body_size = length;
-    a->written = length;
-    return 0;
-}
-
-int respond_text(struct request *rq, int status, const char *format, ...)
-{
-    char *text;
-    va_list args;
-    va_start(args, format);
-    int n = vasprintf(&text, format, args);
-    va_end(args);
-    if (n < 0) {
-        errno = ENOMEM;
-        return -1;
-    }
-    int done = respond(rq, status, "text/plain; charset=utf-8", text, (size_t)n);
-    free(text);
-    return done;
-}
-
-int respond_errno(struct request *rq, const char *doing)
-{
-    int error = errno;
-    request_log(rq, "could not %s: %s", doing, strerror(error));
-    int status = error == EEXIST ? 409 : error == ENOSPC || error == EDQUOT ? 507 : 500;
-    if (!rq->answer.prepared)
-        respond_text(rq, status, "could not %s\n", doing);
-    errno = error;
-    return -1;
-}
-
-/* Build the head; it is sent with the first bytes of the body, or in delivery. */
-static void build_head(struct request *rq)
-{
-    struct answer *a = &rq->answer;
-    struct text t = TEXT(a->head);
-    bool draining = atomic_load(rq->call->draining) != 0;
-    if (!rq->head.keep_alive || a->framing == FRAMING_CLOSE || rq->unread_body || draining)
-        rq->must_close = true;
-    add_status_line(&t, a->status, a->reason);
-    if (a->type != NULL) {
-        text_add(&t, "Content-Type: ");
-        text_add(&t, a->type);
-        text_add(&t, "\r\n");
-    }
-    if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304) {
-        text_add(&t, "Content-Length: ");
-        text_number(&t, (unsigned long long)a->length, 1);
-        text_add(&t, "\r\n");
-    } else if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
-        text_add(&t, "Transfer-Encoding: chunked\r\n");
-    }
-    if (rq->must_close)
-        text_add(&t, "Connection: close\r\n");
-    else if (rq->head.minor == 0)
-        text_add(&t, "Connection: keep-alive\r\n");
-    text_bytes(&t, a->fields, a->fields_size);
-    text_add(&t, "\r\n");
-    a->head_size = t.length;
-}
-
-/* A close-delimited answer cannot be told from a cut one on AF_UNIX, where there is no reset:
- * it is collected whole and given its length. */
-static int collect_body(struct answer *a, const void *data, size_t length)
-{
-    char *more = realloc(a->body, a->body_size + length);
-    if (more == NULL)
-        return -1;
-    memcpy(more + a->body_size, data, length);
-    a->body = more;
-    a->body_size += length;
-    return 0;
-}
-
-static void start_answer(struct request *rq)
-{
-    if (rq->answer.started)
-        return;
-    rq->answer.started = true;
-    rq->slot->status = (uint16_t)rq->answer.status;
-    begin_answering(rq);
-    set_user_timeout(rq, rq->settings->send_ms);
-    build_head(rq);
-}
-
-/* Send LENGTH bytes of the body, with what must come before and behind them. */
-static int send_body(struct request *rq, const char *data, size_t length)
-{
-    struct answer *a = &rq->answer;
-    char size_line[24];
-    struct iovec v[5];
-    int n = 0;
-    size_t held = a->held_size;
-    start_answer(rq);
-    if (a->head_size > 0)
-        v[n++] = (struct iovec){a->head, a->head_size};
-    if (held > 0)
-        v[n++] = (struct iovec){(char *)a->held, held};
-    if (a->framing == FRAMING_CHUNKED && length > 0) {
-        int size = snprintf(size_line, sizeof size_line, "%zx\r\n", length);
-        v[n++] = (struct iovec){size_line, (size_t)size};
-    }
-    if (length > 0)
-        v[n++] = (struct iovec){(char *)data, length};
-    if (a->framing == FRAMING_CHUNKED && length > 0)
-        v[n++] = (struct iovec){"\r\n", 2};
-    a->head_size = 0;
-    a->held_size = 0;
-    bool finish = (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
-    if (rq->client_gone && finish)
-        return 0; /* the work goes on, for nobody to read */
-    if (send_all(rq, v, n) < 0)
-        return finish ? 0 : -1;
-    rq->slot->bytes += length + held;
-    return 0;
-}
-
-#define HOLD_MAX 4096 /* bytes */
-
-/* The end of the body is held back: a byte, or all of a small one that came at once. Then nothing
- * of the answer is out yet, and a handler that fails after all is told of in plain HTTP. */
-static int hold_end(struct request *rq, const char *data, size_t length)
-{
-    struct answer *a = &rq->answer;
-    size_t held = !a->started && length <= HOLD_MAX ? length : 1;
-    if (length > held && send_body(rq, data, length - held) < 0)
-        return -1;
-    a->held = request_keep(rq, data + length - held, held);
-    if (a->held == NULL) {
-        a->written -= length; /* whatever its handler makes of that: it is not complete */
-        return -1;
-    }
-    a->held_size = held;
-    return 0;
-}
-
-int respond_write(struct request *rq, const void *data, size_t length)
-{
-    struct answer *a = &rq->answer;
-    if (!a->prepared || (a->body != NULL && a->framing != FRAMING_CLOSE)) {
-        errno = EINVAL;
-        return -1;
-    }
-    if (a->framing == FRAMING_LENGTH && length > (uint64_t)a->length - a->written) {
-        errno = EMSGSIZE;
-        return -1;
-    }
-    a->written += length;
-    if (length == 0 || has_no_body(rq))
-        return 0;
-    if (a->framing == FRAMING_CLOSE && !rq->call->is_tcp)
-        return collect_body(a, data, length);
-    if (a->framing != FRAMING_LENGTH || a->written < (uint64_t)a->length)
-        return send_body(rq, data, length);
-    return hold_end(rq, data, length);
-}
-
-/* ---- Delivery: has the answer reached the client? ------------------------------------ */
-
-/* The kernel's count of bytes acknowledged since accept, and the connection's state, in one look.
- * (tcp(7), TCP_INFO; RFC 4898 tcpEStatsAppHCThruOctetsAcked.) */
-static bool tcp_look(int fd, uint64_t *acked, bool *closed)
-{
-    struct tcp_info info;
-    socklen_t size = sizeof info;
-    memset(&info, 0, sizeof info);
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
-        return false;
-    *acked = info.tcpi_bytes_acked;
-    *closed = info.tcpi_state == 7; /* TCP_CLOSE: reset, or closed by both */
-    return true;
-}
-
-uint64_t handler_traffic(int connection, uint32_t *unsendable)
-{
-    struct tcp_info info;
-    socklen_t size = sizeof info;
-    memset(&info, 0, sizeof info);
-    if (getsockopt(connection, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
-        memset(&info, 0, sizeof info);
-    *unsendable = info.tcpi_notsent_bytes;
-    return info.tcpi_bytes_received + info.tcpi_bytes_acked;
-}
-
-/* What the count will be when all sent so far and MORE bytes are acknowledged. */
-static uint64_t acked_when_all_is(int fd, uint64_t more)
-{
-    uint64_t before = 0, after = 0;
-    bool closed;
-    int queued;
-    do { /* the two numbers belong together only if the first stood still meanwhile */
-        tcp_look(fd, &before, &closed);
-        queued = unsent(fd);
-        tcp_look(fd, &after, &closed);
-    } while (before != after);
-    return after + (uint64_t)queued + more;
-}
-
-/* AF_UNIX: what the peer has read leaves the queue. A peer that closes with bytes unread resets,
- * which is looked at with poll(2) alone: reading SO_ERROR would take it from whoever asks next. */
-static bool unix_was_read(int fd, bool *closed)
-{
-    struct pollfd p = {.fd = fd};
-    bool read = unsent(fd) == 0;
-    *closed = poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
-    return *closed ? (p.revents & POLLERR) == 0 && unsent(fd) == 0 : read;
-}
-
-bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms)
-{
-    uint64_t acked = 0, best = 0;
-    int64_t until = clock_ms() + send_ms;
-    int queued_before = INT_MAX;
-    /* No event announces an acknowledgement, which may be 40 ms late (delayed ACK): look again in
-     * steps, and at once when the client's FIN, which carries one, comes in. */
-    struct pollfd p = {.fd = connection, .events = POLLRDHUP};
-    for (int64_t step_us = 50;; step_us = step_us < 5000 ? step_us * 2 : step_us) {
-        bool closed = false;
-        if (is_tcp ? tcp_look(connection, &acked, &closed) && acked >= n
-                   : unix_was_read(connection, &closed))
-            return true;
-        /* Nor can it be any more when less than that was ever sent: who was to send it is dead. */
-        if (closed || (is_tcp && acked_when_all_is(connection, 0) < n))
-            return false;
-        int queued = unsent(connection);
-        if (acked > best || queued < queued_before)
-            until = clock_ms() + send_ms;
-        best = acked;
-        queued_before = queued;
-        if (clock_ms() >= until)
-            return false;
-        struct timespec pause = {.tv_nsec = step_us * 1000};
-        if (ppoll(&p, p.fd < 0 ? 0 : 1, &pause, NULL) > 0)
-            p.fd = -1; /* it would be ready from now on */
-    }
-}
-
-/* ---- The end of a request: kept, or undone ------------------------------------------- */
-
-ASYNC_SAFE static int status_for(enum outcome outcome, enum cause cause, uint32_t state)
-{
-    if (cause == CAUSE_EVICTED)
-        return (state & (SLOT_HEAD_OPEN | SLOT_BODY_OPEN)) != 0 ? 408 : 503;
-    return outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_CRASH ? 500 : 503;
-}
-
-ASYNC_SAFE static const char *words_for(int status, enum cause cause)
-{
-    switch (status) {
-    case 408:
-        return "the request did not arrive in time";
-    case 504:
-        return "the time limit was reached; the work was stopped and undone";
-    case 503:
-        return cause == CAUSE_EVICTED
-                   ? "too many requests; this one waited for its turn and had to make room"
-               : cause == CAUSE_DRAIN ? "the server is stopping; the work was stopped and undone"
-                                      : "the work was stopped and undone";
-    case 502:
-        return "the program failed and what it made was undone";
-    default:
-        return "the work failed and was undone";
-    }
-}
-
-/* Undo, and note how that went. True: nothing is left. */
-ASYNC_SAFE static bool undo(struct request *rq)
-{
-    bool something = cleanup_has_records();
-    bool done = cleanup_undo() == CLEANUP_DONE;
-    if (something)
-        rq->slot->undo = done ? UNDO_OK : UNDO_FAILED;
-    return done;
-}
-
-/* A route's program, while it runs. */
-static struct program {
-    pid_t pid;
-    int out, err; /* read ends of pipes, non-blocking; -1: closed */
-    int signals;  /* a signalfd for SIGCHLD */
-    bool ended;
-    int status; /* of waitpid(2), once it has ended */
-    struct log_lines lines;
-} program = {.out = -1, .err = -1, .signals = -1};
-
-#define PIPE_HOLDS 65536 /* bytes, pipe(7) */
-
-/* Log what the program's pipe of errors holds, and no more: who fills it may never stop. */
-ASYNC_SAFE static void take_errors_held(void)
-{
-    ssize_t n = 1;
-    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.err >= 0; left -= n)
-        n = log_lines_read(&program.lines, request.slot->id, program.err);
-}
-
-/* What a program says after SIGTERM goes to the log, and what it still answers nowhere: it must not
- * wait for room in a pipe. */
-ASYNC_SAFE static void program_last_words(void)
-{
-    char nowhere[4096];
-    ssize_t n = 1;
-    take_errors_held();
-    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.out >= 0; left -= n)
-        n = read(program.out, nowhere, sizeof nowhere);
-}
-
-/* End the program and all others of the request, which have GRACE_MS for a last word. True: none is
- * left. */
-ASYNC_SAFE static bool end_program(int64_t grace_ms)
-{
-    bool none = cleanup_end_children(grace_ms, program_last_words);
-    take_errors_held(); /* the very last may have come with its end */
-    return none;
-}
-
-/* Stop the work and undo it, tell the client if there is something to tell, and exit. */
-ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcome, enum cause cause)
-{
-    uint32_t state = atomic_load(&rq->slot->state);
-    bool ran = state_of(state) >= SLOT_RUNNING;
-    rq->slot->outcome = (uint8_t)outcome;
-    if (rq->answer.started)
-        cut_connection(rq);
-    if (ran && outcome == OUTCOME_HANGUP)
-        log_event(rq->slot->id, "The client closed the connection prematurely. Cleaning up.");
-    bool alone = end_program(ran ? rq->settings->grace_ms : 0);
-    log_lines_end(&program.lines, rq->slot->id);
-    if (!undo(rq) || !alone)
-        _exit(HANDLER_EXIT_UNDONE); /* the parent goes on, and tells the client */
-    if (outcome != OUTCOME_HANGUP && !rq->answer.started) {
-        int status = status_for(outcome, cause, state);
-        begin_answering(rq);
-        if (handler_send_canned(rq->call->connection, rq->slot, status, rq->is_head,
-                                words_for(status, cause)))
-            handler_end_sending(rq->call->connection);
-    }
-    leave(rq, HANDLER_EXIT_CLOSE);
-}
-
-ASYNC_SAFE static enum outcome outcome_of(enum cause cause)
-{
-    switch (cause) {
-    case CAUSE_HANGUP:
-        return OUTCOME_HANGUP;
-    case CAUSE_TIMEOUT:
-        return OUTCOME_TIMEOUT;
-    case CAUSE_DRAIN:
-        return OUTCOME_DRAIN;
-    case CAUSE_EVICTED:
-        return OUTCOME_ERROR;
-    default:
-        return OUTCOME_KILLED;
-    }
-}
-
-ASYNC_SAFE static bool has_other_threads(void)
-{
-    struct stat task; /* a directory for each thread, and two links of its own */
-    return stat("/proc/self/task", &task) == 0 && task.st_nlink > 3;
-}
-
-/* SIGTERM: the parent, the parent's death, or an operator ends the request. */
-ASYNC_SAFE static void on_sigterm(int signal)
-{
-    if (!cleanup_is_owner()) { /* a process that the route forked: it dies of it, nothing more */
-        struct sigaction fatal = {.sa_handler = SIG_DFL};
-        sigaction(signal, &fatal, NULL);
-        raise(signal);
-        return;
-    }
-    if (request.delivering != 0)
-        return;
-    /* Other threads would go on creating while this one undoes: end them all, the parent undoes. */
-    if (has_other_threads()) {
-        kill(getpid(), SIGKILL);
-        return;
-    }
-    enum cause cause = (enum cause)atomic_load(&request.slot->cause);
-    abandon(&request, outcome_of(cause), cause);
-}
-
-static void block_sigterm(struct request *rq)
-{
-    sigset_t term;
-    rq->delivering = 1;
-    rq->mask_of_waits = NULL;
-    slot_flag(rq->slot, SLOT_DELIVERING);
-    sigemptyset(&term);
-    sigaddset(&term, SIGTERM);
-    sigprocmask(SIG_BLOCK, &term, NULL);
-}
-
-/* Send what the answer still lacks; with MORE, in one packet with the FIN that follows at once. */
-static int send_rest(struct request *rq, bool more)
-{
-    struct answer *a = &rq->answer;
-    a->more = more ? MSG_MORE : 0;
-    if (a->body != NULL && !has_no_body(rq))
-        return send_body(rq, a->body, a->body_size);
-    start_answer(rq);
-    if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
-        struct iovec v[] = {{a->head, a->head_size}, {"0\r\n\r\n", 5}};
-        return send_all(rq, v, 2);
-    }
-    return a->held_size > 0 || a->head_size > 0 ? send_body(rq, NULL, 0) : 0;
-}
-
-/* The bytes that send_rest will send, and the FIN where that completes the answer. */
-static uint64_t rest_size(struct request *rq)
-{
-    const struct answer *a = &rq->answer;
-    start_answer(rq);
-    uint64_t n = a->head_size + a->held_size;
-    if (!has_no_body(rq))
-        n += a->body != NULL ? a->body_size : a->framing == FRAMING_CHUNKED ? 5U : 0U;
-    return n + (a->framing == FRAMING_CLOSE);
-}
-
-/* Send the end of an answer below 400 and learn whether the client has it: OK or HANGUP; or ERROR,
- * when it must not go out. */
-static enum outcome deliver(struct request *rq)
-{
-    bool recorded = cleanup_has_records(), is_tcp = rq->call->is_tcp;
-    uint64_t n = rest_size(rq);
-    if (recorded && is_tcp)
-        n = acked_when_all_is(rq->call->connection, n);
-    if (recorded && cleanup_sent(n) < 0) {
-        request_log(rq, "could not record the answer in the ledger: %s", strerror(errno));
-        return OUTCOME_ERROR;
-    }
-    /* A packet with a FIN is acknowledged late, when its client may have closed by a reset already:
-     * only where nothing depends on it. */
-    if (send_rest(rq, rq->must_close && !recorded) < 0)
-        return OUTCOME_HANGUP;
-    if (rq->must_close)
-        handler_end_sending(rq->call->connection);
-    bool delivered =
-        !recorded || handler_was_delivered(rq->call->connection, is_tcp, n, rq->settings->send_ms);
-    return delivered ? OUTCOME_OK : OUTCOME_HANGUP;
-}
-
-_Noreturn static void finish_well(struct request *rq)
-{
-    struct answer *a = &rq->answer;
-    if (a->framing == FRAMING_CLOSE && !rq->call->is_tcp) {
-        a->framing = FRAMING_LENGTH;
-        a->length = (int64_t)a->body_size;
-    }
-    bool finish = (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
-    enum outcome outcome = deliver(rq);
-    rq->slot->outcome = (uint8_t)outcome;
-    if (outcome == OUTCOME_ERROR || (outcome == OUTCOME_HANGUP && !finish)) {
-        cut_connection(rq);
-        bool struck = cleanup_unsent() == 0;
-        if (!struck || !undo(rq))
-            _exit(HANDLER_EXIT_UNDONE);
-        leave(rq, HANDLER_EXIT_CLOSE);
-    }
-    if (cleanup_keep() != CLEANUP_DONE)
-        _exit(HANDLER_EXIT_UNDONE);
-    if (!rq->must_close)
-        set_user_timeout(rq, rq->settings->dead_peer_ms);
-    leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
-}
-
-/* An answer of 400 or above is complete only when nothing is left of what it failed at; what only a
- * janitor may do goes on after it. */
-_Noreturn static void finish_badly(struct request *rq)
-{
-    rq->slot->outcome = OUTCOME_ERROR;
-    bool undone = undo(rq);
-    if (!undone)
-        rq->must_close = true;
-    start_answer(rq);
-    if (send_rest(rq, rq->must_close) < 0)
-        rq->must_close = true;
-    else if (rq->must_close)
-        handler_end_sending(rq->call->connection);
-    if (!undone)
-        _exit(HANDLER_EXIT_UNDONE);
-    if (!rq->must_close)
-        set_user_timeout(rq, rq->settings->dead_peer_ms);
-    leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
-}
-
-/* The answer has begun and cannot be finished. */
-_Noreturn static void finish_cut(struct request *rq)
-{
-    rq->slot->outcome = rq->client_gone ? OUTCOME_HANGUP : OUTCOME_ERROR;
-    cut_connection(rq);
-    if (!undo(rq))
-        _exit(HANDLER_EXIT_UNDONE);
-    leave(rq, HANDLER_EXIT_CLOSE);
-}
-
-/* Forget the answer that was prepared; none of it has been sent. */
-static void answer_again(struct request *rq)
-{
-    struct answer *a = &rq->answer;
-    a->prepared = false;
-    a->reason = NULL;
-    a->body = NULL;
-    a->body_size = 0;
-    a->written = 0;
-    a->held_size = 0;
-    a->fields_size = 0;
-}
-
-/* Whether the answer has all the body that its head promises. */
-static bool is_complete(const struct request *rq)
-{
-    const struct answer *a = &rq->answer;
-    return a->prepared &&
-           (a->framing != FRAMING_LENGTH || has_no_body(rq) || a->written == (uint64_t)a->length);
-}
-
-_Noreturn static void finish(struct request *rq, int result)
-{
-    struct answer *a = &rq->answer;
-    block_sigterm(rq);
-    if (!cleanup_end_children(0, NULL))
-        request_log(rq, "a process of this request does not end, even by SIGKILL");
-    bool complete = is_complete(rq);
-    if (result == 0 && complete && a->status < 400)
-        finish_well(rq);
-    if (a->started && (result != 0 || !complete))
-        finish_cut(rq);
-    if (!complete || (result != 0 && a->status < 400)) {
-        request_log(rq, "the handler %s",
-                    result != 0    ? "failed"
-                    : !a->prepared ? "returned without an answer"
-                                   : "returned before its answer was complete");
-        answer_again(rq);
-        respond_text(rq, 500, "500 Internal Server Error: %s\n", words_for(500, CAUSE_NONE));
-    }
-    finish_badly(rq);
-}
-
-/* Refuse the request: nothing has been made. */
-_Noreturn static void refuse(struct request *rq, int status, const char *reason)
-{
-    if (status == 503)
-        respond_header(rq, "Retry-After", "5");
-    respond_text(rq, status, "%d %s: %s\n", status, handler_reason(status), reason);
-    finish(rq, 0);
-}
-
-/* ---- Reading: the head --------------------------------------------------------------- */
-
-/* The request line for logs and people, as far as it has come. */
+/* Put the request line into the slot, for logs and people, as far as it has come: of a request that
+ * is refused or never completes, the log should show what there was. */
 static void note_request(struct request *rq)
 {
-    const char *end = memchr(rq->buffer, '\r', rq->have);
-    size_t n = end != NULL ? (size_t)(end - rq->buffer) : rq->have;
-    if (rq->head.started && rq->head.method.length > 0) {
-        end = memchr(rq->buffer + rq->head.method.at, '\r', rq->have - rq->head.method.at);
-        n = end != NULL ? (size_t)(end - rq->buffer) - rq->head.method.at : 0;
-    }
-    const char *from = rq->buffer + (rq->head.started ? rq->head.method.at : 0);
+    size_t at = rq->head.method.at, n = rq->have - at;
+    const char *from = rq->buffer + at, *end = memchr(from, '\r', n);
+    if (end != NULL)
+        n = (size_t)(end - from);
     if (n >= SLOT_REQUEST_SIZE)
         n = SLOT_REQUEST_SIZE - 1;
     memcpy(rq->slot->request, from, n);
     rq->slot->request[n] = '\0';
 }
 
-/* Look at what the connection holds, behind what we have, without taking it: its size, 0 at the
- * client's FIN; times out into 408. */
+/* Look at what the connection holds, behind what we have, without taking it: it may belong to the
+ * next request already, which another child will read. Returns its size, or 0 at the client's FIN;
+ * refuses the request with 408 and the words LATE at DEADLINE. */
 static size_t peek(struct request *rq, char *to, size_t room, int64_t deadline, const char *late)
 {
     int fd = rq->call->connection;
@@ -1136,8 +299,8 @@ static size_t peek(struct request *rq, char *to, size_t room, int64_t deadline, 
         if (errno == EAGAIN) {
             int64_t left = deadline - clock_ms();
             if (left <= 0 || !wait_for(fd, POLLIN, left)) {
-                rq->unread_body = true;
-                refuse(rq, 408, late);
+                rq->unread_body = true; /* the rest may still come */
+                refuse_request(rq, 408, late);
             }
         } else if (errno != EINTR) {
             abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
@@ -1145,8 +308,8 @@ static size_t peek(struct request *rq, char *to, size_t room, int64_t deadline, 
     }
 }
 
-/* Take N bytes that were peeked at. */
-static void take(struct request *rq, char *to, size_t n)
+/* Take N bytes that were peeked at. They are there, so this does not wait. */
+static void consume(struct request *rq, char *to, size_t n)
 {
     while (n > 0) {
         ssize_t got = recv(rq->call->connection, to, n, 0);
@@ -1159,7 +322,9 @@ static void take(struct request *rq, char *to, size_t n)
     }
 }
 
-/* The client's FIN came before the end of its request: it has gone, or will hear why not. */
+/* The client's FIN came before the end of its request. It may only have half-closed, so it is
+ * answered; but the log calls it a hangup, which is what it is in nearly all cases. A connection
+ * that ended before the first byte is no request at all. */
 _Noreturn static void refuse_truncated(struct request *rq)
 {
     if (rq->have == 0)
@@ -1175,7 +340,10 @@ _Noreturn static void refuse_truncated(struct request *rq)
     leave(rq, HANDLER_EXIT_CLOSE);
 }
 
-static void read_head(struct request *rq)
+/* Read the head: peek, look for its end, and take what belongs to it. While the end is not there
+ * all that came is taken, because bytes that stay in the socket would make every wait return at
+ * once. */
+static void request_read_head(struct request *rq)
 {
     const struct handler_settings *s = rq->settings;
     struct http_limits limits = {.max_target = (uint32_t)s->max_target,
@@ -1188,32 +356,35 @@ static void read_head(struct request *rq)
             refuse_truncated(rq);
         int64_t size = http_parse_head(&rq->head, rq->buffer, rq->have + n, &limits);
         size_t used = size > 0 ? (size_t)size - rq->have : n;
-        take(rq, rq->buffer + rq->have, used);
+        consume(rq, rq->buffer + rq->have, used);
         rq->have += used;
         note_request(rq);
         if (size > 0)
             break;
         if (size < 0 || rq->have == rq->room) {
             rq->unread_body = true;
-            rq->is_head = span_is(rq->buffer, rq->head.method, "HEAD");
+            rq->is_head = http_span_is(rq->buffer, rq->head.method, "HEAD");
             rq->slot->head = rq->is_head;
-            refuse(rq, size < 0 ? rq->head.status : 431,
-                   size < 0 ? rq->head.reason : "the header is too large");
+            refuse_request(rq, size < 0 ? rq->head.status : 431,
+                           size < 0 ? rq->head.reason : "the header is too large");
         }
+        /* The parent may now evict this request to make room: it has made nothing. */
         slot_advance(rq->slot, SLOT_READING, SLOT_HEAD_OPEN, 0);
     }
     if ((atomic_load(&rq->slot->state) & SLOT_HEAD_OPEN) != 0)
         slot_advance(rq->slot, SLOT_READING, 0, SLOT_HEAD_OPEN);
 }
 
-static void decode_head(struct request *rq)
+/* Take what is asked for out of the head. The spans stay, as a program is told of the fields; the
+ * strings are copies, as a span has no NUL. */
+static void request_decode_head(struct request *rq)
 {
     const struct http_head *h = &rq->head;
     struct http_span query;
     rq->method = request_keep(rq, rq->buffer + h->method.at, h->method.length);
     rq->path = request_keep(rq, rq->buffer + h->target.at, (size_t)h->target.length + 1);
     if (rq->method == NULL || rq->path == NULL)
-        refuse(rq, 503, "out of memory");
+        refuse_request(rq, 503, "out of memory");
     rq->is_head = strcmp(rq->method, "HEAD") == 0;
     rq->slot->head = rq->is_head;
     if (strcmp(rq->method, "CONNECT") == 0)
@@ -1226,16 +397,18 @@ static void decode_head(struct request *rq)
     }
     const char *wrong = http_decode_target(target, h->target.length, rq->path, &query);
     if (wrong != NULL)
-        refuse(rq, 400, wrong);
+        refuse_request(rq, 400, wrong);
     rq->query = request_keep(rq, target + query.at, query.length);
     if (rq->query == NULL)
-        refuse(rq, 503, "out of memory");
+        refuse_request(rq, 503, "out of memory");
 }
 
-/* ---- Reading: which route, and may it be asked so? ----------------------------------- */
+/* ---- Read: the route ----------------------------------------------------------------- */
 
+/* RFC 9110 section 9.3, and RFC 5789: for any other the answer is 501, for these 405. */
 static const char standard_methods[] = "GET HEAD POST PUT DELETE PATCH OPTIONS CONNECT TRACE";
 
+/* Returns true if METHODS, words with spaces between them, has METHOD. */
 static bool lists_method(const char *methods, const char *method)
 {
     size_t n = strlen(method);
@@ -1252,7 +425,7 @@ static const char *methods_of(const struct route *r)
                                 : "GET";
 }
 
-/* The exact path, else the longest prefix. */
+/* Find the route of the path: the one that is exactly it, else the longest prefix. */
 static void find_route(struct request *rq)
 {
     size_t best = 0;
@@ -1275,7 +448,8 @@ static void find_route(struct request *rq)
         rq->path_info = rq->path + strlen(rq->route->path);
 }
 
-/* "GET, HEAD, OPTIONS" */
+/* Add the field Allow, as in "GET, HEAD, OPTIONS" (RFC 9110 section 10.2.1): what the route lists,
+ * and what is answered for any. */
 static void add_allow(struct request *rq)
 {
     char allow[512];
@@ -1293,8 +467,9 @@ static void add_allow(struct request *rq)
     respond_header(rq, "Allow", text_end(&t));
 }
 
-/* Everything that can be refused is refused before the body is asked for. */
-static void check_request(struct request *rq)
+/* Refuse, or answer here, what needs no work. Everything that can be refused is refused before the
+ * body is asked for: the client need not send what nobody wants. */
+static void request_check(struct request *rq)
 {
     bool known = lists_method(standard_methods, rq->method);
     if (strcmp(rq->path, "*") != 0) {
@@ -1303,9 +478,9 @@ static void check_request(struct request *rq)
         if (rq->route != NULL)
             rq->slot->route = (int16_t)(rq->route - rq->settings->routes);
         if (!known)
-            refuse(rq, 501, "the method is not implemented");
+            refuse_request(rq, 501, "the method is not implemented");
         if (rq->route == NULL)
-            refuse(rq, 404, "no route serves this path");
+            refuse_request(rq, 404, "no route serves this path");
     }
     const char *methods = rq->route != NULL ? methods_of(rq->route) : "OPTIONS";
     bool listed = lists_method(methods, rq->method);
@@ -1316,10 +491,10 @@ static void check_request(struct request *rq)
     }
     if (!listed && !(rq->is_head && lists_method(methods, "GET"))) {
         add_allow(rq);
-        refuse(rq, 405, "the method is not allowed here");
+        refuse_request(rq, 405, "the method is not allowed here");
     }
     if (rq->head.body_length > rq->settings->max_body)
-        refuse(rq, 413, "the body is too large");
+        refuse_request(rq, 413, "the body is too large");
     if (rq->is_head && !listed) { /* the work would be done for nobody to read */
         respond(rq, 200, NULL, "", 0);
         rq->answer.framing = FRAMING_CHUNKED; /* no length is claimed for what was not made */
@@ -1327,7 +502,7 @@ static void check_request(struct request *rq)
     }
 }
 
-/* ---- Reading: a turn, where the route has `max` (why it works: handler.h) ------------- */
+/* ---- Read: the turn ------------------------------------------------------------------ */
 
 static uint32_t half_close_flags(const struct request *rq)
 {
@@ -1425,17 +600,22 @@ static void await_turn(struct request *rq)
     if ((was & SLOT_FIN_SEEN) != 0 && fin != 0)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
     if (!wait_for_turn(rq, ticket, since + limit))
-        refuse(rq, 503, "too many requests for this path; this one waited too long for its turn");
+        refuse_request(rq, 503,
+                       "too many requests for this path; this one waited too long for its turn");
     slot_advance(rq->slot, SLOT_READING, 0, SLOT_WAITING | fin);
     rq->waited_ms = clock_ms() - since;
 }
 
-/* ---- Reading: the body, whole, into a file ------------------------------------------- */
+/* ---- Read: the body ------------------------------------------------------------------ */
 
+/* The body is read before the work begins, for two reasons. A client's FIN cannot be seen behind a
+ * receive window that is full of unread body (measured), so a hangup would go unnoticed; and a CGI
+ * program needs CONTENT_LENGTH, which a chunked body has only when all of it is here. */
 #define BODY_IN_MEMORY_MAX (1U << 20) /* bytes; a longer or chunked body goes to the disk */
 #define BODY_PIECE 65536
 
-/* Without O_TMPFILE: below the request's scratch directory, which is removed whatever happens. */
+/* For file systems without O_TMPFILE: below the request's scratch directory, so that the file goes
+ * even if this process dies between the two calls. */
 static int open_named_spool(void)
 {
     char path[PATH_MAX];
@@ -1449,6 +629,7 @@ static int open_named_spool(void)
     return fd;
 }
 
+/* A body goes where nothing has to be undone: to memory, or to a file that never has a name. */
 static int open_spool(const struct request *rq)
 {
     if (!rq->head.chunked && rq->head.body_length <= BODY_IN_MEMORY_MAX)
@@ -1460,14 +641,15 @@ static int open_spool(const struct request *rq)
 static void spool(struct request *rq, const char *data, size_t n)
 {
     if (n > rq->settings->max_body - rq->body_length)
-        refuse(rq, 413, "the body is too large");
+        refuse_request(rq, 413, "the body is too large");
     if (write_all(rq->body, data, n) < 0) {
         request_log(rq, "could not store the body: %s", strerror(errno));
-        refuse(rq, 507, "the body could not be stored");
+        refuse_request(rq, 507, "the body could not be stored");
     }
     rq->body_length += n;
 }
 
+/* The end of a chunked body is known only when it has been decoded, so it is peeked at first. */
 static void read_chunked_body(struct request *rq, char *piece)
 {
     struct http_chunks chunks = {0};
@@ -1485,9 +667,9 @@ static void read_chunked_body(struct request *rq, char *piece)
                 spool(rq, piece + done + at, length);
             done += used;
         } while (step == CHUNK_DATA);
-        take(rq, piece, done); /* the next request's bytes stay in the socket */
+        consume(rq, piece, done); /* the next request's bytes stay in the socket */
         if (step == CHUNK_BAD)
-            refuse(rq, 400, chunks.reason);
+            refuse_request(rq, 400, chunks.reason);
     }
 }
 
@@ -1503,31 +685,28 @@ static void read_sized_body(struct request *rq, char *piece)
             refuse_truncated(rq);
         } else if (errno == EAGAIN) {
             if (!wait_for(rq->call->connection, POLLIN, rq->settings->body_ms))
-                refuse(rq, 408, "the body did not arrive in time");
+                refuse_request(rq, 408, "the body did not arrive in time");
         } else if (errno != EINTR) {
             abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
         }
     }
 }
 
-static void read_body(struct request *rq)
+static void request_read_body(struct request *rq)
 {
-    static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
     char piece[BODY_PIECE];
     if (!rq->unread_body)
         return;
     rq->body = open_spool(rq);
     if (rq->body < 0) {
         request_log(rq, "could not make a file for the body: %s", strerror(errno));
-        refuse(rq, 503, "the body could not be stored");
+        refuse_request(rq, 503, "the body could not be stored");
     }
-    /* Unless the body is on its way already, RFC 9110 section 10.1.1. */
+    /* A client that waits for it gets its 100, unless the body is on its way already: one that
+     * does not wait for long may have given up waiting (RFC 9110 section 10.1.1). */
     if (rq->head.expect_continue &&
-        recv(rq->call->connection, piece, 1, MSG_PEEK | MSG_DONTWAIT) < 0) {
-        struct iovec v = {(char *)go_on, sizeof go_on - 1};
-        if (send_all(rq, &v, 1) < 0)
-            abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
-    }
+        recv(rq->call->connection, piece, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && send_continue(rq) < 0)
+        abandon(rq, OUTCOME_HANGUP, CAUSE_NONE);
     slot_flag(rq->slot, SLOT_BODY_OPEN);
     if (rq->head.chunked)
         read_chunked_body(rq, piece);
@@ -1536,467 +715,39 @@ static void read_body(struct request *rq)
     slot_advance(rq->slot, SLOT_READING, 0, SLOT_BODY_OPEN);
     rq->unread_body = false;
     if (lseek(rq->body, 0, SEEK_SET) < 0)
-        refuse(rq, 500, "the body could not be read back");
+        refuse_request(rq, 500, "the body could not be read back");
 }
 
-/* ---- Running a program: which one? --------------------------------------------------- */
+/* ---- Run: the route ------------------------------------------------------------------ */
 
-/* What is run for a request: RFC 3875's names for the parts of its path. */
-struct script {
-    const char *file;
-    size_t name_length;    /* SCRIPT_NAME, the beginning of the request's path */
-    const char *path_info; /* what follows it, or "" */
-};
-
-/* No program for this path: 404, and the log says why. */
-static int no_program(struct request *rq, const char *file, const char *why)
+/* The work begins: from here on the parent acts on a hangup as the route wants it. The flags that
+ * say so come with the state in one step: the parent never sees RUNNING without them. */
+static void enter_running(struct request *rq)
 {
-    request_log(rq, "no program for %s: %s: %s", rq->path, file, why);
-    respond_text(rq, 404, "404 Not Found: no program serves this path\n");
-    return -1;
-}
-
-/* Walk down the directory SCRIPT->file along the path, segment by segment, to the program. */
-static int find_in_directory(struct request *rq, struct script *script)
-{
-    static char file[PATH_MAX];
-    struct stat now;
-    size_t length = strlen(script->file);
-    memcpy(file, script->file, length + 1);
-    script->file = file;
-    for (const char *at = rq->path_info;;) {
-        size_t n = strcspn(at, "/");
-        if (n == 0)
-            return no_program(rq, file, "a directory is not listed");
-        if (*at == '.')
-            return no_program(rq, file, "hidden files are not served");
-        if (length + 1 + n >= sizeof file)
-            return no_program(rq, file, strerror(ENAMETOOLONG));
-        file[length++] = '/';
-        memcpy(file + length, at, n);
-        file[length += n] = '\0';
-        at += n;
-        if (stat(file, &now) < 0)
-            return no_program(rq, file, strerror(errno));
-        if (!S_ISDIR(now.st_mode)) {
-            script->path_info = at;
-            script->name_length = (size_t)(at - rq->path);
-            break;
-        }
-        at += *at == '/';
-    }
-    if (!S_ISREG(now.st_mode) || access(file, X_OK) < 0)
-        return no_program(rq, file, "it is not an executable file");
-    return 0;
-}
-
-static int find_program(struct request *rq, struct script *script)
-{
-    struct stat now;
-    size_t length = strlen(rq->route->path);
-    bool prefix = rq->route->path[length - 1] == '/';
-    script->file = rq->route->program;
-    script->name_length = prefix ? length - 1 : length;
-    script->path_info = prefix ? rq->path + length - 1 : "";
-    if (stat(script->file, &now) < 0)
-        return no_program(rq, script->file, strerror(errno));
-    return S_ISDIR(now.st_mode) ? find_in_directory(rq, script) : 0;
-}
-
-#include "environment.h"
-
-/* ---- Running a program: starting it -------------------------------------------------- */
-
-struct launch {
-    const struct request *rq;
-    const char *file, *directory;
-    char *const *environment;
-    int fds[4]; /* what it gets as descriptors 0 to 3; all above 3 */
-    pid_t self;
-    int error; /* errno of what failed */
-    const char *failed;
-};
-
-/* The newborn, in its parent's memory (which waits) until it executes: system calls only. */
-__attribute__((no_sanitize("address"))) static int become_program(void *data)
-{
-    struct launch *l = data;
-    struct sigaction usual = {.sa_handler = SIG_DFL};
-    struct rlimit files;
-    sigset_t none;
-    char *const words[] = {(char *)l->file, NULL};
-    for (int signal = 1; signal < NSIG; signal++) /* what is handled, exec would reset too late */
-        if (signal == SIGTERM || sigismember(&l->rq->settings->ignored, signal) == 1)
-            sigaction(signal, &usual, NULL);
-    sigemptyset(&none);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != l->self)
-        _exit(127);
-    setpgid(0, 0); /* so that "kill 0" in it does not reach its server */
-    for (int fd = 0; fd < 4; fd++)
-        if (dup2(l->fds[fd], fd) < 0)
-            goto failed;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && l->rq->settings->open_files > 0 &&
-        files.rlim_cur > l->rq->settings->open_files) {
-        files.rlim_cur = l->rq->settings->open_files; /* select(2) cannot take many */
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
-    l->failed = "enter the directory of";
-    if (chdir(l->directory) < 0)
-        goto failed;
-    l->failed = "execute";
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    execve(l->file, words, l->environment);
-failed:
-    l->error = errno;
-    _exit(127);
-}
-
-/* Not below 4: there the program's own descriptors go. */
-static int above_three(int fd)
-{
-    if (fd < 0 || fd > 3)
-        return fd;
-    int higher = fcntl(fd, F_DUPFD_CLOEXEC, 4);
-    int error = errno;
-    close(fd);
-    errno = error;
-    return higher;
-}
-
-/* A pipe for FD of the program; its read end, non-blocking, is ours. */
-static int open_output(struct launch *l, int fd)
-{
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) < 0)
-        return -1;
-    l->fds[fd] = above_three(ends[1]);
-    fcntl(ends[0], F_SETFL, O_NONBLOCK);
-    return ends[0];
-}
-
-/* The stack is part of this one's, and the memory shared: no page is copied (clone(2), as in
- * vfork). */
-static pid_t spawn(struct launch *l)
-{
-    _Alignas(16) char stack[32768];
-    sigset_t all, before;
-    sigfillset(&all);
-    sigprocmask(SIG_BLOCK, &all, &before);
-    pid_t pid = clone(become_program, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, l);
-    if (pid < 0) {
-        l->error = errno;
-        l->failed = "make a process for";
-    }
-    sigprocmask(SIG_SETMASK, &before, NULL);
-    return pid;
-}
-
-/* Why the program could not be started, and what the client is told. */
-static int not_started(struct request *rq, const struct launch *l)
-{
-    const char *file = l->file, *hint = "";
-    if (l->error == ENOENT && access(file, F_OK) == 0)
-        hint = " (the interpreter in its first line is not there)";
-    else if (l->error == ENOEXEC)
-        hint = " (a script begins with #! and its interpreter)";
-    else if (l->error == EACCES)
-        hint = " (chmod +x makes it executable)";
-    request_log(rq, "could not %s the program %s: %s%s", l->failed, file, strerror(l->error), hint);
-    bool room = l->error != EAGAIN && l->error != ENOMEM && l->error != EMFILE &&
-                l->error != ENFILE && l->error != ENOSPC;
-    int status = room ? 502 : 503;
-    respond_text(rq, status, "%d %s: the program could not be started\n", status,
-                 handler_reason(status));
-    return -1;
-}
-
-static int program_start(struct request *rq, const struct script *script)
-{
-    const char *file = script->file, *slash = strrchr(file, '/');
-    struct launch l = {.rq = rq, .file = file, .fds = {-1, -1, -1, -1}, .self = getpid()};
-    sigset_t child;
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    program.ended = false;
-    int ledger = cleanup_open_for_program();
-    if (ledger < 0)
-        return respond_errno(rq, "make the program's ledger");
-    if (cleanup_tempdir() == NULL)
-        return respond_errno(rq, "make the program's TMPDIR");
-    l.environment = make_environment(rq, script);
-    if (l.environment == NULL)
-        return respond_errno(rq, "make the program's environment");
-    l.directory = request_keep(rq, file, slash > file ? (size_t)(slash - file) : 1);
-    if (l.directory == NULL)
-        return respond_errno(rq, "find the program's directory");
-    l.failed = "make the descriptors of";
-    l.fds[0] = rq->body >= 0 ? fcntl(rq->body, F_DUPFD_CLOEXEC, 4)
-                             : above_three(open("/dev/null", O_RDONLY | O_CLOEXEC));
-    program.out = open_output(&l, 1);
-    program.err = open_output(&l, 2);
-    l.fds[3] = fcntl(ledger, F_DUPFD_CLOEXEC, 4);
-    program.signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-    bool opened =
-        program.signals >= 0 && l.fds[0] >= 0 && l.fds[1] >= 0 && l.fds[2] >= 0 && l.fds[3] >= 0;
-    if (!opened)
-        l.error = errno;
-    program.pid = opened ? spawn(&l) : -1;
-    for (int fd = 0; fd < 4; fd++)
-        if (l.fds[fd] >= 0)
-            close(l.fds[fd]);
-    return program.pid < 0 || l.error != 0 ? not_started(rq, &l) : 0;
-}
-
-/* ---- Running a program: its answer --------------------------------------------------- */
-
-static char written[65536]; /* a piece of what it has written */
-
-/* Header fields that are the server's, or concern a connection that is not the program's. */
-static bool is_for_client(const char *name)
-{
-    return !is_reserved_field(name) && strcasecmp(name, "Keep-Alive") != 0 &&
-           strcasecmp(name, "Upgrade") != 0 && strcasecmp(name, "Trailer") != 0;
-}
-
-/* What the span holds, as a string: the byte behind it, which ends a name or a line, is given up.
- */
-static const char *span_text(char *b, struct http_span s)
-{
-    b[s.at + s.length] = '\0';
-    return b + s.at;
-}
-
-static int add_program_fields(struct request *rq, const struct cgi_head *h, char *b)
-{
-    for (uint32_t i = 0; i < h->field_count; i++) {
-        const char *name = span_text(b, h->fields[i].name);
-        const char *value = span_text(b, h->fields[i].value);
-        if (is_for_client(name) && respond_header(rq, name, value) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-/* The program's header is whole: prepare the answer. Its head goes out with the body's first byte,
- * so that a program which fails before that still gets its 502. */
-static int begin_program_answer(struct request *rq, const struct cgi_head *h, char *b)
-{
-    const char *location = h->location.length > 0 ? span_text(b, h->location) : NULL;
-    if (location != NULL && h->status == 0 && location[0] == '/' && location[1] != '/') {
-        rq->redirect = strdup(location); /* RFC 3875 section 6.2.2 */
-        return rq->redirect != NULL ? 0 : -1;
-    }
-    if (location != NULL && respond_header(rq, "Location", location) < 0)
-        return -1;
-    if (add_program_fields(rq, h, b) < 0)
-        return -1;
-    int status = h->status != 0 ? h->status : location != NULL ? 302 : 200;
-    const char *type = h->type.length > 0 ? span_text(b, h->type) : NULL;
-    if (respond_begin(rq, status, type, h->has_length ? (int64_t)h->length : -1) < 0)
-        return -1;
-    rq->answer.reason = h->reason.length > 0 ? strdup(span_text(b, h->reason)) : NULL;
-    return 0;
-}
-
-/* What the program's answer is at. */
-struct output {
-    size_t have; /* of the header, in WRITTEN */
-    bool begun;  /* the header is whole */
-    bool bad;
-};
-
-static int bad_header(struct request *rq, struct output *o, const struct cgi_head *h)
-{
-    request_log(rq, "the program's header is bad: %s%s%.*s", h->wrong,
-                h->line.length > 0 ? ": " : "", (int)(h->line.length < 200 ? h->line.length : 200),
-                written + h->line.at);
-    o->bad = true;
-    return -1;
-}
-
-static int take_header(struct request *rq, struct output *o, size_t n)
-{
-    static struct cgi_head h;
-    o->have += n;
-    int64_t size = cgi_parse_head(&h, written, o->have);
-    if (size == 0)
-        return 0;
-    if (size > 0 && begin_program_answer(rq, &h, written) < 0) {
-        size = -1;
-        h.wrong = "a field that cannot be sent";
-    }
-    if (size < 0)
-        return bad_header(rq, o, &h);
-    o->begun = true;
-    size_t rest = o->have - (size_t)size;
-    return rest > 0 && rq->redirect == NULL ? respond_write(rq, written + size, rest) : 0;
-}
-
-/* Read at most MOST bytes of the answer and pass them on: how many, 0 when there is no more now or
- * ever, -1 when it can go no further. */
-static ssize_t take_output(struct request *rq, struct output *o, size_t most)
-{
-    size_t at = o->begun ? 0 : o->have, room = sizeof written - at;
-    ssize_t n = read(program.out, written + at, most < room ? most : room);
-    if (n <= 0 && (n == 0 || (errno != EAGAIN && errno != EINTR))) {
-        close(program.out);
-        program.out = -1;
-    }
-    if (n <= 0)
-        return 0;
-    if (!o->begun)
-        return take_header(rq, o, (size_t)n) < 0 ? -1 : n;
-    if (rq->redirect == NULL && respond_write(rq, written, (size_t)n) < 0) {
-        if (!rq->client_gone)
-            request_log(rq, "the program wrote more than its Content-Length");
-        return -1;
-    }
-    return n;
-}
-
-static void take_errors(const struct request *rq)
-{
-    ssize_t n = log_lines_read(&program.lines, rq->slot->id, program.err);
-    if (n == 0) {
-        close(program.err);
-        program.err = -1;
-    }
-}
-
-/* Reap the program, and what has come to us as a subreaper. */
-static void take_ended(void)
-{
-    struct signalfd_siginfo s[8];
-    while (read(program.signals, s, sizeof s) > 0)
-        continue;
-    int status;
-    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
-        if (pid == program.pid) {
-            program.ended = true;
-            program.status = status;
-        }
-}
-
-/* A wait that finds something to read does not let the signal in, and a program may always have
- * written more: ask for it by a wait for nothing. */
-static void take_sigterm(void)
-{
-    const struct timespec at_once = {0};
-    ppoll(NULL, 0, &at_once, request.mask_of_waits);
-}
-
-/* Pass on what the program writes until it has ended: then what its pipes hold is read, whoever
- * else may have them open. */
-static int pass_on(struct request *rq, struct output *o)
-{
-    for (; !program.ended; take_sigterm()) {
-        struct pollfd p[] = {
-            {program.signals, POLLIN, 0}, {program.out, POLLIN, 0}, {program.err, POLLIN, 0}};
-        if (ppoll(p, 3, NULL, request.mask_of_waits) < 0)
-            continue; /* a signal */
-        if (p[2].revents != 0)
-            take_errors(rq);
-        if (p[1].revents != 0 && take_output(rq, o, sizeof written) < 0)
-            return -1;
-        if (p[0].revents != 0)
-            take_ended();
-    }
-    int left = 0;
-    if (program.out >= 0 && ioctl(program.out, FIONREAD, &left) < 0)
-        left = 0;
-    for (ssize_t n = 1; n > 0 && left > 0 && program.out >= 0; left -= (int)n)
-        if ((n = take_output(rq, o, (size_t)left)) < 0)
-            return -1;
-    take_errors_held();
-    return 0;
-}
-
-static void program_close(const struct request *rq)
-{
-    int *fds[] = {&program.out, &program.err, &program.signals};
-    log_lines_end(&program.lines, rq->slot->id);
-    for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++) {
-        if (*fds[i] >= 0)
-            close(*fds[i]);
-        *fds[i] = -1;
-    }
-}
-
-/* Whether the program has done what it should; else the log says what it did instead. */
-static bool ended_well(const struct request *rq, const struct output *o, const char *file)
-{
-    int status = program.status;
-    if (WIFSIGNALED(status))
-        request_log(rq, "the program %s was ended by signal %d (%s)", file, WTERMSIG(status),
-                    strsignal(WTERMSIG(status)));
-    else if (WEXITSTATUS(status) != 0)
-        request_log(rq, "the program %s exited with status %d", file, WEXITSTATUS(status));
-    else if (!o->begun)
-        request_log(rq, "the program %s exited without a whole header", file);
-    else if (rq->redirect == NULL && !is_complete(rq))
-        request_log(rq, "the program %s wrote less than its Content-Length", file);
-    else
-        return true;
-    return false;
-}
-
-/* Also SIGCHLD, which the signalfd takes, in waits too. */
-static void allow_sigterm(bool allow)
-{
-    static sigset_t outside, waits;
-    sigset_t both;
-    if (allow) {
-        request.mask_of_waits = NULL;
-        sigprocmask(SIG_SETMASK, &outside, NULL);
+    uint32_t flags = half_close_flags(rq);
+    enum on_hangup policy =
+        rq->route->on_hangup != ON_HANGUP_DEFAULT ? rq->route->on_hangup : rq->settings->on_hangup;
+    if (policy == ON_HANGUP_FINISH)
+        flags |= SLOT_FINISH;
+    if (rq->head.minor == 0)
+        flags |= SLOT_NOPROBE;
+    if (rq->route->timeout_ms > 0 || atomic_load(&rq->slot->limit_ms) > 0)
+        announce_limit(rq, rq->waited_ms);
+    uint32_t was = slot_advance(rq->slot, SLOT_RUNNING, flags, 0);
+    if ((was & SLOT_FIN_SEEN) == 0 || (flags & (SLOT_FINISH | SLOT_FIN_IGNORE)) != 0)
         return;
-    }
-    sigemptyset(&both);
-    sigaddset(&both, SIGTERM);
-    sigaddset(&both, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &both, &outside);
-    waits = outside;
-    sigaddset(&waits, SIGCHLD);
-    request.mask_of_waits = &waits;
-}
-
-/* Run the program to its end, SIGTERM waiting but in waits. What it failed at is answered or logged
- * here; as a handler returns. */
-static int serve_program(struct request *rq)
-{
-    struct script script;
-    struct output o = {0};
-    if (find_program(rq, &script) < 0 || program_start(rq, &script) < 0)
-        return -1;
-    int passed = pass_on(rq, &o);
-    if (passed < 0 && rq->client_gone)
+    if ((flags & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
-    if (passed < 0) /* it has its last word, as ever */
-        end_program(rq->settings->grace_ms);
-    if (passed == 0 && ended_well(rq, &o, script.file))
-        return 0;
-    rq->redirect = NULL;
-    if (!rq->answer.started) {
-        answer_again(rq);
-        respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
-    }
-    return -1;
+    /* The FIN came while we were reading, when it could not be asked about. The parent, who is told
+     * of a FIN once, has noted it and leaves the question to us. */
+    if (send_continue(rq) < 0)
+        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
 }
-
-static int run_program(struct request *rq)
-{
-    allow_sigterm(false);
-    int result = serve_program(rq);
-    program_close(rq);
-    allow_sigterm(true);
-    return result;
-}
-
-/* ---- Running the route --------------------------------------------------------------- */
 
 #define REDIRECTS_MAX 10
 
-/* Go on with the target that a program has named, as a GET (RFC 3875 section 6.2.2). */
+/* Go on with the target that a program has named, as a GET without a body (RFC 3875 section 6.2.2).
+ * The place in the first route's line is kept; a redirect to a route with `max` waits for none. */
 static int follow_redirect(struct request *rq)
 {
     struct http_span query;
@@ -2024,6 +775,8 @@ static int follow_redirect(struct request *rq)
     return -1;
 }
 
+/* Run the route's handler, or its program, and those that it redirects to. Returns 0 if the last
+ * has done what it should. */
 static int run_route(struct request *rq)
 {
     for (int redirects = 0;; redirects++) {
@@ -2039,89 +792,1446 @@ static int run_route(struct request *rq)
     }
 }
 
-/* From here on the parent acts on a hangup as the route wants it. */
-static void enter_running(struct request *rq)
+/* ---- Run: what a handler may ask ----------------------------------------------------- */
+
+/* Returns SIZE bytes that live as long as the request OF, or NULL: out of memory. They come from
+ * the pages that the head has touched, if there is room: malloc's own would be copied for each
+ * request. */
+static void *request_allocate(void *of, size_t size)
 {
-    static const char probe[] = "HTTP/1.1 100 Continue\r\n\r\n";
-    uint32_t flags = half_close_flags(rq);
-    enum on_hangup policy =
-        rq->route->on_hangup != ON_HANGUP_DEFAULT ? rq->route->on_hangup : rq->settings->on_hangup;
-    if (policy == ON_HANGUP_FINISH)
-        flags |= SLOT_FINISH;
-    if (rq->head.minor == 0)
-        flags |= SLOT_NOPROBE;
-    if (rq->route->timeout_ms > 0 || atomic_load(&rq->slot->limit_ms) > 0)
-        announce_limit(rq, rq->waited_ms);
-    uint32_t was = slot_advance(rq->slot, SLOT_RUNNING, flags, 0);
-    if ((was & SLOT_FIN_SEEN) == 0 || (flags & (SLOT_FINISH | SLOT_FIN_IGNORE)) != 0)
-        return;
-    if ((flags & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0)
-        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
-    /* The FIN came while we were reading, when it could not be asked about: ask now. */
-    struct iovec v = {(char *)probe, sizeof probe - 1};
-    if (send_all(rq, &v, 1) < 0)
-        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
+    struct request *rq = of;
+    size_t at = (rq->have + sizeof(void *) - 1) & ~(sizeof(void *) - 1);
+    if (at > rq->room || size > rq->room - at)
+        return malloc(size);
+    rq->have = at + size;
+    return rq->buffer + at;
 }
 
-static void arm_signals(void)
+/* Returns a copy of LENGTH bytes, and a NUL behind it, or NULL: out of memory. */
+static char *request_keep(struct request *rq, const void *bytes, size_t length)
 {
-    struct sigaction term = {.sa_handler = on_sigterm};
+    char *copy = request_allocate(rq, length + 1);
+    if (copy == NULL)
+        return NULL;
+    if (length > 0)
+        memcpy(copy, bytes, length);
+    copy[length] = '\0';
+    return copy;
+}
+
+const char *request_id(const struct request *rq)
+{
+    return rq->slot->id;
+}
+
+const char *request_method(const struct request *rq)
+{
+    return rq->method;
+}
+
+const char *request_path(const struct request *rq)
+{
+    return rq->path;
+}
+
+const char *request_path_info(const struct request *rq)
+{
+    return rq->path_info;
+}
+
+const char *request_query(const struct request *rq)
+{
+    return rq->query;
+}
+
+const char *request_client(const struct request *rq)
+{
+    return rq->slot->client;
+}
+
+int request_body(const struct request *rq)
+{
+    return rq->body;
+}
+
+uint64_t request_body_length(const struct request *rq)
+{
+    return rq->body_length;
+}
+
+const char *request_header(struct request *rq, const char *name)
+{
+    size_t size = http_join_values(&rq->head, rq->buffer, name, NULL);
+    char *values = size > 0 ? request_allocate(rq, size) : NULL;
+    if (values != NULL)
+        http_join_values(&rq->head, rq->buffer, name, values);
+    return values;
+}
+
+const char *request_parameter(struct request *rq, const char *name)
+{
+    if (rq->parameters == NULL) {
+        rq->parameters = malloc(http_query_room(rq->query));
+        if (rq->parameters != NULL)
+            http_decode_query(rq->query, rq->parameters);
+    }
+    for (const char *at = rq->parameters; at != NULL && *at != '\0';) {
+        const char *value = at + strlen(at) + 1;
+        if (strcmp(at, name) == 0)
+            return value;
+        at = value + strlen(value) + 1;
+    }
+    return NULL;
+}
+
+void request_log(const struct request *rq, const char *format, ...)
+{
+    char line[2048];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    log_event(rq->slot->id, line);
+}
+
+/* ---- Run: which program -------------------------------------------------------------- */
+
+/* There is no program for this path. The client gets a plain 404, as what is wrong with a file is
+ * not for it to know; the log says it. Returns -1. */
+static int no_program(struct request *rq, const char *file, const char *why)
+{
+    request_log(rq, "no program for %s: %s: %s", rq->path, file, why);
+    respond_text(rq, 404, "404 Not Found: no program serves this path\n");
+    return -1;
+}
+
+/* Walk down the directory FACTS->file along the path, segment by segment, to the program. The path
+ * is resolved already, so no segment leads up; a symbolic link may lead anywhere, as its owner
+ * wants. */
+static int find_in_directory(struct request *rq, struct program_facts *facts)
+{
+    static char file[PATH_MAX];
+    struct stat now;
+    size_t length = strlen(facts->file);
+    memcpy(file, facts->file, length + 1);
+    facts->file = file;
+    for (const char *at = rq->path_info;;) {
+        size_t n = strcspn(at, "/");
+        if (n == 0)
+            return no_program(rq, file, "a directory is not listed");
+        if (*at == '.')
+            return no_program(rq, file, "hidden files are not served");
+        if (length + 1 + n >= sizeof file)
+            return no_program(rq, file, strerror(ENAMETOOLONG));
+        file[length++] = '/';
+        memcpy(file + length, at, n);
+        file[length += n] = '\0';
+        at += n;
+        if (stat(file, &now) < 0)
+            return no_program(rq, file, strerror(errno));
+        if (!S_ISDIR(now.st_mode)) {
+            facts->path_info = at;
+            facts->script_name_length = (size_t)(at - rq->path);
+            break;
+        }
+        at += *at == '/';
+    }
+    if (!S_ISREG(now.st_mode) || access(file, X_OK) < 0)
+        return no_program(rq, file, "it is not an executable file");
+    return 0;
+}
+
+/* Find the program of the route and what it is told of the path. Returns 0, or -1 when the client
+ * has its answer. */
+static int find_program(struct request *rq, struct program_facts *facts)
+{
+    struct stat now;
+    size_t length = strlen(rq->route->path);
+    bool prefix = rq->route->path[length - 1] == '/';
+    facts->file = rq->route->program;
+    facts->script_name_length = prefix ? length - 1 : length;
+    facts->path_info = prefix ? rq->path + length - 1 : "";
+    if (stat(facts->file, &now) < 0)
+        return no_program(rq, facts->file, strerror(errno));
+    return S_ISDIR(now.st_mode) ? find_in_directory(rq, facts) : 0;
+}
+
+/* ---- Run: the program starts --------------------------------------------------------- */
+
+/* A route's program, while it runs. */
+static struct program {
+    pid_t pid;
+    int out, err; /* read ends of pipes, non-blocking; -1: closed */
+    int signals;  /* a signalfd for SIGCHLD */
+    bool ended;
+    int status;     /* of waitpid(2), once it has ended */
+    size_t have;    /* of its header, in program_output */
+    bool answering; /* its header is whole: what follows is body */
+    struct log_lines lines;
+} program = {.out = -1, .err = -1, .signals = -1};
+
+/* A piece of what it has written. Apart from the struct, which has initial values: those of 64 KiB
+ * would lie in the executable, to be copied page by page. */
+static char program_output[65536];
+
+struct launch {
+    const struct request *rq;
+    const char *file, *directory;
+    char *const *environment;
+    int fds[4]; /* what it gets as descriptors 0 to 3; all above 3 */
+    pid_t self;
+    int error; /* errno of what failed */
+    const char *failed;
+};
+
+/* The newborn. It is in our memory until it executes, and we wait so long: only system calls, and
+ * nothing written but what is for us. (AddressSanitizer is kept out: it
+ * would mark the frames of a process that never returns, in memory that is ours.) */
+__attribute__((no_sanitize("address"))) static int become_program(void *data)
+{
+    struct launch *l = data;
+    struct sigaction usual = {.sa_handler = SIG_DFL};
+    struct rlimit files;
     sigset_t none;
-    sigfillset(&term.sa_mask);
-    sigaction(SIGTERM, &term, NULL);
+    char *const words[] = {(char *)l->file, NULL};
+    /* A handled signal is reset here, while all are blocked: exec would do so only after they are
+     * let in, and our handler would run in it. An ignored one stays ignored over exec. */
+    for (int signal = 1; signal < NSIG; signal++)
+        if (signal == SIGTERM || sigismember(&l->rq->settings->ignored, signal) == 1)
+            sigaction(signal, &usual, NULL);
     sigemptyset(&none);
+    /* The end of its parent is its own; which may have come before it asked for that. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != l->self)
+        _exit(127);
+    setpgid(0, 0); /* so that "kill 0" in it does not reach its server */
+    for (int fd = 0; fd < 4; fd++)
+        if (dup2(l->fds[fd], fd) < 0)
+            goto failed;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && l->rq->settings->open_files > 0 &&
+        files.rlim_cur > l->rq->settings->open_files) {
+        files.rlim_cur = l->rq->settings->open_files; /* select(2) cannot take many */
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    l->failed = "enter the directory of";
+    if (chdir(l->directory) < 0)
+        goto failed;
+    l->failed = "execute";
     sigprocmask(SIG_SETMASK, &none, NULL);
+    execve(l->file, words, l->environment);
+failed:
+    l->error = errno;
+    _exit(127);
 }
 
-size_t handler_head_room(const struct handler_settings *s)
+/* Returns a duplicate of FD, which is closed, that is not below 4: dup2 to one of the program's own
+ * descriptors would close another that is still to be placed. */
+static int above_three(int fd)
 {
-    return s->max_target + s->max_header + HTTP_LINE_SLACK;
+    if (fd < 0 || fd > 3)
+        return fd;
+    int higher = fcntl(fd, F_DUPFD_CLOEXEC, 4);
+    int error = errno;
+    close(fd);
+    errno = error;
+    return higher;
 }
 
-/* A request takes the slot that was freed last. So where reuse matters, with short requests in
- * quick succession, it is always the same few slots; and a crowd of slow requests, which uses many,
- * leaves no more than this number of spares behind. */
-#define SPARES_MAX 64
-
-static unsigned spare_number(const struct handler_call *call)
+/* Make a pipe for FD of the program. Returns its read end, which is ours and non-blocking: the flag
+ * is that end's alone, and the program's writes wait as usual. */
+static int open_output(struct launch *l, int fd)
 {
-    bool pooled = call->settings->pool_path != NULL && call->slot_number < SPARES_MAX;
-    return pooled ? call->slot_number + 1 : 0;
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return -1;
+    l->fds[fd] = above_three(ends[1]);
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    return ends[0];
 }
 
-_Noreturn void handler_serve(const struct handler_call *call)
+/* Make the program's process. Memory is shared until it executes, so no page is copied; its stack
+ * is a piece of ours (clone(2), as vfork, which cannot have a stack of its own). All signals are
+ * blocked: a handler that ran in the newborn would change what is ours. */
+static pid_t spawn(struct launch *l)
 {
-    struct request *rq = &request;
-    const struct handler_settings *s = call->settings;
-    /* All zero yet. An assignment of the whole would touch its pages, which is what costs. */
-    rq->call = call;
-    rq->settings = s;
-    rq->slot = call->slot;
-    rq->room = handler_head_room(s);
-    rq->buffer = s->head;
-    rq->query = "";
-    rq->path_info = "";
-    rq->body = -1;
-    rq->parent = getppid();
-    struct cleanup_owner owner = {.dir = call->state_dir,
-                                  .id = rq->slot->id,
-                                  .title = rq->slot->request,
-                                  .tmpdir = s->tmpdir,
-                                  .sync = s->sync,
-                                  .forked = call->forked,
-                                  .pool = s->pool,
-                                  .pool_path = s->pool_path,
-                                  .spare = spare_number(call)};
-    cleanup_begin(&owner);
-    arm_signals();
-    rq->slot->route = -1;
-    read_head(rq);
-    decode_head(rq);
-    check_request(rq);
-    await_turn(rq);
-    read_body(rq);
-    enter_running(rq);
-    finish(rq, run_route(rq));
+    _Alignas(16) char stack[32768];
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, &before);
+    pid_t pid = clone(become_program, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, l);
+    if (pid < 0) {
+        l->error = errno;
+        l->failed = "make a process for";
+    }
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return pid;
+}
+
+/* The program could not be started: the log says why, with a hint where the error's own text
+ * misleads. It is 503 if it may work later, else 502. Returns -1. */
+static int not_started(struct request *rq, const struct launch *l)
+{
+    const char *file = l->file, *hint = "";
+    if (l->error == ENOENT && access(file, F_OK) == 0)
+        hint = " (the interpreter in its first line is not there)";
+    else if (l->error == ENOEXEC)
+        hint = " (a script begins with #! and its interpreter)";
+    else if (l->error == EACCES)
+        hint = " (chmod +x makes it executable)";
+    request_log(rq, "could not %s the program %s: %s%s", l->failed, file, strerror(l->error), hint);
+    bool room = l->error != EAGAIN && l->error != ENOMEM && l->error != EMFILE &&
+                l->error != ENFILE && l->error != ENOSPC;
+    int status = room ? 502 : 503;
+    respond_text(rq, status, "%d %s: the program could not be started\n", status,
+                 http_reason(status));
+    return -1;
+}
+
+/* Start the program. Its ledger and TMPDIR come first: a program that runs can make things, and
+ * records them itself by descriptor 3. Returns 0, or -1 when the client has its answer. */
+static int program_start(struct request *rq, struct program_facts *facts)
+{
+    const char *file = facts->file, *slash = strrchr(file, '/');
+    struct launch l = {.rq = rq, .file = file, .fds = {-1, -1, -1, -1}, .self = getpid()};
+    sigset_t child;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    program.ended = program.answering = false;
+    program.have = 0;
+    int ledger = cleanup_open_for_program();
+    if (ledger < 0)
+        return respond_errno(rq, "make the program's ledger");
+    facts->tmpdir = cleanup_tempdir();
+    if (facts->tmpdir == NULL)
+        return respond_errno(rq, "make the program's TMPDIR");
+    l.environment = environment_make(facts, request_allocate, rq);
+    if (l.environment == NULL)
+        return respond_errno(rq, "make the program's environment");
+    l.directory = request_keep(rq, file, slash > file ? (size_t)(slash - file) : 1);
+    if (l.directory == NULL)
+        return respond_errno(rq, "find the program's directory");
+    l.failed = "make the descriptors of";
+    l.fds[0] = rq->body >= 0 ? fcntl(rq->body, F_DUPFD_CLOEXEC, 4)
+                             : above_three(open("/dev/null", O_RDONLY | O_CLOEXEC));
+    program.out = open_output(&l, 1);
+    program.err = open_output(&l, 2);
+    l.fds[3] = fcntl(ledger, F_DUPFD_CLOEXEC, 4);
+    program.signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    bool opened =
+        program.signals >= 0 && l.fds[0] >= 0 && l.fds[1] >= 0 && l.fds[2] >= 0 && l.fds[3] >= 0;
+    if (!opened)
+        l.error = errno;
+    program.pid = opened ? spawn(&l) : -1;
+    for (int fd = 0; fd < 4; fd++)
+        if (l.fds[fd] >= 0)
+            close(l.fds[fd]);
+    return program.pid < 0 || l.error != 0 ? not_started(rq, &l) : 0;
+}
+
+/* ---- Run: the program answers -------------------------------------------------------- */
+
+#define PIPE_HOLDS 65536 /* bytes, pipe(7) */
+
+/* Header fields that are the server's, or concern a connection that is not the program's. */
+static bool is_for_client(const char *name)
+{
+    return !is_reserved_field(name) && strcasecmp(name, "Keep-Alive") != 0 &&
+           strcasecmp(name, "Upgrade") != 0 && strcasecmp(name, "Trailer") != 0;
+}
+
+/* Returns what the span of the program's header holds, as a string, without a copy: the byte behind
+ * it, which ended a name or a line and has been parsed, becomes its NUL. */
+static const char *span_text(struct http_span s)
+{
+    program_output[s.at + s.length] = '\0';
+    return program_output + s.at;
+}
+
+static int add_program_fields(struct request *rq, const struct cgi_head *h)
+{
+    for (uint32_t i = 0; i < h->field_count; i++) {
+        const char *name = span_text(h->fields[i].name);
+        const char *value = span_text(h->fields[i].value);
+        if (is_for_client(name) && respond_header(rq, name, value) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* The program's header is whole: prepare the answer (RFC 3875 section 6). Its head goes out with
+ * the body's first byte, so that a program which fails before that is still answered with 502. */
+static int begin_program_answer(struct request *rq, const struct cgi_head *h)
+{
+    const char *location = h->location.length > 0 ? span_text(h->location) : NULL;
+    if (location != NULL && h->status == 0 && location[0] == '/' && location[1] != '/') {
+        rq->redirect = strdup(location); /* RFC 3875 section 6.2.2 */
+        return rq->redirect != NULL ? 0 : -1;
+    }
+    if (location != NULL && respond_header(rq, "Location", location) < 0)
+        return -1;
+    if (add_program_fields(rq, h) < 0)
+        return -1;
+    int status = h->status != 0 ? h->status : location != NULL ? 302 : 200;
+    const char *type = h->type.length > 0 ? span_text(h->type) : NULL;
+    if (respond_begin(rq, status, type, h->has_length ? (int64_t)h->length : -1) < 0)
+        return -1;
+    rq->answer.reason = h->reason.length > 0 ? strdup(span_text(h->reason)) : NULL;
+    return 0;
+}
+
+/* N more bytes of the program's header have come. Returns 0, or -1 if it is bad, or if what stood
+ * behind it could not be passed on. */
+static int parse_program_header(struct request *rq, size_t n)
+{
+    static struct cgi_head h; /* too large for the stack of a process that shall touch little */
+    program.have += n;
+    int64_t size = cgi_parse_head(&h, program_output, program.have);
+    if (size == 0)
+        return 0;
+    if (size > 0 && begin_program_answer(rq, &h) < 0) {
+        size = -1;
+        h.wrong = "a field that cannot be sent";
+    }
+    if (size < 0) {
+        request_log(rq, "the program's header is bad: %s%s%.*s", h.wrong,
+                    h.line.length > 0 ? ": " : "", (int)(h.line.length < 200 ? h.line.length : 200),
+                    program_output + h.line.at);
+        return -1;
+    }
+    program.answering = true;
+    size_t rest = program.have - (size_t)size;
+    return rest > 0 && rq->redirect == NULL ? respond_write(rq, program_output + size, rest) : 0;
+}
+
+/* Read at most MOST bytes of the answer and pass them on. Returns how many, 0 if there is no more
+ * now or ever, -1 if the answer can go no further. What follows a redirect is read and dropped: a
+ * program that waited for room in its pipe would not end. */
+static ssize_t pass_on_piece(struct request *rq, size_t most)
+{
+    size_t at = program.answering ? 0 : program.have, room = sizeof program_output - at;
+    ssize_t n = read(program.out, program_output + at, most < room ? most : room);
+    if (n <= 0 && (n == 0 || (errno != EAGAIN && errno != EINTR))) {
+        close(program.out);
+        program.out = -1;
+    }
+    if (n <= 0)
+        return 0;
+    if (!program.answering)
+        return parse_program_header(rq, (size_t)n) < 0 ? -1 : n;
+    if (rq->redirect == NULL && respond_write(rq, program_output, (size_t)n) < 0) {
+        if (!rq->client_gone)
+            request_log(rq, "the program wrote more than its Content-Length");
+        return -1;
+    }
+    return n;
+}
+
+static void log_program_errors(const struct request *rq)
+{
+    ssize_t n = log_lines_read(&program.lines, rq->slot->id, program.err);
+    if (n == 0) {
+        close(program.err);
+        program.err = -1;
+    }
+}
+
+/* Log what the program's pipe of errors holds, and no more than it can hold at once: a process that
+ * goes on writing must not keep us here. */
+ASYNC_SAFE static void log_held_errors(void)
+{
+    ssize_t n = 1;
+    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.err >= 0; left -= n)
+        n = log_lines_read(&program.lines, request.slot->id, program.err);
+}
+
+/* Reap the program, and whatever of its descendants has come to us, as we are their subreaper. */
+static void reap_program(void)
+{
+    struct signalfd_siginfo s[8];
+    while (read(program.signals, s, sizeof s) > 0)
+        continue;
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+        if (pid == program.pid) {
+            program.ended = true;
+            program.status = status;
+        }
+}
+
+/* Let a pending SIGTERM in by a wait for nothing. A wait that finds something to read at once does
+ * not, and a program that writes without a pause would never be stopped. */
+static void let_sigterm_in(void)
+{
+    const struct timespec at_once = {0};
+    ppoll(NULL, 0, &at_once, request.mask_of_waits);
+}
+
+/* Pass on what the program writes until it has ended. Then what its pipes hold is read, and no end
+ * of file is waited for: a grandchild that still has them open would keep the answer back. Returns
+ * 0, or -1 if the answer can go no further. */
+static int pass_on(struct request *rq)
+{
+    for (; !program.ended; let_sigterm_in()) {
+        struct pollfd p[] = {
+            {program.signals, POLLIN, 0}, {program.out, POLLIN, 0}, {program.err, POLLIN, 0}};
+        if (ppoll(p, 3, NULL, request.mask_of_waits) < 0)
+            continue; /* a signal */
+        if (p[2].revents != 0)
+            log_program_errors(rq);
+        if (p[1].revents != 0 && pass_on_piece(rq, sizeof program_output) < 0)
+            return -1;
+        if (p[0].revents != 0)
+            reap_program();
+    }
+    int left = 0;
+    if (program.out >= 0 && ioctl(program.out, FIONREAD, &left) < 0)
+        left = 0;
+    for (ssize_t n = 1; n > 0 && left > 0 && program.out >= 0; left -= (int)n)
+        if ((n = pass_on_piece(rq, (size_t)left)) < 0)
+            return -1;
+    log_held_errors();
+    return 0;
+}
+
+/* After SIGTERM, what the program says goes to the log, and what it still answers is dropped: it
+ * must not spend its last seconds waiting for room in a pipe. */
+ASYNC_SAFE static void program_last_words(void)
+{
+    char nowhere[4096];
+    ssize_t n = 1;
+    log_held_errors();
+    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.out >= 0; left -= n)
+        n = read(program.out, nowhere, sizeof nowhere);
+}
+
+/* End the program and all other processes of the request, which have GRACE_MS for a last word.
+ * Returns true if none is left. Also for a C handler, which may have forked. */
+ASYNC_SAFE static bool end_program(int64_t grace_ms)
+{
+    bool none = cleanup_end_children(grace_ms, program_last_words);
+    log_held_errors(); /* the very last may have come with its end */
+    return none;
+}
+
+/* Forget the ended program, so that another can follow by a redirect, or SIGTERM find none. */
+static void program_close(const struct request *rq)
+{
+    int *fds[] = {&program.out, &program.err, &program.signals};
+    log_lines_end(&program.lines, rq->slot->id);
+    for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++) {
+        if (*fds[i] >= 0)
+            close(*fds[i]);
+        *fds[i] = -1;
+    }
+}
+
+/* Returns true if the program has done what it should. Otherwise the log says what it did instead;
+ * the client is told only that it failed. */
+static bool ended_well(const struct request *rq, const char *file)
+{
+    int status = program.status;
+    if (WIFSIGNALED(status))
+        request_log(rq, "the program %s was ended by signal %d (%s)", file, WTERMSIG(status),
+                    strsignal(WTERMSIG(status)));
+    else if (WEXITSTATUS(status) != 0)
+        request_log(rq, "the program %s exited with status %d", file, WEXITSTATUS(status));
+    else if (!program.answering)
+        request_log(rq, "the program %s exited without a whole header", file);
+    else if (rq->redirect == NULL && !is_complete(rq))
+        request_log(rq, "the program %s wrote less than its Content-Length", file);
+    else
+        return true;
+    return false;
+}
+
+/* From here on SIGTERM comes in waits alone, where everything is in order; SIGCHLD comes not even
+ * there, as the signalfd tells of it. */
+static void hold_signals(sigset_t *before)
+{
+    static sigset_t waits;
+    sigset_t both;
+    sigemptyset(&both);
+    sigaddset(&both, SIGTERM);
+    sigaddset(&both, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &both, before);
+    waits = *before;
+    sigaddset(&waits, SIGCHLD);
+    request.mask_of_waits = &waits;
+}
+
+static void release_signals(const sigset_t *before)
+{
+    request.mask_of_waits = NULL;
+    sigprocmask(SIG_SETMASK, before, NULL);
+}
+
+/* Run the program to its end. What it fails at is answered or logged here. Returns as a C handler
+ * does: 0, or -1 if what was made is to be undone. */
+static int serve_program(struct request *rq)
+{
+    struct program_facts facts = {.head = &rq->head,
+                                  .buffer = rq->buffer,
+                                  .method = rq->method,
+                                  .path = rq->path,
+                                  .query = rq->query,
+                                  .has_body = rq->body >= 0 || rq->head.has_length,
+                                  .body_length = rq->body_length,
+                                  .connection = rq->call->connection,
+                                  .is_tcp = rq->call->is_tcp,
+                                  .client = rq->slot->client,
+                                  .software = "hangupd/" HANGUPD_VERSION,
+                                  .self = rq->settings->self,
+                                  .state = rq->settings->state};
+    if (find_program(rq, &facts) < 0 || program_start(rq, &facts) < 0)
+        return -1;
+    int passed = pass_on(rq);
+    if (passed < 0 && rq->client_gone)
+        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
+    if (passed < 0) /* it has its last word, as ever */
+        end_program(rq->settings->grace_ms);
+    if (passed == 0 && ended_well(rq, facts.file))
+        return 0;
+    rq->redirect = NULL;
+    if (!rq->answer.started) {
+        answer_again(rq);
+        respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
+    }
+    return -1;
+}
+
+/* Signals are held while a program runs: the reading of its pipes is no code to be interrupted, and
+ * its waits, where SIGTERM is let in, are what it does nearly all of the time. */
+static int run_program(struct request *rq)
+{
+    sigset_t before;
+    hold_signals(&before);
+    int result = serve_program(rq);
+    program_close(rq);
+    release_signals(&before);
+    return result;
+}
+
+/* ---- Answer -------------------------------------------------------------------------- */
+
+/* Returns true for fields that say where the answer ends or what becomes of the connection: a
+ * handler that set them could contradict what is sent. */
+static bool is_reserved_field(const char *name)
+{
+    static const char *const names[] = {"Content-Length", "Transfer-Encoding", "Connection",
+                                        "Date"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcasecmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
+int respond_header(struct request *rq, const char *name, const char *value)
+{
+    struct answer *a = &rq->answer;
+    size_t n = strlen(name), m = strlen(value);
+    bool valid = http_is_token(name, n) && !is_reserved_field(name);
+    for (size_t i = 0; valid && i < m; i++)
+        valid = http_is_text((unsigned char)value[i]); /* no CR or LF: it would begin a field */
+    errno = !valid ? EINVAL : a->prepared ? EALREADY : E2BIG;
+    if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
+        return -1;
+    struct text t = {.at = a->fields, .length = a->fields_size, .room = sizeof a->fields};
+    text_add(&t, name);
+    text_add(&t, ": ");
+    text_add(&t, value);
+    text_add(&t, "\r\n");
+    a->fields_size = t.length;
+    return 0;
+}
+
+int respond_begin(struct request *rq, int status, const char *type, int64_t length)
+{
+    struct answer *a = &rq->answer;
+    bool valid = status >= 200 && status <= 599 && length >= -1;
+    for (const char *c = type; valid && c != NULL && *c != '\0'; c++)
+        valid = http_is_text((unsigned char)*c) && strlen(type) < 256;
+    errno = valid ? EALREADY : EINVAL;
+    if (!valid || a->prepared)
+        return -1;
+    a->prepared = true;
+    a->status = status;
+    a->type = type != NULL ? request_keep(rq, type, strlen(type)) : NULL;
+    a->length = length;
+    a->framing = length >= 0          ? FRAMING_LENGTH
+                 : rq->head.minor > 0 ? FRAMING_CHUNKED
+                                      : FRAMING_CLOSE;
+    return 0;
+}
+
+int respond(struct request *rq, int status, const char *type, const void *body, size_t length)
+{
+    struct answer *a = &rq->answer;
+    if (respond_begin(rq, status, type, (int64_t)length) < 0)
+        return -1;
+    a->body = request_keep(rq, body, length);
+    if (a->body == NULL) {
+        a->prepared = false;
+        return -1;
+    }
+    a->body_size = length;
+    a->written = length;
+    return 0;
+}
+
+int respond_text(struct request *rq, int status, const char *format, ...)
+{
+    char *text;
+    va_list args;
+    va_start(args, format);
+    int n = vasprintf(&text, format, args);
+    va_end(args);
+    if (n < 0) {
+        errno = ENOMEM;
+        return -1;
+    }
+    int done = respond(rq, status, "text/plain; charset=utf-8", text, (size_t)n);
+    free(text);
+    return done;
+}
+
+int respond_errno(struct request *rq, const char *doing)
+{
+    int error = errno;
+    request_log(rq, "could not %s: %s", doing, strerror(error));
+    int status = error == EEXIST ? 409 : error == ENOSPC || error == EDQUOT ? 507 : 500;
+    if (!rq->answer.prepared)
+        respond_text(rq, status, "could not %s\n", doing);
+    errno = error;
+    return -1;
+}
+
+static bool has_no_body(const struct request *rq)
+{
+    return rq->is_head || rq->answer.status == 204 || rq->answer.status == 304;
+}
+
+/* Returns true if the answer has all the body that its head promises. */
+static bool is_complete(const struct request *rq)
+{
+    const struct answer *a = &rq->answer;
+    return a->prepared &&
+           (a->framing != FRAMING_LENGTH || has_no_body(rq) || a->written == (uint64_t)a->length);
+}
+
+/* Forget the answer that was prepared, for another; none of it has been sent. */
+static void answer_again(struct request *rq)
+{
+    struct answer *a = &rq->answer;
+    a->prepared = false;
+    a->reason = NULL;
+    a->body = NULL;
+    a->body_size = 0;
+    a->written = 0;
+    a->held_size = 0;
+    a->fields_size = 0;
+}
+
+ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *reason)
+{
+    text_add(t, "HTTP/1.1 ");
+    text_signed(t, status);
+    text_char(t, ' ');
+    text_add(t, reason != NULL ? reason : http_reason(status));
+    text_add(t, "\r\n");
+    http_add_date(t);
+}
+
+/* Build the head. It goes out in one packet with the first bytes of the body, or in delivery. */
+static void build_head(struct request *rq)
+{
+    struct answer *a = &rq->answer;
+    struct text t = TEXT(a->head);
+    bool draining = atomic_load(rq->call->draining) != 0;
+    if (!rq->head.keep_alive || a->framing == FRAMING_CLOSE || rq->unread_body || draining)
+        rq->must_close = true;
+    add_status_line(&t, a->status, a->reason);
+    if (a->type != NULL) {
+        text_add(&t, "Content-Type: ");
+        text_add(&t, a->type);
+        text_add(&t, "\r\n");
+    }
+    if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304) {
+        text_add(&t, "Content-Length: ");
+        text_number(&t, (unsigned long long)a->length, 1);
+        text_add(&t, "\r\n");
+    } else if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
+        text_add(&t, "Transfer-Encoding: chunked\r\n");
+    }
+    if (rq->must_close)
+        text_add(&t, "Connection: close\r\n");
+    else if (rq->head.minor == 0)
+        text_add(&t, "Connection: keep-alive\r\n");
+    text_bytes(&t, a->fields, a->fields_size);
+    text_add(&t, "\r\n");
+    a->head_size = t.length;
+}
+
+/* The answer begins: after this it can only be completed or cut, and a hangup shows by writing. The
+ * client gets the send timeout, for which it may be silent from here on. */
+static void start_answer(struct request *rq)
+{
+    if (rq->answer.started)
+        return;
+    rq->answer.started = true;
+    rq->slot->status = (uint16_t)rq->answer.status;
+    begin_answering(rq);
+    set_user_timeout(rq, rq->settings->send_ms);
+    build_head(rq);
+}
+
+/* Returns true if the route has on-hangup=finish: the work is kept even if nobody reads of it. */
+static bool outlives_client(const struct request *rq)
+{
+    return (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
+}
+
+/* Send LENGTH bytes of the body, with what must come before and behind them, by one call: pieces
+ * would go out as packets of their own. Returns 0, or -1 with errno if the client is gone; then
+ * also 0 if the work goes on without it. */
+static int send_body(struct request *rq, const char *data, size_t length)
+{
+    struct answer *a = &rq->answer;
+    char size_line[24];
+    struct iovec v[5];
+    int n = 0;
+    size_t held = a->held_size;
+    start_answer(rq);
+    if (a->head_size > 0)
+        v[n++] = (struct iovec){a->head, a->head_size};
+    if (held > 0)
+        v[n++] = (struct iovec){(char *)a->held, held};
+    if (a->framing == FRAMING_CHUNKED && length > 0) {
+        int size = snprintf(size_line, sizeof size_line, "%zx\r\n", length);
+        v[n++] = (struct iovec){size_line, (size_t)size};
+    }
+    if (length > 0)
+        v[n++] = (struct iovec){(char *)data, length};
+    if (a->framing == FRAMING_CHUNKED && length > 0)
+        v[n++] = (struct iovec){"\r\n", 2};
+    a->head_size = 0;
+    a->held_size = 0;
+    if (rq->client_gone && outlives_client(rq))
+        return 0; /* the work goes on, for nobody to read */
+    if (send_all(rq, v, n) < 0)
+        return outlives_client(rq) ? 0 : -1;
+    rq->slot->bytes += length + held;
+    return 0;
+}
+
+/* On AF_UNIX a close-delimited answer is collected whole and given its length. There is no reset
+ * there, so a cut answer would look like a complete one. */
+static int collect_body(struct answer *a, const void *data, size_t length)
+{
+    char *more = realloc(a->body, a->body_size + length);
+    if (more == NULL)
+        return -1;
+    memcpy(more + a->body_size, data, length);
+    a->body = more;
+    a->body_size += length;
+    return 0;
+}
+
+#define HOLD_MAX 4096 /* bytes */
+
+/* Hold the end of the body back, so that the answer cannot be complete before its handler has
+ * returned: one byte of it, or all of a small one that came at once. Then nothing of the answer is
+ * out yet, and if the handler fails after all the client gets a plain error. */
+static int hold_end(struct request *rq, const char *data, size_t length)
+{
+    struct answer *a = &rq->answer;
+    size_t held = !a->started && length <= HOLD_MAX ? length : 1;
+    if (length > held && send_body(rq, data, length - held) < 0)
+        return -1;
+    a->held = request_keep(rq, data + length - held, held);
+    if (a->held == NULL) {
+        a->written -= length; /* even if the handler looks away: the answer is not complete */
+        return -1;
+    }
+    a->held_size = held;
+    return 0;
+}
+
+int respond_write(struct request *rq, const void *data, size_t length)
+{
+    struct answer *a = &rq->answer;
+    if (!a->prepared || (a->body != NULL && a->framing != FRAMING_CLOSE)) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (a->framing == FRAMING_LENGTH && length > (uint64_t)a->length - a->written) {
+        errno = EMSGSIZE;
+        return -1;
+    }
+    a->written += length;
+    if (length == 0 || has_no_body(rq))
+        return 0;
+    if (a->framing == FRAMING_CLOSE && !rq->call->is_tcp)
+        return collect_body(a, data, length);
+    if (a->framing != FRAMING_LENGTH || a->written < (uint64_t)a->length)
+        return send_body(rq, data, length);
+    return hold_end(rq, data, length);
+}
+
+/* ---- Finish -------------------------------------------------------------------------- */
+
+/* From here on SIGTERM waits: only the client's acknowledgement, or its absence, ends the request
+ * now. The parent sees the flag, and gives it the send timeout before it kills. */
+static void block_sigterm(struct request *rq)
+{
+    sigset_t term;
+    rq->delivering = 1;
+    rq->mask_of_waits = NULL;
+    slot_flag(rq->slot, SLOT_DELIVERING);
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    sigprocmask(SIG_BLOCK, &term, NULL);
+}
+
+/* The request is settled: give the connection back to the parent, for another request if it can. */
+_Noreturn static void hand_back(struct request *rq)
+{
+    if (!rq->must_close)
+        set_user_timeout(rq, rq->settings->dead_peer_ms);
+    leave(rq, rq->must_close ? HANDLER_EXIT_CLOSE : HANDLER_EXIT_KEEP);
+}
+
+/* The handler has done what it should: deliver its answer, and keep what it made if the client has
+ * it. Else the connection is reset before the undo, so that the client cannot take the answer for
+ * whole; and the ledger's `sent` is struck, which would make the parent keep everything. */
+_Noreturn static void finish_well(struct request *rq)
+{
+    struct answer *a = &rq->answer;
+    if (a->framing == FRAMING_CLOSE && !rq->call->is_tcp) {
+        a->framing = FRAMING_LENGTH;
+        a->length = (int64_t)a->body_size;
+    }
+    enum outcome outcome = deliver(rq);
+    rq->slot->outcome = (uint8_t)outcome;
+    if (outcome == OUTCOME_ERROR || (outcome == OUTCOME_HANGUP && !outlives_client(rq))) {
+        handler_cut(rq->call->connection, rq->call->is_tcp);
+        bool struck = cleanup_unsent() == 0;
+        if (!struck || !undo(rq))
+            _exit(HANDLER_EXIT_UNDONE);
+        leave(rq, HANDLER_EXIT_CLOSE);
+    }
+    if (cleanup_keep() != CLEANUP_DONE)
+        _exit(HANDLER_EXIT_UNDONE);
+    hand_back(rq);
+}
+
+/* Undo, then send an answer of 400 or above: when it is complete nothing is left of what it failed
+ * at. Except for what only a janitor may do, `run` commands: the parent has it done, and the
+ * connection ends with this answer. */
+_Noreturn static void finish_badly(struct request *rq)
+{
+    rq->slot->outcome = OUTCOME_ERROR;
+    bool undone = undo(rq);
+    if (!undone)
+        rq->must_close = true;
+    start_answer(rq);
+    if (send_rest(rq, rq->must_close) < 0)
+        rq->must_close = true;
+    else if (rq->must_close)
+        handler_end_sending(rq->call->connection);
+    if (!undone)
+        _exit(HANDLER_EXIT_UNDONE);
+    hand_back(rq);
+}
+
+/* The answer has begun and cannot be completed. Reset the connection first: what is not
+ * acknowledged by then never will be, and the client sees a cut answer. */
+_Noreturn static void finish_cut(struct request *rq)
+{
+    rq->slot->outcome = rq->client_gone ? OUTCOME_HANGUP : OUTCOME_ERROR;
+    handler_cut(rq->call->connection, rq->call->is_tcp);
+    if (!undo(rq))
+        _exit(HANDLER_EXIT_UNDONE);
+    leave(rq, HANDLER_EXIT_CLOSE);
+}
+
+/* The handler has returned RESULT. What it left running is ended before anything is decided: it
+ * could go on creating. Then the answer is kept, is an error, or must be cut. */
+_Noreturn static void finish(struct request *rq, int result)
+{
+    struct answer *a = &rq->answer;
+    block_sigterm(rq);
+    if (!cleanup_end_children(0, NULL))
+        request_log(rq, "a process of this request does not end, even by SIGKILL");
+    bool complete = is_complete(rq);
+    if (result == 0 && complete && a->status < 400)
+        finish_well(rq);
+    if (a->started && (result != 0 || !complete))
+        finish_cut(rq);
+    if (!complete || (result != 0 && a->status < 400)) {
+        request_log(rq, "the handler %s",
+                    result != 0    ? "failed"
+                    : !a->prepared ? "returned without an answer"
+                                   : "returned before its answer was complete");
+        answer_again(rq);
+        respond_text(rq, 500, "500 Internal Server Error: %s\n", words_for(500, CAUSE_NONE));
+    }
+    finish_badly(rq);
+}
+
+/* Refuse the request, of which nothing has been made, with REASON in plain words. */
+_Noreturn static void refuse_request(struct request *rq, int status, const char *reason)
+{
+    if (status == 503)
+        respond_header(rq, "Retry-After", "5");
+    respond_text(rq, status, "%d %s: %s\n", status, http_reason(status), reason);
+    finish(rq, 0);
+}
+
+/* ---- Deliver ------------------------------------------------------------------------- */
+
+/* Send what the answer still lacks. With MORE it waits in the kernel for the FIN that follows at
+ * once, and both go in one packet. */
+static int send_rest(struct request *rq, bool more)
+{
+    struct answer *a = &rq->answer;
+    a->more = more ? MSG_MORE : 0;
+    if (a->body != NULL && !has_no_body(rq))
+        return send_body(rq, a->body, a->body_size);
+    start_answer(rq);
+    if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
+        struct iovec v[] = {{a->head, a->head_size}, {"0\r\n\r\n", 5}};
+        return send_all(rq, v, 2);
+    }
+    return a->held_size > 0 || a->head_size > 0 ? send_body(rq, NULL, 0) : 0;
+}
+
+/* Returns how many bytes send_rest will send. A FIN counts one, where that completes the answer:
+ * the kernel's count of what was acknowledged has it, too. */
+static uint64_t rest_size(struct request *rq)
+{
+    const struct answer *a = &rq->answer;
+    start_answer(rq);
+    uint64_t n = a->head_size + a->held_size;
+    if (!has_no_body(rq))
+        n += a->body != NULL ? a->body_size : a->framing == FRAMING_CHUNKED ? 5U : 0U;
+    return n + (a->framing == FRAMING_CLOSE);
+}
+
+/* Find the kernel's count of bytes acknowledged since accept, and whether the connection is closed,
+ * in one look (tcp(7), TCP_INFO; RFC 4898 tcpEStatsAppHCThruOctetsAcked). Returns false if it
+ * cannot. */
+static bool tcp_look(int fd, uint64_t *acked, bool *closed)
+{
+    struct tcp_info info;
+    if (!get_tcp_info(fd, &info))
+        return false;
+    *acked = info.tcpi_bytes_acked;
+    *closed = info.tcpi_state == 7; /* TCP_CLOSE: reset, or closed by both */
+    return true;
+}
+
+/* Returns what that count will be when all sent so far and MORE bytes are acknowledged. */
+static uint64_t acked_when_all_is(int fd, uint64_t more)
+{
+    struct tcp_info before, after;
+    uint64_t queued;
+    do { /* the two numbers belong together only if the first stood still meanwhile */
+        get_tcp_info(fd, &before);
+        queued = (uint64_t)outstanding(fd);
+        get_tcp_info(fd, &after);
+    } while (before.tcpi_bytes_acked != after.tcpi_bytes_acked);
+    return (uint64_t)after.tcpi_bytes_acked + queued + more;
+}
+
+/* Returns true if the peer of a unix socket has read all that was sent: it leaves the queue then.
+ * It does so, too, when a peer closes with bytes unread, which is an error; that is looked at by
+ * poll(2) alone, as reading SO_ERROR would take it from whoever asks next. The queue is asked again
+ * after the hangup was seen, because the peer may have read and closed between the two. */
+static bool unix_was_read(int fd, bool *closed)
+{
+    struct pollfd p = {.fd = fd};
+    bool read = outstanding(fd) == 0;
+    *closed = poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
+    return *closed ? (p.revents & POLLERR) == 0 && outstanding(fd) == 0 : read;
+}
+
+/* The count alone decides, and is asked first: a client, or HAProxy for it, may reset the
+ * connection after it has acknowledged everything. */
+bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms)
+{
+    uint64_t acked = 0, best = 0;
+    int64_t until = clock_ms() + send_ms;
+    int queued_before = INT_MAX;
+    /* No event announces an acknowledgement, which may be 40 ms late (delayed ACK): look again in
+     * steps, and at once when the client's FIN, which carries one, comes in. */
+    struct pollfd p = {.fd = connection, .events = POLLRDHUP};
+    for (int64_t step_us = 50;; step_us = step_us < 5000 ? step_us * 2 : step_us) {
+        bool closed = false;
+        if (is_tcp ? tcp_look(connection, &acked, &closed) && acked >= n
+                   : unix_was_read(connection, &closed))
+            return true;
+        /* It never will be if less was ever sent: the child that was to send the rest is dead. */
+        if (closed || (is_tcp && acked_when_all_is(connection, 0) < n))
+            return false;
+        int queued = outstanding(connection);
+        if (acked > best || queued < queued_before)
+            until = clock_ms() + send_ms;
+        best = acked;
+        queued_before = queued;
+        if (clock_ms() >= until)
+            return false;
+        struct timespec pause = {.tv_nsec = step_us * 1000};
+        if (ppoll(&p, p.fd < 0 ? 0 : 1, &pause, NULL) > 0)
+            p.fd = -1; /* it would be ready from now on */
+    }
+}
+
+/* Send the end of an answer below 400 and learn whether the client has it. Returns OK or HANGUP; or
+ * ERROR, if it must not go out. N is in the ledger before the byte that completes the answer is
+ * out: if this process dies between the two, the parent asks the connection, which cannot say yes
+ * yet. Where nothing is recorded there is nothing to undo, and no wait for the acknowledgement. */
+static enum outcome deliver(struct request *rq)
+{
+    bool recorded = cleanup_has_records(), is_tcp = rq->call->is_tcp;
+    uint64_t n = rest_size(rq);
+    if (recorded && is_tcp)
+        n = acked_when_all_is(rq->call->connection, n);
+    if (recorded && cleanup_sent(n) < 0) {
+        request_log(rq, "could not record the answer in the ledger: %s", strerror(errno));
+        return OUTCOME_ERROR;
+    }
+    /* The FIN may share a packet with the last bytes only where nothing depends on it: such a
+     * packet is acknowledged late, when its client may have closed by a reset already. */
+    if (send_rest(rq, rq->must_close && !recorded) < 0)
+        return OUTCOME_HANGUP;
+    if (rq->must_close)
+        handler_end_sending(rq->call->connection);
+    bool delivered =
+        !recorded || handler_was_delivered(rq->call->connection, is_tcp, n, rq->settings->send_ms);
+    return delivered ? OUTCOME_OK : OUTCOME_HANGUP;
+}
+
+/* ---- End ----------------------------------------------------------------------------- */
+
+/* Returns the status that tells the client of OUTCOME. To be evicted with a head or body that has
+ * not come whole is the client's own delay; to wait in a line is not. */
+ASYNC_SAFE static int status_for(enum outcome outcome, enum cause cause, uint32_t state)
+{
+    if (cause == CAUSE_EVICTED)
+        return (state & (SLOT_HEAD_OPEN | SLOT_BODY_OPEN)) != 0 ? 408 : 503;
+    return outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_CRASH ? 500 : 503;
+}
+
+/* What is said with a status. The promise of the undo is in the words, as they go out after it. */
+ASYNC_SAFE static const char *words_for(int status, enum cause cause)
+{
+    switch (status) {
+    case 408:
+        return "the request did not arrive in time";
+    case 504:
+        return "the time limit was reached; the work was stopped and undone";
+    case 503:
+        return cause == CAUSE_EVICTED
+                   ? "too many requests; this one waited for its turn and had to make room"
+               : cause == CAUSE_DRAIN ? "the server is stopping; the work was stopped and undone"
+                                      : "the work was stopped and undone";
+    case 502:
+        return "the program failed and what it made was undone";
+    default:
+        return "the work failed and was undone";
+    }
+}
+
+ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, bool head_only,
+                                        const char *reason)
+{
+    struct text t = {.at = buffer, .room = room};
+    const char *name = http_reason(status);
+    size_t length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
+    add_status_line(&t, status, NULL);
+    text_add(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
+    text_number(&t, length, 1);
+    if (status == 503)
+        text_add(&t, "\r\nRetry-After: 5");
+    text_add(&t, "\r\nConnection: close\r\n\r\n");
+    if (head_only)
+        return t.length;
+    text_signed(&t, status);
+    text_char(&t, ' ');
+    text_add(&t, name);
+    text_add(&t, ": ");
+    text_add(&t, reason);
+    text_char(&t, '\n');
+    return t.length;
+}
+
+ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int status, bool head_only,
+                                    const char *reason)
+{
+    char answer[1024];
+    size_t n = handler_canned_answer(answer, sizeof answer, status, head_only, reason);
+    if (send(connection, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)n)
+        return false;
+    const char *blank = memmem(answer, n, "\r\n\r\n", 4);
+    slot->status = (uint16_t)status;
+    slot->bytes = n - 4 - (size_t)(blank - answer); /* of its body, as with all others */
+    return true;
+}
+
+/* Undo, and note in the slot how that went. Returns true if nothing is left. */
+ASYNC_SAFE static bool undo(struct request *rq)
+{
+    bool something = cleanup_has_records();
+    bool done = cleanup_undo() == CLEANUP_DONE;
+    if (something)
+        rq->slot->undo = done ? UNDO_OK : UNDO_FAILED;
+    return done;
+}
+
+/* Stop the work and undo it, tell the client if there is something to tell, and exit. The order is
+ * the promise's: a begun answer is cut first, so that nobody takes it for whole; nothing runs any
+ * more when the undo begins, so that nothing is made behind its back; and the client is told last,
+ * when what it is told is true. */
+ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcome, enum cause cause)
+{
+    uint32_t state = atomic_load(&rq->slot->state);
+    bool ran = state_of(state) >= SLOT_RUNNING;
+    rq->slot->outcome = (uint8_t)outcome;
+    if (rq->answer.started)
+        handler_cut(rq->call->connection, rq->call->is_tcp);
+    if (ran && outcome == OUTCOME_HANGUP)
+        log_event(rq->slot->id, "The client closed the connection prematurely. Cleaning up.");
+    bool alone = end_program(ran ? rq->settings->grace_ms : 0);
+    log_lines_end(&program.lines, rq->slot->id);
+    if (!undo(rq) || !alone)
+        _exit(HANDLER_EXIT_UNDONE); /* the parent goes on, and tells the client */
+    if (outcome != OUTCOME_HANGUP && !rq->answer.started) {
+        int status = status_for(outcome, cause, state);
+        begin_answering(rq);
+        if (handler_send_canned(rq->call->connection, rq->slot, status, rq->is_head,
+                                words_for(status, cause)))
+            handler_end_sending(rq->call->connection);
+    }
+    leave(rq, HANDLER_EXIT_CLOSE);
+}
+
+/* Returns true if a handler has started threads; false, too, if /proc is not there to ask. */
+ASYNC_SAFE static bool has_other_threads(void)
+{
+    struct stat task; /* a directory for each thread, and two links of its own */
+    return stat("/proc/self/task", &task) == 0 && task.st_nlink > 3;
+}
+
+/* SIGTERM: the parent ends the request, for a cause that it has written into the slot; or it has
+ * died, or an operator ends the request, and there is no cause. */
+ASYNC_SAFE static void on_sigterm(int signal)
+{
+    if (!cleanup_is_owner()) { /* a process that the route forked: it dies of it, nothing more */
+        struct sigaction fatal = {.sa_handler = SIG_DFL};
+        sigaction(signal, &fatal, NULL);
+        raise(signal);
+        return;
+    }
+    if (request.delivering != 0)
+        return;
+    /* Other threads would go on creating while this one undoes. No signal handler can stop them,
+     * but SIGKILL does, and then the parent undoes. */
+    if (has_other_threads()) {
+        kill(getpid(), SIGKILL);
+        return;
+    }
+    enum cause cause = (enum cause)atomic_load(&request.slot->cause);
+    abandon(&request, outcome_of(cause), cause);
+}
+
+/* Exit. The parent believes CODE only beside DONE: a C handler may call exit(0) at any time. */
+ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
+{
+    if (code != HANDLER_EXIT_UNDONE)
+        slot_advance(rq->slot, SLOT_DONE, 0, 0);
+    _exit(code);
+}
+
+/* ---- The connection ------------------------------------------------------------------ */
+
+/* Wait for EVENTS. Returns false if MS have passed without. A signal does not end the wait, but may
+ * end the process in it. */
+static bool wait_for(int fd, short events, int64_t ms)
+{
+    struct pollfd p = {.fd = fd, .events = events};
+    int64_t until = clock_ms() + ms;
+    for (;;) {
+        int64_t left = until - clock_ms();
+        struct timespec t = {.tv_sec = left < 0 ? 0 : left / 1000,
+                             .tv_nsec = left < 0 ? 0 : left % 1000 * 1000000};
+        int n = ppoll(&p, 1, &t, request.mask_of_waits);
+        if (n > 0 || (n < 0 && errno != EINTR))
+            return true; /* an error shows in the call that was waited for */
+        if (n == 0)
+            return false;
+    }
+}
+
+/* Returns how many bytes sent are not acknowledged (TCP), or not read by the peer (AF_UNIX). */
+static int outstanding(int fd)
+{
+    int n = 0;
+    return ioctl(fd, SIOCOUTQ, &n) < 0 ? 0 : n;
+}
+
+/* Wait until FD takes more. Returns false if MS have passed without any progress: a client that
+ * reads slowly may take longer than that to make room, while every acknowledgement shows that it
+ * lives. */
+static bool wait_writable(int fd, int64_t ms)
+{
+    for (int before = outstanding(fd);;) {
+        if (wait_for(fd, POLLOUT, ms))
+            return true;
+        int now = outstanding(fd);
+        if (now >= before)
+            return false;
+        before = now;
+    }
+}
+
+/* Send one call's worth of the vectors. Returns as sendmsg(2). In delivery on AF_UNIX, which counts
+ * no bytes, the call is made so that the kernel notes in the shared slot how many it took: if this
+ * process dies right then, the parent can tell whether all of the answer was sent. */
+static ssize_t send_some(struct request *rq, struct iovec *v, int count)
+{
+    struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
+    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | rq->answer.more;
+    struct slot *slot = rq->slot;
+    if (rq->call->is_tcp || rq->delivering == 0)
+        return sendmsg(rq->call->connection, &m, flags);
+    slot->last = (struct mmsghdr){.msg_hdr = m};
+    slot->rest = 0;
+    for (int i = 0; i < count; i++)
+        slot->rest += v[i].iov_len;
+    int sent = sendmmsg(rq->call->connection, &slot->last, 1, flags);
+    return sent < 0 ? -1 : (ssize_t)slot->last.msg_len;
+}
+
+bool handler_was_sent(const struct slot *slot)
+{
+    return slot->rest > 0 && slot->last.msg_len == slot->rest;
+}
+
+/* Send all of the vectors, which are changed. Returns 0, or -1 with EPIPE, ECONNRESET, ETIMEDOUT:
+ * then the client is gone, or does not read, which comes to the same. */
+static int send_all(struct request *rq, struct iovec *v, int count)
+{
+    while (count > 0) {
+        ssize_t n = send_some(rq, v, count);
+        if (n < 0 && errno == EAGAIN) {
+            if (wait_writable(rq->call->connection, rq->settings->send_ms))
+                continue;
+            errno = ETIMEDOUT;
+        }
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            rq->client_gone = true;
+            return -1;
+        }
+        while (count > 0 && (size_t)n >= v->iov_len) {
+            n -= (ssize_t)v->iov_len;
+            v++;
+            count--;
+        }
+        if (count > 0) {
+            v->iov_base = (char *)v->iov_base + n;
+            v->iov_len -= (size_t)n;
+        }
+    }
+    return 0;
+}
+
+static int send_continue(struct request *rq)
+{
+    static const char interim[] = HTTP_CONTINUE;
+    struct iovec v = {(char *)interim, sizeof interim - 1};
+    return send_all(rq, &v, 1);
+}
+
+/* connect(2) to nobody resets a TCP connection at once, whoever else has a descriptor of it; a
+ * close would wait for the parent's. A unix socket has no reset. */
+ASYNC_SAFE void handler_cut(int connection, bool is_tcp)
+{
+    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+    if (!is_tcp || connect(connection, &nobody, sizeof nobody) < 0)
+        shutdown(connection, SHUT_RDWR);
+}
+
+ASYNC_SAFE int handler_end_sending(int connection)
+{
+    struct linger orderly = {0};
+    setsockopt(connection, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
+    return shutdown(connection, SHUT_WR);
+}
+
+/* Let the kernel give the client up when it has acknowledged nothing for MS (tcp(7)). While an
+ * answer is on its way that is the send timeout; else the time for a peer that vanished. */
+static void set_user_timeout(const struct request *rq, int64_t ms)
+{
+    unsigned value = (unsigned)(ms > INT_MAX ? INT_MAX : ms);
+    if (rq->call->is_tcp && rq->settings->send_ms != rq->settings->dead_peer_ms)
+        setsockopt(rq->call->connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof value);
+}
+
+/* Returns false if FD is no TCP connection; all of INFO is 0 then. */
+static bool get_tcp_info(int fd, struct tcp_info *info)
+{
+    socklen_t size = sizeof *info;
+    memset(info, 0, sizeof *info); /* an older kernel fills less of it */
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) == 0;
+}
+
+uint64_t handler_traffic(int connection, uint32_t *unsendable)
+{
+    struct tcp_info info;
+    get_tcp_info(connection, &info);
+    *unsendable = info.tcpi_notsent_bytes;
+    return info.tcpi_bytes_received + info.tcpi_bytes_acked;
+}
+
+/* ---- The state word ------------------------------------------------------------------ */
+
+ASYNC_SAFE static uint32_t state_of(uint32_t word)
+{
+    return word & SLOT_STATE_MASK;
+}
+
+/* Go to STATE, with the flags SET and without CLEAR. Returns the word as it was. While the parent
+ * is PROBING this waits, for the time of one system call: two writers would mix an interim answer
+ * into the answer. A parent that died in the middle of it probes no more. */
+ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
+                                        uint32_t clear)
+{
+    uint32_t was = atomic_load(&slot->state);
+    for (;;) {
+        while (state_of(was) == SLOT_PROBING && getppid() == request.parent) {
+            sleep_ms(0);
+            was = atomic_load(&slot->state);
+        }
+        uint32_t now = ((was & ~(uint32_t)SLOT_STATE_MASK & ~clear) | set) | state;
+        if (atomic_compare_exchange_weak(&slot->state, &was, now))
+            return was;
+    }
+}
+
+ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag)
+{
+    uint32_t was = atomic_load(&slot->state);
+    while (!atomic_compare_exchange_weak(&slot->state, &was, was | flag))
+        continue;
+}
+
+/* From here on the connection is the child's alone to write: the parent probes in RUNNING only. */
+ASYNC_SAFE static void begin_answering(struct request *rq)
+{
+    if (state_of(atomic_load(&rq->slot->state)) < SLOT_ANSWERING)
+        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN | SLOT_BODY_OPEN | SLOT_WAITING);
 }
 
 /* ---- The demonstration --------------------------------------------------------------- */

@@ -1,8 +1,27 @@
 /* server.c: the parent.
  *
  * It listens, accepts, holds every connection, forks a child for each request, watches for the
- * hangup, signals, reaps, settles what a dead child left, and logs. It never reads a byte of a
- * request, never blocks, and believes nothing that a child can write.
+ * hangup, signals, reaps, has undone what a dead child left, and logs. One thread, one epoll loop.
+ *
+ * Plan:
+ *   Data - what the parent holds
+ *   Forward - what is called before it is defined
+ *   Main - server_main, the recipe, and the commands beside it
+ *   Start - sockets, user, state, tables, signals
+ *   Loop - wait, hand on events, do what is due
+ *   Accept - connections come; what happens when there is no room for them
+ *   Connection - what an event and a deadline mean in each phase; idle, finished, closed
+ *   Request - it has arrived: refuse, start, or let it wait
+ *   Child - forking for it, cheaply at any number of open connections
+ *   Queue - waiting for a slot, and who must make room
+ *   Hangup - and every other reason to end a request
+ *   Reap - the child has ended; if all is well, this is the request's log line
+ *   Settle - it left something: jobs for janitors, and when they work
+ *   Janitor - the process that undoes
+ *   Settled - what becomes of the job, the client and the slot; the log line after an undo
+ *   Recover - what dead servers left
+ *   Stop - drain, end, leave
+ *   Tables - lists, clients, deadlines, pids
  *
  * A connection's phases:
  *
@@ -10,32 +29,49 @@
  *       │                           │ └──exit 1──▶ LINGERING ──▶ closed
  *       └──FIN, time──▶ LINGERING   └──any other end──▶ SETTLING (a janitor undoes) ──▶ ...
  *
- * One thread, one epoll loop; signals arrive through a signalfd and are blocked elsewhere. The
- * table of connections is memory that no child inherits (MADV_DONTFORK): a child can neither see
- * nor pay for it. What parent and child share is the scoreboard, one slot a request.
+ * What holds between any two lines:
+ *   - No byte of a request is read here, and nothing waits but epoll_wait: a client, a child or a
+ *     log that stands still must not stop the others. Sends and receives have MSG_DONTWAIT, since
+ *     O_NONBLOCK belongs to the open file that the child has too, and would disturb it.
+ *   - A slot is free, or belongs to one connection, which is BUSY or SETTLING. It is given back
+ * when the first attempt to undo has ended, so a server never runs more than --requests at once.
+ *   - A pid in the table of pids is a child that has not been reaped. It is forgotten before the
+ *     wait that frees the number, so kill(2) here never hits a stranger.
+ *   - A cause stands in the slot before the signal is sent that it is the cause of.
+ *   - Every request that got a child, and every one refused in the queue, is logged once, by
+ *     request_ended, when nothing can change its outcome any more.
+ *   - What a child can write (the scoreboard) is read once and checked before it is used. A false
+ *     word may harm its own request, and nothing else. What counts is kept in memory that no child
+ *     has.
  *
- * At the end of the file are the commands, which run beside a server and not in it: `hangupd undo`
- * (a program's records), `recover` (what a janitor does, on demand) and `status`.
+ * What if this process dies at some line? Nothing in its memory is needed to keep the promise. Its
+ * children get SIGTERM from the kernel and undo; janitors get SIGKILL, and their ledgers stay. All
+ * ledgers lie in STATE/SERVER, whose lock has gone with us: the next start takes them over. Clients
+ * get a reset (SO_LINGER), which none of them takes for the end of an answer.
+ *
+ * BUGS
+ *   - A child that not even SIGKILL ends (it sleeps in the kernel, on a dead NFS server) keeps its
+ *     slot for as long as it sleeps. The log says so every ten seconds.
+ *   - A time limit of its route counts from the moment when the child has read the head and says so
+ *     through `nudge`. Until then it is the server's.
+ *   - After an answer has begun the server itself can no longer ask whether a client that sent FIN
+ *     has gone: the next write tells, or TCP keep-alive.
+ *   - The order of a route's line is kept by the children. One that writes a false ticket can make
+ *     requests of that route wait, each at most --queue-timeout.
+ *   - --per-client does not count callers on unix sockets, which have no address.
+ *   - Writes to STATE (a ledger that is put aside) and to a log that is a regular file wait for the
+ *     disk, and everybody with them.
  */
 #include <hangupd/server.h>
 
-#include <arpa/inet.h>
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
-#include <grp.h>
 #include <limits.h>
 #include <linux/close_range.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
-#include <net/if.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
 #include <pwd.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,166 +80,742 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/queue.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "http.h"
+#include "listen.h"
 #include "options.h"
 #include "run_command.h"
 #include "scoreboard.h"
 #include "serve.h"
 #include "shell.h"
+#include "state.h"
 #include "users.h"
 
-const char *called = "hangupd";
-struct journal journal = {.fd = STDERR_FILENO};
+const char *program_name = "hangupd";
+struct log_sink log_sink = {.fd = STDERR_FILENO};
 
-/* ---- What the parent holds ----------------------------------------------------------- */
+/* ---- Data --------------------------------------------------------------------------- */
 
 enum phase { PHASE_FREE, PHASE_IDLE, PHASE_QUEUED, PHASE_BUSY, PHASE_SETTLING, PHASE_LINGERING };
 
-#define NOBODY (-1)    /* no index */
-#define CLIENT_BYTES 8 /* IPv6 users have a /64 each */
+#define NOBODY (-1) /* no index */
 
-/* Numbers for the connections of newborns, whose tables of descriptors end where the connection's
- * number is: c->fd if that is low enough, else for a time one of these. */
-#define LOW_COUNT 16
-#define LOW_ENOUGH 64 /* a table of so many costs nothing */
-
+/* The table of these is memory that no child has (private_memory): a child that followed a pointer
+ * into it would be killed by SIGSEGV. So whatever a child needs of its connection is copied for it
+ * before the fork. */
 struct connection {
     int fd;
     uint32_t generation; /* tells a new connection from an old one of the same index */
     enum phase phase;
+    TAILQ_ENTRY(connection) link; /* in the list of its phase, see list_of */
+    struct address address;
     bool is_tcp, fin_seen;
-    bool watched;           /* it is in the set of epoll */
-    bool signalled, killed; /* SIGTERM, SIGKILL were sent to the child */
-    bool patient;           /* its delivery was given --send-timeout more */
-    enum cause cause;
-    pid_t pid;
+    bool watched;      /* it is in the set of epoll */
+    int timer;         /* place in the heap, or NOBODY */
+    int64_t deadline;  /* clock_ms() */
+    int64_t since;     /* when the phase began, or the request */
+    uint32_t requests; /* so far */
+    /* Of its request, while it is BUSY or SETTLING: */
     int slot;
-    int low;            /* which number of server.low it has, or NOBODY */
-    int pid_next;       /* in the bucket of pids */
-    int previous, next; /* in the list of its phase */
-    int timer;          /* place in the heap, or NOBODY */
-    int64_t deadline;   /* clock_ms() */
-    int64_t since;      /* of the phase, or of the request */
-    uint64_t moved;     /* bytes, at the time looked_at, both ways; see is_slow */
-    int64_t looked_at;  /* 0: not yet in this request */
-    uint32_t requests;  /* so far */
-    uint64_t id_number; /* of its request's id */
-    unsigned char address[16];
-    uint16_t port;
-    sa_family_t family;
+    pid_t pid;              /* the child's, until it is reaped */
+    int pid_next;           /* in the bucket of pids */
+    int loan;               /* the number that was lent to it, or NOBODY */
+    uint64_t id_number;     /* the last part of the request's id */
+    enum cause cause;       /* the true one; the slot has a copy, which the child can change */
+    bool signalled, killed; /* SIGTERM, SIGKILL were sent to the child */
+    bool prolonged;         /* delivery has been given --send-timeout beyond the deadline */
+    uint64_t moved;         /* bytes both ways at the time looked_at, see is_slow */
+    int64_t looked_at;      /* 0: not yet in this request */
 };
 
+TAILQ_HEAD(connections, connection);
 struct list {
-    int first, last, count;
+    struct connections members;
+    int count;
 };
 
 /* An address with requests in flight, kept for --per-client. */
+#define CLIENT_BYTES 8 /* users of IPv6 have a /64 each, and could take any address in it */
 struct client {
-    sa_family_t family;
-    unsigned char address[CLIENT_BYTES];
-    int busy; /* requests */
-    int next; /* in its bucket, or free */
+    struct address address; /* of which CLIENT_BYTES count */
+    int busy;               /* requests */
+    int next;               /* in its bucket, or free */
 };
 
-/* An undo that a janitor does, or will do. */
+/* Whether the request of a job was answered, once a janitor could tell. Then it is remembered: the
+ * next one may have no connection left to ask. */
+enum verdict {
+    VERDICT_OPEN,      /* nobody could tell yet */
+    VERDICT_ANSWERED,  /* the results stay, only scratch is left to remove */
+    VERDICT_UNANSWERED /* all is undone, and the ledger's `sent` mark is not believed any more */
+};
+
+/* An undo that a janitor does, or will do. It is made when a child is dead, or for what a dead
+ * server left, and waits (ready, or urgent while a connection waits for it) until a janitor may be
+ * started for it (running). It ends when nothing is left, or after --undo-retries; until then it is
+ * delayed, longer each time, and gets ready again. */
 struct job {
-    struct job *next;
-    char id[CLEANUP_ID_SIZE]; /* "": recovery of dead servers */
-    pid_t pid;                /* the janitor; 0: none now */
-    pid_t session;            /* of the dead child; 0: not known */
-    int connection;           /* waiting for it, or NOBODY */
-    uint32_t number;          /* the connection's request */
-    unsigned tries;
-    int64_t due;     /* when it is delayed */
-    bool kept;       /* it was found to be answered: only scratch is left to remove */
-    bool refuted;    /* it was found not to be */
-    bool nothing;    /* it was found to have made nothing */
-    bool unsent;     /* on AF_UNIX: not all of its answer was sent */
-    bool brief;      /* the client was given its time: it is not waited for */
-    siginfo_t ended; /* how the child ended */
+    TAILQ_ENTRY(job) link;         /* in one of server.jobs */
+    char id[CLEANUP_ID_SIZE];      /* of the request; "": recovery of dead servers */
+    pid_t session;                 /* the dead child's; 0: not known */
+    siginfo_t ended;               /* how the child ended */
+    struct connection *connection; /* which waits for the first attempt, or NULL */
+    enum verdict verdict;
+    unsigned tries; /* that failed */
+    pid_t pid;      /* the janitor, while it is running */
+    int64_t due;    /* when it is delayed */
 };
+TAILQ_HEAD(jobs, job);
 
-struct job_list {
-    struct job *first, *last;
-};
+/* Lent numbers for the connections of newborns, see "Child". */
+#define LOAN_COUNT 16
+#define LOAN_FROM 64 /* a table of so many descriptors costs nothing */
+
+enum stage { SERVING, DRAINING, ENDING }; /* only forward */
 
 static struct {
+    /* The process, and what it has open. */
     pid_t pid;
-    int epoll, signals, reserve, state, dir, nudge[2];
-    struct listener {
-        int fd;
-        bool is_tcp;
-        char name[LISTENER_NAME_SIZE];
-        char unix_path[sizeof((struct sockaddr_un *)0)->sun_path];
-        dev_t dev;
-        ino_t ino;
-    } listeners[LISTENERS_MAX];
-    size_t listener_count;
-    bool muted, once; /* listeners are out of epoll; there is one connection only (nowait) */
-    int64_t unmute_at;
-    bool draining, ending;
-    int64_t drain_at, idle_since, slow_looked_at;
-    const char *state_path; /* absolute, for people */
+    bool has_strangers; /* children that were there before us, or we are pid 1 */
+    int epoll, signals;
+    sigset_t handled; /* what `signals` reports */
+    int nudge[2];     /* children write here, see nudged */
+    int reserve;      /* a descriptor to give up when there are no others, see refuse_one */
+
+    /* STATE and STATE/SERVER. */
+    struct state_dir state;
+    int dir;
     char token[CLEANUP_TOKEN_SIZE];
-    uint64_t request_count;
-    struct figures figures;
-    bool shares; /* descriptors, with newborn children */
-    struct low {
-        int fd, user; /* a connection, or NOBODY */
-    } low[LOW_COUNT];
-    unsigned low_next;
-    int64_t reaped_at; /* looked for all dead children */
-    sigset_t handled;  /* signals */
+    uint64_t request_count; /* ids given out */
+
+    /* Where connections come from. */
+    struct listener listeners[LISTENERS_MAX];
+    size_t listener_count;
+    bool one_connection; /* listeners[0] is the one connection (inetd's nowait) */
+    bool muted;          /* the listeners are out of epoll */
+    int64_t unmute_at;
+    int64_t idle_exit_ms; /* --idle-exit, or what inetd's wait wants; -1: stay */
+
+    /* Time and ends. */
+    enum stage stage;
+    int64_t drain_end;  /* when DRAINING becomes ENDING */
+    int64_t idle_since; /* for idle_exit_ms */
+    int64_t reaped_at;  /* when all dead children were looked for */
+    int64_t slow_looked_at;
+
+    /* Shared with the children. */
     struct scoreboard *board;
-    int *free_slots, free_slot_count;
-    int *slot_users; /* connections */
+    struct figures figures; /* our own copy, which is the true one */
+
+    /* Tables: memory that no child has. */
     struct connection *connections;
-    int connection_room, free_connection;
-    int *heap, heap_size;
+    struct list free, idle, queue, busy, lingering; /* busy: SETTLING too, its slot is taken */
+    int open_count;
+    int *free_slots, free_slot_count;
+    struct connection **slot_users;
+    int *heap, heap_size; /* connections by their deadlines */
     int *pid_buckets, *client_buckets, bucket_count;
     struct client *clients;
     int free_client;
-    struct list idle, queue, busy;
-    int open_count;
-    struct job_list urgent, patient;  /* jobs whose turn comes: with a connection waiting; others */
-    struct job_list delayed, running; /* by the time they are due; at most undo_at_once */
-    int janitors;                     /* running */
-    bool recovered;                   /* recovery was begun */
-    bool has_strangers;               /* children that were there before us, or we are pid 1 */
-} server = {.epoll = -1,
-            .reserve = -1,
-            .idle = {NOBODY, NOBODY, 0},
-            .queue = {NOBODY, NOBODY, 0},
-            .busy = {NOBODY, NOBODY, 0}};
 
-#define LINGER_MS 2000
-#define MUTE_MS 100
-#define EVICT_AGE_MS 1000 /* a header may take so long before it must make room */
-#define SLOW_MS 2000      /* a client that moves less than SLOW_BYTES in this time must, too */
-#define SLOW_BYTES 2048
-#define SLOW_LOOK_MS 250
-#define KILL_AFTER_MS 1000
-#define UNKILLABLE_MS 10000
+    /* How children are forked, see "Child". */
+    bool shares; /* newborns share our table of descriptors for a moment */
+    struct loan {
+        int fd;
+        struct connection *user;
+    } loans[LOAN_COUNT];
+    unsigned loan_next;
+
+    /* Undo: a job is in one of these, or in the hands of the function that moves it. */
+    struct {
+        struct jobs urgent;  /* a connection, and so a slot, waits */
+        struct jobs ready;   /* nobody waits */
+        struct jobs delayed; /* by the time they are due */
+        struct jobs running; /* a janitor works on it; at most --undo-at-once */
+        int janitors;        /* how many are running */
+    } jobs;
+    bool recovered; /* recovery was begun */
+} server = {.free.members = TAILQ_HEAD_INITIALIZER(server.free.members),
+            .idle.members = TAILQ_HEAD_INITIALIZER(server.idle.members),
+            .queue.members = TAILQ_HEAD_INITIALIZER(server.queue.members),
+            .busy.members = TAILQ_HEAD_INITIALIZER(server.busy.members),
+            .lingering.members = TAILQ_HEAD_INITIALIZER(server.lingering.members),
+            .jobs = {.urgent = TAILQ_HEAD_INITIALIZER(server.jobs.urgent),
+                     .ready = TAILQ_HEAD_INITIALIZER(server.jobs.ready),
+                     .delayed = TAILQ_HEAD_INITIALIZER(server.jobs.delayed),
+                     .running = TAILQ_HEAD_INITIALIZER(server.jobs.running)}};
+
+#define LINGER_MS 2000      /* for a client to end its side, after we have ended ours */
+#define KILL_AFTER_MS 1000  /* beyond --grace, for a child to undo by itself */
+#define UNKILLABLE_MS 10000 /* between two complaints */
+
+/* What an event of epoll is about: one of these bits, or a connection's generation above its index.
+ * So a generation has 29 bits. */
+#define WATCH_LISTENER (UINT64_C(1) << 63)
+#define WATCH_SIGNALS (UINT64_C(1) << 62)
+#define WATCH_NUDGE (UINT64_C(1) << 61)
+#define GENERATION_MASK 0x1fffffff
+
+#define WATCH_IDLE (EPOLLIN | EPOLLRDHUP)
+/* Without EPOLLIN, as the bytes are the child's. Edge-triggered: a FIN that has been dealt with, or
+ * an error, would keep the loop awake until the child has ended. */
+#define WATCH_HANGUP ((uint32_t)EPOLLRDHUP | (uint32_t)EPOLLET)
+
+/* Sent by the kernel for each child that ends, with its pid. It is a real-time signal since those
+ * queue, while a SIGCHLD stands for any number of children, and looking for who they are costs the
+ * more the more others there are. */
+#define CHILD_ENDED SIGRTMIN
+/* Signals that queue are lost when too many wait (RLIMIT_SIGPENDING): so often we look ourselves.
+ */
+#define REAP_EVERY_MS 1000
+
+/* A janitor's exit status: JANITOR_SPEAKS and bits that say what it found. Any other one is not a
+ * janitor's word but a crash, or a sanitizer's. */
+enum {
+    JANITOR_LEFT = 1,       /* something is left to be done */
+    JANITOR_KEPT = 2,       /* the request had been answered */
+    JANITOR_NOTHING = 4,    /* there was nothing to undo */
+    JANITOR_PARKED = 8,     /* what is left was put aside, in STATE/failed */
+    JANITOR_UNDECIDED = 16, /* it could not tell whether the request had been answered */
+    JANITOR_BITS = 31,
+    JANITOR_SPEAKS = 64
+};
+
+/* What a janitor has of the connection, which alone can tell whether the answer has arrived. */
+struct witness {
+    int fd; /* -1: gone, the ledger's `sent` mark must do */
+    bool is_tcp;
+    bool unsent;         /* AF_UNIX, which counts no bytes: the child had not sent all of it */
+    int64_t patience_ms; /* how long progress is waited for */
+};
 
 static struct slot *slot_of(const struct connection *c)
 {
     return &server.board->slots[c->slot];
 }
 
+static int index_of(const struct connection *c)
+{
+    return (int)(c - server.connections);
+}
+
+static bool is_stopping(void)
+{
+    return server.stage != SERVING;
+}
+
+/* ---- Forward ------------------------------------------------------------------------ */
+
+/* In the order of the sections, and why they are called before. */
+
+/* Start: before anything else. */
+static void open_standard_descriptors(void);
+static void note_strangers(void);
+static void open_all(void);
+static void begin_serving(void);
+/* Loop: turns until the server is over. */
+static void publish(void);
+static void loop(void);
+/* Accept: the loop says that somebody calls. */
+static void listeners_watch(int how);
+static void unmute(void);
+static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp);
+static void accept_some(const struct listener *l);
+/* Connection: one that was accepted is looked at at once, and is closed from everywhere. */
+static int unread(const struct connection *c);
+static void connection_close(struct connection *c);
+static void connection_idle(struct connection *c);
+static void connection_event(struct connection *c, uint32_t events);
+static void connection_due(struct connection *c, int64_t now);
+/* Request: a connection has bytes. */
+static void request_arrived(struct connection *c);
+static void request_start(struct connection *c);
+/* Child: a request wants a process; Start prepares that. */
+static void find_libc(void);
+static void loans_reserve(void);
+static void loan_return(struct connection *c);
+static pid_t fork_for(struct connection *c, int *number);
+static _Noreturn void child_main(const struct handler_call *call);
+/* Queue: there is no slot. */
+static void log_unserved(const struct address *from, int64_t since, struct slot *s,
+                         enum outcome outcome);
+static void refuse_queued(struct connection *c, enum outcome outcome, const char *reason);
+static void wait_in_queue(struct connection *c);
+static void queue_serve(void);
+/* Hangup: an event or a deadline of a busy connection; --requests are reached. */
+static void fin_arrived(struct connection *c);
+static bool judge_fin(struct connection *c, uint32_t *was);
+static bool probe(struct connection *c, uint32_t *was);
+static void hangup(struct connection *c);
+static void request_end(struct connection *c, enum cause cause);
+static void request_cut(struct connection *c);
+static void request_due(struct connection *c, int64_t now);
+static void nudged(void);
+/* Reap: signals end the wait of the loop. */
+static void request_ended(const struct slot *s, enum outcome outcome, enum undo_result undo,
+                          int64_t ms);
+static void signals_arrived(void);
+static void reap_children(void);
+static bool reap(idtype_t which, pid_t pid);
+static void child_ended(struct connection *c, const siginfo_t *ended);
+static void request_done(struct connection *c, bool reuse);
+/* Settle: a dead child left something. */
+static struct job *job_make(const char *id);
+static void job_ready(struct job *j);
+static void jobs_due(int64_t now);
+static void jobs_start(void);
+/* Janitor: forked by Settle. */
+static _Noreturn void janitor_main(const struct job *j, const struct witness *w);
+/* Settled: the janitor has ended, or there is no memory for a job. */
+static void janitor_ended(pid_t pid, const siginfo_t *ended);
+static void job_ended(struct job *j, int result);
+static void job_give_up(const struct job *j);
+static void request_settled(struct connection *c, const struct job *j, int result);
+/* Recover: at the start, and after the one connection. */
+static bool is_adopted(const char *id);
+static _Noreturn void recover(void);
+static void recovery_begin(void);
+static void jobs_adopt(bool again);
+/* Stop: signals and times ask for it. */
+static void drain(void);
+static void end_all(void);
+static void jobs_leave(const struct jobs *jobs);
+static bool is_over(void);
+/* Tables: used by all of them. */
+static void list_append(struct list *l, struct connection *c);
+static void list_remove(struct list *l, struct connection *c);
+static struct client *client_find(const struct address *a);
+static void set_phase(struct connection *c, enum phase phase);
+static void set_deadline(struct connection *c, int64_t deadline);
+static void pid_remember(struct connection *c, pid_t pid);
+static struct connection *pid_find(pid_t pid);
+static void pid_forget(struct connection *c);
+
+#include "recover_command.h"
+#include "status_look.h"
+#include "status_show.h"
+#include "undo_command.h"
+
+/* ---- Main --------------------------------------------------------------------------- */
+
+static const struct command {
+    const char *name;
+    int (*run)(int argc, char **argv); /* argv[0] is the command's name */
+} commands[] = {
+    {"recover", command_recover},
+    {"undo", command_undo},
+    {"status", command_status},
+};
+
+/* `hangupd COMMAND...`: run it, and end the process. A command runs beside a server and not in it:
+ * it shares options, log and cleanup.c with the server, and none of what follows here. */
+static void run_command_named(int argc, char **argv)
+{
+    for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof commands[0]; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            exit(commands[i].run(argc - 1, argv + 1));
+}
+
+int server_main(int argc, char **argv, const struct route *routes)
+{
+    open_standard_descriptors();
+    run_command_named(argc, argv);
+    cleanup_mark_prepare(argc, argv);
+    cleanup_report = log_event;
+    parse_options(argc, argv, &server_options);
+    parse_routes(argc, argv, routes);
+    note_strangers();
+    open_all();
+    begin_serving();
+    loop();
+    jobs_leave(&server.jobs.ready);
+    jobs_leave(&server.jobs.delayed);
+    cleanup_server_close(server.state.fd, server.dir, server.token);
+    if (!server.one_connection)
+        log_event(NULL, "stopped");
+    return 0;
+}
+
+/* Weak, because a program that links the library brings its own. */
+__attribute__((weak)) int main(int argc, char **argv)
+{
+    static const struct route routes[] = {
+        {.path = "/a", .name = "a", .handler = handler_demonstration}, {0}};
+    return server_main(argc, argv, routes);
+}
+
+/* ---- Start -------------------------------------------------------------------------- */
+
+/* Descriptors 0 to 2 must be something: the first socket would become one of them, and a line that
+ * somebody prints would go to a client. */
+static void open_standard_descriptors(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
+/* A shell that execs us leaves us its children, and pid 1 gets everybody's orphans. As what a
+ * request left behind comes back to us too (we are a subreaper), a janitor may take any child of
+ * ours for one of those, but only if there are no others. */
+static void note_strangers(void)
+{
+    siginfo_t any = {0};
+    bool childless = waitid(P_ALL, 0, &any, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD;
+    server.pid = getpid();
+    server.has_strangers = !childless || server.pid == 1;
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+}
+
+/* Said on standard error: if descriptor 0 is no socket, no client is there to be disturbed. */
+static void check_inetd(void)
+{
+    bool listening;
+    if (settings.inetd && settings.listen.count > 0)
+        wrong_use("--inetd and --listen exclude each other");
+    if (settings.inetd && !listen_is_socket(0, &listening))
+        cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
+               "systemd socket unit, or use --listen",
+               strerror(errno));
+}
+
+/* Keep the socket FD, which was handed over: to listen on, or the one connection of this process.
+ */
+static void inherit(int fd, const char *from)
+{
+    struct listener given;
+    if (listen_inherit(&given, fd, from)) {
+        server.listeners[server.listener_count++] = given;
+        return;
+    }
+    if (server.one_connection)
+        cannot("more than one connection was handed over");
+    server.one_connection = true;
+    server.listeners[0] = given;
+}
+
+/* There are at most LISTENERS_MAX of either kind: options and LISTEN_FDS see to it. */
+static void open_sockets(void)
+{
+    server.idle_exit_ms = settings.idle_exit_ms;
+    if (settings.inetd) {
+        int fd = fcntl(0, F_DUPFD_CLOEXEC, 3);
+        if (fd < 0)
+            cannot("could not keep the socket: %s", strerror(errno));
+        inherit(fd, "--inetd: descriptor 0");
+        if (!server.one_connection && server.idle_exit_ms < 0)
+            server.idle_exit_ms = IDLE_EXIT_WAIT_MS; /* inetd starts us again when it is called */
+        return;
+    }
+    int handed = settings.listen.count == 0 ? listen_handed_over() : 0;
+    for (int i = 0; i < handed; i++) {
+        char from[64];
+        snprintf(from, sizeof from, "the descriptor %d of LISTEN_FDS", 3 + i);
+        inherit(3 + i, from);
+    }
+    for (size_t i = 0; i < settings.listen.count; i++)
+        listen_on(&server.listeners[server.listener_count++], settings.listen.words[i]);
+    if (settings.listen.count == 0 && handed == 0)
+        listen_on(&server.listeners[server.listener_count++], LISTEN_DEFAULT);
+}
+
+/* Under inetd 0, 1 and 2 are the client: not a byte of ours may go there. */
+static void leave_standard_descriptors(void)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    bool client = log_stderr_is_client();
+    if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || (client && dup2(null, 2) < 0))
+        cannot("could not open /dev/null: %s", strerror(errno));
+    close(null);
+}
+
+/* In this order: ports below 1024 are bound by now, root makes the state directory for the user,
+ * and only then becomes the user. */
+static void drop_privileges(void)
+{
+    const struct passwd *who = NULL;
+    if (settings.user != NULL) {
+        errno = 0;
+        who = find_user(settings.user, 0);
+        if (who == NULL)
+            cannot("--user %s: %s", settings.user,
+                   errno != 0 && errno != ENOENT ? strerror(errno) : "not a user in /etc/passwd");
+        if (geteuid() != 0 && who->pw_uid != geteuid())
+            cannot("--user %s: only root can become another user", settings.user);
+    } else if (geteuid() == 0 && !server.one_connection) {
+        log_event(NULL,
+                  "warning: running as root; --user NAME drops that when the sockets are open");
+    }
+    server.state =
+        state_open(who != NULL ? who->pw_uid : geteuid(), who != NULL ? who->pw_gid : getegid());
+    if (who != NULL && geteuid() == 0)
+        become_user(who->pw_name, who->pw_uid, who->pw_gid);
+}
+
+/* Returns where scratch directories and bodies go: nobody else may rename or remove them. */
+static const char *find_tmpdir(void)
+{
+    struct stat now;
+    const char *tmp = getenv("TMPDIR");
+    if (tmp == NULL || *tmp == '\0')
+        tmp = "/tmp";
+    const char *path = realpath(tmp, NULL);
+    if (path == NULL || stat(path, &now) < 0)
+        cannot("TMPDIR=%s: %s", tmp, strerror(errno));
+    if (!S_ISDIR(now.st_mode))
+        cannot("TMPDIR=%s is not a directory", tmp);
+    if (now.st_uid != geteuid() && now.st_uid != 0)
+        cannot("TMPDIR=%s belongs to another user, who could take away what requests make there; "
+               "choose another",
+               tmp);
+    if ((now.st_mode & (S_IWOTH | S_ISVTX)) == S_IWOTH)
+        cannot("TMPDIR=%s is open to others, who could take away what requests make there; make "
+               "it sticky with chmod +t, or choose another",
+               tmp);
+    return path;
+}
+
+/* Returns the path of what is running, so that a program can call `hangupd undo`. */
+static const char *find_self(void)
+{
+    static char self[PATH_MAX];
+    return readlink("/proc/self/exe", self, sizeof self - 1) > 0 ? self : NULL;
+}
+
+/* Returns memory for a request's head. Only children write to it, so that the parent has no page of
+ * it and no fork pays for one. */
+static char *make_head(void)
+{
+    const size_t page = 4096;
+    size_t room = handler_head_room(&settings.handler);
+    char *head = aligned_alloc(page, (room + page - 1) / page * page);
+    if (head == NULL)
+        cannot("out of memory for the heads of requests");
+    return head;
+}
+
+/* Allow as many descriptors as the connections need, if the hard limit has them. Returns the limit
+ * as it was, which programs get back: more than 1024 breaks those that use select(2). */
+static uint64_t raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    rlim_t needed = (rlim_t)settings.connections + 64;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return 0;
+    rlim_t before = limit.rlim_cur;
+    if (before < needed) {
+        limit.rlim_cur = limit.rlim_max < needed ? limit.rlim_max : needed;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    return before;
+}
+
+/* Open the directory of scratch directories, if there are programs, each of which gets one: a later
+ * request takes what an earlier one has left untouched. A server for one connection has no later
+ * request. Returns -1 if there is none. */
+static int open_pool(char path[PATH_MAX])
+{
+    const struct handler_settings *h = &settings.handler;
+    bool programs = false;
+    for (size_t i = 0; i < h->route_count; i++)
+        programs = programs || h->routes[i].program != NULL;
+    if (!programs || server.one_connection)
+        return -1;
+    int pool = cleanup_pool_open(server.dir, h->tmpdir, server.token, path);
+    if (pool < 0)
+        log_eventf(NULL, "could not make a directory for programs in %s: %s; each makes its own",
+                   h->tmpdir, strerror(errno));
+    return pool;
+}
+
+static void open_scoreboard(void)
+{
+    size_t count = (size_t)settings.requests;
+    size_t size = sizeof(struct scoreboard) + count * sizeof(struct slot);
+    int fd = openat(server.dir, "scoreboard", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    /* Allocated now: on a full disk, a write to a page without a block is a SIGBUS. */
+    int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)size);
+    struct scoreboard *board =
+        error != 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (board == MAP_FAILED)
+        cannot("could not make the scoreboard in the state directory: %s",
+               strerror(error != 0 ? error : errno));
+    close(fd);
+    server.board = board;
+    board->slot_count = (uint32_t)count;
+    board->slot_size = sizeof(struct slot);
+    for (size_t i = 0; i < server.listener_count; i++)
+        memcpy(board->listening[i], server.listeners[i].name, LISTENER_NAME_SIZE);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    server.figures.pid = (uint64_t)server.pid;
+    server.figures.started = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    publish();
+    /* Last: from now on `hangupd status` believes it. */
+    memcpy(board->magic, SCOREBOARD_MAGIC, sizeof board->magic);
+}
+
+/* Returns the signals that are ignored now, which a program must not inherit. */
+static sigset_t find_ignored(void)
+{
+    struct sigaction now;
+    sigset_t ignored;
+    sigemptyset(&ignored);
+    for (int signal = 1; signal < NSIG; signal++)
+        if (sigaction(signal, NULL, &now) == 0 && now.sa_handler == SIG_IGN)
+            sigaddset(&ignored, signal);
+    return ignored;
+}
+
+/* All signals are blocked, and those that mean something are read between events. So no handler of
+ * ours ever runs, and no line here can be interrupted by one. */
+static void open_events(sigset_t *ignored)
+{
+    sigset_t all;
+    if (pipe2(server.nudge, O_CLOEXEC | O_NONBLOCK) < 0)
+        cannot("could not make a pipe: %s", strerror(errno));
+    fcntl(server.nudge[1], F_SETFL, O_WRONLY); /* a child waits for room; the parent never writes */
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL);
+    sigemptyset(&server.handled);
+    sigaddset(&server.handled, SIGCHLD);
+    sigaddset(&server.handled, CHILD_ENDED);
+    sigaddset(&server.handled, SIGTERM);
+    sigaddset(&server.handled, SIGINT);
+    struct sigaction hup;
+    if (sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN) /* nohup(1) stays so */
+        sigaddset(&server.handled, SIGHUP);
+    server.signals = signalfd(-1, &server.handled, SFD_CLOEXEC | SFD_NONBLOCK);
+    server.epoll = epoll_create1(EPOLL_CLOEXEC);
+    server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (server.signals < 0 || server.epoll < 0)
+        cannot("could not watch for events: %s", strerror(errno));
+    signal(SIGPIPE, SIG_IGN);
+    *ignored = find_ignored();
+    signal(SIGCHLD, SIG_DFL); /* ignored, as some starters leave it, children could not be reaped */
+    signal(SIGTERM, SIG_DFL);
+}
+
+/* Returns memory that children do not get: a fork does not pay for it (16 MB that the parent has
+ * written cost 560 us instead of 110), and no child can read what belongs to others. */
+static void *private_memory(size_t size)
+{
+    void *m = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (m == MAP_FAILED || madvise(m, size, MADV_DONTFORK) < 0)
+        cannot("out of memory for the table of connections: %s", strerror(errno));
+    return m;
+}
+
+static void make_tables(void)
+{
+    int room = (int)settings.connections, slots = (int)settings.requests;
+    server.connections = private_memory((size_t)room * sizeof *server.connections);
+    server.heap = private_memory((size_t)room * sizeof *server.heap);
+    server.free_slots = private_memory((size_t)slots * sizeof *server.free_slots);
+    server.slot_users = private_memory((size_t)slots * sizeof(struct connection *));
+    server.bucket_count = 64;
+    while (server.bucket_count < slots)
+        server.bucket_count *= 2;
+    size_t buckets = (size_t)server.bucket_count * sizeof(int);
+    server.pid_buckets = private_memory(buckets);
+    server.client_buckets = private_memory(buckets);
+    for (int i = 0; i < server.bucket_count; i++)
+        server.pid_buckets[i] = server.client_buckets[i] = NOBODY;
+    server.clients = private_memory((size_t)slots * sizeof *server.clients);
+    for (int i = 0; i < slots; i++)
+        server.clients[i].next = i + 1 < slots ? i + 1 : NOBODY;
+    for (int i = slots - 1; i >= 0; i--)
+        server.free_slots[server.free_slot_count++] = i;
+    for (int i = 0; i < room; i++)
+        list_append(&server.free, &server.connections[i]);
+}
+
+/* Handlers are given some facts that only a start can find, in their settings: they are filled in
+ * here and nowhere else, before the first fork. */
+static void open_all(void)
+{
+    static char pool_path[PATH_MAX];
+    struct handler_settings *found = &settings.handler;
+    check_inetd();
+    open_log();
+    open_sockets();
+    if (settings.inetd)
+        leave_standard_descriptors();
+    drop_privileges();
+    found->state = server.state.path;
+    found->tmpdir = find_tmpdir();
+    found->self = find_self();
+    found->head = make_head();
+    found->open_files = raise_descriptor_limit();
+    server.dir = cleanup_server_open(server.state.fd, server.token);
+    if (server.dir < 0)
+        cannot("could not make a directory in the state directory: %s", strerror(errno));
+    found->pool = open_pool(pool_path);
+    found->pool_path = found->pool >= 0 ? pool_path : NULL;
+    open_scoreboard();
+    open_events(&found->ignored);
+    find_libc();
+    loans_reserve();
+    make_tables();
+}
+
+static void add_watch(int fd, uint64_t what)
+{
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = what};
+    if (epoll_ctl(server.epoll, EPOLL_CTL_ADD, fd, &e) < 0)
+        cannot("could not watch for events: %s", strerror(errno));
+}
+
+/* A warning only: the program may come later. But most often its name is wrong. */
+static void warn_of_missing_programs(void)
+{
+    for (size_t i = 0; i < settings.handler.route_count; i++) {
+        const struct route *r = &settings.handler.routes[i];
+        if (r->program != NULL && access(r->program, X_OK) < 0)
+            log_eventf(NULL, "warning: the program of the route %s, %s: %s", r->path, r->program,
+                       strerror(errno));
+    }
+}
+
+static void begin_serving(void)
+{
+    add_watch(server.signals, WATCH_SIGNALS);
+    add_watch(server.nudge[0], WATCH_NUDGE);
+    if (server.one_connection) {
+        struct sockaddr_storage from = {0};
+        socklen_t size = sizeof from;
+        const struct listener *l = &server.listeners[0];
+        getpeername(l->fd, (struct sockaddr *)&from, &size);
+        connection_open(l->fd, &from, l->is_tcp);
+        return; /* recovery comes after the caller has been served */
+    }
+    listeners_watch(EPOLL_CTL_ADD);
+    for (size_t i = 0; i < server.listener_count; i++)
+        log_eventf(NULL, "listening on %s", server.listeners[i].name);
+    warn_of_missing_programs();
+    recovery_begin();
+    jobs_start();
+}
+
+/* ---- Loop --------------------------------------------------------------------------- */
+
 /* Write out what `hangupd status` tells. It is never read back: a child can write there too. */
 static void publish(void)
 {
     uint64_t words[FIGURE_WORDS];
-    server.figures.draining = server.draining || server.ending;
+    server.figures.draining = is_stopping();
     server.figures.open = (uint64_t)server.open_count;
     server.figures.idle = (uint64_t)server.idle.count;
     server.figures.queued = (uint64_t)server.queue.count;
@@ -211,6 +823,849 @@ static void publish(void)
     for (size_t i = 0; i < FIGURE_WORDS; i++)
         atomic_store_explicit(&server.board->figures[i], words[i], memory_order_relaxed);
 }
+
+static void sooner(int64_t *at, int64_t other)
+{
+    if (other != 0 && (*at == 0 || other < *at))
+        *at = other;
+}
+
+/* Every time that do_what_is_due looks at must be here, or what is due waits for the next event. */
+static int time_to_wait(int64_t now)
+{
+    int64_t at = server.heap_size > 0 ? server.connections[server.heap[0]].deadline : 0;
+    if (server.muted)
+        sooner(&at, server.unmute_at);
+    if (server.stage == DRAINING)
+        sooner(&at, server.drain_end);
+    if (server.idle_exit_ms >= 0 && server.open_count == 0)
+        sooner(&at, server.idle_since + server.idle_exit_ms);
+    if (!TAILQ_EMPTY(&server.jobs.delayed))
+        sooner(&at, TAILQ_FIRST(&server.jobs.delayed)->due);
+    if (server.busy.count > 0)
+        sooner(&at, server.reaped_at + REAP_EVERY_MS);
+    if (at == 0)
+        return -1;
+    return at <= now ? 0 : at - now > INT_MAX ? INT_MAX : (int)(at - now);
+}
+
+static void do_what_is_due(int64_t now)
+{
+    while (server.heap_size > 0 && server.connections[server.heap[0]].deadline <= now)
+        connection_due(&server.connections[server.heap[0]], now);
+    if (server.busy.count > 0 && server.reaped_at + REAP_EVERY_MS <= now)
+        reap_children();
+    if (server.muted && server.unmute_at <= now)
+        unmute();
+    if (server.stage == DRAINING && server.drain_end <= now)
+        end_all();
+    /* Under inetd nobody but the caller is waited for: recovery comes when it has been served. */
+    if (server.one_connection && server.open_count == 0 && !server.recovered)
+        recovery_begin();
+    jobs_due(now);
+    jobs_start();
+    if (server.open_count > 0)
+        server.idle_since = now;
+    else if (server.idle_exit_ms >= 0 && now - server.idle_since >= server.idle_exit_ms &&
+             !is_stopping())
+        drain();
+    if (log_sink.lost > 0) {
+        unsigned lost = log_sink.lost;
+        log_sink.lost = 0; /* before the line, which may be lost too */
+        log_eventf(NULL, "%u log lines were lost: the log did not take them in time", lost);
+    }
+}
+
+/* Hand an event on. An earlier one of the same round may have closed its connection, and given the
+ * index to another: the generation tells. */
+static void dispatch(const struct epoll_event *e)
+{
+    uint64_t what = e->data.u64;
+    if ((what & WATCH_LISTENER) != 0) {
+        if (!server.muted && !is_stopping())
+            accept_some(&server.listeners[what & 0xff]);
+    } else if ((what & WATCH_SIGNALS) != 0) {
+        signals_arrived();
+    } else if ((what & WATCH_NUDGE) != 0) {
+        nudged();
+    } else {
+        struct connection *c = &server.connections[(uint32_t)what];
+        if (c->phase != PHASE_FREE && c->generation == (uint32_t)(what >> 32))
+            connection_event(c, e->events);
+    }
+}
+
+static void loop(void)
+{
+    struct epoll_event events[128];
+    server.idle_since = clock_ms();
+    while (!is_over()) {
+        publish();
+        int n = epoll_wait(server.epoll, events, 128, time_to_wait(clock_ms()));
+        if (n < 0 && errno != EINTR)
+            cannot("could not wait for events: %s", strerror(errno));
+        for (int i = 0; i < n; i++)
+            dispatch(&events[i]);
+        do_what_is_due(clock_ms());
+    }
+}
+
+/* ---- Accept ------------------------------------------------------------------------- */
+
+#define MUTE_MS 100
+#define ACCEPT_AT_ONCE 64
+#define LOOK_FOR_IDLE 64 /* connections */
+#define FRESH_MS 100     /* so long a new connection may take to ask for something */
+
+static void listeners_watch(int how)
+{
+    for (size_t i = 0; i < server.listener_count; i++) {
+        struct epoll_event e = {.events = EPOLLIN, .data.u64 = WATCH_LISTENER | i};
+        epoll_ctl(server.epoll, how, server.listeners[i].fd, &e);
+    }
+}
+
+/* When nothing can be accepted, the listeners stay readable and would keep the loop awake: 88,682
+ * times in 100 ms, measured. So they are left out until room may have come. */
+static void mute(int64_t ms)
+{
+    if (!server.muted)
+        listeners_watch(EPOLL_CTL_DEL);
+    server.muted = true;
+    server.unmute_at = clock_ms() + ms;
+}
+
+static void unmute(void)
+{
+    if (server.muted && !is_stopping())
+        listeners_watch(EPOLL_CTL_ADD);
+    server.muted = false;
+}
+
+static bool may_be_dropped(const struct connection *c)
+{
+    bool fresh = c->requests == 0 && clock_ms() - c->since < FRESH_MS;
+    return !fresh && unread(c) == 0;
+}
+
+/* An idle connection makes room for a new one: the oldest that has not asked for anything. */
+static bool drop_oldest_idle(void)
+{
+    struct connection *c = TAILQ_FIRST(&server.idle.members);
+    for (int looks = 0; c != NULL && !may_be_dropped(c); looks++)
+        c = looks < LOOK_FOR_IDLE ? TAILQ_NEXT(c, link) : NULL;
+    if (c == NULL)
+        return false;
+    handler_end_sending(c->fd); /* also for the copies that children still hold */
+    connection_close(c);
+    return true;
+}
+
+static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp)
+{
+    struct connection *c = TAILQ_FIRST(&server.free.members);
+    list_remove(&server.free, c);
+    *c = (struct connection){.fd = fd,
+                             .generation = c->generation,
+                             .phase = PHASE_IDLE,
+                             .is_tcp = is_tcp,
+                             .address = address_of(from),
+                             .slot = NOBODY,
+                             .loan = NOBODY,
+                             .timer = NOBODY};
+    list_append(&server.idle, c);
+    server.open_count++;
+    connection_idle(c); /* mostly its first request is there already */
+}
+
+/* Out of descriptors: one is kept in reserve, to tell a caller so instead of leaving it hanging. */
+static void refuse_one(const struct listener *l, int error)
+{
+    static int64_t last;
+    int64_t now = clock_ms();
+    if (now - last > 1000)
+        log_eventf(NULL, "could not accept a connection: %s; raise the limit of open files",
+                   strerror(error));
+    last = now;
+    if (server.reserve >= 0)
+        close(server.reserve);
+    struct sockaddr_storage from = {0};
+    socklen_t size = sizeof from;
+    int fd = accept4(l->fd, (struct sockaddr *)&from, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd >= 0) {
+        char nowhere[1024];
+        struct slot s = {0};
+        if (handler_send_canned(fd, &s, 503, false,
+                                "the server has no room for another connection")) {
+            handler_end_sending(fd);
+            /* What is unread at a close resets the connection, and the answer with it. */
+            (void)!recv(fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
+        }
+        close(fd);
+        struct address caller = address_of(&from);
+        log_unserved(&caller, now, &s, OUTCOME_ERROR);
+    }
+    server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    mute(MUTE_MS);
+}
+
+/* Not all that wait, so that a flood of new callers leaves the others their turn: epoll tells again
+ * of those that are left. */
+static void accept_some(const struct listener *l)
+{
+    for (int i = 0; i < ACCEPT_AT_ONCE && !server.muted; i++) {
+        if (server.free.count == 0 && i > 0)
+            return; /* whether a further one waits only the next event tells */
+        if (server.free.count == 0 && !drop_oldest_idle()) {
+            mute(MUTE_MS);
+            return;
+        }
+        struct sockaddr_storage from = {0};
+        socklen_t size = sizeof from;
+        int fd = accept4(l->fd, (struct sockaddr *)&from, &size, SOCK_CLOEXEC);
+        if (fd >= 0) {
+            connection_open(fd, &from, l->is_tcp);
+        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            int error = errno;
+            if (!drop_oldest_idle()) {
+                refuse_one(l, error);
+                return;
+            }
+        } else if (errno != EINTR && errno != ECONNABORTED && errno != EPROTO) {
+            return; /* EAGAIN; the network errors of accept(2) concern that caller only */
+        }
+    }
+}
+
+/* ---- Connection --------------------------------------------------------------------- */
+
+static void watch(struct connection *c, uint32_t events)
+{
+    int how = c->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    c->watched = true;
+    struct epoll_event e = {.events = events,
+                            .data.u64 = (uint64_t)c->generation << 32 | (uint32_t)index_of(c)};
+    if (epoll_ctl(server.epoll, how, c->fd, &e) < 0)
+        log_eventf(NULL, "could not watch a connection: %s", strerror(errno));
+}
+
+/* Whether it has sent something can be asked without reading it. */
+static int unread(const struct connection *c)
+{
+    int n = 0;
+    return ioctl(c->fd, FIONREAD, &n) < 0 ? 0 : n;
+}
+
+/* Close at once: by a reset, unless our side was ended in order before. */
+static void connection_close(struct connection *c)
+{
+    set_deadline(c, 0);
+    set_phase(c, PHASE_FREE);
+    /* close(2) takes a descriptor out of epoll only with its last copy, and a child may still be
+     * closing the ones that it has inherited. */
+    epoll_ctl(server.epoll, EPOLL_CTL_DEL, c->fd, NULL);
+    close(c->fd);
+    c->generation = (c->generation + 1) & GENERATION_MASK;
+    server.open_count--;
+}
+
+/* Close in order: end our side, and discard what still comes until the client has ended its own.
+ * Closing with input unread would reset the connection and could take the answer along
+ * (RFC 9112 section 9.6). */
+static void connection_finish(struct connection *c)
+{
+    if (handler_end_sending(c->fd) < 0 && errno == ENOTCONN) { /* both sides have ended it */
+        connection_close(c);
+        return;
+    }
+    set_phase(c, PHASE_LINGERING);
+    set_deadline(c, clock_ms() + LINGER_MS);
+    watch(c, WATCH_IDLE);
+}
+
+/* Answer 503, as S notes; then the connection ends. */
+static void connection_refuse(struct connection *c, struct slot *s, const char *reason)
+{
+    if (handler_send_canned(c->fd, s, 503, false, reason))
+        connection_finish(c);
+    else
+        connection_close(c);
+}
+
+/* The connection has no request now: is there one, or is it over? An end that the client has sent
+ * counts only if nothing stands before it: many send a request and their FIN at once. */
+static void connection_idle(struct connection *c)
+{
+    set_phase(c, PHASE_IDLE);
+    c->since = clock_ms();
+    set_deadline(c, c->since + settings.handler.idle_ms);
+    if (unread(c) > 0)
+        request_arrived(c);
+    else if (c->fin_seen || is_stopping())
+        connection_finish(c);
+    else
+        watch(c, WATCH_IDLE);
+}
+
+/* Of a lingering connection. A client that goes on sending gets LINGER_MS, and no more turns of
+ * this loop than others. */
+static void discard_input(struct connection *c)
+{
+    char nowhere[4096]; /* AF_UNIX copies in spite of MSG_TRUNC; never looked at */
+    for (int i = 0; i < 16; i++) {
+        ssize_t n = recv(c->fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+            connection_close(c);
+            return;
+        }
+        if (n < 0)
+            return;
+    }
+}
+
+static void connection_event(struct connection *c, uint32_t events)
+{
+    bool dead = (events & (EPOLLERR | EPOLLHUP)) != 0, fin = (events & EPOLLRDHUP) != 0;
+    switch (c->phase) {
+    case PHASE_IDLE:
+        c->fin_seen = fin;
+        if (dead && unread(c) > 0) /* it had asked for something */
+            log_unserved(&c->address, c->since, &(struct slot){0}, OUTCOME_HANGUP);
+        if (dead)
+            connection_close(c);
+        else
+            connection_idle(c);
+        break;
+    case PHASE_QUEUED:
+        c->fin_seen = c->fin_seen || fin;
+        if (dead || (fin && settings.handler.half_close == HALF_CLOSE_HANGUP)) {
+            log_unserved(&c->address, c->since, &(struct slot){0}, OUTCOME_HANGUP);
+            connection_close(c);
+        }
+        break;
+    case PHASE_BUSY:
+        if (dead)
+            hangup(c);
+        else if (fin)
+            fin_arrived(c);
+        break;
+    case PHASE_LINGERING:
+        if (dead)
+            connection_close(c);
+        else
+            discard_input(c);
+        break;
+    default: /* SETTLING: what is undone is undone whoever is there */
+        c->fin_seen = c->fin_seen || fin;
+        break;
+    }
+}
+
+static void connection_due(struct connection *c, int64_t now)
+{
+    set_deadline(c, 0);
+    switch (c->phase) {
+    case PHASE_IDLE:
+        connection_finish(c);
+        break;
+    case PHASE_QUEUED:
+        if (now < c->since + settings.handler.queue_ms)
+            wait_in_queue(c);
+        else
+            refuse_queued(c, OUTCOME_ERROR,
+                          "too many requests; this one waited too long in the queue");
+        break;
+    case PHASE_BUSY:
+        request_due(c, now);
+        break;
+    case PHASE_LINGERING:
+        connection_close(c);
+        break;
+    default: /* SETTLING: its janitor has limits of its own */
+        break;
+    }
+}
+
+/* ---- Request ------------------------------------------------------------------------ */
+
+static bool may_start(const struct connection *c)
+{
+    if (server.free_slot_count == 0)
+        return false;
+    const struct client *client = settings.per_client > 0 ? client_find(&c->address) : NULL;
+    return client == NULL || client->busy < settings.per_client;
+}
+
+/* The connection has bytes to read, which are the beginning of a request, or of nonsense: that the
+ * child will find out. */
+static void request_arrived(struct connection *c)
+{
+    if (is_stopping()) {
+        connection_refuse(c, &(struct slot){0}, "the server is stopping");
+        return;
+    }
+    queue_serve(); /* first come, first served */
+    if (may_start(c)) {
+        request_start(c);
+    } else {
+        set_phase(c, PHASE_QUEUED);
+        c->since = clock_ms();
+        watch(c, WATCH_HANGUP);
+        wait_in_queue(c);
+    }
+}
+
+static void fill_slot(struct connection *c, const char *id)
+{
+    struct slot *s = slot_of(c);
+    memset(s, 0, sizeof *s);
+    s->started = c->since;
+    s->route = -1;
+    snprintf(s->id, sizeof s->id, "%s", id);
+    address_text(&c->address, s->client, sizeof s->client);
+    /* Last: a slot in a state is one that `hangupd status` shows. */
+    atomic_store(&s->state, SLOT_READING | (c->fin_seen ? SLOT_FIN_SEEN : 0));
+}
+
+/* No process for the request: it has made nothing, and its slot is free at once. */
+static void request_not_started(struct connection *c)
+{
+    atomic_store(&slot_of(c)->state, SLOT_FREE);
+    loan_return(c);
+    server.slot_users[c->slot] = NULL;
+    server.free_slots[server.free_slot_count++] = c->slot;
+    connection_refuse(c, &(struct slot){0}, "the server has no room for another process");
+}
+
+/* Fork a child for the connection's next request. A slot is free. */
+static void request_start(struct connection *c)
+{
+    char id[CLEANUP_ID_SIZE];
+    c->id_number = ++server.request_count;
+    snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
+    c->slot = server.free_slots[--server.free_slot_count];
+    server.slot_users[c->slot] = c;
+    c->since = clock_ms();
+    c->requests++;
+    c->cause = CAUSE_NONE;
+    c->signalled = c->killed = c->prolonged = false;
+    c->looked_at = 0;
+    fill_slot(c, id);
+    struct handler_call call = {.settings = &settings.handler,
+                                .slot = slot_of(c),
+                                .line = &server.board->line,
+                                .slots = server.board->slots,
+                                .slot_count = (uint32_t)settings.requests,
+                                .draining = &server.board->draining,
+                                .state_dir = server.dir,
+                                .nudge = server.nudge[1],
+                                .slot_number = (uint32_t)c->slot,
+                                .is_tcp = c->is_tcp,
+                                .forked = clock_ticks()};
+    pid_t pid = fork_for(c, &call.connection);
+    if (pid == 0)
+        child_main(&call);
+    if (pid < 0) {
+        log_eventf(id, "could not fork for a request: %s", strerror(errno));
+        request_not_started(c);
+        return;
+    }
+    server.figures.requests++;
+    pid_remember(c, pid);
+    set_phase(c, PHASE_BUSY);
+    set_deadline(c, settings.handler.request_ms > 0 ? c->since + settings.handler.request_ms : 0);
+    watch(c, WATCH_HANGUP);
+}
+
+/* ---- Child -------------------------------------------------------------------------- */
+
+/* A fork copies the table of descriptors, which has an entry for every open connection, and the
+ * child must close them all again, or another client's close would not reach the wire while this
+ * child lives. Both is paid for by the number of connections. Measured, fork + exit + wait:
+ *
+ *     open descriptors          10      1,000      10,000
+ *     fork                  134 us     186 us      640 us (and 1,118 us with close_range(2))
+ *     sharing the table     112 us     112 us      112 us
+ *
+ * So a newborn shares our table (CLONE_FILES) and then takes a copy of only what lies up to its own
+ * connection, by close_range(2) with CLOSE_RANGE_UNSHARE. For that the connection must have a low
+ * number: one from LOAN_FROM on is duplicated to one of LOAN_COUNT low numbers, which it has until
+ * the child has a table of its own. */
+
+/* Where the C library keeps what the kernel writes for it into a new process (set_tid_address(2),
+ * get_robust_list(2)): fork(3) would see to it. */
+static struct {
+    pid_t *tid;
+    struct robust_list_head *robust_list;
+    size_t robust_size;
+} libc;
+
+/* A kernel that does not tell, or a sandbox that forbids: no sharing. */
+static void find_libc(void)
+{
+    pid_t *tid = NULL;
+    server.shares = prctl(PR_GET_TID_ADDRESS, &tid) == 0 && tid != NULL && *tid == gettid() &&
+                    syscall(SYS_get_robust_list, 0, &libc.robust_list, &libc.robust_size) == 0 &&
+                    close_range(INT_MAX, INT_MAX, CLOSE_RANGE_UNSHARE) == 0;
+    libc.tid = tid;
+}
+
+/* The numbers are held by copies of a directory that every child keeps anyhow: so nobody else gets
+ * them, and a newborn that finds one in its table has nothing that it should not have. */
+static void loans_reserve(void)
+{
+    for (int i = 0; i < LOAN_COUNT; i++) {
+        server.loans[i] = (struct loan){.fd = fcntl(server.dir, F_DUPFD_CLOEXEC, 3)};
+        server.shares = server.shares && server.loans[i].fd >= 0;
+    }
+}
+
+/* Returns a low number for C, or -1 if all are lent to children that do not have their own tables
+ * yet. That a child has one is seen by the pid in its slot, which it writes afterwards; one that
+ * writes it too early harms itself. */
+static int loan_take(struct connection *c)
+{
+    for (int tries = 0; tries < LOAN_COUNT; tries++) {
+        int i = server.loan_next++ % LOAN_COUNT;
+        struct loan *l = &server.loans[i];
+        if (l->user != NULL && atomic_load(&slot_of(l->user)->pid) == 0)
+            continue;
+        if (dup3(c->fd, l->fd, O_CLOEXEC) < 0)
+            return -1;
+        if (l->user != NULL)
+            l->user->loan = NOBODY;
+        l->user = c;
+        c->loan = i;
+        return l->fd;
+    }
+    return -1;
+}
+
+/* No longer hold the connection open by it. */
+static void loan_return(struct connection *c)
+{
+    if (c->loan == NOBODY)
+        return;
+    dup3(server.dir, server.loans[c->loan].fd, O_CLOEXEC);
+    server.loans[c->loan].user = NULL;
+    c->loan = NOBODY;
+}
+
+/* As fork(3), but that the table of descriptors is shared: until the child has called close_all_but
+ * it must neither open nor close anything. Handlers of pthread_atfork(3) are not called. */
+static pid_t fork_sharing(void)
+{
+    struct clone_args how = {.flags = CLONE_FILES | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
+                             .child_tid = (uintptr_t)libc.tid,
+                             .exit_signal = (unsigned)CHILD_ENDED};
+    pid_t pid = (pid_t)syscall(SYS_clone3, &how, sizeof how);
+    if (pid == 0)
+        syscall(SYS_set_robust_list, libc.robust_list, libc.robust_size);
+    return pid;
+}
+
+/* Fork for C's request: the child finds the connection at *NUMBER. */
+static pid_t fork_for(struct connection *c, int *number)
+{
+    *number = server.shares && c->fd >= LOAN_FROM ? loan_take(c) : c->fd;
+    if (server.shares && *number >= 0) {
+        pid_t pid = fork_sharing();
+        if (pid >= 0 || (errno != ENOSYS && errno != EPERM))
+            return pid;
+        server.shares = false; /* a sandbox forbids it */
+    }
+    *number = c->fd;
+    return fork();
+}
+
+static void sort(int *numbers, size_t count)
+{
+    for (size_t i = 1; i < count; i++)
+        for (size_t k = i; k > 0 && numbers[k] < numbers[k - 1]; k--) {
+            int larger = numbers[k - 1];
+            numbers[k - 1] = numbers[k];
+            numbers[k] = larger;
+        }
+}
+
+/* Close all descriptors from 3 on but the COUNT in KEEP, of which some may be -1 or below 3. Those
+ * behind the last are not even copied where the table is still shared. */
+static void close_all_but(int *keep, size_t count)
+{
+    int from = STDERR_FILENO + 1;
+    sort(keep, count);
+    int last = keep[count - 1] >= from ? keep[count - 1] : from - 1;
+    /* Still sharing, the next close would be the parent's. */
+    if (close_range((unsigned)last + 1, ~0U, CLOSE_RANGE_UNSHARE) < 0 && server.shares)
+        _exit(HANDLER_EXIT_UNDONE);
+    for (size_t i = 0; i < count; i++) {
+        if (keep[i] > from)
+            close_range((unsigned)from, (unsigned)keep[i] - 1, 0);
+        if (keep[i] >= from)
+            from = keep[i] + 1;
+    }
+}
+
+/* A newborn of the server, which is going to serve or to undo: it keeps no other client's
+ * connection open, and is gone when the server is. */
+static void become_child(int connection, int death_signal)
+{
+    int keep[] = {log_sink.fd,     server.dir, server.state.fd,
+                  server.nudge[1], connection, settings.handler.pool};
+    close_all_but(keep, sizeof keep / sizeof keep[0]);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    prctl(PR_SET_PDEATHSIG, death_signal);
+    if (getppid() != server.pid)
+        _exit(HANDLER_EXIT_UNDONE); /* it died before it could be asked for */
+}
+
+static _Noreturn void child_main(const struct handler_call *call)
+{
+    become_child(call->connection, SIGTERM);
+    /* In this order: the parent's session is spared by janitors, and then this number is. */
+    atomic_store(&call->slot->pid, getpid());
+    setsid();
+    cleanup_mark_process(call->slot->id);
+    handler_serve(call);
+}
+
+/* ---- Queue -------------------------------------------------------------------------- */
+
+#define EVICT_AGE_MS 1000 /* a header may take so long before it must make room */
+#define SLOW_MS 2000      /* a client that moves less than SLOW_BYTES in this time must, too */
+#define SLOW_BYTES 2048
+#define SLOW_LOOK_MS 250
+
+/* The one log line of a request that never got a child. S has what was answered. */
+static void log_unserved(const struct address *from, int64_t since, struct slot *s,
+                         enum outcome outcome)
+{
+    snprintf(s->id, sizeof s->id, "%s-%llx", server.token,
+             (unsigned long long)++server.request_count);
+    address_text(from, s->client, sizeof s->client);
+    request_ended(s, outcome, UNDO_NONE, clock_ms() - since);
+}
+
+static void refuse_queued(struct connection *c, enum outcome outcome, const char *reason)
+{
+    struct slot s = {0};
+    struct address from = c->address;
+    int64_t since = c->since;
+    connection_refuse(c, &s, reason);
+    log_unserved(&from, since, &s, outcome);
+}
+
+/* Returns true if only the client holds the request up: less than SLOW_BYTES moved in SLOW_MS while
+ * we had read all of the body that arrived, or while the client's window was full. */
+static bool is_slow(struct connection *c, int64_t now)
+{
+    uint32_t flags = atomic_load(&slot_of(c)->state), state = flags & SLOT_STATE_MASK;
+    if (c->phase != PHASE_BUSY || !c->is_tcp || c->signalled || (flags & SLOT_FINISH) != 0 ||
+        (c->looked_at != 0 && now - c->looked_at < SLOW_MS))
+        return false;
+    uint32_t unsendable;
+    uint64_t before = c->moved;
+    bool first = c->looked_at == 0;
+    c->moved = handler_traffic(c->fd, &unsendable);
+    c->looked_at = now;
+    bool reads = state == SLOT_READING && (flags & SLOT_BODY_OPEN) != 0 && unread(c) == 0;
+    bool sends = state == SLOT_ANSWERING && unsendable > 0;
+    return !first && c->moved - before < SLOW_BYTES && (reads || sends);
+}
+
+/* When all slots are taken, and nobody can make room who has made nothing: slow clients do, as many
+ * as wait for a slot. Each is looked at from time to time. */
+static void evict_slow(void)
+{
+    struct connection *c;
+    int64_t now = clock_ms();
+    int left = server.queue.count + 1; /* and the one that is about to wait */
+    if (server.slow_looked_at != 0 && now - server.slow_looked_at < SLOW_LOOK_MS)
+        return;
+    server.slow_looked_at = now;
+    TAILQ_FOREACH (c, &server.busy.members, link)
+        if (left > 0 && is_slow(c, now)) {
+            request_cut(c);
+            left--;
+        }
+}
+
+/* FLAG is the child's word that its request has made nothing yet. */
+static bool may_be_evicted(const struct connection *c, uint32_t flag)
+{
+    return c->phase == PHASE_BUSY && !c->signalled && clock_ms() - c->since >= EVICT_AGE_MS &&
+           (atomic_load(&slot_of(c)->state) & flag) != 0;
+}
+
+/* When all slots are taken, a request that has made nothing yet makes room: the oldest whose head
+ * is not whole, as slow heads are how slots are held for nothing; else the one that came last to a
+ * route's line, which has waited least. */
+static void evict_one(void)
+{
+    struct connection *c;
+    if (server.free_slot_count > 0)
+        return;
+    TAILQ_FOREACH (c, &server.busy.members, link)
+        if (may_be_evicted(c, SLOT_HEAD_OPEN))
+            break;
+    if (c == NULL)
+        TAILQ_FOREACH_REVERSE (c, &server.busy.members, connections, link)
+            if (may_be_evicted(c, SLOT_HEAD_OPEN | SLOT_WAITING))
+                break;
+    if (c != NULL)
+        request_end(c, CAUSE_EVICTED);
+    else
+        evict_slow();
+}
+
+/* Perhaps nobody is old enough to be evicted yet, so a request in the queue looks again soon. */
+static void wait_in_queue(struct connection *c)
+{
+    int64_t end = c->since + settings.handler.queue_ms, soon = clock_ms() + EVICT_AGE_MS;
+    set_deadline(c, end < soon ? end : soon);
+    evict_one();
+}
+
+/* Start those that may, in the order in which they came. One whose address has its share already
+ * (--per-client) lets those behind it pass. */
+static void queue_serve(void)
+{
+    struct connection *c = TAILQ_FIRST(&server.queue.members), *next;
+    for (; c != NULL && server.free_slot_count > 0; c = next) {
+        next = TAILQ_NEXT(c, link);
+        if (may_start(c))
+            request_start(c);
+    }
+}
+
+/* ---- Hangup ------------------------------------------------------------------------- */
+
+/* The client has closed, or has only ended its own side and waits for the answer. */
+static void fin_arrived(struct connection *c)
+{
+    uint32_t was = atomic_load(&slot_of(c)->state);
+    c->fin_seen = true;
+    for (int tries = 0; tries < 100 && !judge_fin(c, &was); tries++)
+        continue; /* a child that plays with the word cannot keep us here */
+}
+
+/* Act on a FIN that came in the state WAS. Returns false if the state has changed meanwhile, and
+ * sets *WAS to what it is now. */
+static bool judge_fin(struct connection *c, uint32_t *was)
+{
+    uint32_t state = *was & SLOT_STATE_MASK;
+    bool reading = state == SLOT_READING;
+    if ((*was & SLOT_FIN_SEEN) != 0)
+        return true;                              /* asked already, or the child is going to */
+    if (reading && (*was & SLOT_FIN_HANGUP) == 0) /* the child asks when it has read the request */
+        return atomic_compare_exchange_strong(&slot_of(c)->state, was, *was | SLOT_FIN_SEEN);
+    if (!reading && (state != SLOT_RUNNING || (*was & (SLOT_FIN_IGNORE | SLOT_FINISH)) != 0))
+        return true; /* answering: writing tells */
+    if ((*was & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) == 0)
+        return probe(c, was);
+    hangup(c);
+    return true;
+}
+
+/* Ask with an interim answer: a closed client's kernel replies with a reset, a half-closed one
+ * stays quiet. Only in the turn that PROBING gives us, because the child would otherwise begin to
+ * answer in the middle of it. Returns false as judge_fin does. */
+static bool probe(struct connection *c, uint32_t *was)
+{
+    _Atomic uint32_t *word = &slot_of(c)->state;
+    uint32_t mine = (*was & ~(uint32_t)SLOT_STATE_MASK) | SLOT_PROBING;
+    if (!atomic_compare_exchange_strong(word, was, mine))
+        return false;
+    ssize_t n = send(c->fd, HTTP_CONTINUE, sizeof HTTP_CONTINUE - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    bool gone = n < 0 && errno != EAGAIN;
+    /* Give the word back. The child may set flags beside the state meanwhile. */
+    for (int tries = 0; tries < 100 && (mine & SLOT_STATE_MASK) == SLOT_PROBING; tries++)
+        if (atomic_compare_exchange_strong(
+                word, &mine, (mine & ~(uint32_t)SLOT_STATE_MASK) | SLOT_RUNNING | SLOT_FIN_SEEN))
+            break;
+    if (gone)
+        hangup(c);
+    return true;
+}
+
+/* The client has gone. A child that has settled its ledger is about to exit, and knows. */
+static void hangup(struct connection *c)
+{
+    uint32_t state = atomic_load(&slot_of(c)->state);
+    if ((state & SLOT_STATE_MASK) == SLOT_DONE) /* if it does not exit after all, it is killed */
+        set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
+    else if ((state & SLOT_FINISH) == 0)
+        request_end(c, CAUSE_HANGUP);
+}
+
+/* Stop the child: one way for every cause. What it undoes and whether there is still somebody to
+ * tell it finds out itself; if it does not end, it is killed, and a janitor undoes. */
+static void request_end(struct connection *c, enum cause cause)
+{
+    if (c->phase != PHASE_BUSY || c->signalled)
+        return;
+    c->signalled = true;
+    c->cause = cause;
+    atomic_store(&slot_of(c)->cause, cause);
+    kill(c->pid, SIGTERM);
+    kill(c->pid, SIGCONT); /* a stopped child cannot act on it */
+    set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
+}
+
+/* The client is too slow for a server that has no room. In delivery SIGTERM waits: what the client
+ * has acknowledged by now decides, a janitor asks. */
+static void request_cut(struct connection *c)
+{
+    if ((atomic_load(&slot_of(c)->state) & SLOT_DELIVERING) == 0) {
+        request_end(c, CAUSE_EVICTED);
+        return;
+    }
+    c->signalled = c->killed = true;
+    c->cause = CAUSE_EVICTED;
+    kill(c->pid, SIGKILL);
+    set_deadline(c, clock_ms() + UNKILLABLE_MS);
+}
+
+/* The deadlines of a request, in turn: its time limit, when it is asked to end; --grace and a
+ * second more, when it is killed; and then only complaints. */
+static void request_due(struct connection *c, int64_t now)
+{
+    /* In delivery the client's acknowledgement is awaited, and --send-timeout is the limit. */
+    bool delivering = (atomic_load(&slot_of(c)->state) & SLOT_DELIVERING) != 0;
+    if (c->killed) {
+        log_eventf(NULL, "the process %d does not end, even by SIGKILL", (int)c->pid);
+        set_deadline(c, now + UNKILLABLE_MS);
+    } else if (delivering && !c->prolonged) {
+        c->prolonged = true;
+        set_deadline(c, now + settings.handler.send_ms + KILL_AFTER_MS);
+    } else if (c->signalled || delivering) {
+        c->killed = true;
+        kill(c->pid, SIGKILL);
+        set_deadline(c, now + UNKILLABLE_MS);
+    } else {
+        request_end(c, CAUSE_TIMEOUT);
+    }
+}
+
+/* A child has found that its route has a time limit of its own, and has written its slot's number
+ * here. All of it is a child's word: a number that is none is passed over, a limit only ends that
+ * request earlier or later. */
+static void nudged(void)
+{
+    uint32_t number;
+    while (read(server.nudge[0], &number, sizeof number) == sizeof number) {
+        struct connection *c = number < settings.requests ? server.slot_users[number] : NULL;
+        if (c == NULL || c->phase != PHASE_BUSY || c->signalled)
+            continue;
+        int64_t limit = atomic_load(&slot_of(c)->limit_ms);
+        if (limit > 0 && limit <= INT_MAX)
+            set_deadline(c, c->since + limit);
+    }
+}
+
+/* ---- Reap --------------------------------------------------------------------------- */
+
+#define SIGNALS_AT_ONCE 64
 
 /* The request's end: its one log line, and the totals. */
 static void request_ended(const struct slot *s, enum outcome outcome, enum undo_result undo,
@@ -220,77 +1675,681 @@ static void request_ended(const struct slot *s, enum outcome outcome, enum undo_
     log_request(s, outcome, undo, ms);
 }
 
-/* ---- Lists, timers, pids ------------------------------------------------------------- */
-
-static int index_of(const struct connection *c)
+/* Returns the slot as it is now, made safe to print: strings end, and words are words. */
+static struct slot slot_copy(const struct connection *c)
 {
-    return (int)(c - server.connections);
+    struct slot s;
+    memcpy(&s, slot_of(c), sizeof s);
+    s.id[sizeof s.id - 1] = s.client[sizeof s.client - 1] = s.request[sizeof s.request - 1] = '\0';
+    if (s.outcome > OUTCOME_KILLED)
+        s.outcome = OUTCOME_NONE;
+    if (s.undo > UNDO_FAILED)
+        s.undo = UNDO_NONE;
+    return s;
+}
+
+/* A place in a route's line is free: those behind it look again. A false ROUTE wakes the wrong
+ * ones, and the right ones look when their time is up. */
+static void line_moves(int route)
+{
+    _Atomic uint32_t *releases = &server.board->line.releases;
+    atomic_fetch_add(releases, 1);
+    syscall(SYS_futex, releases, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, LINE_BIT(route));
+}
+
+/* The first attempt to undo has ended, or nothing was left: another request may begin. The place in
+ * the line is given back here and not by the child, so that `max` counts what is being undone. */
+static void slot_release(struct connection *c)
+{
+    struct slot *s = slot_of(c);
+    bool had_place = atomic_exchange(&s->ticket, TICKET_NONE) != TICKET_NONE;
+    atomic_store(&s->pid, 0);
+    atomic_store(&s->state, SLOT_FREE);
+    server.slot_users[c->slot] = NULL;
+    server.free_slots[server.free_slot_count++] = c->slot;
+    c->slot = NOBODY;
+    if (had_place)
+        line_moves(atomic_load(&s->route));
+}
+
+/* Taken by sigtimedwait(2) and not read from the signalfd: that gives the pid of the very child
+ * that a CHILD_ENDED is about, in a siginfo_t. Slots that have become free are given out at the
+ * end, once for all. */
+static void signals_arrived(void)
+{
+    const struct timespec at_once = {0};
+    bool some = false;
+    for (int i = 0; i < SIGNALS_AT_ONCE; i++) {
+        siginfo_t info;
+        int signal = sigtimedwait(&server.handled, &info, &at_once);
+        if (signal < 0)
+            break;
+        if (signal == CHILD_ENDED)
+            some = !reap(P_PID, info.si_pid) || some;
+        else if (signal == SIGCHLD)
+            some = true;
+        else if (signal == SIGINT || is_stopping())
+            end_all();
+        else
+            drain();
+    }
+    if (some)
+        reap_children();
+    jobs_start();
+    queue_serve();
+}
+
+/* All that are dead: janitors, which are made by fork(3) and so send SIGCHLD, orphans that have
+ * come to us, and children whose CHILD_ENDED was lost. */
+static void reap_children(void)
+{
+    server.reaped_at = clock_ms();
+    while (reap(P_ALL, 0))
+        continue;
+}
+
+/* Look at a dead child before its number is given away, and only then reap it: while it is a zombie
+ * its pid, its group and its session are no one else's, and can be signalled. Returns false if none
+ * of these is dead. Only with P_ALL does that cost more the more children there are. */
+static bool reap(idtype_t which, pid_t pid)
+{
+    siginfo_t ended = {0}, gone = {0};
+    const int how = WEXITED | WNOHANG | __WALL;
+    if (waitid(which, (id_t)pid, &ended, how | WNOWAIT) < 0 || ended.si_pid == 0)
+        return false;
+    struct connection *c = pid_find(ended.si_pid);
+    if (c != NULL)
+        child_ended(c, &ended);
+    waitid(P_PID, (id_t)ended.si_pid, &gone, how);
+    if (c == NULL)
+        janitor_ended(ended.si_pid, &ended);
+    return true;
+}
+
+/* Believe that a child has settled its ledger only if it says so twice, by its exit status and in
+ * its slot: a handler that calls exit(0) has not. All else is a janitor's work, who finds out from
+ * the ledger what there is to undo. */
+static void child_ended(struct connection *c, const siginfo_t *ended)
+{
+    pid_t pid = c->pid;
+    bool settled =
+        ended->si_code == CLD_EXITED &&
+        (ended->si_status == HANDLER_EXIT_KEEP || ended->si_status == HANDLER_EXIT_CLOSE) &&
+        (atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK) == SLOT_DONE;
+    pid_forget(c);
+    loan_return(c);
+    set_deadline(c, 0);
+    if (settled) {
+        request_done(c, ended->si_status == HANDLER_EXIT_KEEP);
+        return;
+    }
+    kill(-pid, SIGKILL); /* its zombie still holds the number */
+    set_phase(c, PHASE_SETTLING);
+    atomic_fetch_or(&slot_of(c)->state, SLOT_SETTLING);
+    char id[CLEANUP_ID_SIZE]; /* not the one in the slot, which the child could change */
+    snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
+    struct job *j = job_make(id);
+    if (j == NULL) {
+        struct job none = {.ended = *ended};
+        request_settled(c, &none, JANITOR_LEFT);
+        return;
+    }
+    j->session = pid;
+    j->connection = c;
+    j->ended = *ended;
+    job_ready(j);
+}
+
+/* The child did what it should: nothing is left. */
+static void request_done(struct connection *c, bool reuse)
+{
+    struct slot s = slot_copy(c);
+    enum outcome outcome = s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome : OUTCOME_OK;
+    if (s.request[0] != '\0' || outcome != OUTCOME_OK) /* else the client sent nothing and left */
+        request_ended(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
+    slot_release(c);
+    if (reuse)
+        connection_idle(c);
+    else
+        connection_finish(c);
+}
+
+/* ---- Settle ------------------------------------------------------------------------- */
+
+#define RETRY_FIRST_MS 1000
+#define RETRY_MAX_MS 300000
+
+static struct job *job_take(struct jobs *jobs)
+{
+    struct job *j = TAILQ_FIRST(jobs);
+    if (j != NULL)
+        TAILQ_REMOVE(jobs, j, link);
+    return j;
+}
+
+static struct job *job_make(const char *id)
+{
+    struct job *j = calloc(1, sizeof *j);
+    if (j == NULL) {
+        log_event(id, "no memory to undo now: the ledger stays for the next start");
+        return NULL;
+    }
+    snprintf(j->id, sizeof j->id, "%s", id);
+    return j;
+}
+
+/* Its turn comes: before the others if a connection, and so a slot, waits for it. */
+static void job_ready(struct job *j)
+{
+    struct jobs *to = j->connection != NULL ? &server.jobs.urgent : &server.jobs.ready;
+    TAILQ_INSERT_TAIL(to, j, link);
+}
+
+static void job_delay(struct job *j, int64_t ms)
+{
+    struct job *before = TAILQ_LAST(&server.jobs.delayed, jobs);
+    j->due = clock_ms() + ms;
+    while (before != NULL && before->due > j->due)
+        before = TAILQ_PREV(before, jobs, link);
+    if (before != NULL)
+        TAILQ_INSERT_AFTER(&server.jobs.delayed, before, j, link);
+    else
+        TAILQ_INSERT_HEAD(&server.jobs.delayed, j, link);
+}
+
+static void jobs_due(int64_t now)
+{
+    while (!TAILQ_EMPTY(&server.jobs.delayed) && TAILQ_FIRST(&server.jobs.delayed)->due <= now)
+        job_ready(job_take(&server.jobs.delayed));
+}
+
+/* An evicted client has had its time, and somebody else waits for its slot: what it has
+ * acknowledged by now decides. Any other gets --send-timeout to acknowledge the rest. */
+static void job_start(struct job *j)
+{
+    const struct connection *c = j->connection;
+    struct witness w = {.fd = -1};
+    if (c != NULL) {
+        w.fd = c->fd;
+        w.is_tcp = c->is_tcp;
+        w.unsent = !c->is_tcp && !handler_was_sent(slot_of(c));
+        w.patience_ms = c->cause == CAUSE_EVICTED ? 0 : settings.handler.send_ms;
+    }
+    pid_t pid = fork();
+    if (pid == 0)
+        janitor_main(j, &w);
+    if (pid > 0) {
+        j->pid = pid;
+        server.jobs.janitors++;
+        TAILQ_INSERT_TAIL(&server.jobs.running, j, link);
+    } else {
+        log_eventf(j->id, "could not fork a janitor: %s", strerror(errno));
+        job_delay(j, RETRY_FIRST_MS);
+    }
+}
+
+/* Start janitors while there may be more. When this server is stopping, what waits for no
+ * connection is left to the next start: a stop must not take as long as the last retry. */
+static void jobs_start(void)
+{
+    while (server.jobs.janitors < settings.undo_at_once) {
+        struct job *j = job_take(&server.jobs.urgent);
+        if (j == NULL && !is_stopping())
+            j = job_take(&server.jobs.ready);
+        if (j == NULL)
+            return;
+        job_start(j);
+    }
+}
+
+/* ---- Janitor ------------------------------------------------------------------------ */
+
+/* The process that undoes what a dead child left. Undoing can take long: it waits for the client's
+ * kernel, for commands, for disks; and it can be killed by what it meets. So the parent has it
+ * done. */
+
+/* The pids of our own children are in the scoreboard. */
+static bool is_a_child_of_ours(pid_t pid)
+{
+    for (uint32_t i = 0; i < server.board->slot_count; i++)
+        if (atomic_load(&server.board->slots[i].pid) == pid)
+            return true;
+    return false;
+}
+
+/* Returns true if the client has the answer, whose mark says that N bytes are to be acknowledged.
+ */
+static bool was_delivered(const struct witness *w, uint64_t n)
+{
+    return w->fd < 0 || (!w->unsent && handler_was_delivered(w->fd, w->is_tcp, n, w->patience_ms));
+}
+
+/* Keep or undo: a `sent` mark says that the child was about to complete its answer, and the
+ * client's acknowledgement whether it has arrived. Returns what the janitor says. */
+static int janitor_settle(const struct job *j, const struct witness *w)
+{
+    struct cleanup_settling how = {.dir = server.dir,
+                                   .id = j->id,
+                                   .pool_path = settings.handler.pool_path,
+                                   .run = run_command,
+                                   .after_crash = is_adopted(j->id)};
+    uint64_t n;
+    int sent = cleanup_was_sent(server.dir, j->id, &n);
+    if (sent < 0 && j->verdict == VERDICT_OPEN) {
+        cleanup_report(j->id, "could not look for the ledger's sent mark");
+        return JANITOR_LEFT | JANITOR_UNDECIDED;
+    }
+    if (j->verdict == VERDICT_ANSWERED ||
+        (sent > 0 && j->verdict == VERDICT_OPEN && was_delivered(w, n)))
+        return JANITOR_KEPT | (cleanup_settle_kept(&how) == CLEANUP_DONE ? 0 : JANITOR_LEFT);
+    if (sent > 0 && w->fd >= 0) /* it must not complete any more while it is undone */
+        handler_cut(w->fd, w->is_tcp);
+    struct cleanup_look before;
+    bool made = cleanup_look_ledger(server.dir, j->id, &before) && before.made;
+    if ((sent != 0 ? cleanup_settle_refuted(&how) : cleanup_settle(&how)) != CLEANUP_DONE)
+        return JANITOR_LEFT;
+    return made ? 0 : JANITOR_NOTHING;
+}
+
+static bool is_last_try(const struct job *j)
+{
+    return j->tries >= (unsigned)settings.undo_retries;
+}
+
+/* Put the ledger aside, and say once, loudly, WHAT is left and how it is tried again. */
+static bool park(const char *id, const char *what, int patience_ms)
+{
+    if (!cleanup_park(server.state.fd, server.dir, id))
+        return false;
+    log_sink.patience_ms = patience_ms;
+    log_eventf(id, "UNDO FAILED for good: %s; when that is mended: %s", what,
+               recover_words(server.state.path, id));
+    return true;
+}
+
+/* It is killed with the server, unlike a request's child, which is asked to undo: a ledger has one
+ * settler, and when this server is dead that is the next one. It undoes nothing before all that the
+ * request has started is dead, or that would go on making things. */
+static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
+{
+    sigset_t none;
+    become_child(w->fd, SIGKILL);
+    setpgid(0, 0);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (j->id[0] == '\0')
+        recover();
+    cleanup_report = report_failure;
+    log_sink.patience_ms = LOG_PATIENCE_MS;
+    if (j->session != 0)
+        hunt_once(j->id, j->session, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
+    int result = janitor_settle(j, w);
+    if ((result & (JANITOR_LEFT | JANITOR_UNDECIDED)) == JANITOR_LEFT && is_last_try(j) &&
+        park(j->id, failure_take(), LOG_PATIENCE_MS))
+        result |= JANITOR_PARKED;
+    _exit(JANITOR_SPEAKS | result);
+}
+
+/* ---- Settled ------------------------------------------------------------------------ */
+
+/* If PID was a janitor, its job has ended. If it does not speak it may have done anything, or
+ * nothing: that is as if it could not tell, and the next one looks again. */
+static void janitor_ended(pid_t pid, const siginfo_t *ended)
+{
+    struct job *j;
+    TAILQ_FOREACH (j, &server.jobs.running, link)
+        if (j->pid == pid)
+            break;
+    if (j == NULL)
+        return;
+    TAILQ_REMOVE(&server.jobs.running, j, link);
+    server.jobs.janitors--;
+    bool speaks =
+        ended->si_code == CLD_EXITED && (ended->si_status & ~JANITOR_BITS) == JANITOR_SPEAKS;
+    if (!speaks)
+        log_eventf(j->id[0] != '\0' ? j->id : NULL, "a janitor ended by %s %d",
+                   ended->si_code == CLD_EXITED ? "exit status" : "signal", ended->si_status);
+    job_ended(j, speaks ? ended->si_status & JANITOR_BITS : JANITOR_LEFT | JANITOR_UNDECIDED);
+}
+
+static void job_again(struct job *j)
+{
+    int64_t pause = (int64_t)RETRY_FIRST_MS << (j->tries < 9 ? j->tries : 9);
+    pause = pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
+    log_eventf(j->id[0] != '\0' ? j->id : NULL, "undo failed; it is tried again in %lld s",
+               (long long)(pause / 1000));
+    j->tries++;
+    job_delay(j, pause);
+}
+
+/* Its janitor has ended, and has said the bits in RESULT: remember them, let the connection go, and
+ * try again or be done. */
+static void job_ended(struct job *j, int result)
+{
+    bool is_recovery = j->id[0] == '\0';
+    bool done = (result & JANITOR_LEFT) == 0, parked = (result & JANITOR_PARKED) != 0;
+    bool undecided = (result & JANITOR_UNDECIDED) != 0;
+    bool leave = is_recovery && server.one_connection; /* the next server goes on */
+    bool again = !done && !parked && !leave && !is_last_try(j);
+    j->pid = 0;
+    if ((result & JANITOR_KEPT) != 0)
+        j->verdict = VERDICT_ANSWERED;
+    else if (!done && !undecided)
+        j->verdict = VERDICT_UNANSWERED;
+    if (j->tries > 0) /* an earlier janitor may have undone it, before it died */
+        result &= ~JANITOR_NOTHING;
+    /* The connection goes after the first attempt, failed or not. But as long as nobody could tell
+     * whether the answer arrived, it is kept to be asked again: nobody else knows. */
+    if (j->connection != NULL && !(undecided && again)) {
+        struct connection *c = j->connection;
+        j->connection = NULL;
+        request_settled(c, j, result);
+    } else if (done && !is_recovery && (j->tries > 0 || is_adopted(j->id))) {
+        log_event(j->id, j->verdict == VERDICT_ANSWERED ? "kept at last, as it had been answered"
+                                                        : "undone at last");
+    }
+    if (is_recovery)
+        jobs_adopt(j->tries > 0); /* also what one that died has moved */
+    if (again) {
+        job_again(j);
+        return;
+    }
+    if (!done && !parked)
+        job_give_up(j);
+    free(j);
+}
+
+/* It has failed as often as it may, and its janitor did not put it aside. If there is no ledger any
+ * more, the janitor had done its work before it died. */
+static void job_give_up(const struct job *j)
+{
+    if (j->id[0] == '\0')
+        log_event(NULL, "could not recover from dead servers; the next start tries again, or "
+                        "hangupd recover");
+    else if (!park(j->id, "the janitor could not say what", 0) && errno != ENOENT)
+        log_eventf(j->id,
+                   "UNDO FAILED for good, and the ledger could not be put aside: %s; the "
+                   "next start tries again",
+                   strerror(errno));
+}
+
+/* Signals that an operator or the memory killer sends; any other is the program's own fault. */
+static bool is_sent_by_people(int signal)
+{
+    return signal == SIGKILL || signal == SIGTERM || signal == SIGINT || signal == SIGHUP ||
+           signal == SIGQUIT;
+}
+
+/* Send the answer that the dead child did not begin, and note it in S. Returns false if it did not
+ * go whole: then the connection must be reset. */
+static bool send_failure(const struct connection *c, struct slot *s, enum outcome outcome)
+{
+    bool late = outcome == OUTCOME_TIMEOUT, stopping = outcome == OUTCOME_DRAIN;
+    return handler_send_canned(c->fd, s,
+                               late       ? 504
+                               : stopping ? 503
+                                          : 500,
+                               s->head != 0,
+                               late ? "the time limit was reached; the work was stopped and undone"
+                               : stopping
+                                   ? "the server is stopping; the work was stopped and undone"
+                                   : "the work failed and was undone");
+}
+
+/* A janitor has settled, or tried to, what the dead child left: tell the client, log it, and give
+ * the slot back. The client is owed an answer if the child had not begun one; one that was begun
+ * and is not whole ends with a reset. */
+static void request_settled(struct connection *c, const struct job *j, int result)
+{
+    struct slot s = slot_copy(c);
+    uint32_t state = atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK;
+    bool by_itself = j->ended.si_code == CLD_EXITED && j->ended.si_status == HANDLER_EXIT_UNDONE;
+    bool by_signal = j->ended.si_code != CLD_EXITED && is_sent_by_people(j->ended.si_status);
+    bool kept = j->verdict == VERDICT_ANSWERED;
+    enum outcome outcome = kept                                     ? OUTCOME_OK
+                           : by_itself && s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome
+                           : c->cause != CAUSE_NONE                 ? outcome_of(c->cause)
+                           : by_signal                              ? OUTCOME_KILLED
+                                                                    : OUTCOME_CRASH;
+    /* Nor has the child undone anything, before it died. */
+    bool nothing = (result & JANITOR_NOTHING) != 0 && s.undo == UNDO_NONE;
+    bool owed = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
+    bool orderly =
+        owed ? send_failure(c, &s, outcome) : kept || (by_itself && outcome == OUTCOME_ERROR);
+    request_ended(&s, outcome,
+                  nothing || kept                ? UNDO_NONE
+                  : (result & JANITOR_LEFT) == 0 ? UNDO_OK
+                                                 : UNDO_FAILED,
+                  clock_ms() - c->since);
+    slot_release(c);
+    if (orderly)
+        connection_finish(c);
+    else
+        connection_close(c);
+    queue_serve();
+}
+
+/* ---- Recover ------------------------------------------------------------------------ */
+
+#define RECOVERY_LIMIT_S 10 /* of a server that was started for one connection */
+#define RECOVERY_EVERY_S 60
+
+/* A ledger taken over from a dead server: its identities must prove themselves. */
+static bool is_adopted(const char *id)
+{
+    return strncmp(id, server.token, sizeof server.token - 1) != 0;
+}
+
+static void note_recovered(const char *id, enum cleanup_result result, bool kept)
+{
+    if (result == CLEANUP_DONE) {
+        janitor.settled++;
+        log_event(id, kept ? "left by a dead server: kept, as it had been answered"
+                           : "left by a dead server: undone");
+    } else {
+        janitor.left++; /* told of when its job ends */
+    }
+}
+
+/* A janitor's work too. What is done at once is done here; a ledger that wants commands, or fails,
+ * is moved to our own directory, where it becomes a job like any other (jobs_adopt). */
+static _Noreturn void recover(void)
+{
+    const struct cleanup_recovery how = {
+        .state = server.state.fd, .adopt = server.dir, .settled = note_recovered};
+    if (server.one_connection)
+        alarm(RECOVERY_LIMIT_S);
+    bool done = cleanup_recover(&how);
+    if (janitor.settled > 0 || janitor.left > 0)
+        log_eventf(NULL, "recovered from a dead server: %u undone or kept, %u still to do",
+                   janitor.settled, janitor.left);
+    _exit(JANITOR_SPEAKS | (done ? 0 : JANITOR_LEFT));
+}
+
+/* Returns true if another server of this STATE has done it a short time ago; if not, this one does
+ * now. */
+static bool was_recovered(void)
+{
+    struct stat last;
+    if (fstatat(server.state.fd, "recovered", &last, AT_SYMLINK_NOFOLLOW) == 0 &&
+        time(NULL) - last.st_mtime < RECOVERY_EVERY_S)
+        return true;
+    int stamp =
+        openat(server.state.fd, "recovered", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (stamp < 0 || futimens(stamp, NULL) < 0)
+        log_eventf(NULL, "could not note the recovery: %s", strerror(errno));
+    if (stamp >= 0)
+        close(stamp);
+    return false;
+}
+
+/* Take over from dead servers. A server that inetd started for one connection does so after that,
+ * not too often, and not for long: there is one for every caller. */
+static void recovery_begin(void)
+{
+    server.recovered = true;
+    if (server.one_connection && (is_stopping() || was_recovered()))
+        return;
+    struct job *j = job_make("");
+    if (j != NULL)
+        job_ready(j);
+}
+
+static bool is_listed(const struct jobs *jobs, const char *id)
+{
+    const struct job *j;
+    TAILQ_FOREACH (j, jobs, link)
+        if (strcmp(j->id, id) == 0)
+            return true;
+    return false;
+}
+
+/* Make jobs of the ledgers that recovery has moved to our directory; by AGAIN not for the first
+ * time, so that some may have theirs already. */
+static void jobs_adopt(bool again)
+{
+    size_t count;
+    char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(server.dir, &count);
+    for (size_t i = 0; i < count; i++) {
+        bool known = again && (is_listed(&server.jobs.ready, ids[i]) ||
+                               is_listed(&server.jobs.delayed, ids[i]) ||
+                               is_listed(&server.jobs.running, ids[i]));
+        if (!is_adopted(ids[i]) || known)
+            continue;
+        struct job *j = job_make(ids[i]);
+        if (j != NULL)
+            job_ready(j);
+    }
+    free(ids);
+}
+
+/* ---- Stop --------------------------------------------------------------------------- */
+
+/* Stop accepting, and let what is in flight finish until drain_end. Idle connections end in order,
+ * and requests in the queue are refused: none of them has begun. */
+static void drain(void)
+{
+    struct connection *c;
+    if (server.stage == SERVING)
+        server.stage = DRAINING;
+    server.drain_end = clock_ms() + settings.drain_ms;
+    atomic_store(&server.board->draining, 1); /* children answer with Connection: close */
+    if (server.busy.count == 0)
+        log_event(NULL, "stopping");
+    else if (server.stage == ENDING)
+        log_eventf(NULL, "stopping: %d in flight, to be undone now", server.busy.count);
+    else
+        log_eventf(NULL, "stopping: %d in flight, which may take %lld s to finish",
+                   server.busy.count, (long long)(settings.drain_ms / 1000));
+    if (!server.muted)
+        listeners_watch(EPOLL_CTL_DEL);
+    for (size_t i = 0; i < server.listener_count; i++)
+        listen_end(&server.listeners[i]);
+    server.listener_count = 0;
+    while ((c = TAILQ_FIRST(&server.idle.members)) != NULL)
+        connection_finish(c);
+    while ((c = TAILQ_FIRST(&server.queue.members)) != NULL)
+        refuse_queued(c, OUTCOME_DRAIN, "the server is stopping");
+}
+
+/* Undo what is in flight, at once. */
+static void end_all(void)
+{
+    bool was_serving = server.stage == SERVING;
+    struct connection *c;
+    server.stage = ENDING;
+    if (was_serving)
+        drain();
+    TAILQ_FOREACH (c, &server.busy.members, link)
+        request_end(c, CAUSE_DRAIN);
+}
+
+static void jobs_leave(const struct jobs *jobs)
+{
+    const struct job *j;
+    TAILQ_FOREACH (j, jobs, link)
+        if (j->id[0] != '\0')
+            log_event(j->id, "still to be undone: the next start goes on with it");
+}
+
+/* Janitors are waited for: they would be killed with us. What waits for its turn is left to the
+ * next start, but by a server for one connection, after which there may be no other for long. */
+static bool is_over(void)
+{
+    bool waiting = !TAILQ_EMPTY(&server.jobs.ready) || !TAILQ_EMPTY(&server.jobs.delayed);
+    if (server.listener_count > 0 || server.open_count > 0 || server.jobs.janitors > 0)
+        return false;
+    return is_stopping() || (server.one_connection && server.recovered && !waiting);
+}
+
+/* ---- Tables ------------------------------------------------------------------------- */
+
+static struct list *list_of(enum phase phase)
+{
+    return phase == PHASE_FREE        ? &server.free
+           : phase == PHASE_IDLE      ? &server.idle
+           : phase == PHASE_QUEUED    ? &server.queue
+           : phase == PHASE_LINGERING ? &server.lingering
+                                      : &server.busy;
 }
 
 static void list_append(struct list *l, struct connection *c)
 {
-    c->previous = l->last;
-    c->next = NOBODY;
-    if (l->last != NOBODY)
-        server.connections[l->last].next = index_of(c);
-    else
-        l->first = index_of(c);
-    l->last = index_of(c);
+    TAILQ_INSERT_TAIL(&l->members, c, link);
     l->count++;
 }
 
 static void list_remove(struct list *l, struct connection *c)
 {
-    if (c->previous != NOBODY)
-        server.connections[c->previous].next = c->next;
-    else
-        l->first = c->next;
-    if (c->next != NOBODY)
-        server.connections[c->next].previous = c->previous;
-    else
-        l->last = c->previous;
+    TAILQ_REMOVE(&l->members, c, link);
     l->count--;
 }
 
-static int *client_bucket(const struct connection *c)
+/* How much of an address tells one client from another. */
+static size_t client_bytes(const struct address *a)
 {
-    uint64_t address = 0;
-    memcpy(&address, c->address, c->family == AF_INET6 ? CLIENT_BYTES : 4);
-    return &server.client_buckets[address * 0x9e3779b97f4a7c15 >> 32 &
+    return a->family == AF_INET6 ? CLIENT_BYTES : 4;
+}
+
+/* The number is 2^64 divided by the golden ratio: it spreads neighbouring addresses. */
+static int *client_bucket(const struct address *a)
+{
+    uint64_t bits = 0;
+    memcpy(&bits, a->bytes, client_bytes(a));
+    return &server.client_buckets[bits * 0x9e3779b97f4a7c15 >> 32 &
                                   (uint64_t)(server.bucket_count - 1)];
 }
 
-static struct client *client_find(const struct connection *c)
+static struct client *client_find(const struct address *a)
 {
-    for (int i = *client_bucket(c); i != NOBODY; i = server.clients[i].next)
-        if (server.clients[i].family == c->family &&
-            memcmp(server.clients[i].address, c->address,
-                   c->family == AF_INET6 ? CLIENT_BYTES : 4) == 0)
+    for (int i = *client_bucket(a); i != NOBODY; i = server.clients[i].next)
+        if (server.clients[i].address.family == a->family &&
+            memcmp(server.clients[i].address.bytes, a->bytes, client_bytes(a)) == 0)
             return &server.clients[i];
     return NULL;
 }
 
-/* A request of C's client begins. */
-static void client_enter(const struct connection *c)
+/* A request of this client begins. There is always a free entry, as there are not more clients than
+ * slots. */
+static void client_enter(const struct address *a)
 {
-    struct client *client = client_find(c);
+    struct client *client = client_find(a);
     if (client == NULL) {
         client = &server.clients[server.free_client];
         server.free_client = client->next;
-        *client = (struct client){.family = c->family, .next = *client_bucket(c)};
-        memcpy(client->address, c->address, CLIENT_BYTES);
-        *client_bucket(c) = (int)(client - server.clients);
+        *client = (struct client){.address = *a, .next = *client_bucket(a)};
+        *client_bucket(a) = (int)(client - server.clients);
     }
     client->busy++;
 }
 
 /* It has ended. */
-static void client_leave(const struct connection *c)
+static void client_leave(const struct address *a)
 {
-    struct client *client = client_find(c);
+    struct client *client = client_find(a);
     if (client == NULL || --client->busy > 0)
         return;
-    int *at = client_bucket(c), index = (int)(client - server.clients);
+    int *at = client_bucket(a), index = (int)(client - server.clients);
     while (*at != index)
         at = &server.clients[*at].next;
     *at = client->next;
@@ -298,27 +2357,20 @@ static void client_leave(const struct connection *c)
     server.free_client = index;
 }
 
-static struct list *list_of(enum phase phase)
-{
-    return phase == PHASE_IDLE                              ? &server.idle
-           : phase == PHASE_QUEUED                          ? &server.queue
-           : phase == PHASE_BUSY || phase == PHASE_SETTLING ? &server.busy
-                                                            : NULL;
-}
-
+/* Phase, list and --per-client's count change together, here alone. */
 static void set_phase(struct connection *c, enum phase phase)
 {
     struct list *from = list_of(c->phase), *to = list_of(phase);
-    if (from != to && from != NULL)
-        list_remove(from, c);
-    if (from != to && to != NULL)
-        list_append(to, c);
-    bool counts = from != to && settings.per_client > 0 && c->is_tcp;
-    if (counts && from == &server.busy)
-        client_leave(c);
-    if (counts && to == &server.busy)
-        client_enter(c);
     c->phase = phase;
+    if (from == to)
+        return;
+    list_remove(from, c);
+    list_append(to, c);
+    bool counts = settings.per_client > 0 && c->is_tcp;
+    if (counts && from == &server.busy)
+        client_leave(&c->address);
+    if (counts && to == &server.busy)
+        client_enter(&c->address);
 }
 
 static void heap_put(int place, int connection)
@@ -332,6 +2384,7 @@ static bool heap_before(int a, int b)
     return server.connections[a].deadline < server.connections[b].deadline;
 }
 
+/* Put CONNECTION where it belongs, given that the heap is one but for PLACE. */
 static void heap_settle(int place, int connection)
 {
     while (place > 0 && heap_before(connection, server.heap[(place - 1) / 2])) {
@@ -390,2106 +2443,4 @@ static void pid_forget(struct connection *c)
             break;
         }
     c->pid = 0;
-}
-
-/* ---- Connections: opening, watching, closing ----------------------------------------- */
-
-#define WATCH_LISTENER (UINT64_C(1) << 63)
-#define WATCH_SIGNALS (UINT64_C(1) << 62)
-#define WATCH_NUDGE (UINT64_C(1) << 61)
-
-static void watch(struct connection *c, uint32_t events)
-{
-    int how = c->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-    c->watched = true;
-    struct epoll_event e = {.events = events,
-                            .data.u64 = (uint64_t)c->generation << 32 | (uint32_t)index_of(c)};
-    if (epoll_ctl(server.epoll, how, c->fd, &e) < 0)
-        log_eventf(NULL, "could not watch a connection: %s", strerror(errno));
-}
-
-#define WATCH_IDLE (EPOLLIN | EPOLLRDHUP)
-/* Edge-triggered: a FIN that has been dealt with, or an error, would keep the loop awake. */
-#define WATCH_HANGUP ((uint32_t)EPOLLRDHUP | (uint32_t)EPOLLET)
-
-/* Close at once: by a reset, unless the sending side was ended in order before. */
-static void connection_close(struct connection *c)
-{
-    set_deadline(c, 0);
-    set_phase(c, PHASE_FREE);
-    /* A child that is still closing its copies must not keep it in the set, or open. */
-    epoll_ctl(server.epoll, EPOLL_CTL_DEL, c->fd, NULL);
-    close(c->fd);
-    c->generation = (c->generation + 1) & 0x1fffffff;
-    c->next = server.free_connection;
-    server.free_connection = index_of(c);
-    server.open_count--;
-}
-
-static void discard_input(struct connection *c)
-{
-    char nowhere[4096]; /* AF_UNIX copies in spite of MSG_TRUNC; never looked at */
-    for (int i = 0; i < 16; i++) {
-        ssize_t n = recv(c->fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
-        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-            connection_close(c);
-            return;
-        }
-        if (n < 0)
-            return;
-    }
-}
-
-/* Close in order: end our side, and discard what still comes until the client has ended its own.
- * Closing with input unread would reset the connection and could take the answer along
- * (RFC 9112 section 9.6). */
-static void connection_finish(struct connection *c)
-{
-    if (handler_end_sending(c->fd) < 0 && errno == ENOTCONN) { /* both sides have ended it */
-        connection_close(c);
-        return;
-    }
-    set_phase(c, PHASE_LINGERING);
-    set_deadline(c, clock_ms() + LINGER_MS);
-    watch(c, WATCH_IDLE);
-}
-
-static bool is_draining(void)
-{
-    return server.draining || server.ending;
-}
-
-static int unread(const struct connection *c)
-{
-    int n = 0;
-    return ioctl(c->fd, FIONREAD, &n) < 0 ? 0 : n;
-}
-
-/* Answer 503, as S notes; then the connection ends. */
-static void refuse(struct connection *c, struct slot *s, const char *reason)
-{
-    if (handler_send_canned(c->fd, s, 503, false, reason))
-        connection_finish(c);
-    else
-        connection_close(c);
-}
-
-static void request_arrived(struct connection *c);
-
-/* The connection has no request: is there one, or is it over? */
-static void connection_idle(struct connection *c)
-{
-    set_phase(c, PHASE_IDLE);
-    c->since = clock_ms();
-    set_deadline(c, c->since + settings.handler.idle_ms);
-    if (unread(c) > 0)
-        request_arrived(c);
-    else if (c->fin_seen || is_draining())
-        connection_finish(c);
-    else
-        watch(c, WATCH_IDLE);
-}
-
-static void connection_name(const struct connection *c, char *name, size_t size)
-{
-    char address[INET6_ADDRSTRLEN];
-    if (!c->is_tcp || inet_ntop(c->family, c->address, address, sizeof address) == NULL)
-        snprintf(name, size, "unix");
-    else
-        snprintf(name, size, c->family == AF_INET6 ? "[%s]:%u" : "%s:%u", address, c->port);
-}
-
-static void set_address(struct connection *c, const struct sockaddr_storage *from)
-{
-    c->family = from->ss_family;
-    if (from->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const void *)from;
-        memcpy(c->address, &in->sin_addr, sizeof in->sin_addr);
-        c->port = ntohs(in->sin_port);
-    } else if (from->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const void *)from;
-        memcpy(c->address, &in6->sin6_addr, sizeof in6->sin6_addr);
-        c->port = ntohs(in6->sin6_port);
-        if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) { /* a caller by IPv4, on :PORT */
-            c->family = AF_INET;
-            memcpy(c->address, &in6->sin6_addr.s6_addr[12], 4);
-        }
-    }
-}
-
-static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp)
-{
-    struct connection *c = &server.connections[server.free_connection];
-    server.free_connection = c->next;
-    uint32_t generation = c->generation;
-    *c = (struct connection){.fd = fd,
-                             .generation = generation,
-                             .is_tcp = is_tcp,
-                             .slot = NOBODY,
-                             .low = NOBODY,
-                             .timer = NOBODY};
-    set_address(c, from);
-    server.open_count++;
-    connection_idle(c); /* mostly its first request is there already */
-}
-
-/* ---- Children: forked without a copy of all descriptors ------------------------------ */
-
-static struct {
-    pid_t *tid;
-    struct robust_list_head *robust_list;
-    size_t robust_size;
-} library;
-
-/* Sent by the kernel for each child that ends. A SIGCHLD stands for any number of them, and looking
- * for who they are costs the more the more others there are. */
-#define CHILD_ENDED SIGRTMIN
-/* Such signals are lost when too many wait (RLIMIT_SIGPENDING): so often we look for ourselves. */
-#define REAP_EVERY_MS 1000
-
-/* A fork that does not copy the table of descriptors, which has an entry for every connection.
- * Until the child has called close_all_but it shares the parent's, and must neither open nor close
- * anything. Beside that all is as with fork(3), but that handlers of pthread_atfork(3) are not
- * called. */
-static pid_t fork_sharing(void)
-{
-    struct clone_args how = {.flags = CLONE_FILES | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
-                             .child_tid = (uintptr_t)library.tid,
-                             .exit_signal = (unsigned)CHILD_ENDED};
-    pid_t pid = (pid_t)syscall(SYS_clone3, &how, sizeof how);
-    if (pid == 0)
-        syscall(SYS_set_robust_list, library.robust_list, library.robust_size);
-    return pid;
-}
-
-/* Where the C library keeps what the kernel writes for it into a new process (set_tid_address(2),
- * get_robust_list(2)). A kernel that does not tell, or a sandbox that forbids: no sharing. */
-static void find_library(void)
-{
-    pid_t *tid = NULL;
-    server.shares =
-        prctl(PR_GET_TID_ADDRESS, &tid) == 0 && tid != NULL && *tid == gettid() &&
-        syscall(SYS_get_robust_list, 0, &library.robust_list, &library.robust_size) == 0 &&
-        close_range(INT_MAX, INT_MAX, CLOSE_RANGE_UNSHARE) == 0;
-    library.tid = tid;
-}
-
-static void reserve_low_numbers(void)
-{
-    for (int i = 0; i < LOW_COUNT; i++) {
-        server.low[i] = (struct low){.fd = fcntl(server.dir, F_DUPFD_CLOEXEC, 3), .user = NOBODY};
-        server.shares = server.shares && server.low[i].fd >= 0;
-    }
-}
-
-/* A low number for C, or -1: all are taken by children that do not have their own tables yet. */
-static int take_low_number(struct connection *c)
-{
-    for (int tries = 0; tries < LOW_COUNT; tries++) {
-        int i = server.low_next++ % LOW_COUNT;
-        struct low *l = &server.low[i];
-        struct connection *user = l->user != NOBODY ? &server.connections[l->user] : NULL;
-        if (user != NULL && atomic_load(&slot_of(user)->pid) == 0)
-            continue;
-        if (dup3(c->fd, l->fd, O_CLOEXEC) < 0)
-            return -1;
-        if (user != NULL)
-            user->low = NOBODY;
-        l->user = index_of(c);
-        c->low = i;
-        return l->fd;
-    }
-    return -1;
-}
-
-/* No longer hold the connection open by it. */
-static void return_low_number(struct connection *c)
-{
-    if (c->low == NOBODY)
-        return;
-    dup3(server.dir, server.low[c->low].fd, O_CLOEXEC); /* anything that keeps the number taken */
-    server.low[c->low].user = NOBODY;
-    c->low = NOBODY;
-}
-
-/* Fork for C's request: the child finds the connection at *NUMBER. */
-static pid_t fork_for(struct connection *c, int *number)
-{
-    *number = server.shares && c->fd >= LOW_ENOUGH ? take_low_number(c) : c->fd;
-    if (server.shares && *number >= 0) {
-        pid_t pid = fork_sharing();
-        if (pid >= 0 || (errno != ENOSYS && errno != EPERM))
-            return pid;
-        server.shares = false; /* a sandbox forbids it */
-    }
-    *number = c->fd;
-    return fork();
-}
-
-static void sort(int *numbers, size_t count)
-{
-    for (size_t i = 1; i < count; i++)
-        for (size_t k = i; k > 0 && numbers[k] < numbers[k - 1]; k--) {
-            int larger = numbers[k - 1];
-            numbers[k - 1] = numbers[k];
-            numbers[k] = larger;
-        }
-}
-
-/* Close all descriptors from 3 on but the COUNT in KEEP, of which some may be -1 or below 3. Those
- * behind the last are not even copied where the table is still shared. */
-static void close_all_but(int *keep, size_t count)
-{
-    int from = STDERR_FILENO + 1;
-    sort(keep, count);
-    int last = keep[count - 1] >= from ? keep[count - 1] : from - 1;
-    if (close_range((unsigned)last + 1, ~0U, CLOSE_RANGE_UNSHARE) < 0 && server.shares)
-        _exit(HANDLER_EXIT_UNDONE);
-    for (size_t i = 0; i < count; i++) {
-        if (keep[i] > from)
-            close_range((unsigned)from, (unsigned)keep[i] - 1, 0);
-        if (keep[i] >= from)
-            from = keep[i] + 1;
-    }
-}
-
-/* A newborn of the server: it keeps no other client's connection open, and is gone when the server
- * is. */
-static void become_child(int connection, int death_signal)
-{
-    int keep[] = {journal.fd,      server.dir, server.state,
-                  server.nudge[1], connection, settings.handler.pool};
-    close_all_but(keep, sizeof keep / sizeof keep[0]);
-    prctl(PR_SET_CHILD_SUBREAPER, 1);
-    prctl(PR_SET_PDEATHSIG, death_signal);
-    if (getppid() != server.pid)
-        _exit(HANDLER_EXIT_UNDONE); /* it died before it could be asked for */
-}
-
-/* ---- Requests: starting, queueing ---------------------------------------------------- */
-
-static void fill_slot(struct connection *c, const char *id)
-{
-    struct slot *s = slot_of(c);
-    memset(s, 0, sizeof *s);
-    s->started = c->since;
-    s->number = c->requests;
-    s->route = -1;
-    snprintf(s->id, sizeof s->id, "%s", id);
-    connection_name(c, s->client, sizeof s->client);
-    atomic_store(&s->state, SLOT_READING | (c->fin_seen ? SLOT_FIN_SEEN : 0));
-}
-
-static _Noreturn void child_main(const struct handler_call *call)
-{
-    become_child(call->connection, SIGTERM);
-    /* In this order: the parent's session is spared by janitors, and then this number is. */
-    atomic_store(&call->slot->pid, getpid());
-    setsid();
-    cleanup_mark_process(call->slot->id);
-    handler_serve(call);
-}
-
-/* Fork a child for the connection's next request. A slot is free. */
-static void request_start(struct connection *c)
-{
-    char id[CLEANUP_ID_SIZE];
-    c->id_number = ++server.request_count;
-    snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
-    c->slot = server.free_slots[--server.free_slot_count];
-    server.slot_users[c->slot] = index_of(c);
-    c->since = clock_ms();
-    c->requests++;
-    c->cause = CAUSE_NONE;
-    c->signalled = c->killed = c->patient = false;
-    c->looked_at = 0;
-    fill_slot(c, id);
-    struct handler_call call = {.settings = &settings.handler,
-                                .slot = slot_of(c),
-                                .line = &server.board->line,
-                                .slots = server.board->slots,
-                                .slot_count = (uint32_t)settings.requests,
-                                .draining = &server.board->draining,
-                                .state_dir = server.dir,
-                                .nudge = server.nudge[1],
-                                .slot_number = (uint32_t)c->slot,
-                                .is_tcp = c->is_tcp,
-                                .forked = clock_ticks()};
-    pid_t pid = fork_for(c, &call.connection);
-    if (pid == 0)
-        child_main(&call);
-    if (pid < 0) {
-        log_eventf(id, "could not fork for a request: %s", strerror(errno));
-        atomic_store(&slot_of(c)->state, SLOT_FREE);
-        return_low_number(c);
-        server.slot_users[c->slot] = NOBODY;
-        server.free_slots[server.free_slot_count++] = c->slot;
-        refuse(c, &(struct slot){0}, "the server has no room for another process");
-        return;
-    }
-    server.figures.requests++;
-    pid_remember(c, pid);
-    set_phase(c, PHASE_BUSY);
-    set_deadline(c, settings.handler.request_ms > 0 ? c->since + settings.handler.request_ms : 0);
-    watch(c, WATCH_HANGUP);
-}
-
-static bool may_start(const struct connection *c)
-{
-    if (server.free_slot_count == 0)
-        return false;
-    const struct client *client = settings.per_client > 0 ? client_find(c) : NULL;
-    return client == NULL || client->busy < settings.per_client;
-}
-
-static void request_end(struct connection *c, enum cause cause);
-
-/* Whether the request waits for its client alone, who moves less than SLOW_BYTES in SLOW_MS: of the
- * body, all of which that came has been read, or of the answer, part of which he has no room for.
- */
-static bool is_slow(struct connection *c, int64_t now)
-{
-    uint32_t flags = atomic_load(&slot_of(c)->state), state = flags & SLOT_STATE_MASK;
-    if (c->phase != PHASE_BUSY || !c->is_tcp || c->signalled || (flags & SLOT_FINISH) != 0 ||
-        (c->looked_at != 0 && now - c->looked_at < SLOW_MS))
-        return false;
-    uint32_t unsendable;
-    uint64_t before = c->moved;
-    bool first = c->looked_at == 0;
-    c->moved = handler_traffic(c->fd, &unsendable);
-    c->looked_at = now;
-    bool reads = state == SLOT_READING && (flags & SLOT_BODY_OPEN) != 0 && unread(c) == 0;
-    bool sends = state == SLOT_ANSWERING && unsendable > 0;
-    return !first && c->moved - before < SLOW_BYTES && (reads || sends);
-}
-
-static void request_cut(struct connection *c);
-
-/* When all slots are taken, and nobody can make room who has made nothing: slow clients do, as many
- * as wait for a slot. Each is looked at from time to time. */
-static void evict_slow(void)
-{
-    int64_t now = clock_ms();
-    int left = server.queue.count + 1; /* and the one that is about to wait */
-    if (server.slow_looked_at != 0 && now - server.slow_looked_at < SLOW_LOOK_MS)
-        return;
-    server.slow_looked_at = now;
-    for (int i = server.busy.first; i != NOBODY && left > 0; i = server.connections[i].next)
-        if (is_slow(&server.connections[i], now)) {
-            request_cut(&server.connections[i]);
-            left--;
-        }
-}
-
-static bool may_be_evicted(const struct connection *c, uint32_t flag)
-{
-    return c->phase == PHASE_BUSY && !c->signalled && clock_ms() - c->since >= EVICT_AGE_MS &&
-           (atomic_load(&slot_of(c)->state) & flag) != 0;
-}
-
-/* When all slots are taken: who has made nothing yet makes room. That is the oldest request whose
- * head is not whole, else the one that came last to a route's line. */
-static void evict_one(void)
-{
-    const struct connection *all = server.connections;
-    int i = server.busy.first;
-    if (server.free_slot_count > 0)
-        return;
-    while (i != NOBODY && !may_be_evicted(&all[i], SLOT_HEAD_OPEN))
-        i = all[i].next;
-    if (i == NOBODY)
-        i = server.busy.last;
-    while (i != NOBODY && !may_be_evicted(&all[i], SLOT_HEAD_OPEN | SLOT_WAITING))
-        i = all[i].previous;
-    if (i != NOBODY)
-        request_end(&server.connections[i], CAUSE_EVICTED);
-    else
-        evict_slow();
-}
-
-static void wait_in_queue(struct connection *c)
-{
-    int64_t end = c->since + settings.handler.queue_ms, soon = clock_ms() + EVICT_AGE_MS;
-    set_deadline(c, end < soon ? end : soon);
-    evict_one();
-}
-
-static void queue_serve(void)
-{
-    for (int i = server.queue.first, next; i != NOBODY && server.free_slot_count > 0; i = next) {
-        struct connection *c = &server.connections[i];
-        next = c->next;
-        if (may_start(c))
-            request_start(c);
-    }
-}
-
-static void request_arrived(struct connection *c)
-{
-    if (is_draining()) {
-        refuse(c, &(struct slot){0}, "the server is stopping");
-        return;
-    }
-    queue_serve(); /* first come, first served */
-    if (may_start(c)) {
-        request_start(c);
-    } else {
-        set_phase(c, PHASE_QUEUED);
-        c->since = clock_ms();
-        watch(c, WATCH_HANGUP);
-        wait_in_queue(c);
-    }
-}
-
-/* A request that never got a child: its one log line. S has what was answered. */
-static void log_queued(const struct connection *c, struct slot *s, enum outcome outcome)
-{
-    snprintf(s->id, sizeof s->id, "%s-%llx", server.token,
-             (unsigned long long)++server.request_count);
-    connection_name(c, s->client, sizeof s->client);
-    request_ended(s, outcome, UNDO_NONE, clock_ms() - c->since);
-}
-
-static void refuse_queued(struct connection *c, enum outcome outcome, const char *reason)
-{
-    struct connection was = *c;
-    struct slot s = {0};
-    refuse(c, &s, reason);
-    log_queued(&was, &s, outcome);
-}
-
-/* ---- Hangup, and every other reason to end a request --------------------------------- */
-
-/* Stop the child: one way for every cause. What it undoes and whether there is still somebody to
- * tell it finds out itself; if it does not end, it is killed, and a janitor undoes. */
-static void request_end(struct connection *c, enum cause cause)
-{
-    if (c->phase != PHASE_BUSY || c->signalled)
-        return;
-    c->signalled = true;
-    c->cause = cause;
-    atomic_store(&slot_of(c)->cause, cause);
-    kill(c->pid, SIGTERM);
-    kill(c->pid, SIGCONT); /* a stopped child cannot act on it */
-    set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
-}
-
-/* The client is too slow for a server that has no room. In delivery SIGTERM waits: what the client
- * has acknowledged by now decides, a janitor asks. */
-static void request_cut(struct connection *c)
-{
-    if ((atomic_load(&slot_of(c)->state) & SLOT_DELIVERING) == 0) {
-        request_end(c, CAUSE_EVICTED);
-        return;
-    }
-    c->signalled = c->killed = true;
-    c->cause = CAUSE_EVICTED;
-    kill(c->pid, SIGKILL);
-    set_deadline(c, clock_ms() + UNKILLABLE_MS);
-}
-
-static void hangup(struct connection *c)
-{
-    uint32_t state = atomic_load(&slot_of(c)->state);
-    if ((state & SLOT_STATE_MASK) == SLOT_DONE) /* it is about to exit; if not, it is killed */
-        set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
-    else if ((state & SLOT_FINISH) == 0)
-        request_end(c, CAUSE_HANGUP);
-}
-
-/* Ask with an interim answer, in the turn that PROBING gives us: a closed client's kernel answers
- * it with a reset. False: the state is not what it WAS, but what that says now. */
-static bool probe(struct connection *c, uint32_t *was)
-{
-    static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
-    _Atomic uint32_t *word = &slot_of(c)->state;
-    uint32_t mine = (*was & ~(uint32_t)SLOT_STATE_MASK) | SLOT_PROBING;
-    if (!atomic_compare_exchange_strong(word, was, mine))
-        return false;
-    ssize_t n = send(c->fd, interim, sizeof interim - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-    bool gone = n < 0 && errno != EAGAIN;
-    for (int tries = 0; tries < 100 && (mine & SLOT_STATE_MASK) == SLOT_PROBING; tries++)
-        if (atomic_compare_exchange_strong(
-                word, &mine, (mine & ~(uint32_t)SLOT_STATE_MASK) | SLOT_RUNNING | SLOT_FIN_SEEN))
-            break;
-    if (gone)
-        hangup(c);
-    return true;
-}
-
-/* What a FIN means in the state WAS. False: as with probe. */
-static bool judge_fin(struct connection *c, uint32_t *was)
-{
-    uint32_t state = *was & SLOT_STATE_MASK;
-    bool reading = state == SLOT_READING;
-    if ((*was & SLOT_FIN_SEEN) != 0)
-        return true;                              /* asked already, or the child is going to */
-    if (reading && (*was & SLOT_FIN_HANGUP) == 0) /* the child asks when it has read the request */
-        return atomic_compare_exchange_strong(&slot_of(c)->state, was, *was | SLOT_FIN_SEEN);
-    if (!reading && (state != SLOT_RUNNING || (*was & (SLOT_FIN_IGNORE | SLOT_FINISH)) != 0))
-        return true; /* answering: writing tells */
-    if ((*was & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) == 0)
-        return probe(c, was);
-    hangup(c);
-    return true;
-}
-
-/* The client has closed, or has only ended its own side and waits for the answer. */
-static void fin_arrived(struct connection *c)
-{
-    uint32_t was = atomic_load(&slot_of(c)->state);
-    c->fin_seen = true;
-    for (int tries = 0; tries < 100 && !judge_fin(c, &was); tries++)
-        continue; /* a child that plays with the word cannot keep us here */
-}
-
-static void connection_event(struct connection *c, uint32_t events)
-{
-    bool dead = (events & (EPOLLERR | EPOLLHUP)) != 0, fin = (events & EPOLLRDHUP) != 0;
-    switch (c->phase) {
-    case PHASE_IDLE:
-        c->fin_seen = fin;
-        if (dead && unread(c) > 0)
-            log_queued(c, &(struct slot){0}, OUTCOME_HANGUP); /* it had asked for something */
-        if (dead)
-            connection_close(c);
-        else
-            connection_idle(c);
-        break;
-    case PHASE_QUEUED:
-        c->fin_seen = c->fin_seen || fin;
-        if (dead || (fin && settings.handler.half_close == HALF_CLOSE_HANGUP)) {
-            log_queued(c, &(struct slot){0}, OUTCOME_HANGUP);
-            connection_close(c);
-        }
-        break;
-    case PHASE_BUSY:
-        if (dead)
-            hangup(c);
-        else if (fin)
-            fin_arrived(c);
-        break;
-    case PHASE_LINGERING:
-        if (dead)
-            connection_close(c);
-        else
-            discard_input(c);
-        break;
-    default:
-        c->fin_seen = c->fin_seen || fin;
-        break;
-    }
-}
-
-/* ---- Time ---------------------------------------------------------------------------- */
-
-static void request_due(struct connection *c, int64_t now)
-{
-    /* In delivery the client's acknowledgement is awaited, and --send-timeout is the limit. */
-    bool delivering = (atomic_load(&slot_of(c)->state) & SLOT_DELIVERING) != 0;
-    if (c->killed) {
-        log_eventf(NULL, "the process %d does not end, even by SIGKILL", (int)c->pid);
-        set_deadline(c, now + UNKILLABLE_MS);
-    } else if (delivering && !c->patient) {
-        c->patient = true;
-        set_deadline(c, now + settings.handler.send_ms + KILL_AFTER_MS);
-    } else if (c->signalled || delivering) {
-        c->killed = true;
-        kill(c->pid, SIGKILL);
-        set_deadline(c, now + UNKILLABLE_MS);
-    } else {
-        request_end(c, CAUSE_TIMEOUT);
-    }
-}
-
-static void connection_due(struct connection *c, int64_t now)
-{
-    set_deadline(c, 0);
-    switch (c->phase) {
-    case PHASE_IDLE:
-        connection_finish(c);
-        break;
-    case PHASE_QUEUED:
-        if (now < c->since + settings.handler.queue_ms) {
-            wait_in_queue(c);
-            break;
-        }
-        refuse_queued(c, OUTCOME_ERROR, "too many requests; this one waited too long in the queue");
-        break;
-    case PHASE_BUSY:
-        request_due(c, now);
-        break;
-    case PHASE_LINGERING:
-        connection_close(c);
-        break;
-    default:
-        break;
-    }
-}
-
-/* Children with a time limit of their own name their slot here. */
-static void nudged(void)
-{
-    uint32_t number;
-    while (read(server.nudge[0], &number, sizeof number) == sizeof number) {
-        int i = number < settings.requests ? server.slot_users[number] : NOBODY;
-        if (i == NOBODY)
-            continue;
-        struct connection *c = &server.connections[i];
-        if (c->phase != PHASE_BUSY || c->signalled)
-            continue;
-        int64_t limit = atomic_load(&slot_of(c)->limit_ms);
-        if (limit > 0 && limit <= INT_MAX)
-            set_deadline(c, c->since + limit);
-    }
-}
-
-/* ---- Janitors: settling what a child left -------------------------------------------- */
-
-enum janitor_exit {
-    JANITOR_UNDONE,
-    JANITOR_NOTHING, /* there was nothing to undo */
-    JANITOR_UNDO_FAILED,
-    JANITOR_KEPT,
-    JANITOR_KEEP_FAILED,
-    JANITOR_PARKED, /* failed for the last time */
-    JANITOR_KEEP_PARKED,
-    JANITOR_RECOVERED,
-    JANITOR_UNDECIDED, /* it could not tell whether the answer had been sent */
-    JANITOR_DIED       /* any other end */
-};
-
-/* Whether one of our own children: their pids are in the scoreboard. */
-static bool is_a_child_of_ours(pid_t pid)
-{
-    for (uint32_t i = 0; i < server.board->slot_count; i++)
-        if (atomic_load(&server.board->slots[i].pid) == pid)
-            return true;
-    return false;
-}
-
-/* A ledger taken over from a dead server: its identities must prove themselves. */
-static bool is_adopted(const char *id)
-{
-    return strncmp(id, server.token, sizeof server.token - 1) != 0;
-}
-
-/* Whether the client has the answer; without the connection, the ledger's mark is believed. */
-static bool was_delivered(const struct job *j, int connection, bool is_tcp, uint64_t n)
-{
-    if (connection < 0)
-        return true;
-    return !j->unsent &&
-           handler_was_delivered(connection, is_tcp, n, j->brief ? 0 : settings.handler.send_ms);
-}
-
-static int settle(const struct job *j, int connection, bool is_tcp)
-{
-    struct cleanup_settling how = {.dir = server.dir,
-                                   .id = j->id,
-                                   .pool_path = settings.handler.pool_path,
-                                   .run = run_command,
-                                   .after_crash = is_adopted(j->id)};
-    uint64_t n;
-    int sent = cleanup_was_sent(server.dir, j->id, &n);
-    if (sent < 0 && !j->kept && !j->refuted) {
-        cleanup_report(j->id, "could not look for the ledger's sent mark");
-        return JANITOR_UNDECIDED;
-    }
-    bool keep = j->kept || (sent > 0 && !j->refuted && was_delivered(j, connection, is_tcp, n));
-    if (keep)
-        return cleanup_settle_kept(&how) == CLEANUP_DONE ? JANITOR_KEPT : JANITOR_KEEP_FAILED;
-    if (sent > 0 && connection >= 0) /* it must not complete any more while it is undone */
-        handler_cut(connection, is_tcp);
-    struct cleanup_look before;
-    bool made = cleanup_look_ledger(server.dir, j->id, &before) && before.made;
-    if ((sent != 0 ? cleanup_settle_refuted(&how) : cleanup_settle(&how)) != CLEANUP_DONE)
-        return JANITOR_UNDO_FAILED;
-    return made ? JANITOR_UNDONE : JANITOR_NOTHING;
-}
-
-static bool is_last_try(const struct job *j)
-{
-    return j->tries >= (unsigned)settings.undo_retries;
-}
-
-/* Put the ledger aside, and say once, loudly, what is left and how it is tried again. WHAT is what
- * failed, as a janitor knows it. */
-static bool park(const char *id, const char *what, const char *and_more, int patience_ms)
-{
-    if (!cleanup_park(server.state, server.dir, id))
-        return false;
-    journal.patience_ms = patience_ms;
-    log_eventf(id, "UNDO FAILED for good: %s%s; when that is mended: %s", what, and_more,
-               recover_words(server.state_path, id));
-    return true;
-}
-
-#define RECOVERY_LIMIT_S 10 /* of a server that was started for one connection */
-
-static struct {
-    unsigned settled, left;
-} recovery;
-
-static void recovery_told(const char *id, enum cleanup_result result, bool kept)
-{
-    if (result == CLEANUP_DONE) {
-        recovery.settled++;
-        log_event(id, kept ? "left by a dead server: kept, as it had been answered"
-                           : "left by a dead server: undone");
-    } else {
-        recovery.left++; /* told of when its job ends */
-    }
-}
-
-static _Noreturn void recover(void)
-{
-    const struct cleanup_recovery how = {
-        .state = server.state, .adopt = server.dir, .settled = recovery_told};
-    if (server.once)
-        alarm(RECOVERY_LIMIT_S);
-    bool done = cleanup_recover(&how);
-    if (recovery.settled > 0 || recovery.left > 0)
-        log_eventf(NULL, "recovered from a dead server: %u undone or kept, %u still to do",
-                   recovery.settled, recovery.left);
-    _exit(done ? JANITOR_RECOVERED : JANITOR_UNDO_FAILED);
-}
-
-static _Noreturn void janitor_main(const struct job *j, int connection, bool is_tcp)
-{
-    sigset_t none;
-    become_child(connection, SIGKILL); /* a ledger has one settler: the next server goes on */
-    setpgid(0, 0);
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    if (j->id[0] == '\0')
-        recover();
-    cleanup_report = report_failure;
-    journal.patience_ms = LOG_PATIENCE_MS;
-    if (j->session != 0)
-        hunt_once(j->id, j->session, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
-    int result = settle(j, connection, is_tcp);
-    if ((result == JANITOR_UNDO_FAILED || result == JANITOR_KEEP_FAILED) && is_last_try(j) &&
-        park(j->id, failure.what, failure.more ? " (and more)" : "", LOG_PATIENCE_MS))
-        result = result == JANITOR_KEEP_FAILED ? JANITOR_KEEP_PARKED : JANITOR_PARKED;
-    _exit(result);
-}
-
-/* ---- Jobs: which janitor works when -------------------------------------------------- */
-
-#define RETRY_FIRST_MS 1000
-#define RETRY_MAX_MS 300000
-
-static void job_append(struct job_list *l, struct job *j)
-{
-    j->next = NULL;
-    if (l->first == NULL)
-        l->first = j;
-    else
-        l->last->next = j;
-    l->last = j;
-}
-
-static struct job *job_take(struct job_list *l)
-{
-    struct job *j = l->first;
-    if (j != NULL)
-        l->first = j->next;
-    return j;
-}
-
-/* Its turn comes: before the others if a connection, and so a slot, waits for it. */
-static void job_ready(struct job *j)
-{
-    job_append(j->connection != NOBODY ? &server.urgent : &server.patient, j);
-}
-
-static void job_delay(struct job *j, int64_t ms)
-{
-    j->due = clock_ms() + ms;
-    if (server.delayed.first == NULL || server.delayed.last->due <= j->due) {
-        job_append(&server.delayed, j);
-        return;
-    }
-    struct job **at = &server.delayed.first;
-    while ((*at)->due <= j->due)
-        at = &(*at)->next;
-    j->next = *at;
-    *at = j;
-}
-
-static void jobs_due(int64_t now)
-{
-    while (server.delayed.first != NULL && server.delayed.first->due <= now)
-        job_ready(job_take(&server.delayed));
-}
-
-static void job_start(struct job *j)
-{
-    int connection = -1;
-    bool is_tcp = false;
-    if (j->connection != NOBODY) {
-        const struct connection *c = &server.connections[j->connection];
-        connection = c->fd;
-        is_tcp = c->is_tcp;
-        j->unsent = !is_tcp && !handler_was_sent(slot_of(c));
-    }
-    pid_t pid = fork();
-    if (pid == 0)
-        janitor_main(j, connection, is_tcp);
-    if (pid > 0) {
-        j->pid = pid;
-        server.janitors++;
-        job_append(&server.running, j);
-    } else {
-        log_eventf(j->id, "could not fork a janitor: %s", strerror(errno));
-        job_delay(j, RETRY_FIRST_MS);
-    }
-}
-
-/* Start janitors while there may be more; what waits for no connection is left to the next start
- * when this server is stopping. */
-static void jobs_start(void)
-{
-    while (server.janitors < settings.undo_at_once) {
-        struct job *j = job_take(&server.urgent);
-        if (j == NULL && !is_draining())
-            j = job_take(&server.patient);
-        if (j == NULL)
-            return;
-        job_start(j);
-    }
-}
-
-static struct job *job_make(const char *id)
-{
-    struct job *j = calloc(1, sizeof *j);
-    if (j == NULL) {
-        log_event(id, "no memory to undo now: the ledger stays for the next start");
-        return NULL;
-    }
-    snprintf(j->id, sizeof j->id, "%s", id);
-    j->connection = NOBODY;
-    return j;
-}
-
-static bool is_listed(const struct job_list *l, const char *id)
-{
-    for (const struct job *j = l->first; j != NULL; j = j->next)
-        if (strcmp(j->id, id) == 0)
-            return true;
-    return false;
-}
-
-/* Ledgers that recovery has moved to our directory; by AGAIN not for the first time. */
-static void jobs_adopt(bool again)
-{
-    size_t count;
-    char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(server.dir, &count);
-    for (size_t i = 0; i < count; i++) {
-        bool known =
-            again && (is_listed(&server.patient, ids[i]) || is_listed(&server.delayed, ids[i]) ||
-                      is_listed(&server.running, ids[i]));
-        if (!is_adopted(ids[i]) || known)
-            continue;
-        struct job *j = job_make(ids[i]);
-        if (j != NULL)
-            job_ready(j);
-    }
-    free(ids);
-}
-
-/* It has failed as often as it may, and its janitor did not put it aside. */
-static void job_give_up(const struct job *j)
-{
-    if (j->id[0] == '\0')
-        log_event(NULL, "could not recover from dead servers; the next start tries again, or "
-                        "hangupd recover");
-    else if (!park(j->id, "the janitor could not say what", "", 0) && errno != ENOENT)
-        log_eventf(j->id,
-                   "UNDO FAILED for good, and the ledger could not be put aside: %s; the "
-                   "next start tries again",
-                   strerror(errno));
-}
-
-static void request_settled(struct connection *c, const struct job *j, bool done);
-
-static void job_ended(struct job *j, int result)
-{
-    bool done = result == JANITOR_UNDONE || result == JANITOR_NOTHING || result == JANITOR_KEPT ||
-                result == JANITOR_RECOVERED;
-    bool brief = server.once && j->id[0] == '\0'; /* the next one goes on */
-    bool parked = result == JANITOR_PARKED || result == JANITOR_KEEP_PARKED;
-    bool again = !done && !parked && !is_last_try(j) && !brief;
-    j->pid = 0;
-    j->kept = j->kept || result == JANITOR_KEPT || result == JANITOR_KEEP_FAILED ||
-              result == JANITOR_KEEP_PARKED;
-    j->refuted = j->refuted || result == JANITOR_UNDO_FAILED;
-    j->nothing = result == JANITOR_NOTHING && j->tries == 0; /* one that died may have undone it */
-    /* The connection, which alone can tell whether the answer arrived, is kept to be asked again.
-     */
-    bool undecided = result == JANITOR_DIED || result == JANITOR_UNDECIDED;
-    if (j->connection != NOBODY && !(undecided && again)) {
-        struct connection *c = &server.connections[j->connection];
-        j->connection = NOBODY;
-        request_settled(c, j, done);
-    } else if (done && j->id[0] != '\0' && (j->tries > 0 || is_adopted(j->id))) {
-        log_event(j->id, j->kept ? "kept at last, as it had been answered" : "undone at last");
-    }
-    if (j->id[0] == '\0')
-        jobs_adopt(j->tries > 0); /* also what one that died has moved */
-    if (again) {
-        int64_t pause = (int64_t)RETRY_FIRST_MS << (j->tries < 9 ? j->tries : 9);
-        pause = pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
-        log_eventf(j->id[0] != '\0' ? j->id : NULL, "undo failed; it is tried again in %lld s",
-                   (long long)(pause / 1000));
-        j->tries++;
-        job_delay(j, pause);
-        return;
-    }
-    if (!done && !parked)
-        job_give_up(j);
-    free(j);
-}
-
-/* If PID was a janitor, its job has ended. */
-static void janitor_ended(pid_t pid, const siginfo_t *ended)
-{
-    struct job **at = &server.running.first, *before = NULL;
-    while (*at != NULL && (*at)->pid != pid) {
-        before = *at;
-        at = &before->next;
-    }
-    struct job *j = *at;
-    if (j == NULL)
-        return;
-    *at = j->next;
-    if (server.running.last == j)
-        server.running.last = before;
-    server.janitors--;
-    bool said = ended->si_code == CLD_EXITED && ended->si_status < JANITOR_DIED;
-    if (!said)
-        log_eventf(j->id[0] != '\0' ? j->id : NULL, "a janitor ended by %s %d",
-                   ended->si_code == CLD_EXITED ? "exit status" : "signal", ended->si_status);
-    job_ended(j, said ? ended->si_status : JANITOR_DIED);
-}
-
-#define RECOVERY_EVERY_S 60
-
-/* Whether another server of this STATE has done it a short time ago; if not, this one does now. */
-static bool was_recovered(void)
-{
-    struct stat last;
-    if (fstatat(server.state, "recovered", &last, AT_SYMLINK_NOFOLLOW) == 0 &&
-        time(NULL) - last.st_mtime < RECOVERY_EVERY_S)
-        return true;
-    int stamp =
-        openat(server.state, "recovered", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (stamp < 0 || futimens(stamp, NULL) < 0)
-        log_eventf(NULL, "could not note the recovery: %s", strerror(errno));
-    if (stamp >= 0)
-        close(stamp);
-    return false;
-}
-
-/* Take over from dead servers. One that inetd started for one connection does so after that, not
- * too often, and not for long. */
-static void recovery_begin(void)
-{
-    server.recovered = true;
-    if (server.once && (is_draining() || was_recovered()))
-        return;
-    struct job *j = job_make("");
-    if (j != NULL)
-        job_ready(j);
-}
-
-static void jobs_leave(const struct job_list *l)
-{
-    for (const struct job *j = l->first; j != NULL; j = j->next)
-        if (j->id[0] != '\0')
-            log_event(j->id, "still to be undone: the next start goes on with it");
-}
-
-/* ---- The end of a request ------------------------------------------------------------ */
-
-/* A place in a route's line is free: those behind it look again. A false ROUTE wakes the wrong
- * ones, and the right ones look when their time is up. */
-static void line_moves(int route)
-{
-    _Atomic uint32_t *releases = &server.board->line.releases;
-    atomic_fetch_add(releases, 1);
-    syscall(SYS_futex, releases, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, LINE_BIT(route));
-}
-
-static void slot_release(struct connection *c)
-{
-    struct slot *s = slot_of(c);
-    bool had_place = atomic_exchange(&s->ticket, TICKET_NONE) != TICKET_NONE;
-    atomic_store(&s->pid, 0);
-    atomic_store(&s->state, SLOT_FREE);
-    server.slot_users[c->slot] = NOBODY;
-    server.free_slots[server.free_slot_count++] = c->slot;
-    c->slot = NOBODY;
-    if (had_place)
-        line_moves(atomic_load(&s->route));
-}
-
-/* The slot as it is now, made safe to print. */
-static struct slot slot_copy(const struct connection *c)
-{
-    struct slot s;
-    memcpy(&s, slot_of(c), sizeof s);
-    s.id[sizeof s.id - 1] = s.client[sizeof s.client - 1] = s.request[sizeof s.request - 1] = '\0';
-    if (s.outcome > OUTCOME_KILLED)
-        s.outcome = OUTCOME_NONE;
-    if (s.undo > UNDO_FAILED)
-        s.undo = UNDO_NONE;
-    return s;
-}
-
-static enum outcome outcome_of_cause(enum cause cause)
-{
-    return cause == CAUSE_HANGUP    ? OUTCOME_HANGUP
-           : cause == CAUSE_TIMEOUT ? OUTCOME_TIMEOUT
-           : cause == CAUSE_DRAIN   ? OUTCOME_DRAIN
-           : cause == CAUSE_EVICTED ? OUTCOME_ERROR
-                                    : OUTCOME_KILLED;
-}
-
-/* The child did what it should: nothing is left. */
-static void request_done(struct connection *c, bool reuse)
-{
-    struct slot s = slot_copy(c);
-    enum outcome outcome = s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome : OUTCOME_OK;
-    if (s.request[0] != '\0' || outcome != OUTCOME_OK)
-        request_ended(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
-    slot_release(c);
-    if (reuse)
-        connection_idle(c);
-    else
-        connection_finish(c);
-}
-
-/* Signals that an operator or the memory killer sends; any other is the program's own fault. */
-static bool is_sent_by_people(int signal)
-{
-    return signal == SIGKILL || signal == SIGTERM || signal == SIGINT || signal == SIGHUP ||
-           signal == SIGQUIT;
-}
-
-/* The answer that the dead child did not begin, as S notes. False: it did not go whole. */
-static bool send_failure(const struct connection *c, struct slot *s, enum outcome outcome)
-{
-    bool late = outcome == OUTCOME_TIMEOUT, stopping = outcome == OUTCOME_DRAIN;
-    return handler_send_canned(c->fd, s,
-                               late       ? 504
-                               : stopping ? 503
-                                          : 500,
-                               s->head != 0,
-                               late ? "the time limit was reached; the work was stopped and undone"
-                               : stopping
-                                   ? "the server is stopping; the work was stopped and undone"
-                                   : "the work failed and was undone");
-}
-
-/* A janitor has settled, or tried to, what the dead child left: tell the client, log it. */
-static void request_settled(struct connection *c, const struct job *j, bool done)
-{
-    struct slot s = slot_copy(c);
-    uint32_t state = atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK;
-    bool by_itself = j->ended.si_code == CLD_EXITED && j->ended.si_status == HANDLER_EXIT_UNDONE;
-    bool by_signal = j->ended.si_code != CLD_EXITED && is_sent_by_people(j->ended.si_status);
-    enum outcome outcome = j->kept                                  ? OUTCOME_OK
-                           : by_itself && s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome
-                           : c->cause != CAUSE_NONE                 ? outcome_of_cause(c->cause)
-                           : by_signal                              ? OUTCOME_KILLED
-                                                                    : OUTCOME_CRASH;
-    bool nothing = j->nothing && s.undo == UNDO_NONE; /* nor has the child undone anything */
-    bool tell = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
-    bool orderly =
-        tell ? send_failure(c, &s, outcome) : j->kept || (by_itself && outcome == OUTCOME_ERROR);
-    request_ended(&s, outcome,
-                  nothing || j->kept ? UNDO_NONE
-                  : done             ? UNDO_OK
-                                     : UNDO_FAILED,
-                  clock_ms() - c->since);
-    slot_release(c);
-    if (orderly)
-        connection_finish(c);
-    else
-        connection_close(c);
-    queue_serve();
-}
-
-static void child_ended(struct connection *c, const siginfo_t *ended)
-{
-    pid_t pid = c->pid;
-    bool settled =
-        ended->si_code == CLD_EXITED &&
-        (ended->si_status == HANDLER_EXIT_KEEP || ended->si_status == HANDLER_EXIT_CLOSE) &&
-        (atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK) == SLOT_DONE;
-    pid_forget(c);
-    return_low_number(c);
-    set_deadline(c, 0);
-    if (settled) {
-        request_done(c, ended->si_status == HANDLER_EXIT_KEEP);
-        return;
-    }
-    kill(-pid, SIGKILL); /* its zombie still holds the number */
-    set_phase(c, PHASE_SETTLING);
-    atomic_fetch_or(&slot_of(c)->state, SLOT_SETTLING);
-    char id[CLEANUP_ID_SIZE];
-    snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
-    struct job *j = job_make(id);
-    if (j == NULL) {
-        struct job none = {.ended = *ended};
-        request_settled(c, &none, false);
-        return;
-    }
-    j->session = pid;
-    j->connection = index_of(c);
-    j->brief = c->cause == CAUSE_EVICTED;
-    j->ended = *ended;
-    job_ready(j);
-}
-
-/* Look at a dead child before its number is given away, and only then reap it. False: there is none
- * among these. Only with P_ALL does that cost more the more children there are. */
-static bool reap(idtype_t which, pid_t pid)
-{
-    siginfo_t ended = {0}, gone = {0};
-    const int how = WEXITED | WNOHANG | __WALL;
-    if (waitid(which, (id_t)pid, &ended, how | WNOWAIT) < 0 || ended.si_pid == 0)
-        return false;
-    struct connection *c = pid_find(ended.si_pid);
-    if (c != NULL)
-        child_ended(c, &ended);
-    waitid(P_PID, (id_t)ended.si_pid, &gone, how);
-    if (c == NULL)
-        janitor_ended(ended.si_pid, &ended);
-    return true;
-}
-
-static void reap_all(void)
-{
-    server.reaped_at = clock_ms();
-    while (reap(P_ALL, 0))
-        continue;
-}
-
-/* ---- Accepting ----------------------------------------------------------------------- */
-
-static void listeners_watch(int how)
-{
-    for (size_t i = 0; i < server.listener_count; i++) {
-        struct epoll_event e = {.events = EPOLLIN, .data.u64 = WATCH_LISTENER | i};
-        epoll_ctl(server.epoll, how, server.listeners[i].fd, &e);
-    }
-}
-
-static void mute(int64_t ms)
-{
-    if (!server.muted)
-        listeners_watch(EPOLL_CTL_DEL);
-    server.muted = true;
-    server.unmute_at = clock_ms() + ms;
-}
-
-static void unmute(void)
-{
-    if (server.muted && !is_draining())
-        listeners_watch(EPOLL_CTL_ADD);
-    server.muted = false;
-}
-
-#define LOOK_FOR_IDLE 64 /* connections */
-#define FRESH_MS 100     /* so long a new connection may take to ask for something */
-
-static bool may_be_dropped(const struct connection *c)
-{
-    bool fresh = c->requests == 0 && clock_ms() - c->since < FRESH_MS;
-    return !fresh && unread(c) == 0;
-}
-
-/* An idle connection makes room for a new one: the oldest that has not asked for anything. */
-static bool drop_oldest_idle(void)
-{
-    int i = server.idle.first;
-    for (int looks = 0; i != NOBODY && !may_be_dropped(&server.connections[i]); looks++)
-        i = looks < LOOK_FOR_IDLE ? server.connections[i].next : NOBODY;
-    if (i == NOBODY)
-        return false;
-    struct connection *c = &server.connections[i];
-    handler_end_sending(c->fd); /* also for the copies that children still hold */
-    connection_close(c);
-    return true;
-}
-
-/* Out of descriptors: one is kept in reserve, to tell a caller so instead of leaving it hanging. */
-static void refuse_one(const struct listener *l, int error)
-{
-    static int64_t last;
-    int64_t now = clock_ms();
-    if (now - last > 1000)
-        log_eventf(NULL, "could not accept a connection: %s; raise the limit of open files",
-                   strerror(error));
-    last = now;
-    if (server.reserve >= 0)
-        close(server.reserve);
-    struct connection caller = {.is_tcp = l->is_tcp, .since = now};
-    struct sockaddr_storage from = {0};
-    socklen_t size = sizeof from;
-    int fd = accept4(l->fd, (struct sockaddr *)&from, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd >= 0) {
-        char nowhere[1024];
-        struct slot s = {0};
-        if (handler_send_canned(fd, &s, 503, false,
-                                "the server has no room for another connection")) {
-            handler_end_sending(fd);
-            (void)!recv(fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
-        }
-        close(fd);
-        set_address(&caller, &from);
-        log_queued(&caller, &s, OUTCOME_ERROR);
-    }
-    server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    mute(MUTE_MS);
-}
-
-#define ACCEPT_AT_ONCE 64
-
-static void accept_some(const struct listener *l)
-{
-    for (int i = 0; i < ACCEPT_AT_ONCE && !server.muted; i++) {
-        if (server.free_connection == NOBODY && i > 0)
-            return; /* whether a further one waits only the next event tells */
-        if (server.free_connection == NOBODY && !drop_oldest_idle()) {
-            mute(MUTE_MS);
-            return;
-        }
-        struct sockaddr_storage from = {0};
-        socklen_t size = sizeof from;
-        int fd = accept4(l->fd, (struct sockaddr *)&from, &size, SOCK_CLOEXEC);
-        if (fd >= 0) {
-            connection_open(fd, &from, l->is_tcp);
-        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            int error = errno;
-            if (!drop_oldest_idle()) {
-                refuse_one(l, error);
-                return;
-            }
-        } else if (errno != EINTR && errno != ECONNABORTED && errno != EPROTO) {
-            return; /* EAGAIN; the network errors of accept(2) concern that caller only */
-        }
-    }
-}
-
-/* ---- Stopping ------------------------------------------------------------------------ */
-
-static void listeners_close(void)
-{
-    for (size_t i = 0; i < server.listener_count; i++) {
-        struct listener *l = &server.listeners[i];
-        struct stat now;
-        /* Only the socket that we made, not one that has taken its place. */
-        if (l->unix_path[0] != '\0' && lstat(l->unix_path, &now) == 0 && now.st_dev == l->dev &&
-            now.st_ino == l->ino)
-            unlink(l->unix_path);
-        close(l->fd);
-    }
-    server.listener_count = 0;
-}
-
-static void drain(void)
-{
-    server.draining = true;
-    server.drain_at = clock_ms() + settings.drain_ms;
-    atomic_store(&server.board->draining, 1);
-    if (server.busy.count == 0)
-        log_event(NULL, "stopping");
-    else if (server.ending)
-        log_eventf(NULL, "stopping: %d in flight, to be undone now", server.busy.count);
-    else
-        log_eventf(NULL, "stopping: %d in flight, which may take %lld s to finish",
-                   server.busy.count, (long long)(settings.drain_ms / 1000));
-    if (!server.muted)
-        listeners_watch(EPOLL_CTL_DEL);
-    listeners_close();
-    while (server.idle.first != NOBODY)
-        connection_finish(&server.connections[server.idle.first]);
-    while (server.queue.first != NOBODY) {
-        struct connection *c = &server.connections[server.queue.first];
-        refuse_queued(c, OUTCOME_DRAIN, "the server is stopping");
-    }
-}
-
-static void end_all(void)
-{
-    server.ending = true;
-    if (!server.draining)
-        drain();
-    for (int i = server.busy.first; i != NOBODY; i = server.connections[i].next)
-        request_end(&server.connections[i], CAUSE_DRAIN);
-}
-
-#define SIGNALS_AT_ONCE 64
-
-static void signals_arrived(void)
-{
-    const struct timespec at_once = {0};
-    bool some = false;
-    for (int i = 0; i < SIGNALS_AT_ONCE; i++) {
-        siginfo_t info;
-        int signal = sigtimedwait(&server.handled, &info, &at_once);
-        if (signal < 0)
-            break;
-        if (signal == CHILD_ENDED)
-            some = !reap(P_PID, info.si_pid) || some;
-        else if (signal == SIGCHLD)
-            some = true;
-        else if (signal == SIGINT || is_draining())
-            end_all();
-        else
-            drain();
-    }
-    if (some)
-        reap_all();
-    jobs_start();
-    queue_serve();
-}
-
-static bool is_over(void)
-{
-    bool waiting = server.patient.first != NULL || server.delayed.first != NULL;
-    if (server.listener_count > 0 || server.open_count > 0 || server.janitors > 0)
-        return false;
-    return is_draining() || (server.once && server.recovered && !waiting);
-}
-
-/* ---- The loop ------------------------------------------------------------------------ */
-
-static void sooner(int64_t *at, int64_t other)
-{
-    if (other != 0 && (*at == 0 || other < *at))
-        *at = other;
-}
-
-static int time_to_wait(int64_t now)
-{
-    int64_t at = server.heap_size > 0 ? server.connections[server.heap[0]].deadline : 0;
-    if (server.muted)
-        sooner(&at, server.unmute_at);
-    if (server.draining && !server.ending)
-        sooner(&at, server.drain_at);
-    if (settings.idle_exit_ms >= 0 && server.open_count == 0)
-        sooner(&at, server.idle_since + settings.idle_exit_ms);
-    if (server.delayed.first != NULL)
-        sooner(&at, server.delayed.first->due);
-    if (server.busy.count > 0)
-        sooner(&at, server.reaped_at + REAP_EVERY_MS);
-    if (at == 0)
-        return -1;
-    return at <= now ? 0 : at - now > INT_MAX ? INT_MAX : (int)(at - now);
-}
-
-static void do_what_is_due(int64_t now)
-{
-    while (server.heap_size > 0 && server.connections[server.heap[0]].deadline <= now)
-        connection_due(&server.connections[server.heap[0]], now);
-    if (server.busy.count > 0 && server.reaped_at + REAP_EVERY_MS <= now)
-        reap_all();
-    if (server.muted && server.unmute_at <= now)
-        unmute();
-    if (server.draining && !server.ending && server.drain_at <= now)
-        end_all();
-    if (server.once && server.open_count == 0 && !server.recovered)
-        recovery_begin();
-    jobs_due(now);
-    jobs_start();
-    if (server.open_count > 0)
-        server.idle_since = now;
-    else if (settings.idle_exit_ms >= 0 && now - server.idle_since >= settings.idle_exit_ms &&
-             !is_draining())
-        drain();
-    if (journal.lost > 0) {
-        unsigned lost = journal.lost;
-        journal.lost = 0;
-        log_eventf(NULL, "%u log lines were lost: the log did not take them in time", lost);
-    }
-}
-
-static void dispatch(const struct epoll_event *e)
-{
-    uint64_t what = e->data.u64;
-    if ((what & WATCH_LISTENER) != 0) {
-        if (!server.muted && !is_draining())
-            accept_some(&server.listeners[what & 0xff]);
-    } else if ((what & WATCH_SIGNALS) != 0) {
-        signals_arrived();
-    } else if ((what & WATCH_NUDGE) != 0) {
-        nudged();
-    } else {
-        struct connection *c = &server.connections[(uint32_t)what];
-        if (c->phase != PHASE_FREE && c->generation == (uint32_t)(what >> 32))
-            connection_event(c, e->events);
-    }
-}
-
-static void loop(void)
-{
-    struct epoll_event events[128];
-    server.idle_since = clock_ms();
-    while (!is_over()) {
-        publish();
-        int n = epoll_wait(server.epoll, events, 128, time_to_wait(clock_ms()));
-        if (n < 0 && errno != EINTR)
-            cannot("could not wait for events: %s", strerror(errno));
-        for (int i = 0; i < n; i++)
-            dispatch(&events[i]);
-        do_what_is_due(clock_ms());
-    }
-}
-
-/* ---- Starting: sockets --------------------------------------------------------------- */
-
-/* Accepted connections inherit these on Linux. */
-static void set_socket_options(int fd, bool is_tcp)
-{
-    const int on = 1;
-    const struct linger reset = {.l_onoff = 1, .l_linger = 0};
-    /* Probes for the last two thirds of the time, so that the loss of a few ends no request. With
-     * TCP_USER_TIMEOUT it is that time that ends it, and no count of probes (tcp(7)). */
-    int dead_s = (int)(settings.handler.dead_peer_ms / 1000);
-    int interval_s = dead_s < 20 ? 1 : dead_s / 10;
-    int idle_s = dead_s - dead_s * 2 / 3 / interval_s * interval_s;
-    unsigned user_ms = (unsigned)settings.handler.dead_peer_ms;
-    /* If everybody dies the client must see a reset, and not the end of an answer. */
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-    if (!is_tcp)
-        return;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
-    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof user_ms);
-}
-
-static struct listener *listener_add(int fd, bool is_tcp)
-{
-    if (server.listener_count == LISTENERS_MAX)
-        cannot("more than %d listening sockets", LISTENERS_MAX);
-    struct listener *l = &server.listeners[server.listener_count++];
-    *l = (struct listener){.fd = fd, .is_tcp = is_tcp};
-    set_socket_options(fd, is_tcp);
-    struct sockaddr_storage at = {0};
-    socklen_t size = sizeof at;
-    getsockname(fd, (struct sockaddr *)&at, &size);
-    if (at.ss_family == AF_UNIX) {
-        snprintf(l->name, sizeof l->name, "unix:%s", ((struct sockaddr_un *)&at)->sun_path);
-    } else {
-        struct connection here = {.is_tcp = true};
-        set_address(&here, &at);
-        connection_name(&here, l->name, sizeof l->name);
-    }
-    return l;
-}
-
-static void listen_unix(const char *path)
-{
-    struct sockaddr_un at = {.sun_family = AF_UNIX};
-    struct stat there;
-    if (*path == '\0' || strlen(path) >= sizeof at.sun_path)
-        wrong_use("--listen unix:%s: the path is empty or longer than %zu bytes", path,
-                  sizeof at.sun_path - 1);
-    memcpy(at.sun_path, path, strlen(path) + 1);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        cannot("could not make a socket: %s", strerror(errno));
-    if (lstat(path, &there) == 0) {
-        /* Left by a server that was killed: ours, a socket, and nobody answers. */
-        bool stale = S_ISSOCK(there.st_mode) && there.st_uid == geteuid() &&
-                     connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && errno == ECONNREFUSED;
-        if (!stale)
-            cannot("could not listen on unix:%s: the path exists and is %s; remove it or choose "
-                   "another",
-                   path, S_ISSOCK(there.st_mode) ? "in use or another user's" : "not a socket");
-        unlink(path);
-    }
-    if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || listen(fd, SOMAXCONN) < 0)
-        cannot("could not listen on unix:%s: %s", path, strerror(errno));
-    struct listener *l = listener_add(fd, false);
-    memcpy(l->unix_path, at.sun_path, sizeof l->unix_path);
-    if (lstat(path, &there) == 0) {
-        l->dev = there.st_dev;
-        l->ino = there.st_ino;
-    }
-}
-
-static void listen_address(const struct sockaddr_storage *at, socklen_t size, const char *name)
-{
-    const int on = 1;
-    int fd = socket(at->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        cannot("could not make a socket for %s: %s", name, strerror(errno));
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (at->ss_family == AF_INET6) {
-        const int only = *name != ':'; /* :PORT is IPv4 as well */
-        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
-    }
-    if (bind(fd, (const struct sockaddr *)at, size) < 0 || listen(fd, SOMAXCONN) < 0)
-        cannot("could not listen on %s: %s%s", name, strerror(errno),
-               errno == EADDRINUSE ? "; another server has this port: stop it, or choose another "
-                                     "port with --listen"
-               : errno == EACCES   ? "; ports below 1024 want root"
-                                   : "");
-    listener_add(fd, true);
-}
-
-/* HOST as an address of IPv4 or IPv6: its size, or 0. Not by getaddrinfo(3), which loads libraries:
- * a statically linked program should not. */
-static socklen_t parse_address(const char *host, in_port_t port, struct sockaddr_storage *at)
-{
-    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port)};
-    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
-    char address[INET6_ADDRSTRLEN];
-    if (inet_pton(AF_INET, host, &v4.sin_addr) == 1) {
-        memcpy(at, &v4, sizeof v4);
-        return sizeof v4;
-    }
-    const char *zone = strchr(host, '%'); /* fe80::1%eth0 */
-    size_t length = zone != NULL ? (size_t)(zone - host) : strlen(host);
-    if (length >= sizeof address)
-        return 0;
-    memcpy(address, host, length);
-    address[length] = '\0';
-    if (zone != NULL)
-        v6.sin6_scope_id = if_nametoindex(zone + 1);
-    if (inet_pton(AF_INET6, address, &v6.sin6_addr) != 1 || (zone != NULL && v6.sin6_scope_id == 0))
-        return 0;
-    memcpy(at, &v6, sizeof v6);
-    return sizeof v6;
-}
-
-/* All addresses: of both kinds, where the kernel has IPv6. */
-static const char *all_addresses(void)
-{
-    int probe = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (probe < 0)
-        return "0.0.0.0";
-    close(probe);
-    return "::";
-}
-
-/* ADDR:PORT, [V6]:PORT, :PORT, unix:PATH */
-static void listen_on(const char *name)
-{
-    char host[256] = "";
-    if (strncmp(name, "unix:", 5) == 0) {
-        listen_unix(name + 5);
-        return;
-    }
-    const char *colon = strrchr(name, ':'), *port = colon != NULL ? colon + 1 : "", *end = port;
-    unsigned long long number;
-    size_t length = colon != NULL ? (size_t)(colon - name) : 0;
-    if (!parse_number(&end, 65535, &number) || *end != '\0' || length >= sizeof host)
-        wrong_use("--listen %s is not ADDR:PORT, [V6]:PORT, :PORT or unix:PATH", name);
-    bool bracketed = length > 2 && name[0] == '[' && name[length - 1] == ']';
-    if (bracketed)
-        memcpy(host, name + 1, length - 2);
-    else
-        memcpy(host, name, length);
-    if (!bracketed && strchr(host, ':') != NULL)
-        wrong_use("--listen %s: write an IPv6 address in brackets, as in [::1]:8080", name);
-    const char *where = host[0] == '\0'                  ? all_addresses()
-                        : strcmp(host, "localhost") == 0 ? "127.0.0.1"
-                                                         : host;
-    struct sockaddr_storage at = {0};
-    socklen_t size = parse_address(where, (in_port_t)number, &at);
-    if (size == 0)
-        wrong_use("--listen %s: %s is not an address of this machine", name, host);
-    listen_address(&at, size, name);
-}
-
-static bool is_listening(int fd, bool *listening)
-{
-    int yes = 0;
-    socklen_t size = sizeof yes;
-    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &yes, &size) < 0)
-        return false;
-    *listening = yes != 0;
-    return true;
-}
-
-/* A socket that was handed to us. */
-static void inherit(int fd, const char *from)
-{
-    bool listening;
-    int domain = 0, type = 0;
-    socklen_t size = sizeof domain;
-    if (!is_listening(fd, &listening))
-        cannot("%s is not a socket (%s); it must be a connection or a listening socket", from,
-               strerror(errno));
-    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size);
-    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size);
-    if (type != SOCK_STREAM || (domain != AF_UNIX && domain != AF_INET && domain != AF_INET6))
-        cannot("%s is not a stream socket of TCP or AF_UNIX", from);
-    fcntl(fd, F_SETFD, FD_CLOEXEC);
-    if (listening) {
-        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-        listener_add(fd, domain != AF_UNIX);
-        return;
-    }
-    if (server.once)
-        cannot("more than one connection was handed over");
-    server.once = true;
-    set_socket_options(fd, domain != AF_UNIX);
-    server.listeners[0] = (struct listener){.fd = fd, .is_tcp = domain != AF_UNIX};
-}
-
-/* sd_listen_fds(3): descriptors from 3 on. True: there were some. */
-static bool inherit_from_systemd(void)
-{
-    const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
-    unsigned long long owner, n;
-    if (pid == NULL || count == NULL || !parse_number(&pid, INT_MAX, &owner) ||
-        (pid_t)owner != getpid())
-        return false;
-    if (!parse_number(&count, LISTENERS_MAX, &n) || n == 0)
-        cannot("LISTEN_FDS=%s is not a number from 1 to %d", getenv("LISTEN_FDS"), LISTENERS_MAX);
-    for (int fd = 3; fd < 3 + (int)n; fd++) {
-        char from[64];
-        snprintf(from, sizeof from, "the descriptor %d of LISTEN_FDS", fd);
-        inherit(fd, from);
-    }
-    unsetenv("LISTEN_PID");
-    unsetenv("LISTEN_FDS");
-    unsetenv("LISTEN_FDNAMES");
-    return true;
-}
-
-static void open_sockets(void)
-{
-    if (settings.inetd) {
-        bool listening = false;
-        is_listening(0, &listening);
-        int fd = fcntl(0, F_DUPFD_CLOEXEC, 3);
-        if (fd < 0)
-            cannot("could not keep the socket: %s", strerror(errno));
-        inherit(fd, "--inetd: descriptor 0");
-        if (listening && settings.idle_exit_ms < 0)
-            settings.idle_exit_ms = 60000;
-        return;
-    }
-    if (settings.listen_count == 0 && inherit_from_systemd())
-        return;
-    for (size_t i = 0; i < settings.listen_count; i++)
-        listen_on(settings.listen[i]);
-    if (settings.listen_count == 0)
-        listen_on("127.0.0.1:8080");
-}
-
-/* ---- Starting: log, user, state, tables ---------------------------------------------- */
-
-/* Descriptors 0 to 2 must be something, or the first socket would become one of them. */
-static void open_standard_descriptors(void)
-{
-    int fd;
-    do
-        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    while (fd >= 0 && fd <= STDERR_FILENO);
-    if (fd >= 0)
-        close(fd);
-}
-
-static bool same_file(int a, int b)
-{
-    struct stat x, y;
-    return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
-/* Under inetd 0, 1 and 2 are the client: not a byte of ours may go there. */
-static void leave_standard_descriptors(void)
-{
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    bool client = same_file(0, 2);
-    if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || (client && dup2(null, 2) < 0))
-        cannot("could not open /dev/null: %s", strerror(errno));
-    close(null);
-}
-
-static void open_log(void)
-{
-    struct stat now;
-    bool syslog = settings.log_to != NULL ? strcmp(settings.log_to, "syslog") == 0 : settings.inetd;
-    if (settings.inetd && !syslog && same_file(0, 2))
-        syslog = true; /* standard error is the client */
-    if (syslog) {
-        struct sockaddr_un at = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
-        int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-        if (fd < 0)
-            cannot("could not make a socket for syslog: %s", strerror(errno));
-        /* Without a syslog daemon there is no log; that is no reason not to serve. */
-        if (connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && !settings.inetd)
-            fprintf(stderr, "hangupd: no syslog at /dev/log (%s): nothing will be logged\n",
-                    strerror(errno));
-        journal.fd = fd;
-        journal.syslog = true;
-        return;
-    }
-    journal.fd = STDERR_FILENO;
-    journal.may_block = fstat(journal.fd, &now) < 0 || !S_ISREG(now.st_mode);
-}
-
-static const char *default_state(void)
-{
-    static char path[PATH_MAX];
-    const char *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    if (geteuid() == 0)
-        return "/var/lib/hangupd";
-    if (xdg != NULL && xdg[0] == '/')
-        snprintf(path, sizeof path, "%s/hangupd", xdg);
-    else if (home != NULL && home[0] == '/')
-        snprintf(path, sizeof path, "%s/.local/state/hangupd", home);
-    else
-        cannot("there is no HOME to keep the ledgers in: say where with --state DIR");
-    return path;
-}
-
-static void open_state(uid_t owner, gid_t group)
-{
-    const char *why, *path = settings.state != NULL ? settings.state : default_state();
-    server.state = cleanup_state_open(path, owner, group, &why);
-    if (server.state < 0)
-        cannot("the state directory %s %s%s%s", path, why, errno != 0 ? ": " : "",
-               errno != 0 ? strerror(errno) : "");
-    server.state_path = realpath(path, NULL);
-    if (server.state_path == NULL)
-        server.state_path = path;
-}
-
-static void drop_privileges(void)
-{
-    const struct passwd *who = NULL;
-    if (settings.user != NULL) {
-        errno = 0;
-        who = find_user(settings.user, 0);
-        if (who == NULL)
-            cannot("--user %s: %s", settings.user,
-                   errno != 0 && errno != ENOENT ? strerror(errno) : "not a user in /etc/passwd");
-        if (geteuid() != 0 && who->pw_uid != geteuid())
-            cannot("--user %s: only root can become another user", settings.user);
-    } else if (geteuid() == 0 && !server.once) {
-        log_event(NULL,
-                  "warning: running as root; --user NAME drops that when the sockets are open");
-    }
-    open_state(who != NULL ? who->pw_uid : geteuid(), who != NULL ? who->pw_gid : getegid());
-    if (who != NULL && geteuid() == 0)
-        become_user(who->pw_name, who->pw_uid, who->pw_gid);
-}
-
-static void open_scoreboard(void)
-{
-    size_t count = (size_t)settings.requests;
-    size_t size = sizeof(struct scoreboard) + count * sizeof(struct slot);
-    int fd = openat(server.dir, "scoreboard", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)size); /* or SIGBUS on a full disk */
-    struct scoreboard *board =
-        error != 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (board == MAP_FAILED)
-        cannot("could not make the scoreboard in the state directory: %s",
-               strerror(error != 0 ? error : errno));
-    close(fd);
-    server.board = board;
-    board->slot_count = (uint32_t)count;
-    board->slot_size = sizeof(struct slot);
-    for (size_t i = 0; i < server.listener_count; i++)
-        memcpy(board->listening[i], server.listeners[i].name, LISTENER_NAME_SIZE);
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    server.figures.pid = (uint64_t)server.pid;
-    server.figures.started = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-    publish();
-    memcpy(board->magic, SCOREBOARD_MAGIC, sizeof board->magic);
-}
-
-/* Memory that children do not get: they need not pay for it at fork, and cannot read it. */
-static void *private_memory(size_t size)
-{
-    void *m = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (m == MAP_FAILED || madvise(m, size, MADV_DONTFORK) < 0)
-        cannot("out of memory for the table of connections: %s", strerror(errno));
-    return m;
-}
-
-static void make_tables(void)
-{
-    int room = (int)settings.connections, slots = (int)settings.requests;
-    server.connection_room = room;
-    server.connections = private_memory((size_t)room * sizeof *server.connections);
-    server.heap = private_memory((size_t)room * sizeof *server.heap);
-    server.free_slots = private_memory((size_t)slots * sizeof *server.free_slots);
-    server.slot_users = private_memory((size_t)slots * sizeof *server.slot_users);
-    server.bucket_count = 64;
-    while (server.bucket_count < slots)
-        server.bucket_count *= 2;
-    size_t buckets = (size_t)server.bucket_count * sizeof(int);
-    server.pid_buckets = private_memory(buckets);
-    server.client_buckets = private_memory(buckets);
-    for (int i = 0; i < server.bucket_count; i++)
-        server.pid_buckets[i] = server.client_buckets[i] = NOBODY;
-    server.clients = private_memory((size_t)slots * sizeof *server.clients);
-    for (int i = 0; i < slots; i++)
-        server.clients[i].next = i + 1 < slots ? i + 1 : NOBODY;
-    for (int i = slots - 1; i >= 0; i--)
-        server.free_slots[server.free_slot_count++] = i;
-    for (int i = 0; i < slots; i++)
-        server.slot_users[i] = NOBODY;
-    for (int i = 0; i < room; i++)
-        server.connections[i].next = i + 1 < room ? i + 1 : NOBODY;
-}
-
-/* Memory that is touched by children only. */
-static void make_head(void)
-{
-    const size_t page = 4096;
-    size_t room = handler_head_room(&settings.handler);
-    settings.handler.head = aligned_alloc(page, (room + page - 1) / page * page);
-    if (settings.handler.head == NULL)
-        cannot("out of memory for the heads of requests");
-}
-
-/* As many descriptors as the connections need, if the hard limit has them. */
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-    rlim_t wanted = (rlim_t)settings.connections + 64;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        return;
-    settings.handler.open_files = limit.rlim_cur;
-    if (limit.rlim_cur >= wanted)
-        return;
-    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-    setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-static void add_watch(int fd, uint64_t what)
-{
-    struct epoll_event e = {.events = EPOLLIN, .data.u64 = what};
-    if (epoll_ctl(server.epoll, EPOLL_CTL_ADD, fd, &e) < 0)
-        cannot("could not watch for events: %s", strerror(errno));
-}
-
-static void note_ignored(void)
-{
-    struct sigaction now;
-    sigemptyset(&settings.handler.ignored);
-    for (int signal = 1; signal < NSIG; signal++)
-        if (sigaction(signal, NULL, &now) == 0 && now.sa_handler == SIG_IGN)
-            sigaddset(&settings.handler.ignored, signal);
-}
-
-static void open_events(void)
-{
-    sigset_t all;
-    if (pipe2(server.nudge, O_CLOEXEC | O_NONBLOCK) < 0)
-        cannot("could not make a pipe: %s", strerror(errno));
-    fcntl(server.nudge[1], F_SETFL, O_WRONLY); /* a child waits for room; the parent never writes */
-    sigfillset(&all);
-    sigprocmask(SIG_BLOCK, &all, NULL);
-    sigemptyset(&server.handled);
-    sigaddset(&server.handled, SIGCHLD);
-    sigaddset(&server.handled, CHILD_ENDED);
-    sigaddset(&server.handled, SIGTERM);
-    sigaddset(&server.handled, SIGINT);
-    struct sigaction hup;
-    if (sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN) /* nohup(1) stays so */
-        sigaddset(&server.handled, SIGHUP);
-    server.signals = signalfd(-1, &server.handled, SFD_CLOEXEC | SFD_NONBLOCK);
-    server.epoll = epoll_create1(EPOLL_CLOEXEC);
-    server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (server.signals < 0 || server.epoll < 0)
-        cannot("could not watch for events: %s", strerror(errno));
-    signal(SIGPIPE, SIG_IGN);
-    note_ignored();
-    signal(SIGCHLD, SIG_DFL); /* ignored, as some starters leave it, children could not be reaped */
-    signal(SIGTERM, SIG_DFL);
-}
-
-/* Where scratch directories and bodies go: nobody else may rename or remove them. */
-static void find_tmpdir(void)
-{
-    struct stat now;
-    const char *tmp = getenv("TMPDIR");
-    if (tmp == NULL || *tmp == '\0')
-        tmp = "/tmp";
-    settings.handler.tmpdir = realpath(tmp, NULL);
-    if (settings.handler.tmpdir == NULL || stat(settings.handler.tmpdir, &now) < 0)
-        cannot("TMPDIR=%s: %s", tmp, strerror(errno));
-    if (!S_ISDIR(now.st_mode))
-        cannot("TMPDIR=%s is not a directory", tmp);
-    if (now.st_uid != geteuid() && now.st_uid != 0)
-        cannot("TMPDIR=%s belongs to another user, who could take away what requests make there; "
-               "choose another",
-               tmp);
-    if ((now.st_mode & (S_IWOTH | S_ISVTX)) == S_IWOTH)
-        cannot("TMPDIR=%s is open to others, who could take away what requests make there; make "
-               "it sticky with chmod +t, or choose another",
-               tmp);
-}
-
-static void find_self(void)
-{
-    static char self[PATH_MAX];
-    if (readlink("/proc/self/exe", self, sizeof self - 1) > 0)
-        settings.handler.self = self;
-}
-
-/* For programs, each of which gets a scratch directory. A server for one connection has no next
- * request to keep one for. */
-static void open_pool(void)
-{
-    static char path[PATH_MAX];
-    bool programs = false;
-    for (size_t i = 0; i < settings.handler.route_count; i++)
-        programs = programs || settings.handler.routes[i].program != NULL;
-    settings.handler.pool = -1;
-    if (!programs || server.once)
-        return;
-    settings.handler.pool =
-        cleanup_pool_open(server.dir, settings.handler.tmpdir, server.token, path);
-    if (settings.handler.pool >= 0)
-        settings.handler.pool_path = path;
-    else
-        log_eventf(NULL, "could not make a directory for programs in %s: %s; each makes its own",
-                   settings.handler.tmpdir, strerror(errno));
-}
-
-/* Said on standard error, which is no client's as there is none. */
-static void check_inetd(void)
-{
-    bool listening;
-    if (settings.inetd && settings.listen_count > 0)
-        wrong_use("--inetd and --listen exclude each other");
-    if (settings.inetd && !is_listening(0, &listening))
-        cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
-               "systemd socket unit, or use --listen",
-               strerror(errno));
-}
-
-static void open_all(void)
-{
-    check_inetd();
-    open_log();
-    open_sockets();
-    if (settings.inetd)
-        leave_standard_descriptors();
-    drop_privileges();
-    find_tmpdir();
-    find_self();
-    make_head();
-    raise_descriptor_limit();
-    server.dir = cleanup_server_open(server.state, server.token);
-    if (server.dir < 0)
-        cannot("could not make a directory in the state directory: %s", strerror(errno));
-    open_pool();
-    open_scoreboard();
-    open_events();
-    find_library();
-    reserve_low_numbers();
-    make_tables();
-}
-
-/* ---- Starting and leaving ------------------------------------------------------------ */
-
-static void note_strangers(void)
-{
-    siginfo_t any = {0};
-    bool childless = waitid(P_ALL, 0, &any, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD;
-    server.pid = getpid();
-    server.has_strangers = !childless || server.pid == 1;
-    prctl(PR_SET_CHILD_SUBREAPER, 1);
-}
-
-/* A program may come later; but most often its name is wrong. */
-static void warn_of_missing_programs(void)
-{
-    for (size_t i = 0; i < settings.handler.route_count; i++) {
-        const struct route *r = &settings.handler.routes[i];
-        if (r->program != NULL && access(r->program, X_OK) < 0)
-            log_eventf(NULL, "warning: the program of the route %s, %s: %s", r->path, r->program,
-                       strerror(errno));
-    }
-}
-
-static void begin_serving(void)
-{
-    add_watch(server.signals, WATCH_SIGNALS);
-    add_watch(server.nudge[0], WATCH_NUDGE);
-    if (server.once) {
-        struct sockaddr_storage from = {0};
-        socklen_t size = sizeof from;
-        const struct listener *l = &server.listeners[0];
-        getpeername(l->fd, (struct sockaddr *)&from, &size);
-        connection_open(l->fd, &from, l->is_tcp);
-        return; /* recovery comes after the caller has been served */
-    }
-    listeners_watch(EPOLL_CTL_ADD);
-    for (size_t i = 0; i < server.listener_count; i++)
-        log_eventf(NULL, "listening on %s", server.listeners[i].name);
-    warn_of_missing_programs();
-    recovery_begin();
-    jobs_start();
-}
-
-#include "recover_command.h"
-#include "status_look.h"
-#include "status_show.h"
-#include "undo_command.h"
-
-/* ---- Commands ------------------------------------------------------------------------ */
-
-static const struct command {
-    const char *name;
-    int (*run)(int argc, char **argv); /* argv[0] is the command's name */
-} commands[] = {
-    {"recover", command_recover},
-    {"undo", command_undo},
-    {"status", command_status},
-};
-
-/* `hangupd COMMAND...`: it is run, and the process ends. */
-static void run_command_named(int argc, char **argv)
-{
-    for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof commands[0]; i++)
-        if (strcmp(argv[1], commands[i].name) == 0)
-            exit(commands[i].run(argc - 1, argv + 1));
-}
-
-int server_main(int argc, char **argv, const struct route *routes)
-{
-    open_standard_descriptors();
-    run_command_named(argc, argv);
-    cleanup_mark_prepare(argc, argv);
-    cleanup_report = log_event;
-    parse_options(argc, argv, server_options);
-    parse_routes(argc, argv, routes);
-    note_strangers();
-    open_all();
-    begin_serving();
-    loop();
-    jobs_leave(&server.patient);
-    jobs_leave(&server.delayed);
-    cleanup_server_close(server.state, server.dir, server.token);
-    if (!server.once)
-        log_event(NULL, "stopped");
-    return 0;
-}
-
-/* A program that links the library brings its own. */
-__attribute__((weak)) int main(int argc, char **argv)
-{
-    static const struct route routes[] = {
-        {.path = "/a", .name = "a", .handler = handler_demonstration}, {0}};
-    return server_main(argc, argv, routes);
 }

@@ -2,8 +2,16 @@
  *
  *     struct cgi_head h;
  *     int64_t size = cgi_parse_head(&h, buffer, length);
+ *     if (size < 0)
+ *         ...                                  h.wrong, in the line h.line
+ *     else if (size == 0)
+ *         ...                                  read more behind it, and call again
  *
- * Always over the whole of what has come, from its beginning; SIZE is 0 while more is needed.
+ * Always over the whole of what has come, from its beginning. Lines may end in LF alone, as
+ * programs write them. What is found is spans of the buffer.
+ *
+ * Only parsed here: which fields go on to the client is its caller's affair. Not for what a client
+ * sends, where leniency would be a hole (http.h).
  *
  * Kind: pure.
  * Signal safety: none.
@@ -13,8 +21,8 @@
 
 #include "http.h"
 
-/* The header of a program's answer (RFC 3875 section 6). */
 #define CGI_HEAD_MAX 16000 /* bytes, with the empty line */
+
 struct cgi_head {
     /* What the server acts on; a span's length is 0 where the field is not there. */
     struct http_span type, location, reason;
@@ -28,11 +36,12 @@ struct cgi_head {
     const char *wrong;
     struct http_span line; /* the one that is wrong, or empty */
 };
+
 /* Parse what has come so far, from its beginning. Returns the header's length with the empty line
- * that ends it, 0 when more is needed, -1 with h->wrong set. */
+ * that ends it, 0 if more is needed, -1 with h->wrong set. */
 static inline int64_t cgi_parse_head(struct cgi_head *h, const char *buffer, size_t length);
 
-/* ---- The parser: a program's header (RFC 3875 section 6) ----------------------------- */
+/* ---- Fields (RFC 3875 section 6.3) --------------------------------------------------- */
 
 static inline int64_t cgi_bad(struct cgi_head *h, struct http_span line, const char *wrong)
 {
@@ -48,8 +57,9 @@ static inline int64_t cgi_status(struct cgi_head *h, const char *b, struct http_
     const char *s = b + value.at;
     if (h->status != 0)
         return cgi_bad(h, line, "more than one Status");
-    if (value.length < 3 || !is_digit((unsigned char)s[0]) || !is_digit((unsigned char)s[1]) ||
-        !is_digit((unsigned char)s[2]) || (value.length > 3 && s[3] != ' '))
+    if (value.length < 3 || !http_is_digit((unsigned char)s[0]) ||
+        !http_is_digit((unsigned char)s[1]) || !http_is_digit((unsigned char)s[2]) ||
+        (value.length > 3 && s[3] != ' '))
         return cgi_bad(h, line, "a Status is three digits and a reason");
     h->status = (s[0] - '0') * 100 + (s[1] - '0') * 10 + (s[2] - '0');
     if (h->status < 200 || h->status > 599)
@@ -63,7 +73,7 @@ static inline int64_t cgi_length(struct cgi_head *h, const char *b, struct http_
                                  struct http_span value)
 {
     struct http_head number = {.has_length = h->has_length};
-    if (parse_content_length(&number, b, value) < 0)
+    if (http_parse_content_length(&number, b, value) < 0)
         return cgi_bad(h, line, number.reason);
     h->has_length = true;
     h->length = number.body_length;
@@ -73,23 +83,18 @@ static inline int64_t cgi_length(struct cgi_head *h, const char *b, struct http_
 static inline int64_t cgi_field(struct cgi_head *h, const char *b, struct http_span line)
 {
     const char *s = b + line.at, *colon = memchr(s, ':', line.length);
-    if (colon == NULL || !is_token(s, (size_t)(colon - s)))
+    if (colon == NULL || !http_is_token(s, (size_t)(colon - s)))
         return cgi_bad(h, line, "not a header field, NAME: VALUE");
     struct http_span name = {line.at, (uint32_t)(colon - s)};
-    uint32_t at = name.at + name.length + 1, end = line.at + line.length;
-    while (at < end && is_blank(b[at]))
-        at++;
-    while (end > at && is_blank(b[end - 1]))
-        end--;
-    struct http_span value = {at, end - at};
-    for (uint32_t i = at; i < end; i++)
-        if (!is_text((unsigned char)b[i]))
+    struct http_span value = http_trim(b, name.at + name.length + 1, line.at + line.length);
+    for (uint32_t i = 0; i < value.length; i++)
+        if (!http_is_text((unsigned char)b[value.at + i]))
             return cgi_bad(h, line, "a control character in the header");
-    if (span_is(b, name, "Status"))
+    if (http_span_is(b, name, "Status"))
         return cgi_status(h, b, line, value);
-    if (span_is(b, name, "Content-Length"))
+    if (http_span_is(b, name, "Content-Length"))
         return cgi_length(h, b, line, value);
-    bool type = span_is(b, name, "Content-Type"), location = span_is(b, name, "Location");
+    bool type = http_span_is(b, name, "Content-Type"), location = http_span_is(b, name, "Location");
     if (type || location) {
         struct http_span *of = type ? &h->type : &h->location;
         if (of->length > 0 || value.length == 0)

@@ -1,47 +1,109 @@
 /* environment.h: the environment of a program (RFC 3875 section 4.1).
  *
+ *     struct program_facts facts = {.head = &head, .buffer = buffer, .method = "GET", ...};
+ *     char **environment = environment_make(&facts, allocate, owner);
+ *     if (environment == NULL)
+ *         ...                                        out of memory: errno is ENOMEM
+ *     execve(facts.file, words, environment);
+ *
+ * It has CGI's variables, hangupd's own, an HTTP_ variable for each header field that a program may
+ * see, and what the server's own environment says of other names. The strings of that last part
+ * are the server's; all others are made by ALLOCATE, and freed by nobody here.
+ *
+ * For one program of one request, in the request's process: it reads `environ`, and asks the
+ * connection for its own address. It is built without stdio, and with no malloc of its own, because
+ * each request's process would pay for their pages.
+ *
  * Kind: included by handler.c alone.
  * Signal safety: none.
  */
 #ifndef HANGUPD_ENVIRONMENT_H
 #define HANGUPD_ENVIRONMENT_H
 
-/* ---- Running a program: its environment (RFC 3875 section 4.1) ----------------------- */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
-/* Bytes of a variable's name; a field with a longer one is left out. */
-#define HEADER_NAME_MAX 256
+#include "http.h"
+#include "text.h"
 
-/* Names that are the request's: what the server's own environment says there is not passed on. */
+/* What is told to the program. All strings are the caller's, and end in a NUL. */
+struct program_facts {
+    const struct http_head *head;
+    const char *buffer; /* the head as it came: what the spans of HEAD point into */
+    const char *method, *path, *query;
+    const char *file;          /* the program's */
+    size_t script_name_length; /* SCRIPT_NAME, the beginning of PATH */
+    const char *path_info;     /* what follows it, or "" */
+    bool has_body;
+    uint64_t body_length; /* bytes */
+    int connection;       /* asked for its own address, if it is TCP */
+    bool is_tcp;
+    const char *client;   /* "192.0.2.7:5180", "[2001:db8::7]:5180", or "unix" */
+    const char *software; /* "hangupd/0.1" */
+    const char *tmpdir;
+    const char *self;  /* the path of hangupd; NULL: not known, and no variable */
+    const char *state; /* the path of STATE; NULL: the same */
+};
+
+/* Returns SIZE bytes that live until the program has been executed, or NULL: out of memory. */
+typedef void *environment_allocate(void *owner, size_t size);
+
+/* Returns the environment as execve(2) takes it, or NULL with errno ENOMEM. */
+static char **environment_make(const struct program_facts *facts, environment_allocate *allocate,
+                               void *owner);
+
+/* ---- Setting variables --------------------------------------------------------------- */
+
+/* Names that are the request's. What the server's own environment says there is not passed on: a
+ * program could not tell it from what the request says. */
 static const char *const own_names[] = {
-    "AUTH_TYPE",       "CONTENT_LENGTH",  "CONTENT_TYPE",    "GATEWAY_INTERFACE",
-    "PATH_INFO",       "PATH_TRANSLATED", "QUERY_STRING",    "REMOTE_ADDR",
-    "REMOTE_HOST",     "REMOTE_IDENT",    "REMOTE_PORT",     "REMOTE_USER",
-    "REQUEST_METHOD",  "REQUEST_URI",     "SCRIPT_FILENAME", "SCRIPT_NAME",
-    "SERVER_ADDR",     "SERVER_NAME",     "SERVER_PORT",     "SERVER_PROTOCOL",
-    "SERVER_SOFTWARE", "TMPDIR",          "UNDO_FD",         "HANGUPD"};
+    "AUTH_TYPE",       "CONTENT_LENGTH", "CONTENT_TYPE",   "GATEWAY_INTERFACE", "PATH_INFO",
+    "PATH_TRANSLATED", "QUERY_STRING",   "REMOTE_ADDR",    "REMOTE_HOST",       "REMOTE_IDENT",
+    "REMOTE_PORT",     "REMOTE_USER",    "REQUEST_METHOD", "REQUEST_URI",       "SCRIPT_FILENAME",
+    "SCRIPT_NAME",     "SERVER_ADDR",    "SERVER_NAME",    "SERVER_PORT",       "SERVER_PROTOCOL",
+    "SERVER_SOFTWARE", "TMPDIR",         "UNDO_FD",        "HANGUPD",           "HANGUPD_STATE"};
 #define OWN_NAMES (sizeof own_names / sizeof own_names[0])
 
-/* Built without stdio and malloc: each request's process would pay for their pages. */
 struct environment {
-    struct request *rq;
+    const struct program_facts *facts;
+    environment_allocate *allocate;
+    void *owner;
     char **variables; /* with room for all that there can be, and a NULL */
     size_t count;
     bool lacks; /* one, for want of memory */
 };
 
+/* Begin the variable NAME: "NAME=" and room for LENGTH bytes and a NUL. Returns false if there is
+ * no memory, which is noted. */
+static bool begin_variable(struct environment *e, struct text *t, const char *name, size_t length)
+{
+    *t = (struct text){.room = strlen(name) + 1 + length + 1};
+    t->at = e->allocate(e->owner, t->room);
+    if (t->at == NULL) {
+        e->lacks = true;
+        return false;
+    }
+    text_add(t, name);
+    text_char(t, '=');
+    e->variables[e->count++] = t->at;
+    return true;
+}
+
 static void set_bytes(struct environment *e, const char *name, const char *value, size_t length)
 {
-    struct text t = {.room = strlen(name) + 1 + length + 1};
-    t.at = request_allocate(e->rq, t.room);
-    if (t.at == NULL) {
-        e->lacks = true;
+    struct text t;
+    if (!begin_variable(e, &t, name, length))
         return;
-    }
-    text_add(&t, name);
-    text_char(&t, '=');
     text_bytes(&t, value, length);
     text_end(&t);
-    e->variables[e->count++] = t.at;
 }
 
 static void set_variable(struct environment *e, const char *name, const char *value)
@@ -57,49 +119,57 @@ static void set_number(struct environment *e, const char *name, uint64_t n)
     set_variable(e, name, text_end(&t));
 }
 
-/* HTTP_NAME for a header field that a program may see. Names with a '_' are left out: "X_Y" and
- * "X-Y" would be the same variable. */
-static bool header_variable(const char *field, size_t length, char variable[HEADER_NAME_MAX])
+/* Set NAME to the values of all header fields FIELD, joined, if there is one. */
+static void set_from_field(struct environment *e, const char *name, const char *field)
 {
-    static const char *const left_out[] = {
-        "Connection", "Content-Length", "Content-Type",      "Expect", "Keep-Alive", "Proxy",
-        "TE",         "Trailer",        "Transfer-Encoding", "Upgrade"};
-    struct text t = {.at = variable, .room = HEADER_NAME_MAX};
-    for (size_t i = 0; i < sizeof left_out / sizeof left_out[0]; i++)
-        if (strcasecmp(field, left_out[i]) == 0)
-            return false;
-    text_add(&t, "HTTP_");
-    for (size_t i = 0; i < length; i++) {
-        unsigned char c = (unsigned char)field[i];
-        if (!is_alpha(c) && !is_digit(c) && c != '-')
-            return false;
-        text_char(&t, (char)(c == '-' ? '_' : is_alpha(c) ? c & ~0x20 : c));
-    }
-    text_end(&t);
-    return true;
+    const struct program_facts *f = e->facts;
+    struct text t;
+    size_t size = http_join_values(f->head, f->buffer, field, NULL);
+    if (size > 0 && begin_variable(e, &t, name, size - 1))
+        http_join_values(f->head, f->buffer, field, t.at + t.length);
 }
 
-static void set_header_variables(struct environment *e)
+/* ---- The parts ----------------------------------------------------------------------- */
+
+static void inherit_variables(struct environment *e)
 {
-    const struct request *rq = e->rq;
-    for (uint32_t i = 0; i < rq->head.field_count; i++) {
-        char field[HEADER_NAME_MAX - 5], variable[HEADER_NAME_MAX];
-        struct http_span name = rq->head.fields[i].name;
-        bool is_first = true; /* of its name: all values are joined there */
-        if (name.length >= sizeof field)
-            continue;
-        memcpy(field, rq->buffer + name.at, name.length);
-        field[name.length] = '\0';
-        for (uint32_t k = 0; k < i && is_first; k++)
-            is_first = !span_is(rq->buffer, rq->head.fields[k].name, field);
-        if (!is_first || !header_variable(field, name.length, variable))
-            continue;
-        const char *value = request_header(e->rq, field);
-        if (value != NULL)
-            set_variable(e, variable, value);
-        else
-            e->lacks = true;
+    for (char **v = environ; *v != NULL; v++) {
+        size_t n = strcspn(*v, "=");
+        /* An inherited HTTP_ would look like a field of the request: HTTP_PROXY is the known
+         * trap (httpoxy), and any other is one, too. */
+        bool wanted = strncmp(*v, "HTTP_", 5) != 0;
+        for (size_t i = 0; i < OWN_NAMES && wanted; i++)
+            wanted = strlen(own_names[i]) != n || memcmp(own_names[i], *v, n) != 0;
+        if (wanted)
+            e->variables[e->count++] = *v;
     }
+}
+
+static void set_request_variables(struct environment *e)
+{
+    const struct program_facts *f = e->facts;
+    char protocol[] = "HTTP/1.0";
+    protocol[sizeof protocol - 2] = (char)('0' + f->head->minor);
+    set_variable(e, "GATEWAY_INTERFACE", "CGI/1.1");
+    set_variable(e, "SERVER_SOFTWARE", f->software);
+    set_variable(e, "SERVER_PROTOCOL", protocol);
+    set_variable(e, "REQUEST_METHOD", f->method);
+    set_bytes(e, "REQUEST_URI", f->buffer + f->head->target.at, f->head->target.length);
+    set_bytes(e, "SCRIPT_NAME", f->path, f->script_name_length);
+    set_variable(e, "SCRIPT_FILENAME", f->file);
+    if (*f->path_info != '\0')
+        set_variable(e, "PATH_INFO", f->path_info);
+    set_variable(e, "QUERY_STRING", f->query);
+    if (f->has_body) {
+        set_number(e, "CONTENT_LENGTH", f->body_length);
+        set_from_field(e, "CONTENT_TYPE", "Content-Type");
+    }
+    set_variable(e, "TMPDIR", f->tmpdir);
+    set_variable(e, "UNDO_FD", "3");
+    if (f->self != NULL) /* so that a program finds `hangupd undo` wherever it is */
+        set_variable(e, "HANGUPD", f->self);
+    if (f->state != NULL) /* and `hangupd status` its own server */
+        set_variable(e, "HANGUPD_STATE", f->state);
 }
 
 /* inet_ntop without stdio. */
@@ -114,8 +184,8 @@ static void write_ipv4(char host[INET6_ADDRSTRLEN], const uint8_t bytes[4])
     text_end(&t);
 }
 
-/* Our end of the connection, in numbers. */
-static void own_address(const struct request *rq, char host[INET6_ADDRSTRLEN], unsigned *port)
+/* Our end of the connection, in numbers: "localhost" and 0 for a unix socket, which has none. */
+static void own_address(const struct program_facts *f, char host[INET6_ADDRSTRLEN], unsigned *port)
 {
     union {
         struct sockaddr any;
@@ -125,7 +195,7 @@ static void own_address(const struct request *rq, char host[INET6_ADDRSTRLEN], u
     socklen_t size = sizeof at;
     memcpy(host, "localhost", sizeof "localhost");
     *port = 0;
-    if (!rq->call->is_tcp || getsockname(rq->call->connection, &at.any, &size) < 0)
+    if (!f->is_tcp || getsockname(f->connection, &at.any, &size) < 0)
         return;
     bool v6 = at.any.sa_family == AF_INET6;
     bool mapped = v6 && IN6_IS_ADDR_V4MAPPED(&at.v6.sin6_addr); /* a caller by IPv4, on :PORT */
@@ -136,28 +206,39 @@ static void own_address(const struct request *rq, char host[INET6_ADDRSTRLEN], u
         write_ipv4(host, mapped ? &at.v6.sin6_addr.s6_addr[12] : (uint8_t *)&at.v4.sin_addr);
 }
 
+/* The name by which the client called us, without its port: *LENGTH bytes, 0 if it gave none. */
+static const char *asked_name(const struct program_facts *f, size_t *length)
+{
+    const struct http_field *host = http_find_field(f->head, f->buffer, "Host");
+    const char *name = host != NULL ? f->buffer + host->value.at : "";
+    size_t most = host != NULL ? host->value.length : 0;
+    const char *end = most == 0 ? NULL : memchr(name, *name == '[' ? ']' : ':', most);
+    *length = end != NULL ? (size_t)(end - name) + (*name == '[') : most;
+    return name;
+}
+
 /* SERVER_NAME is what the client called us, else our address. */
 static void set_address_variables(struct environment *e)
 {
-    const struct request *rq = e->rq;
+    const struct program_facts *f = e->facts;
     char host[INET6_ADDRSTRLEN], name[INET6_ADDRSTRLEN + 2];
     struct text t = TEXT(name);
     unsigned port;
-    own_address(rq, host, &port);
+    size_t n;
+    own_address(f, host, &port);
     bool v6 = strchr(host, ':') != NULL;
     text_add(&t, v6 ? "[" : "");
     text_add(&t, host);
     text_add(&t, v6 ? "]" : "");
-    const char *asked = request_header(e->rq, "Host");
-    size_t n = asked == NULL ? 0 : *asked == '[' ? strcspn(asked, "]") + 1 : strcspn(asked, ":");
+    const char *asked = asked_name(f, &n);
     if (n > 0)
         set_bytes(e, "SERVER_NAME", asked, n);
     else
         set_variable(e, "SERVER_NAME", text_end(&t));
     set_variable(e, "SERVER_ADDR", host);
     set_number(e, "SERVER_PORT", port);
-    const char *client = rq->slot->client, *colon = strrchr(client, ':');
-    if (!rq->call->is_tcp || colon == NULL) {
+    const char *client = f->client, *colon = strrchr(client, ':');
+    if (!f->is_tcp || colon == NULL) {
         set_variable(e, "REMOTE_ADDR", ""); /* a unix socket's peer has none */
         return;
     }
@@ -166,57 +247,63 @@ static void set_address_variables(struct environment *e)
     set_variable(e, "REMOTE_PORT", colon + 1);
 }
 
-static void inherit_variables(struct environment *e)
+#define VARIABLE_NAME_MAX 256 /* bytes; a field whose variable would be longer is left out */
+
+/* Write HTTP_NAME for the header field FIELD. Returns false if a program may not see it: it is the
+ * connection's or has a variable of its own, its NAME would set a proxy (httpoxy), or it has a '_':
+ * "X_Y" and "X-Y" would be the same variable. */
+static bool header_variable(const char *field, size_t length, char variable[VARIABLE_NAME_MAX])
 {
-    for (char **v = environ; *v != NULL; v++) {
-        size_t n = strcspn(*v, "=");
-        bool wanted = strncmp(*v, "HTTP_", 5) != 0; /* httpoxy, and any other */
-        for (size_t i = 0; i < OWN_NAMES && wanted; i++)
-            wanted = strlen(own_names[i]) != n || memcmp(own_names[i], *v, n) != 0;
-        if (wanted)
-            e->variables[e->count++] = *v;
+    static const char *const left_out[] = {
+        "Connection", "Content-Length", "Content-Type",      "Expect", "Keep-Alive", "Proxy",
+        "TE",         "Trailer",        "Transfer-Encoding", "Upgrade"};
+    struct text t = {.at = variable, .room = VARIABLE_NAME_MAX};
+    for (size_t i = 0; i < sizeof left_out / sizeof left_out[0]; i++)
+        if (strcasecmp(field, left_out[i]) == 0)
+            return false;
+    text_add(&t, "HTTP_");
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)field[i];
+        if (!http_is_alpha(c) && !http_is_digit(c) && c != '-')
+            return false;
+        text_char(&t, (char)(c == '-' ? '_' : http_is_alpha(c) ? c & ~0x20 : c));
+    }
+    text_end(&t);
+    return true;
+}
+
+static void set_header_variables(struct environment *e)
+{
+    const struct http_head *h = e->facts->head;
+    const char *buffer = e->facts->buffer;
+    for (uint32_t i = 0; i < h->field_count; i++) {
+        char field[VARIABLE_NAME_MAX - 5], variable[VARIABLE_NAME_MAX];
+        struct http_span name = h->fields[i].name;
+        if (name.length >= sizeof field)
+            continue;
+        memcpy(field, buffer + name.at, name.length);
+        field[name.length] = '\0';
+        /* Only the first of its name: all values are joined there. */
+        if (http_find_field(h, buffer, field) == &h->fields[i] &&
+            header_variable(field, name.length, variable))
+            set_from_field(e, variable, field);
     }
 }
 
-static void set_request_variables(struct environment *e, const struct script *script)
+static char **environment_make(const struct program_facts *facts, environment_allocate *allocate,
+                               void *owner)
 {
-    struct request *rq = e->rq;
-    char protocol[] = "HTTP/1.0";
-    protocol[sizeof protocol - 2] = (char)('0' + rq->head.minor);
-    bool has_body = rq->body >= 0 || rq->head.has_length;
-    const char *type = has_body ? request_header(rq, "Content-Type") : NULL;
-    set_variable(e, "GATEWAY_INTERFACE", "CGI/1.1");
-    set_variable(e, "SERVER_SOFTWARE", "hangupd/" HANGUPD_VERSION);
-    set_variable(e, "SERVER_PROTOCOL", protocol);
-    set_variable(e, "REQUEST_METHOD", rq->method);
-    set_bytes(e, "REQUEST_URI", rq->buffer + rq->head.target.at, rq->head.target.length);
-    set_bytes(e, "SCRIPT_NAME", rq->path, script->name_length);
-    set_variable(e, "SCRIPT_FILENAME", script->file);
-    if (*script->path_info != '\0')
-        set_variable(e, "PATH_INFO", script->path_info);
-    set_variable(e, "QUERY_STRING", rq->query);
-    if (has_body)
-        set_number(e, "CONTENT_LENGTH", rq->body_length);
-    if (type != NULL)
-        set_variable(e, "CONTENT_TYPE", type);
-    set_variable(e, "TMPDIR", cleanup_tempdir());
-    set_variable(e, "UNDO_FD", "3");
-    if (rq->settings->self != NULL) /* so that a program finds `hangupd undo` wherever it is */
-        set_variable(e, "HANGUPD", rq->settings->self);
-}
-
-/* NULL: out of memory. */
-static char **make_environment(struct request *rq, const struct script *script)
-{
-    struct environment e = {.rq = rq};
-    size_t most = OWN_NAMES + rq->head.field_count;
+    struct environment e = {.facts = facts, .allocate = allocate, .owner = owner};
+    size_t most = OWN_NAMES + facts->head->field_count;
     for (char **v = environ; *v != NULL; v++)
         most++;
-    e.variables = request_allocate(rq, (most + 1) * sizeof *e.variables);
-    if (e.variables == NULL)
+    e.variables = allocate(owner, (most + 1) * sizeof *e.variables);
+    if (e.variables == NULL) {
+        errno = ENOMEM;
         return NULL;
+    }
     inherit_variables(&e); /* REQUEST_ID among them */
-    set_request_variables(&e, script);
+    set_request_variables(&e);
     set_address_variables(&e);
     set_header_variables(&e);
     e.variables[e.count] = NULL;

@@ -5,6 +5,12 @@
  *     ...
  *     identify(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, &is);
  *
+ * An identity is a device, an inode and the inode's time of birth, written "DEV:INO:BTIME" with DEV
+ * as MAJOR:MINOR. It is for telling later whether a name still stands for the same thing. It proves
+ * nothing by itself where the file system has no times of birth (BTIME is `-`), and its device
+ * number means something only until the next boot: who compares must know both (cleanup.c,
+ * is_same).
+ *
  * Kind: pure.
  * Signal safety: what is marked ASYNC_SAFE.
  */
@@ -19,7 +25,8 @@
 
 /* ---- Identity: which file is meant, whatever its name stands for later --------------- */
 
-/* Inode numbers are used again at once; an inode with its birth time is not. */
+/* The number of an inode is given out again at once after it is removed, measured on ext4; with its
+ * time of birth it is another one, unless both were made within one tick of the clock. */
 struct identity {
     unsigned major, minor;
     unsigned long long inode;
@@ -28,6 +35,8 @@ struct identity {
     unsigned birth_nanoseconds;
 };
 
+/* Find the identity of PATH in DIR, with FLAGS as for statx(2); of DIR itself if PATH is "" and
+ * FLAGS has AT_EMPTY_PATH. Returns 0, or -1 with errno. Nothing is mounted by looking. */
 ASYNC_SAFE static inline int identify(int dir, const char *path, int flags, struct identity *id)
 {
     struct statx x;
@@ -42,7 +51,8 @@ ASYNC_SAFE static inline int identify(int dir, const char *path, int flags, stru
     return 0;
 }
 
-static inline void identity_write(struct text *t, const struct identity *id)
+/* Add the identity to T: at most 75 bytes, without a space or NUL. */
+ASYNC_SAFE static inline void identity_write(struct text *t, const struct identity *id)
 {
     text_number(t, id->major, 1);
     text_char(t, ':');
@@ -59,7 +69,8 @@ static inline void identity_write(struct text *t, const struct identity *id)
     }
 }
 
-/* Parse "DEV:INO:BTIME " at *S and step over it. */
+/* Parse "DEV:INO:BTIME " at *S and step over it, its space too. Returns false if that is not what
+ * is there; then *S is somewhere in it. */
 ASYNC_SAFE static inline bool identity_parse(const char **s, struct identity *id)
 {
     unsigned long long major, minor, seconds = 0, nanoseconds = 0;

@@ -1,44 +1,89 @@
 /* log.h: the log, one line with one write.
  *
+ *     if (log_open(to_syslog, inetd) < 0)
+ *         ...                                         // errno; until then it is standard error
  *     log_event(id, "new file /tmp/txt");
  *     log_eventf(NULL, "listening on %s", name);
  *
- * ID is the request's, or NULL. What a client or a program sent is escaped. A line that the log
- * cannot take at once is dropped and counted, and never waited for, but by a janitor.
+ * ID is the request's, or NULL. What a client or a program sent is escaped here, so callers pass it
+ * as it came. A line is one write, because several processes write to the same log and their lines
+ * must not be mixed.
  *
- * Kind: declared here; its one variable is defined in server.c.
+ * Nobody waits for the log but a janitor (patience_ms): a reader that has stopped would stop the
+ * server. A line that the log does not take at once is dropped and counted in `lost`; the server
+ * says later how many there were. So never put anything here that must not be lost.
+ *
+ * Kind: declared here, defined in server.c: its two variables; all else is pure.
  * Signal safety: what is marked ASYNC_SAFE.
  */
 #ifndef HANGUPD_LOG_H
 #define HANGUPD_LOG_H
 
+#include <errno.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "scoreboard.h"
 #include "text.h"
 
-extern const char *called; /* what is being run: the server, or one of the commands */
+/* The name under which log and complaints speak: "hangupd", or that of a command. */
+extern const char *program_name;
 
-extern struct journal {
+extern struct log_sink {
     int fd;
     bool json, syslog;
-    bool plain;      /* for a person who waits: no time */
-    bool may_block;  /* not a regular file: look before writing */
-    int patience_ms; /* a janitor's, which may wait; until once in vain */
+    bool plain;      /* for a person who waits: lines without the time */
+    bool may_block;  /* not a regular file: look for room before writing */
+    int patience_ms; /* how long a janitor waits for room; 0 after it has waited once in vain */
     unsigned lost;   /* lines dropped because the log did not take them */
-} journal;
+} log_sink;
 
 #define LOG_LINE_SIZE 2048
 #define LOG_PATIENCE_MS 5000
 #define LOG_SYSLOG_PRIORITY "<30>" /* daemon, informational: RFC 3164 section 4.1.1 */
 
+/* True if standard error is the client's connection, as it is under inetd: not a byte of ours may
+ * go there, since the client would take it for part of the answer. */
+static inline bool log_stderr_is_client(void)
+{
+    struct stat in, err;
+    return fstat(STDIN_FILENO, &in) == 0 && fstat(STDERR_FILENO, &err) == 0 &&
+           in.st_dev == err.st_dev && in.st_ino == err.st_ino;
+}
+
+/* Log to syslog if SYSLOG, or if standard error is inetd's client; else to standard error. Returns
+ * -1 with errno if no socket can be had for syslog. */
+static inline int log_open(bool syslog, bool inetd)
+{
+    struct stat now;
+    if (!syslog && !(inetd && log_stderr_is_client())) {
+        log_sink.fd = STDERR_FILENO;
+        log_sink.may_block = fstat(log_sink.fd, &now) < 0 || !S_ISREG(now.st_mode);
+        return 0;
+    }
+    struct sockaddr_un at = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    /* Without a syslog daemon there is no log. That is no reason not to serve. */
+    if (connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && !inetd)
+        fprintf(stderr, "hangupd: no syslog at /dev/log (%s): nothing will be logged\n",
+                strerror(errno));
+    log_sink.fd = fd;
+    log_sink.syslog = true;
+    return 0;
+}
+
 ASYNC_SAFE static inline void log_string(struct text *t, const char *s)
 {
     text_char(t, '"');
-    text_escaped(t, s, journal.json ? ESCAPE_JSON : ESCAPE_STRING);
+    text_escaped(t, s, log_sink.json ? ESCAPE_JSON : ESCAPE_STRING);
     text_char(t, '"');
 }
 
@@ -54,26 +99,26 @@ ASYNC_SAFE static inline void log_time(struct text *t)
 
 ASYNC_SAFE static inline void log_begin(struct text *t)
 {
-    if (journal.syslog) {
+    if (log_sink.syslog) {
         text_add(t, LOG_SYSLOG_PRIORITY "hangupd[");
         text_signed(t, getpid());
         text_add(t, "]: ");
     }
-    if (journal.json)
+    if (log_sink.json)
         text_add(t, "{\"time\":\"");
-    if (journal.json || !(journal.syslog || journal.plain))
+    if (log_sink.json || !(log_sink.syslog || log_sink.plain))
         log_time(t);
-    if (journal.json)
+    if (log_sink.json)
         text_add(t, "\",\"id\":");
-    else if (!(journal.syslog || journal.plain))
+    else if (!(log_sink.syslog || log_sink.plain))
         text_char(t, ' ');
 }
 
 ASYNC_SAFE static inline void log_id(struct text *t, const char *id)
 {
-    if (journal.plain)
-        text_add(t, id != NULL ? id : called);
-    else if (!journal.json)
+    if (log_sink.plain)
+        text_add(t, id != NULL ? id : program_name);
+    else if (!log_sink.json)
         text_add(t, id != NULL ? id : "-");
     else if (id != NULL)
         log_string(t, id);
@@ -81,25 +126,26 @@ ASYNC_SAFE static inline void log_id(struct text *t, const char *id)
         text_add(t, "null");
 }
 
-/* Write the line if the log takes it now: nobody but a janitor waits for a log. */
+/* Write the line if the log takes it now. errno is as before: callers log between a failed call and
+ * their look at its errno. */
 ASYNC_SAFE static inline void log_end(struct text *t)
 {
     int saved = errno;
-    struct pollfd p = {.fd = journal.fd, .events = POLLOUT};
+    struct pollfd p = {.fd = log_sink.fd, .events = POLLOUT};
     ssize_t n = -1;
-    if (journal.syslog) {
-        n = send(journal.fd, t->at, t->length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (log_sink.syslog) {
+        n = send(log_sink.fd, t->at, t->length, MSG_DONTWAIT | MSG_NOSIGNAL);
     } else {
         if (t->length == t->room - 1)
             t->length--;
         text_char(t, '\n');
-        if (!journal.may_block || poll(&p, 1, journal.patience_ms) > 0)
-            n = write(journal.fd, t->at, t->length);
+        if (!log_sink.may_block || poll(&p, 1, log_sink.patience_ms) > 0)
+            n = write(log_sink.fd, t->at, t->length);
         else
-            journal.patience_ms = 0;
+            log_sink.patience_ms = 0;
     }
     if (n < 0)
-        journal.lost++;
+        log_sink.lost++;
     errno = saved;
 }
 
@@ -107,16 +153,16 @@ ASYNC_SAFE static inline void log_event(const char *id, const char *what)
 {
     char buffer[LOG_LINE_SIZE];
     struct text t = TEXT(buffer);
-    t.room -= 2; /* for what closes the line */
+    t.room -= 2; /* for what closes the line, also of one that is cut */
     log_begin(&t);
     log_id(&t, id);
-    if (journal.json) {
+    if (log_sink.json) {
         text_add(&t, ",\"event\":\"");
         text_escaped(&t, what, ESCAPE_JSON);
         t.room += 2;
         text_add(&t, "\"}");
     } else {
-        text_add(&t, journal.plain ? ": " : " ");
+        text_add(&t, log_sink.plain ? ": " : " ");
         text_escaped(&t, what, ESCAPE_LINE);
     }
     log_end(&t);
@@ -125,7 +171,7 @@ ASYNC_SAFE static inline void log_event(const char *id, const char *what)
 __attribute__((format(printf, 2, 3))) static inline void log_eventf(const char *id,
                                                                     const char *format, ...)
 {
-    char line[LOG_LINE_SIZE];
+    char line[LOG_LINE_SIZE]; /* longer ones are cut */
     va_list args;
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
@@ -133,16 +179,23 @@ __attribute__((format(printf, 2, 3))) static inline void log_eventf(const char *
     log_event(id, line);
 }
 
-/* What a process prints, a log line a line. Zeroed at first. */
+/* What a process prints, as lines of the log. Zeroed at first. */
 struct log_lines {
     size_t length;
-    char text[1024]; /* of a line whose end has not come; a longer one is cut in two */
+    char text[1024]; /* the line whose end has not come; a longer one is cut in two */
 };
-/* Read once from FD and log what is whole: as read(2) returns. */
-ASYNC_SAFE static inline ssize_t log_lines_read(struct log_lines *lines, const char *id, int fd);
-/* There will be no more. */
-ASYNC_SAFE static inline void log_lines_end(struct log_lines *lines, const char *id);
 
+/* Log what is left as a line: no more will come. */
+ASYNC_SAFE static inline void log_lines_end(struct log_lines *lines, const char *id)
+{
+    if (lines->length > 0) {
+        lines->text[lines->length] = '\0';
+        log_event(id, lines->text);
+    }
+    lines->length = 0;
+}
+
+/* Read once from FD and log the lines that are whole. Returns what read(2) does. */
 ASYNC_SAFE static inline ssize_t log_lines_read(struct log_lines *lines, const char *id, int fd)
 {
     char *text = lines->text;
@@ -165,16 +218,8 @@ ASYNC_SAFE static inline ssize_t log_lines_read(struct log_lines *lines, const c
     return n;
 }
 
-ASYNC_SAFE static inline void log_lines_end(struct log_lines *lines, const char *id)
-{
-    if (lines->length > 0) {
-        lines->text[lines->length] = '\0';
-        log_event(id, lines->text);
-    }
-    lines->length = 0;
-}
-
-/* The request's one line. SLOT is the parent's copy: a child cannot change it any more. */
+/* The request's one line. S is the parent's copy of the slot, which a child cannot change while it
+ * is printed. */
 static inline void log_request(const struct slot *s, enum outcome outcome, enum undo_result undo,
                                int64_t ms)
 {
@@ -183,24 +228,24 @@ static inline void log_request(const struct slot *s, enum outcome outcome, enum 
     const char *line = s->request[0] != '\0' ? s->request : "-";
     log_begin(&t);
     log_id(&t, s->id);
-    text_add(&t, journal.json ? ",\"client\":" : " ");
-    journal.json ? log_string(&t, s->client) : text_add(&t, s->client);
-    text_add(&t, journal.json ? ",\"request\":" : " ");
+    text_add(&t, log_sink.json ? ",\"client\":" : " ");
+    log_sink.json ? log_string(&t, s->client) : text_add(&t, s->client);
+    text_add(&t, log_sink.json ? ",\"request\":" : " ");
     log_string(&t, line);
-    text_add(&t, journal.json ? ",\"status\":" : " ");
+    text_add(&t, log_sink.json ? ",\"status\":" : " ");
     if (s->status != 0)
         text_number(&t, s->status, 3);
     else
-        text_add(&t, journal.json ? "null" : "-");
-    text_add(&t, journal.json ? ",\"bytes\":" : " ");
+        text_add(&t, log_sink.json ? "null" : "-");
+    text_add(&t, log_sink.json ? ",\"bytes\":" : " ");
     text_number(&t, s->bytes, 1);
-    text_add(&t, journal.json ? ",\"ms\":" : " ");
+    text_add(&t, log_sink.json ? ",\"ms\":" : " ");
     text_signed(&t, ms);
-    text_add(&t, journal.json ? ",\"outcome\":\"" : "ms ");
-    text_add(&t, outcome_names[outcome]);
-    text_add(&t, journal.json ? "\",\"undo\":\"" : " undo=");
-    text_add(&t, undo_names[undo]);
-    if (journal.json)
+    text_add(&t, log_sink.json ? ",\"outcome\":\"" : "ms ");
+    text_add(&t, outcome_name(outcome));
+    text_add(&t, log_sink.json ? "\",\"undo\":\"" : " undo=");
+    text_add(&t, undo_name(undo));
+    if (log_sink.json)
         text_add(&t, "\"}");
     log_end(&t);
 }

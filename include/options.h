@@ -1,4 +1,13 @@
-/* options.h: what can be set on the command line: options with their help, and routes.
+/* options.h: the command line: what can be set there, what --help says of it, and complaints.
+ *
+ *     parse_options(argc, argv, &server_options);
+ *     serve(settings.requests);
+ *
+ * An option is one row of a table: its name, the word for its value, what it does, where its value
+ * goes, and its limits. parse_options() reads by the table and --help is printed from it, with the
+ * defaults taken from the values, so they cannot differ; hangupd(8) is made from --help. A command
+ * beside the server has a table of its own (status_look.h). All here is done before anything is
+ * served: wrong_use() and cannot() end the process, so call neither in the loop or in a child.
  *
  * Kind: included by server.c alone.
  * Signal safety: none.
@@ -20,21 +29,28 @@
 
 /* ---- Settings ------------------------------------------------------------------------ */
 
-#define ROUTE_FILES_MAX 16
+#define WORDS_MAX LISTENERS_MAX
+#define LOG_FORM_WORDS "text|json"
+#define LOG_TO_WORDS "stderr|syslog"
+
+/* What an option gives that may be repeated. */
+struct word_list {
+    const char *advice; /* to one who gives too many */
+    const char *words[WORDS_MAX];
+    size_t count;
+};
 
 static struct settings {
     struct handler_settings handler;
-    const char *listen[LISTENERS_MAX];
-    size_t listen_count;
-    const char *route_files[ROUTE_FILES_MAX];
-    size_t route_file_count;
+    struct word_list listen, route_files;
     bool inetd;
     int64_t idle_exit_ms; /* -1: not asked for */
     const char *user;
     int64_t requests, connections, per_client;
     int64_t drain_ms, undo_ms, undo_retries, undo_at_once;
-    const char *state;
-    const char *log_to;
+    const char *state; /* NULL: default_state() */
+    enum { LOG_FORM_TEXT = 1, LOG_FORM_JSON } log_form;
+    enum { LOG_TO_STDERR = 1, LOG_TO_SYSLOG } log_to; /* 0: not asked for */
 } settings = {
     .handler = {.max_header = 32 << 10,
                 .max_target = 8 << 10,
@@ -49,6 +65,8 @@ static struct settings {
                 .dead_peer_ms = 30000,
                 .half_close = HALF_CLOSE_PROBE,
                 .on_hangup = ON_HANGUP_UNDO},
+    .listen = {.advice = ""},
+    .route_files = {.advice = "; one file can hold all routes"},
     .idle_exit_ms = -1,
     .requests = 256,
     .connections = 4096,
@@ -56,23 +74,82 @@ static struct settings {
     .undo_ms = 30000,
     .undo_retries = 5,
     .undo_at_once = 16,
+    .log_form = LOG_FORM_TEXT,
 };
 
-static const char help[] =
+#define LISTEN_DEFAULT "127.0.0.1:8080"
+#define IDLE_EXIT_WAIT_MS 60000 /* inetd's `wait`: it starts the server again when it is needed */
+#define STATE_OF_ROOT "/var/lib/hangupd"
+
+/* ---- Options, one row each ----------------------------------------------------------- */
+
+enum option_kind {
+    OPTION_END,
+    OPTION_TEXT,    /* no option: HELP stands there in --help */
+    OPTION_KEYS,    /* no option: the keys of routes stand there */
+    OPTION_FLAG,    /* bool; from here on options without a value */
+    OPTION_HELP,    /* print --help */
+    OPTION_VERSION, /* print the version */
+    OPTION_EVERY,   /* int64_t, milliseconds; 0 if it is given without a value */
+    OPTION_TIME,    /* int64_t, milliseconds; from here on with a value */
+    OPTION_SIZE,    /* size_t or uint64_t, bytes */
+    OPTION_COUNT,   /* int64_t, up to COUNT_MOST */
+    OPTION_STRING,  /* const char * */
+    OPTION_CHOICE,  /* an enum: the place, from 1, of the word among those of ARGUMENT */
+    OPTION_LIST     /* struct word_list */
+};
+
+struct option_row {
+    const char *name; /* without dashes; NULL: no option */
+    const char *help; /* what it does, in lines; "%s" becomes the default; NULL: it is not listed */
+    enum option_kind kind;
+    const char *argument; /* the word for its value in --help, or the words of a choice */
+    void *value;
+    int64_t least, most; /* most 0: as its kind has it */
+    int64_t shown_ms;    /* not 0: the default that is shown; *VALUE only says "not given" */
+};
+
+struct option_table {
+    const char *command; /* "hangupd status", for complaints */
+    int column;          /* where what an option does begins in --help */
+    const struct option_row *rows;
+};
+
+#define OPTIONS_MAX 48         /* of one table */
+#define HEAD_MOST (64LL << 20) /* head and target are held in memory, once for each child */
+
+/* The parts of a row that go together, for a value in `settings`. */
+#define FLAG_IN(at) .kind = OPTION_FLAG, .value = &settings.at
+#define WORD_IN(at, word) .kind = OPTION_STRING, .argument = (word), .value = &settings.at
+#define LIST_IN(at, word) .kind = OPTION_LIST, .argument = (word), .value = &settings.at
+#define CHOICE_IN(at, words) .kind = OPTION_CHOICE, .argument = (words), .value = &settings.at
+#define COUNT_IN(at, n) .kind = OPTION_COUNT, .argument = "N", .value = &settings.at, .least = (n)
+#define TIME_IN(at, n) .kind = OPTION_TIME, .argument = "TIME", .value = &settings.at, .least = (n)
+#define SIZE_IN(at, n) .kind = OPTION_SIZE, .argument = "SIZE", .value = &settings.at, .least = (n)
+
+/* Rows of more than one table. */
+#define STATE_ROW                                                                                  \
+    {                                                                                              \
+        "state",                                                                                   \
+            "where ledgers are kept (root: " STATE_OF_ROOT "; else\n"                              \
+            "$XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)",                                    \
+            WORD_IN(state, "DIR")                                                                  \
+    }
+#define UNDO_TIMEOUT_ROW                                                                           \
+    {                                                                                              \
+        "undo-timeout", "for each command that undoes something (%s)", TIME_IN(undo_ms, 1)         \
+    }
+
+static const char help_begin[] =
     "Usage: hangupd [OPTION...] [ROUTE...]\n"
     "Serve slow, expensive HTTP requests, each in a process of its own. When the caller\n"
     "hangs up, the work is stopped and everything it made is undone.\n"
     "\n"
     "A ROUTE is PATH=TARGET[,KEY=VALUE...]. A PATH that ends in / stands for all below it.\n"
     "TARGET is a program, run by CGI/1.1; for a PATH that ends in /, also a directory of\n"
-    "programs; or @NAME, a handler compiled in. Without a ROUTE: /a=@a, the demonstration.\n"
-    "  timeout=TIME                  for the whole request, instead of --timeout\n"
-    "  max=N                         requests of this route at once; further ones wait for\n"
-    "                                their turn, up to --queue-timeout\n"
-    "  on-hangup=undo|finish         instead of --on-hangup\n"
-    "  half-close=probe|hangup|ignore  instead of --half-close\n"
-    "  --routes FILE                 further routes, one a line; # begins a comment; may be\n"
-    "                                repeated\n"
+    "programs; or @NAME, a handler compiled in. Without a ROUTE: /a=@a, the demonstration.\n";
+
+static const char help_listening[] =
     "\n"
     "TIME is in seconds, or has a unit: 0.5, 250ms, 90s, 15m, 2h. SIZE is in bytes, or has\n"
     "a unit: 64k, 1M, 2G. Defaults are in parentheses.\n"
@@ -85,145 +162,87 @@ static const char help[] =
     "  hangupd status [OPTION...]     requests in flight, queued, being undone and parked, as a\n"
     "                                 table, JSON, page or metrics (hangupd status --help)\n"
     "\n"
-    "Listening:\n"
-    "  --listen ADDR:PORT            or [V6]:PORT, :PORT (all addresses), unix:PATH; may be\n"
-    "                                repeated; port 0 takes a free one (127.0.0.1:8080)\n"
-    "  --inetd                       serve descriptor 0, from inetd, xinetd or systemd: a\n"
-    "                                connection (nowait) or a listening socket (wait)\n"
-    "  --idle-exit TIME              leave after TIME without a connection (wait: 60; else never)\n"
-    "  --user NAME                   become NAME, of /etc/passwd, when the sockets are open\n"
-    "\n"
-    "Limits:\n"
-    "  --requests N                  at once; further ones queue (256)\n"
-    "  --connections N               open at once; the oldest idle one makes room (4096)\n"
-    "  --per-client N                requests at once from one address; 0: no limit (0)\n"
-    "  --queue-timeout TIME          in the queue, or for a route's turn, then 503 (30)\n"
-    "  --header-timeout TIME         for the header to arrive, then 408 (10)\n"
-    "  --body-timeout TIME           without progress of the body, then 408 (30)\n"
-    "  --timeout TIME                for the whole request, then undo and 504; 0: none (3600)\n"
-    "  --idle-timeout TIME           for a connection between requests (15)\n"
-    "  --send-timeout TIME           without progress of the answer, then undo (30)\n"
-    "  --dead-peer TIME              until a client that vanished without a word is found (30)\n"
-    "  --max-body SIZE               else 413 (1G)\n"
-    "  --max-header SIZE             else 431 (32k)\n"
-    "  --max-target SIZE             of the request target, else 414 (8k)\n"
-    "\n"
-    "Hangup and undo:\n"
-    "  --half-close probe|hangup|ignore  what a FIN alone means: ask the client's kernel, a\n"
-    "                                hangup, or nothing (probe)\n"
-    "  --on-hangup undo|finish       undo the request, or let it finish and be kept (undo)\n"
-    "  --grace TIME                  from SIGTERM to SIGKILL for what a request started (2)\n"
-    "  --undo-timeout TIME           for each command that undoes something (30)\n"
-    "  --undo-retries N              of an undo that fails, after 1 s, 2 s, 4 s... (5)\n"
-    "  --undo-at-once N              undos that go on at once, after their requests' ends (16)\n"
-    "  --drain TIME                  on SIGTERM, for requests in flight to finish (30)\n"
-    "\n"
-    "State and log:\n"
-    "  --state DIR                   where ledgers are kept (root: /var/lib/hangupd; else\n"
-    "                                $XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)\n"
-    "  --sync                        flush every ledger record to the disk, for power loss\n"
-    "  --log text|json               the form of the log's lines (text)\n"
-    "  --log-to stderr|syslog        where they go (stderr; syslog with --inetd)\n"
+    "Listening:\n";
+
+static const char help_end[] =
     "\n"
     "  --help, --version\n"
     "\n"
     "SIGTERM drains; a second one, or SIGINT, undoes what is in flight at once.\n"
     "\n"
     "Examples:\n"
-    "  hangupd                                   the demonstration, on 127.0.0.1:8080\n"
+    "  hangupd                                   the demonstration, on " LISTEN_DEFAULT "\n"
     "  hangupd /report=./report.sh /cgi-bin/=/usr/lib/cgi-bin\n"
     "  hangupd --listen :80 --user www-data --requests 50 /a=@a,timeout=10m\n"
     "  hangupd --listen unix:/run/report.sock --half-close hangup --log json\n";
 
-enum option_kind {
-    KIND_END,
-    KIND_FLAG, /* from here on without a value */
-    KIND_HELP,
-    KIND_VERSION,
-    KIND_EVERY, /* a time, or nothing: 0 */
-    KIND_TIME,  /* from here on with a value */
-    KIND_SIZE,
-    KIND_COUNT,
-    KIND_STRING,
-    KIND_OTHER
-};
-
-/* The options of the server, or of a command. */
-static const struct option_rule {
-    const char *name;
-    enum option_kind kind;
-    void *value;
-    int64_t least;
-} server_options[] = {
-    {"listen", KIND_OTHER, NULL, 0},
-    {"routes", KIND_OTHER, NULL, 0},
-    {"inetd", KIND_FLAG, &settings.inetd, 0},
-    {"idle-exit", KIND_TIME, &settings.idle_exit_ms, 0},
-    {"user", KIND_STRING, &settings.user, 0},
-    {"requests", KIND_COUNT, &settings.requests, 1},
-    {"connections", KIND_COUNT, &settings.connections, 1},
-    {"per-client", KIND_COUNT, &settings.per_client, 0},
-    {"queue-timeout", KIND_TIME, &settings.handler.queue_ms, 0},
-    {"header-timeout", KIND_TIME, &settings.handler.header_ms, 1},
-    {"body-timeout", KIND_TIME, &settings.handler.body_ms, 1},
-    {"timeout", KIND_TIME, &settings.handler.request_ms, 0},
-    {"idle-timeout", KIND_TIME, &settings.handler.idle_ms, 1},
-    {"send-timeout", KIND_TIME, &settings.handler.send_ms, 1},
-    {"dead-peer", KIND_TIME, &settings.handler.dead_peer_ms, 3000},
-    {"max-body", KIND_SIZE, &settings.handler.max_body, 0},
-    {"max-header", KIND_SIZE, &settings.handler.max_header, 64},
-    {"max-target", KIND_SIZE, &settings.handler.max_target, 16},
-    {"half-close", KIND_OTHER, NULL, 0},
-    {"on-hangup", KIND_OTHER, NULL, 0},
-    {"grace", KIND_TIME, &settings.handler.grace_ms, 0},
-    {"undo-timeout", KIND_TIME, &settings.undo_ms, 1},
-    {"undo-retries", KIND_COUNT, &settings.undo_retries, 0},
-    {"undo-at-once", KIND_COUNT, &settings.undo_at_once, 1},
-    {"drain", KIND_TIME, &settings.drain_ms, 0},
-    {"state", KIND_STRING, &settings.state, 0},
-    {"sync", KIND_FLAG, &settings.handler.sync, 0},
-    {"log", KIND_OTHER, NULL, 0},
-    {"log-to", KIND_OTHER, NULL, 0},
-    {"help", KIND_HELP, NULL, 0},
-    {"version", KIND_VERSION, NULL, 0},
+static const struct option_row server_rows[] = {
+    {NULL, help_begin, .kind = OPTION_TEXT},
+    {NULL, NULL, .kind = OPTION_KEYS},
+    {"routes", "further routes, one a line; # begins a comment; may be\nrepeated",
+     LIST_IN(route_files, "FILE")},
+    {NULL, help_listening, .kind = OPTION_TEXT},
+    {"listen",
+     "or [V6]:PORT, :PORT (all addresses), unix:PATH; may be\n"
+     "repeated; port 0 takes a free one (" LISTEN_DEFAULT ")",
+     LIST_IN(listen, "ADDR:PORT")},
+    {"inetd",
+     "serve descriptor 0, from inetd, xinetd or systemd: a\n"
+     "connection (nowait) or a listening socket (wait)",
+     FLAG_IN(inetd)},
+    {"idle-exit", "leave after TIME without a connection (wait: %s; else never)",
+     TIME_IN(idle_exit_ms, 0), .shown_ms = IDLE_EXIT_WAIT_MS},
+    {"user", "become NAME, of /etc/passwd, when the sockets are open", WORD_IN(user, "NAME")},
+    {NULL, "\nLimits:\n", .kind = OPTION_TEXT},
+    {"requests", "at once; further ones queue (%s)", COUNT_IN(requests, 1)},
+    {"connections", "open at once; the oldest idle one makes room (%s)", COUNT_IN(connections, 1)},
+    {"per-client", "requests at once from one address; 0: no limit (%s)", COUNT_IN(per_client, 0)},
+    {"queue-timeout", "in the queue, or for a route's turn, then 503 (%s)",
+     TIME_IN(handler.queue_ms, 0)},
+    {"header-timeout", "for the header to arrive, then 408 (%s)", TIME_IN(handler.header_ms, 1)},
+    {"body-timeout", "without progress of the body, then 408 (%s)", TIME_IN(handler.body_ms, 1)},
+    {"timeout", "for the whole request, then undo and 504; 0: none (%s)",
+     TIME_IN(handler.request_ms, 0)},
+    {"idle-timeout", "for a connection between requests (%s)", TIME_IN(handler.idle_ms, 1)},
+    {"send-timeout", "without progress of the answer, then undo (%s)", TIME_IN(handler.send_ms, 1)},
+    {"dead-peer", "until a client that vanished without a word is found (%s)",
+     TIME_IN(handler.dead_peer_ms, 3000)},
+    {"max-body", "else 413 (%s)", SIZE_IN(handler.max_body, 0)},
+    {"max-header", "else 431 (%s)", SIZE_IN(handler.max_header, 64), .most = HEAD_MOST},
+    {"max-target", "of the request target, else 414 (%s)", SIZE_IN(handler.max_target, 16),
+     .most = HEAD_MOST},
+    {NULL, "\nHangup and undo:\n", .kind = OPTION_TEXT},
+    {"half-close", "what a FIN alone means: ask the client's kernel, a\nhangup, or nothing (%s)",
+     CHOICE_IN(handler.half_close, HALF_CLOSE_WORDS)},
+    {"on-hangup", "undo the request, or let it finish and be kept (%s)",
+     CHOICE_IN(handler.on_hangup, ON_HANGUP_WORDS)},
+    {"grace", "from SIGTERM to SIGKILL for what a request started (%s)",
+     TIME_IN(handler.grace_ms, 0)},
+    UNDO_TIMEOUT_ROW,
+    {"undo-retries", "of an undo that fails, after 1 s, 2 s, 4 s... (%s)",
+     COUNT_IN(undo_retries, 0)},
+    {"undo-at-once", "undos that go on at once, after their requests' ends (%s)",
+     COUNT_IN(undo_at_once, 1)},
+    {"drain", "on SIGTERM, for requests in flight to finish (%s)", TIME_IN(drain_ms, 0)},
+    {NULL, "\nState and log:\n", .kind = OPTION_TEXT},
+    STATE_ROW,
+    {"sync", "flush every ledger record to the disk, for power loss", FLAG_IN(handler.sync)},
+    {"log", "the form of the log's lines (%s)", CHOICE_IN(log_form, LOG_FORM_WORDS)},
+    {"log-to", "where they go (stderr; syslog with --inetd)", CHOICE_IN(log_to, LOG_TO_WORDS)},
+    {NULL, help_end, .kind = OPTION_TEXT},
+    {"help", NULL, .kind = OPTION_HELP},
+    {"version", NULL, .kind = OPTION_VERSION},
     {0},
 };
-#define COUNT_MAX 1000000
-#define HEADER_MAX (64 << 20) /* bytes; header and target are held in memory */
+
+static const struct option_table server_options = {"hangupd", 32, server_rows};
+
+/* ---- Complaints, and the log they may have to go to ---------------------------------- */
 
 #define EXIT_COULD_NOT 1
 #define EXIT_WRONG_USE 2
 
-static const char *the_help = help; /* of what is being run */
-static bool same_file(int a, int b);
-static void open_log(void);
-
-static _Noreturn void wrong_use(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static _Noreturn void wrong_use(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    if (settings.inetd && same_file(STDIN_FILENO, STDERR_FILENO)) { /* that is the client */
-        char line[LOG_LINE_SIZE];
-        vsnprintf(line, sizeof line, format, args);
-        open_log();
-        log_event(NULL, line);
-    } else {
-        fprintf(stderr, "%s: ", called);
-        vfprintf(stderr, format, args);
-        fprintf(stderr, "\n%s --help tells more.\n", called);
-    }
-    va_end(args);
-    exit(EXIT_WRONG_USE);
-}
-
-static _Noreturn void tell(const char *words)
-{
-    fputs(words, stdout);
-    exit(fflush(stdout) == 0 ? 0 : EXIT_COULD_NOT);
-}
-
-/* Give up starting. Under inetd standard error may be the client: only the log is told then. */
+/* Give up starting. Once the log is syslog, standard error may be inetd's client. */
 static _Noreturn void cannot(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static _Noreturn void cannot(const char *format, ...)
 {
@@ -232,128 +251,251 @@ static _Noreturn void cannot(const char *format, ...)
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    if (journal.syslog)
+    if (log_sink.syslog)
         log_event(NULL, line);
     else
-        fprintf(stderr, "%s: %s\n", called, line);
+        fprintf(stderr, "%s: %s\n", program_name, line);
     exit(EXIT_COULD_NOT);
 }
 
-static void take_number(const struct option_rule *rule, const char *text)
+/* Open the log where the settings want it, or end the process. */
+static void open_log(void)
 {
-    static const char *const wanted[] = {
-        [KIND_EVERY] = "a time, as in 0.5, 90s, 15m or 2h",
-        [KIND_TIME] = "a time, as in 0.5, 90s, 15m or 2h",
-        [KIND_SIZE] = "a size, as in 65536, 64k or 1G",
-        [KIND_COUNT] = "a whole number up to 1000000",
-    };
-    const char *end = text;
-    unsigned long long count = 0;
-    bool is_time = rule->kind == KIND_TIME || rule->kind == KIND_EVERY;
-    int64_t n = is_time                                                 ? parse_duration(text)
-                : rule->kind == KIND_SIZE                               ? parse_size(text)
-                : parse_number(&end, COUNT_MAX, &count) && *end == '\0' ? (int64_t)count
-                                                                        : -1;
-    if (n < 0)
-        wrong_use("--%s %s is not %s", rule->name, text, wanted[rule->kind]);
-    if (n < rule->least)
-        wrong_use("--%s %s is too little; the least is %lld%s", rule->name, text,
-                  (long long)rule->least, is_time ? " ms" : "");
-    if ((rule->value == &settings.handler.max_header ||
-         rule->value == &settings.handler.max_target) &&
-        n > HEADER_MAX)
-        wrong_use("--%s %s is too much; the most is 64M", rule->name, text);
-    memcpy(rule->value, &n, sizeof n); /* int64_t, uint64_t or size_t: all of one size */
+    log_sink.json = settings.log_form == LOG_FORM_JSON;
+    bool syslog =
+        settings.log_to == LOG_TO_SYSLOG || (settings.log_to != LOG_TO_STDERR && settings.inetd);
+    if (log_open(syslog, settings.inetd) < 0)
+        cannot("could not make a socket for syslog: %s", strerror(errno));
 }
 
-static void take_other(const char *name, const char *text)
+/* The command line, the environment or a file of routes is wrong: say what would be right. */
+static _Noreturn void wrong_use(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static _Noreturn void wrong_use(const char *format, ...)
 {
-    struct handler_settings *h = &settings.handler;
-    if (strcmp(name, "listen") == 0) {
-        if (settings.listen_count == LISTENERS_MAX)
-            wrong_use("--listen may be given %d times", LISTENERS_MAX);
-        settings.listen[settings.listen_count++] = text;
-    } else if (strcmp(name, "routes") == 0) {
-        if (settings.route_file_count == ROUTE_FILES_MAX)
-            wrong_use("--routes may be given %d times; one file can hold all routes",
-                      ROUTE_FILES_MAX);
-        settings.route_files[settings.route_file_count++] = text;
-    } else if (strcmp(name, "half-close") == 0) {
-        h->half_close = parse_half_close(text);
-        if (h->half_close == HALF_CLOSE_DEFAULT)
-            wrong_use("--half-close %s is none of probe, hangup, ignore", text);
-    } else if (strcmp(name, "on-hangup") == 0) {
-        h->on_hangup = parse_on_hangup(text);
-        if (h->on_hangup == ON_HANGUP_DEFAULT)
-            wrong_use("--on-hangup %s is neither undo nor finish", text);
-    } else if (strcmp(name, "log") == 0) {
-        journal.json = strcmp(text, "json") == 0;
-        if (!journal.json && strcmp(text, "text") != 0)
-            wrong_use("--log %s is neither text nor json", text);
-    } else {
-        settings.log_to = text;
-        if (strcmp(text, "stderr") != 0 && strcmp(text, "syslog") != 0)
-            wrong_use("--log-to %s is neither stderr nor syslog", text);
+    char line[LOG_LINE_SIZE];
+    va_list args;
+    va_start(args, format);
+    if (settings.inetd && log_stderr_is_client()) {
+        vsnprintf(line, sizeof line, format, args);
+        open_log();
+        log_event(NULL, line);
+    } else { /* a path in it may be longer than a line of the log */
+        fprintf(stderr, "%s: ", program_name);
+        vfprintf(stderr, format, args);
+        fprintf(stderr, "\n%s --help tells more.\n", program_name);
+    }
+    va_end(args);
+    exit(EXIT_WRONG_USE);
+}
+
+/* ---- Help, from the table ------------------------------------------------------------ */
+
+/* The value that ROW's option has if it is not given, as --help shows it. */
+static void text_default(struct text *t, const struct option_row *row)
+{
+    int64_t n = row->shown_ms;
+    int place;
+    if (row->kind == OPTION_CHOICE) {
+        memcpy(&place, row->value, sizeof place);
+        text_choice(t, row->argument, place);
+        return;
+    }
+    if (n == 0)
+        memcpy(&n, row->value, sizeof n);
+    if (row->kind == OPTION_SIZE)
+        text_size(t, n);
+    else if (row->kind == OPTION_COUNT)
+        text_signed(t, n);
+    else
+        text_duration(t, n);
+}
+
+/* LEFT, and HELP from COLUMN on with STANDARD in the place of "%s". */
+static void print_entry(const char *left, const char *help, const char *standard, int column)
+{
+    if (*help == '\0')
+        printf("  %s", left);
+    else
+        printf("  %-*s  ", column - 4, left);
+    for (; *help != '\0'; help++) {
+        if (*help == '\n')
+            printf("\n%*s", column, "");
+        else if (strncmp(help, "%s", 2) == 0)
+            fputs((help++, standard), stdout);
+        else
+            putchar(*help);
+    }
+    putchar('\n');
+}
+
+static void print_option(const struct option_row *row, int column)
+{
+    char left[128], standard[64];
+    struct text t = TEXT(standard);
+    if (strstr(row->help, "%s") != NULL)
+        text_default(&t, row);
+    const char *before = row->argument == NULL ? "" : row->kind == OPTION_EVERY ? " [" : " ";
+    snprintf(left, sizeof left, "--%s%s%s%s", row->name, before,
+             row->argument != NULL ? row->argument : "", row->kind == OPTION_EVERY ? "]" : "");
+    print_entry(left, row->help, text_end(&t), column);
+}
+
+static void print_help(const struct option_table *table)
+{
+    char left[128];
+    for (const struct option_row *row = table->rows; row->kind != OPTION_END; row++) {
+        for (size_t i = 0; row->kind == OPTION_KEYS && i < ROUTE_KEY_COUNT; i++) {
+            const struct route_key *k = &route_keys[i];
+            snprintf(left, sizeof left, "%s=%s", k->name, k->argument);
+            print_entry(left, k->help, "", table->column);
+        }
+        if (row->kind == OPTION_TEXT)
+            fputs(row->help, stdout);
+        else if (row->help != NULL)
+            print_option(row, table->column);
     }
 }
 
-static void take_option(const struct option_rule *rule, const char *text)
+/* After what was printed: its end is known only when it is flushed. */
+static _Noreturn void exit_printed(void)
 {
-    if (rule->kind == KIND_FLAG)
-        *(bool *)rule->value = true;
-    else if (rule->kind == KIND_HELP)
-        tell(the_help);
-    else if (rule->kind == KIND_VERSION)
-        tell("hangupd " HANGUPD_VERSION "\n");
-    else if (rule->kind == KIND_STRING)
-        *(const char **)rule->value = text;
-    else if (rule->kind == KIND_OTHER)
-        take_other(rule->name, text);
-    else if (text == NULL) /* KIND_EVERY */
-        *(int64_t *)rule->value = 0;
-    else
-        take_number(rule, text);
+    exit(fflush(stdout) == 0 ? 0 : EXIT_COULD_NOT);
 }
 
-/* By RULES, of which nobody has more than the server. */
-static void parse_options(int argc, char **argv, const struct option_rule *rules)
+/* ---- Parsing ------------------------------------------------------------------------- */
+
+static void set_number(const struct option_row *row, const char *text)
 {
-    struct option options[sizeof server_options / sizeof server_options[0]] = {0};
+    static const char *const wanted[] = {
+        [OPTION_EVERY] = "a time, as in 0.5, 90s, 15m or 2h",
+        [OPTION_TIME] = "a time, as in 0.5, 90s, 15m or 2h",
+        [OPTION_SIZE] = "a size, as in 65536, 64k or 1G",
+        [OPTION_COUNT] = "a whole number up to " DIGITS(COUNT_MOST),
+    };
+    const char *end = text;
+    char most[32];
+    struct text t = TEXT(most);
+    unsigned long long count = 0;
+    bool is_time = row->kind == OPTION_TIME || row->kind == OPTION_EVERY;
+    int64_t n = is_time                                                  ? parse_duration(text)
+                : row->kind == OPTION_SIZE                               ? parse_size(text)
+                : parse_number(&end, COUNT_MOST, &count) && *end == '\0' ? (int64_t)count
+                                                                         : -1;
+    if (n < 0)
+        wrong_use("--%s %s is not %s", row->name, text, wanted[row->kind]);
+    if (n < row->least)
+        wrong_use("--%s %s is too little; the least is %lld%s", row->name, text,
+                  (long long)row->least, is_time ? " ms" : "");
+    text_size(&t, row->most);
+    if (row->most > 0 && n > row->most)
+        wrong_use("--%s %s is too much; the most is %s", row->name, text, text_end(&t));
+    memcpy(row->value, &n, sizeof n); /* int64_t, uint64_t or size_t: all of one size */
+}
+
+static void set_choice(const struct option_row *row, const char *text)
+{
+    char words[128];
+    struct text t = TEXT(words);
+    int place = choice_find(row->argument, text);
+    text_not_a_choice(&t, row->argument);
+    if (place == 0)
+        wrong_use("--%s %s is %s", row->name, text, text_end(&t));
+    memcpy(row->value, &place, sizeof place);
+}
+
+static void add_word(const struct option_row *row, const char *text)
+{
+    struct word_list *list = row->value;
+    if (list->count == WORDS_MAX)
+        wrong_use("--%s may be given %d times%s", row->name, WORDS_MAX, list->advice);
+    list->words[list->count++] = text;
+}
+
+/* TEXT is NULL for an option without a value. */
+static void set_option(const struct option_row *row, const char *text)
+{
+    switch (row->kind) {
+    case OPTION_FLAG:
+        *(bool *)row->value = true;
+        break;
+    case OPTION_STRING:
+        *(const char **)row->value = text;
+        break;
+    case OPTION_CHOICE:
+        set_choice(row, text);
+        break;
+    case OPTION_LIST:
+        add_word(row, text);
+        break;
+    default:
+        if (text == NULL) /* OPTION_EVERY */
+            *(int64_t *)row->value = 0;
+        else
+            set_number(row, text);
+        break;
+    }
+}
+
+/* TABLE for getopt(3), which writes the number of the row it has met to *WHICH. */
+static void list_options(const struct option_table *table, struct option *options, int *which)
+{
+    for (int i = 0; table->rows[i].kind != OPTION_END; i++) {
+        const struct option_row *row = &table->rows[i];
+        int argument = row->kind < OPTION_EVERY    ? no_argument
+                       : row->kind == OPTION_EVERY ? optional_argument
+                                                   : required_argument;
+        if (row->name != NULL)
+            *options++ = (struct option){row->name, argument, which, i};
+    }
+}
+
+/* Set what the command line says. What is no option stays, from argv[optind] on. */
+static void parse_options(int argc, char **argv, const struct option_table *table)
+{
+    struct option options[OPTIONS_MAX] = {0};
+    const struct settings defaults = settings;
     int which = 0;
-    for (int i = 0; rules[i].kind != KIND_END; i++)
-        options[i] = (struct option){rules[i].name,
-                                     rules[i].kind < KIND_EVERY    ? no_argument
-                                     : rules[i].kind == KIND_EVERY ? optional_argument
-                                                                   : required_argument,
-                                     &which, i};
+    program_name = table->command;
+    list_options(table, options, &which);
     opterr = 0;
     for (int c; (c = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
+        const struct option_row *row = &table->rows[which];
         if (c == ':')
             wrong_use("%s wants a value", argv[optind - 1]);
         if (c != 0)
             wrong_use("there is no option %s", argv[optind - 1]);
+        if (row->kind == OPTION_HELP) {
+            settings = defaults; /* not what stands before --help */
+            print_help(table);
+            exit_printed();
+        } else if (row->kind == OPTION_VERSION) {
+            puts("hangupd " HANGUPD_VERSION);
+            exit_printed();
+        }
         /* A value that may be left out is for getopt(3) always "--every=TIME". */
-        if (rules[which].kind == KIND_EVERY && optarg == NULL && optind < argc &&
+        if (row->kind == OPTION_EVERY && optarg == NULL && optind < argc &&
             isdigit((unsigned char)*argv[optind]))
             optarg = argv[optind++];
-        take_option(&rules[which], optarg);
+        set_option(row, optarg);
     }
 }
 
-/* ---- Settings: the routes, from files and from the command line ----------------------- */
+/* ---- The routes, from files and from the command line -------------------------------- */
 
 #define ROUTE_LINE_MAX 8192 /* bytes */
 
+/* The routes so far, and where each of them was written. */
 static struct {
     struct route *routes;
-    struct source { /* where it was written */
-        const char *file;
+    struct route_source {
+        const char *file; /* NULL: the command line */
         unsigned line;
     } * sources;
     size_t count;
-} written;
+} route_list;
 
-static const char *source_name(struct source s)
+/* In one of two buffers in turn, as a complaint names two sources. */
+static const char *source_name(struct route_source s)
 {
     static char names[2][PATH_MAX + 16];
     static unsigned next;
@@ -364,16 +506,16 @@ static const char *source_name(struct source s)
     return name;
 }
 
-static void add_route(const char *text, const struct route *compiled, struct source from)
+static void add_route(const char *text, const struct route *compiled, struct route_source from)
 {
     char why[512];
-    size_t n = written.count;
-    struct route *routes = reallocarray(written.routes, n + 1, sizeof *routes);
-    struct source *sources = reallocarray(written.sources, n + 1, sizeof *sources);
+    size_t n = route_list.count;
+    struct route *routes = reallocarray(route_list.routes, n + 1, sizeof *routes);
+    struct route_source *sources = reallocarray(route_list.sources, n + 1, sizeof *sources);
     if (routes == NULL || sources == NULL)
         cannot("out of memory for %zu routes", n + 1);
-    written.routes = routes;
-    written.sources = sources;
+    route_list.routes = routes;
+    route_list.sources = sources;
     if (n == INT16_MAX)
         wrong_use("%s: there are more than %d routes", source_name(from), INT16_MAX);
     if (route_parse(text, compiled, &routes[n], why, sizeof why) < 0) {
@@ -386,7 +528,7 @@ static void add_route(const char *text, const struct route *compiled, struct sou
             wrong_use("%s: the path %s has two routes; the other one is in %s; remove one of them",
                       source_name(from), routes[n].path, source_name(sources[i]));
     sources[n] = from;
-    written.count++;
+    route_list.count++;
 }
 
 /* LINE without its comment, its end, and white space around it. */
@@ -414,7 +556,7 @@ static void add_routes_of(const char *file, const struct route *compiled)
 {
     char *line = NULL;
     size_t room = 0;
-    struct source at = {file, 1};
+    struct route_source at = {file, 1};
     FILE *f = fopen(file, "re");
     if (f == NULL)
         cannot_read(file);
@@ -438,17 +580,17 @@ static void add_routes_of(const char *file, const struct route *compiled)
 
 static void parse_routes(int argc, char **argv, const struct route *compiled)
 {
-    for (size_t i = 0; i < settings.route_file_count; i++)
-        add_routes_of(settings.route_files[i], compiled);
+    for (size_t i = 0; i < settings.route_files.count; i++)
+        add_routes_of(settings.route_files.words[i], compiled);
     for (int i = optind; i < argc; i++)
-        add_route(argv[i], compiled, (struct source){0});
-    if (written.count == 0 && settings.route_file_count > 0)
+        add_route(argv[i], compiled, (struct route_source){0});
+    if (route_list.count == 0 && settings.route_files.count > 0)
         wrong_use("there is no route in %s; write one a line, as in /report=@report",
-                  settings.route_files[0]);
-    free(written.sources);
-    settings.handler.routes = written.routes;
-    settings.handler.route_count = written.count;
-    if (written.count > 0)
+                  settings.route_files.words[0]);
+    free(route_list.sources);
+    settings.handler.routes = route_list.routes;
+    settings.handler.route_count = route_list.count;
+    if (route_list.count > 0)
         return;
     settings.handler.routes = compiled;
     for (size_t i = 0; compiled[i].path != NULL; i++)

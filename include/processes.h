@@ -1,7 +1,19 @@
 /* processes.h: what /proc says of processes, and ending all that a request started.
  *
+ *     struct hunt h = {.ids = ids, .id_count = count};
+ *     if (!hunt_down(&h))
+ *         ... some of them would not die ...
+ *
  * Every process of a request has its id in its environment, as REQUEST_ID, and is a descendant of
- * the request's child, which is a subreaper. What others may call is declared in ledger.h.
+ * the request's child, which is a subreaper. So there are two ways to find them: the child itself,
+ * while it lives, ends what is below it (cleanup_end_children); after its death somebody else hunts
+ * for the mark and the session (hunt_down, cleanup_end_request).
+ *
+ * A look at /proc is not a picture of one moment. Processes fork while they are looked through, so
+ * both ways look again until a look finds nobody. Whoever holds a ledger ends its processes and no
+ * one else's: never hunt for a request whose ledger a living server may still hold.
+ *
+ * What others may call is declared in ledger.h.
  *
  * Kind: included by cleanup.c alone.
  * Signal safety: what is marked ASYNC_SAFE.
@@ -9,27 +21,27 @@
 #ifndef HANGUPD_PROCESSES_H
 #define HANGUPD_PROCESSES_H
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "ledger.h"
+#include "walk.h"
 
 /* ---- Processes: what /proc says of one ----------------------------------------------- */
 
 struct process {
     char state;
-    pid_t parent, session;
+    pid_t pid, parent, session;
     unsigned long long start; /* clock ticks since boot */
 };
 
-/* Read /proc/PID/stat, see proc(5): the command's name is skipped, as it may hold anything. */
+/* Read /proc/PID/stat, see proc(5). Returns false if there is no such process. The command's name
+ * is skipped from its end, as it may hold anything, brackets too. */
 ASYNC_SAFE static bool process_read(pid_t pid, struct process *p)
 {
     char path[32], buffer[1024];
@@ -49,7 +61,7 @@ ASYNC_SAFE static bool process_read(pid_t pid, struct process *p)
     if (s == NULL || s[1] != ' ')
         return false;
     s += 2;
-    *p = (struct process){.state = *s++};
+    *p = (struct process){.state = *s++, .pid = pid};
     for (int field = 4; field <= 22; field++) {
         while (*s == ' ' || *s == '-')
             s++;
@@ -68,13 +80,14 @@ ASYNC_SAFE static bool process_read(pid_t pid, struct process *p)
 
 /* ---- Processes: ending what is left of a request ------------------------------------- */
 
-/* The mark: this process's first environment bytes, which /proc/PID/environ shows and which a
- * fork inherits; and the variable itself, which what it executes inherits. */
+/* The mark, in two places, as a process may be forked or executed. */
+#define MARK_NAME "REQUEST_ID="
+#define MARK_NAME_LENGTH (sizeof MARK_NAME - 1)
 static struct {
-    char *at;
-    size_t room;
-} mark;
-static char mark_variable[sizeof "REQUEST_ID=" + CLEANUP_ID_SIZE] = "REQUEST_ID=";
+    char *at;    /* the kernel's block of this process's environment: /proc/PID/environ shows it, */
+    size_t room; /* and a fork inherits it */
+    char variable[MARK_NAME_LENGTH + CLEANUP_ID_SIZE + 1]; /* in environ: for what is executed */
+} mark = {.variable = MARK_NAME};
 
 void cleanup_mark_prepare(int argc, char **argv)
 {
@@ -89,14 +102,14 @@ void cleanup_mark_prepare(int argc, char **argv)
         return;
     char *text = (char *)(copy + count + 2);
     size_t kept = 0;
-    copy[kept++] = mark_variable;
+    copy[kept++] = mark.variable;
     char *end = count > 0 ? environ[0] : NULL;
     for (size_t i = 0; i < count; i++) {
         size_t length = strlen(environ[i]) + 1;
         if (environ[i] == end) /* still the kernel's block, without a gap */
             end += length;
-        if (strncmp(environ[i], "REQUEST_ID=", sizeof "REQUEST_ID=" - 1) == 0)
-            continue; /* a server started by a request is not that request */
+        if (strncmp(environ[i], MARK_NAME, MARK_NAME_LENGTH) == 0)
+            continue; /* a server that a request has started is not that request */
         copy[kept++] = memcpy(text, environ[i], length);
         text += length;
     }
@@ -110,72 +123,64 @@ void cleanup_mark_prepare(int argc, char **argv)
 
 void cleanup_mark_process(const char *id)
 {
-    size_t name = sizeof "REQUEST_ID=" - 1, length = strlen(id);
+    size_t name = MARK_NAME_LENGTH, length = strlen(id);
     if (length >= CLEANUP_ID_SIZE)
         length = CLEANUP_ID_SIZE - 1;
-    memcpy(mark_variable + name, id, length);
-    mark_variable[name + length] = '\0';
+    memcpy(mark.variable + name, id, length);
+    mark.variable[name + length] = '\0';
     size_t size = name + length + 1;
     if (size > mark.room)
-        return; /* too small an environment: the session must do */
-    memcpy(mark.at, mark_variable, size);
+        return; /* so small an environment has no room: its session must be enough to find it */
+    memcpy(mark.at, mark.variable, size);
     for (size_t at = size; at < mark.room && mark.at[at] != '\0'; at++)
-        mark.at[at] = '\0'; /* the rest of the variable that was cut in two */
+        mark.at[at] = '\0'; /* the rest of the variable that was here, now cut in two */
 }
 
-/* What to look for in /proc. Who holds a ledger ends its processes, and no one else's. */
+/* What to look for in /proc. All that is 0 or NULL is not looked for. */
 struct hunt {
     char (*ids)[CLEANUP_ID_SIZE]; /* processes of these requests, */
     size_t id_count;
-    const char *token;     /* of all other requests of this server, */
-    int state;             /* ...but those whose ledger is now elsewhere in this STATE, */
-    const pid_t *sessions; /* of these sessions, */
+    const char *token; /* of all other requests of the server with this token, */
+    int state;         /* except those of which SPARED(STATE, ID) is true: */
+    bool (*spared)(int state, const char *id); /* their ledgers are in somebody else's hands */
+    const pid_t *sessions;                     /* of these sessions, */
     size_t session_count;
-    pid_t parent;         /* all children of this process... */
-    pid_t spared_session; /* ...but those of this session, */
-    bool (*known)(pid_t); /* and those that this vouches for */
+    pid_t parent;         /* and all children of this process, */
+    pid_t spared_session; /* except those of this session */
+    bool (*known)(pid_t); /* and those of which this is true */
 };
 
-/* Call EACH for every process there is. */
-typedef void process_fn(pid_t pid, const struct process *p, void *data);
-ASYNC_SAFE static void each_process(process_fn *each, void *data)
+/* Step to the next process in the walk through /proc, zombies left out. Returns false at the end
+ * and after a failure. */
+ASYNC_SAFE static bool process_next(struct walk *proc, struct process *p)
 {
-    static union {
-        char bytes[4096];
-        struct dirent64 aligned;
-    } entries;
-    int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (proc < 0)
-        return;
-    long n;
-    while ((n = syscall(SYS_getdents64, proc, entries.bytes, sizeof entries.bytes)) > 0) {
-        for (long at = 0; at < n;) {
-            const struct dirent64 *e = (const void *)(entries.bytes + at);
-            const char *name = e->d_name;
-            unsigned long long pid;
-            struct process p;
-            at += e->d_reclen;
-            if (parse_number(&name, INT_MAX, &pid) && *name == '\0' &&
-                process_read((pid_t)pid, &p) && p.state != 'Z' && p.state != 'X')
-                each((pid_t)pid, &p, data);
-        }
+    const struct dirent64 *e;
+    while ((e = walk_next(proc)) != NULL) {
+        const char *name = e->d_name;
+        unsigned long long pid;
+        if (parse_number(&name, INT_MAX, &pid) && *name == '\0' && process_read((pid_t)pid, p) &&
+            p->state != 'Z' && p->state != 'X')
+            return true;
     }
-    close(proc);
+    return false;
 }
 
-/* A list of processes that grows while it is looked through. */
+/* A list of processes that grows while it is looked through. On more than it holds the next look
+ * goes on: those in it have been killed by then. */
 struct pids {
     size_t count;
     pid_t at[4096];
 };
 
-ASYNC_SAFE static void pids_add(struct pids *to, pid_t pid)
+ASYNC_SAFE static bool pids_add(struct pids *to, pid_t pid)
 {
-    if (to->count < sizeof to->at / sizeof to->at[0])
+    bool room = to->count < sizeof to->at / sizeof to->at[0];
+    if (room)
         to->at[to->count++] = pid;
+    return room;
 }
 
-/* Add the pids in /proc/PID/task/TID/children, see proc(5). False: not to be read. */
+/* Add the pids in /proc/PID/task/TID/children, see proc(5). Returns false if it cannot be read. */
 ASYNC_SAFE static bool children_of_thread(int tasks, const char *tid, struct pids *to)
 {
     char path[32], piece[512];
@@ -197,30 +202,22 @@ ASYNC_SAFE static bool children_of_thread(int tasks, const char *tid, struct pid
     return true;
 }
 
-/* Add the children of PID. False: the kernel does not tell (CONFIG_PROC_CHILDREN). */
+/* Add the children of PID. Returns false if it is gone, or the kernel does not tell: it does so
+ * only with CONFIG_PROC_CHILDREN. */
 ASYNC_SAFE static bool children_of(pid_t pid, struct pids *to)
 {
-    static union {
-        char bytes[1024];
-        struct dirent64 aligned;
-    } entries;
+    static _Alignas(struct dirent64) char entries[1024];
     char path[32];
     struct text t = TEXT(path);
     text_add(&t, "/proc/");
     text_signed(&t, pid);
     text_add(&t, "/task");
-    int tasks = open(text_end(&t), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (tasks < 0)
-        return false;
     bool told = false;
-    for (long n; (n = syscall(SYS_getdents64, tasks, entries.bytes, sizeof entries.bytes)) > 0;)
-        for (long at = 0; at < n;) {
-            const struct dirent64 *e = (const void *)(entries.bytes + at);
-            at += e->d_reclen;
-            if (e->d_name[0] != '.' && children_of_thread(tasks, e->d_name, to))
-                told = true;
-        }
-    close(tasks);
+    struct walk tasks = walk_open(AT_FDCWD, text_end(&t), entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&tasks)) != NULL;)
+        if (children_of_thread(tasks.fd, e->d_name, to))
+            told = true;
+    (void)walk_close(&tasks);
     return told;
 }
 
@@ -228,53 +225,49 @@ ASYNC_SAFE static void signal_one(pid_t pid, int signal)
 {
     kill(pid, signal);
     if (signal != SIGKILL)
-        kill(pid, SIGCONT); /* what is stopped cannot act on it */
+        kill(pid, SIGCONT); /* a process that is stopped would not act on it */
 }
 
-struct child_signal {
-    pid_t self;
-    int signal;
-};
-
-ASYNC_SAFE static void signal_child(pid_t pid, const struct process *p, void *data)
-{
-    const struct child_signal *s = data;
-    if (pid != s->self && (p->parent == s->self || p->session == s->self))
-        signal_one(pid, s->signal);
-}
-
-/* Signal all that descends from this process. */
+/* Signal all that descends from this process. If the kernel does not tell the children of a
+ * process, that is its own children and those of its session: grandchildren come to it when their
+ * parents die, as it is a subreaper. */
 ASYNC_SAFE static void signal_below(int signal)
 {
+    static _Alignas(struct dirent64) char entries[4096];
     static struct pids below;
-    struct child_signal asked = {.self = getpid(), .signal = signal};
+    const pid_t self = getpid();
     below.count = 0;
-    if (!children_of(asked.self, &below)) {
-        each_process(signal_child, &asked);
+    if (children_of(self, &below)) {
+        for (size_t i = 0; i < below.count; i++) {
+            children_of(below.at[i], &below); /* before it dies: they would become ours, unseen */
+            signal_one(below.at[i], signal);
+        }
         return;
     }
-    for (size_t i = 0; i < below.count; i++) {
-        children_of(below.at[i], &below); /* before it can die and they become ours */
-        signal_one(below.at[i], signal);
-    }
+    struct walk proc = walk_open(AT_FDCWD, "/proc", entries, sizeof entries);
+    for (struct process p; process_next(&proc, &p);)
+        if (p.pid != self && (p.parent == self || p.session == self))
+            signal_one(p.pid, signal);
+    (void)walk_close(&proc);
 }
 
-/* Reap what has ended. True when there is no child left. */
+/* Reap what has ended. Returns true if no child is left. */
 ASYNC_SAFE static bool reap_all(void)
 {
     pid_t pid;
     do
-        pid = waitpid(-1, NULL, WNOHANG | __WALL); /* also who was cloned without SIGCHLD */
+        pid = waitpid(-1, NULL, WNOHANG | __WALL); /* also what was cloned without SIGCHLD */
     while (pid > 0 || (pid < 0 && errno == EINTR));
     return pid < 0;
 }
 
-/* Long enough for a process in an uninterruptible wait to come out of it; bounded, as nothing
- * may hold up the rest for ever. */
+/* A process in an uninterruptible wait dies when it comes out of it. That is given this long, and
+ * no longer, as one process on a dead disk must not hold up all other undoing for ever. */
 #define KILL_PATIENCE_MS 10000
 
-/* Reap until no child is left, for MS; what becomes our child meanwhile is SIGNALled if that is not
- * 0. SIGCHLD is blocked, and so ends the pauses. */
+/* Reap until no child is left, or MS have passed. If SIGNAL is not 0 it is sent to all that is
+ * below this process, again and again. SIGCHLD is blocked by the caller, so that sigtimedwait takes
+ * it and a pause ends when a child does. Returns true if no child is left. */
 ASYNC_SAFE static bool reap_until(int64_t ms, int signal, cleanup_meanwhile_fn *meanwhile)
 {
     sigset_t child;
@@ -282,7 +275,7 @@ ASYNC_SAFE static bool reap_until(int64_t ms, int signal, cleanup_meanwhile_fn *
     sigaddset(&child, SIGCHLD);
     for (int64_t now = clock_ms(), until = now + ms, pause = 1; now < until; now = clock_ms()) {
         if (signal != 0)
-            signal_below(signal); /* orphans of the killed come to us: look again */
+            signal_below(signal); /* what the killed leave behind has come to us: look again */
         if (reap_all())
             return true;
         if (meanwhile != NULL)
@@ -309,9 +302,6 @@ ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *mea
     return none;
 }
 
-/* Of "Recovery" below. */
-static bool is_elsewhere(int state, const char *id);
-
 static bool is_hunted(const char *id, const struct hunt *h)
 {
     for (size_t i = 0; i < h->id_count; i++)
@@ -319,12 +309,14 @@ static bool is_hunted(const char *id, const struct hunt *h)
             return true;
     size_t length = CLEANUP_TOKEN_SIZE - 1;
     return h->token != NULL && strncmp(id, h->token, length) == 0 && id[length] == '-' &&
-           !is_elsewhere(h->state, id);
+           !(h->spared != NULL && h->spared(h->state, id));
 }
 
+/* Returns true if the environment of PID, as it was executed or as it has marked itself, names a
+ * request that is hunted. */
 static bool environment_has(pid_t pid, const struct hunt *h)
 {
-    static char environment[128 * 1024]; /* more than any sane program's; cut beyond */
+    static char environment[128 * 1024]; /* a longer one is cut: its session must be enough */
     char path[32];
     snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -337,62 +329,58 @@ static bool environment_has(pid_t pid, const struct hunt *h)
         length += (size_t)n;
     close(fd);
     environment[length] = '\0';
-    const size_t name = sizeof "REQUEST_ID=" - 1;
+    const size_t name = MARK_NAME_LENGTH;
     for (const char *at = environment; at < environment + length; at += strlen(at) + 1)
-        if (strncmp(at, "REQUEST_ID=", name) == 0 && is_hunted(at + name, h))
+        if (strncmp(at, MARK_NAME, name) == 0 && is_hunted(at + name, h))
             return true;
     return false;
 }
 
-static bool is_quarry(pid_t pid, const struct process *p, const struct hunt *h)
+/* Returns true if the process is one to kill: never this one, nor the parent whose children are
+ * looked at. */
+static bool is_quarry(const struct process *p, const struct hunt *h)
 {
-    if (pid == getpid() || pid == h->parent)
+    if (p->pid == getpid() || p->pid == h->parent)
         return false;
     for (size_t i = 0; i < h->session_count; i++)
         if (p->session == h->sessions[i])
             return true;
-    if (environment_has(pid, h))
+    if (environment_has(p->pid, h))
         return true;
     return h->parent != 0 && p->parent == h->parent && p->session != h->spared_session &&
-           !h->known(pid);
+           !h->known(p->pid);
 }
 
-/* The found, and what descends from them: grows while it is looked through. */
-struct found {
-    const struct hunt *hunt;
-    size_t count;
-    pid_t pids[4096];
-};
-
-static void collect(pid_t pid, const struct process *p, void *data)
+/* Kill those that are hunted and what is below them, as far as one look at /proc shows it. Returns
+ * how many were found. */
+static size_t hunt_once(const struct hunt *h)
 {
-    struct found *f = data;
-    bool ours = is_quarry(pid, p, f->hunt);
-    for (size_t i = 0; !ours && i < f->count; i++)
-        ours = f->pids[i] == p->parent && p->parent != getpid();
-    if (ours && f->count < sizeof f->pids / sizeof f->pids[0]) {
-        f->pids[f->count++] = pid;
-        kill(pid, SIGKILL);
+    _Alignas(struct dirent64) char entries[4096];
+    static struct pids found;
+    found.count = 0;
+    struct walk proc = walk_open(AT_FDCWD, "/proc", entries, sizeof entries);
+    for (struct process p; process_next(&proc, &p);) {
+        bool ours = is_quarry(&p, h);
+        for (size_t i = 0; !ours && i < found.count; i++)
+            ours = found.at[i] == p.parent && p.parent != getpid();
+        if (ours && pids_add(&found, p.pid))
+            kill(p.pid, SIGKILL);
     }
+    (void)walk_close(&proc);
+    return found.count;
 }
 
-/* Kill until a look finds nobody. */
+/* Kill until a look finds nobody. Returns false if that has not come to an end in time. */
 static bool hunt_down(const struct hunt *h)
 {
-    static struct found found;
-    for (int64_t until = clock_ms() + KILL_PATIENCE_MS; clock_ms() < until; sleep_ms(2)) {
-        found.hunt = h;
-        found.count = 0;
-        each_process(collect, &found);
-        if (found.count == 0)
-            break;
-    }
-    found.hunt = NULL;
-    return found.count == 0;
+    for (int64_t until = clock_ms() + KILL_PATIENCE_MS; clock_ms() < until; sleep_ms(2))
+        if (hunt_once(h) == 0)
+            return true;
+    return false;
 }
 
-/* A session's number is not given out again while it has members; so if a process of that number
- * lives which is not the leader it was, the session is over. */
+/* The kernel does not give a session's number to a new process while the session has members. So if
+ * a process with the number LEADER lives that was not born at START, the session is over. */
 static bool session_is_over(pid_t leader, unsigned long long start)
 {
     struct process p;
@@ -403,7 +391,7 @@ bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*kno
 {
     char ids[1][CLEANUP_ID_SIZE];
     snprintf(ids[0], sizeof ids[0], "%s", id);
-    /* Its leader is dead: a live process of that number is a stranger. */
+    /* The caller has seen its leader die: a living process with that number is a stranger. */
     bool over = session == 0 || session_is_over(session, 0);
     struct hunt h = {.ids = ids,
                      .id_count = 1,
@@ -413,6 +401,42 @@ bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*kno
                      .spared_session = getsid(0),
                      .known = known};
     return hunt_down(&h);
+}
+
+/* ---- Processes: a list of all -------------------------------------------------------- */
+
+static int compare_pids(const void *a, const void *b)
+{
+    const struct cleanup_process *x = a, *y = b;
+    return (x->pid > y->pid) - (x->pid < y->pid);
+}
+
+struct cleanup_process *cleanup_look_processes(size_t *count)
+{
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
+    struct cleanup_process *all = NULL;
+    size_t room = 0;
+    *count = 0;
+    struct walk proc = walk_open(AT_FDCWD, "/proc", entries, sizeof entries);
+    for (struct process p; process_next(&proc, &p);) {
+        void *more = list_grow(all, *count, &room, sizeof *all);
+        if (more == NULL) {
+            proc.error = errno;
+            break;
+        }
+        all = more;
+        all[(*count)++] = (struct cleanup_process){p.pid, p.parent};
+    }
+    if (all != NULL)
+        qsort(all, *count, sizeof *all, compare_pids);
+    (void)walk_close(&proc);
+    return all;
+}
+
+const struct cleanup_process *cleanup_find_process(const struct cleanup_process *all, size_t count,
+                                                   pid_t pid)
+{
+    return bsearch(&(struct cleanup_process){.pid = pid}, all, count, sizeof *all, compare_pids);
 }
 
 #endif

@@ -1,28 +1,41 @@
 /* recover_command.h: `hangupd recover`, undo on demand.
  *
+ * It does what a server's janitors do, for servers that are dead and for what was parked, while no
+ * server need run. Results are lines on standard output, through the log. It forks once: the child,
+ * a subreaper without other children, does the work, so that all that descends from it is an undo
+ * command's and may be killed. The parent only passes its exit status on.
+ *
  * Kind: included by server.c alone.
  * Signal safety: none.
  */
 #ifndef HANGUPD_RECOVER_COMMAND_H
 #define HANGUPD_RECOVER_COMMAND_H
 
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "ledger.h"
+#include "log.h"
 #include "options.h"
 #include "run_command.h"
+#include "state.h"
 #include "users.h"
 
-/* ---- hangupd recover: undo on demand ------------------------------------------------- */
-
-static const char recover_help[] =
+static const char recover_about[] =
     "Usage: hangupd recover [OPTION...] [ID...]\n"
     "Undo what servers that are dead left, and try again what had failed for good and lies in\n"
     "STATE/failed: all of it, or that of the requests with these IDs, which are in the log. What "
     "a\n"
     "server that lives has in hand is left alone. Root becomes the owner of STATE first.\n"
-    "\n"
-    "  --state DIR           where ledgers are kept (root: /var/lib/hangupd; else\n"
-    "                        $XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)\n"
-    "  --undo-timeout TIME   for each command that undoes something (30)\n"
-    "  --help\n"
+    "\n";
+
+static const char recover_notes[] =
     "\n"
     "Commands run in the current directory, with this environment and REQUEST_ID.\n"
     "\n"
@@ -32,23 +45,28 @@ static const char recover_help[] =
     "Exit status: 0 nothing is left; 1 something is left, or could not be looked at; 2 wrong "
     "use.\n";
 
-static const struct option_rule recover_options[] = {
-    {"state", KIND_STRING, &settings.state, 0},
-    {"undo-timeout", KIND_TIME, &settings.undo_ms, 1},
-    {"help", KIND_HELP, NULL, 0},
+static const struct option_row recover_rows[] = {
+    {NULL, recover_about, .kind = OPTION_TEXT},
+    STATE_ROW,
+    UNDO_TIMEOUT_ROW,
+    {"help", "", .kind = OPTION_HELP},
+    {NULL, recover_notes, .kind = OPTION_TEXT},
     {0},
 };
 
+static const struct option_table recover_options = {"hangupd recover", 24, recover_rows};
+
 static struct {
-    char **ids; /* NULL: all */
-    int count;
+    struct state_dir state;
+    char **ids; /* those that are wanted; one that was refused is NULL */
+    int count;  /* 0: all are wanted */
     unsigned settled, left;
-} wanted;
+} recovering;
 
 static bool is_wanted(const char *id)
 {
-    for (int i = 0; i < wanted.count; i++)
-        if (wanted.ids[i] != NULL && strcmp(wanted.ids[i], id) == 0)
+    for (int i = 0; i < recovering.count; i++)
+        if (recovering.ids[i] != NULL && strcmp(recovering.ids[i], id) == 0)
             return true;
     return false;
 }
@@ -56,75 +74,74 @@ static bool is_wanted(const char *id)
 static void recover_told(const char *id, enum cleanup_result result, bool kept)
 {
     if (result == CLEANUP_DONE) {
-        wanted.settled++;
+        recovering.settled++;
         log_event(id, kept ? "kept, as it had been answered" : "undone");
     } else {
-        wanted.left++;
-        log_eventf(id, "NOT undone: %s%s", failure.what, failure.more ? " (and more)" : "");
+        recovering.left++;
+        log_eventf(id, "NOT undone: %s", failure_take());
     }
-    failure.what[0] = '\0';
-    failure.more = false;
+    failure_take();
 }
 
-/* What is moved to failed is told of when it is tried there. */
+/* A ledger that was only moved to STATE/failed is told of later, when it is tried there. */
 static void recover_moved(const char *id, enum cleanup_result result, bool kept)
 {
     if (result == CLEANUP_DONE)
         recover_told(id, result, kept);
-    failure.what[0] = '\0';
-    failure.more = false;
+    failure_take();
 }
 
-/* Refuse the ids that are not there to be recovered; they are taken off the list. */
+/* Say of the ids that cannot be recovered why not, and take them off the list. */
 static void refuse_ids(void)
 {
-    for (int i = 0; i < wanted.count; i++) {
+    for (int i = 0; i < recovering.count; i++) {
         pid_t holder = 0;
-        enum cleanup_place place = cleanup_find(server.state, wanted.ids[i], &holder);
+        enum cleanup_place place = cleanup_find(recovering.state.fd, recovering.ids[i], &holder);
         if (place == CLEANUP_NOWHERE)
-            log_event(wanted.ids[i], "refused: there is no ledger of this request; it is settled, "
-                                     "or had made nothing");
+            log_event(recovering.ids[i],
+                      "refused: there is no ledger of this request; it is settled, "
+                      "or had made nothing");
         else if (place == CLEANUP_HELD)
-            log_eventf(wanted.ids[i],
+            log_eventf(recovering.ids[i],
                        "refused: process %d has it in hand, a server that lives or recovers",
                        (int)holder);
         else
             continue;
-        wanted.left++;
-        wanted.ids[i] = NULL;
+        recovering.left++;
+        recovering.ids[i] = NULL;
     }
 }
 
-/* One at a time: a command of another's would be taken for a leftover. Held while FD is open, by
- * this process and, for a moment, by what it forks. */
+/* Two at a time would kill each other's undo commands as leftovers of the dead. The lock goes with
+ * the last descriptor of this open file, so with this process and its forks. */
 static void recover_alone(void)
 {
-    if (flock(server.state, LOCK_EX | LOCK_NB) == 0)
+    if (flock(recovering.state.fd, LOCK_EX | LOCK_NB) == 0)
         return;
     if (errno == EWOULDBLOCK)
         log_event(NULL, "another one is at work here: waiting for its end");
-    while (flock(server.state, LOCK_EX) < 0)
+    while (flock(recovering.state.fd, LOCK_EX) < 0)
         if (errno != EINTR)
-            cannot("could not lock %s: %s", server.state_path, strerror(errno));
+            cannot("could not lock %s: %s", recovering.state.path, strerror(errno));
 }
 
-/* A dead server's directory is locked while that is at work in it. When only some of its ledgers
- * are wanted that must be short, so that a start can take over the others: those that take long
- * are moved to failed first. */
+/* While we work in a dead server's directory we hold its lock, and a starting server leaves it
+ * alone. If only some of its ledgers are wanted, that must be short, or the start would not take
+ * over the others: so the wanted ones are moved to STATE/failed first and undone there. */
 static bool recover_wanted(void)
 {
     struct cleanup_recovery how = {
-        .state = server.state, .adopt = -1, .run = run_command, .settled = recover_told};
-    if (wanted.count == 0) {
+        .state = recovering.state.fd, .adopt = -1, .run = run_command, .settled = recover_told};
+    if (recovering.count == 0) {
         bool all = cleanup_recover(&how);
         return cleanup_recover_parked(&how) && all;
     }
-    struct cleanup_recovery move = {.state = server.state,
-                                    .adopt = cleanup_failed_open(server.state, true),
+    struct cleanup_recovery move = {.state = recovering.state.fd,
+                                    .adopt = cleanup_failed_open(recovering.state.fd, true),
                                     .wanted = is_wanted,
                                     .settled = recover_moved};
     if (move.adopt < 0)
-        cannot("could not make failed in %s: %s", server.state_path, strerror(errno));
+        cannot("could not make failed in %s: %s", recovering.state.path, strerror(errno));
     how.wanted = is_wanted;
     bool looked = cleanup_recover(&move);
     return cleanup_recover_parked(&how) && looked;
@@ -139,22 +156,23 @@ static _Noreturn void recover_main(pid_t parent)
     recover_alone();
     refuse_ids();
     bool looked = recover_wanted();
-    if (wanted.settled + wanted.left == 0 && looked)
+    if (recovering.settled + recovering.left == 0 && looked)
         log_event(NULL, "nothing is left to undo");
     else
-        log_eventf(NULL, "%u undone or kept, %u left in %s", wanted.settled, wanted.left,
-                   server.state_path);
-    _exit(wanted.left == 0 && looked ? 0 : EXIT_COULD_NOT);
+        log_eventf(NULL, "%u undone or kept, %u left in %s", recovering.settled, recovering.left,
+                   recovering.state.path);
+    _exit(recovering.left == 0 && looked ? 0 : EXIT_COULD_NOT);
 }
 
-/* STATE as it is: nothing is made. With the ids of its owner from then on. */
+/* Open STATE and become its owner. It must be there: recovering a directory that was mistyped must
+ * not make it. */
 static void recover_open(void)
 {
-    const char *path = settings.state != NULL ? settings.state : default_state();
+    const char *path = state_path();
     struct stat there;
     if (lstat(path, &there) < 0)
         cannot("the state directory %s cannot be looked at: %s", path, strerror(errno));
-    open_state(geteuid() == 0 ? there.st_uid : geteuid(), there.st_gid);
+    recovering.state = state_open(geteuid() == 0 ? there.st_uid : geteuid(), there.st_gid);
     if (geteuid() == 0 && there.st_uid != 0) {
         const struct passwd *who = find_user(NULL, there.st_uid);
         become_user(who != NULL ? who->pw_name : NULL, there.st_uid,
@@ -162,25 +180,22 @@ static void recover_open(void)
     }
 }
 
-/* The work is done by a child, which has no children but its own. */
 static int command_recover(int argc, char **argv)
 {
     int status = 0;
-    called = "hangupd recover";
-    the_help = recover_help;
     cleanup_mark_prepare(argc, argv);
-    parse_options(argc, argv, recover_options);
-    wanted.ids = argv + optind;
-    wanted.count = argc - optind;
-    for (int i = 0; i < wanted.count; i++)
-        if (!cleanup_is_id(wanted.ids[i]))
-            wrong_use("%s is not the id of a request, as in 0123456789abcdef-1f", wanted.ids[i]);
+    parse_options(argc, argv, &recover_options);
+    recovering.ids = argv + optind;
+    recovering.count = argc - optind;
+    for (int i = 0; i < recovering.count; i++)
+        if (!cleanup_is_id(recovering.ids[i]))
+            wrong_use("%s is not the id of a request, as in 0123456789abcdef-1f",
+                      recovering.ids[i]);
     recover_open();
-    journal.plain = true;
-    journal.fd = STDOUT_FILENO;
+    log_sink.plain = true;
+    log_sink.fd = STDOUT_FILENO;
     cleanup_report = report_failure;
     signal(SIGPIPE, SIG_IGN);
-    note_ignored();
     signal(SIGCHLD, SIG_DFL);
     pid_t self = getpid(), pid = fork();
     if (pid == 0)

@@ -1,4 +1,13 @@
-/* routes.h: routes, durations and sizes as people write them.
+/* routes.h: routes, durations and sizes, as people write them and read them.
+ *
+ *     struct route r;
+ *     char why[512];
+ *     if (route_parse("/report=./report.sh,timeout=10m", compiled, &r, why, sizeof why) < 0)
+ *         complain(why);
+ *
+ * A route is PATH=TARGET[,KEY=VALUE...]; what the keys are, and what --help says of each, is in
+ * one table, route_keys. Nothing is printed here: what is wrong is put into words for the caller
+ * to print. Files of routes, and the option --routes, are in options.h.
  *
  * Kind: pure.
  * Signal safety: none.
@@ -18,20 +27,9 @@
 
 #include "text.h"
 
-/* Parse "PATH=TARGET[,KEY=VALUE...]" into *ROUTE, whose strings are allocated, with COMPILED
- * (ended by path NULL) for @NAME. 0, or -1 and WHY says what is wrong and what would be right. */
-static inline int route_parse(const char *text, const struct route *compiled,
-                                     struct route *route, char *why, size_t why_size);
-/* "1.5", "90s", "15m", "2h" -> milliseconds; "64k", "1M", "2G" -> bytes. -1: not such a thing. */
-static inline enum half_close
-parse_half_close(const char *text); /* HALF_CLOSE_DEFAULT: not one */
-static inline enum on_hangup
-parse_on_hangup(const char *text); /* ON_HANGUP_DEFAULT: not one */
-static inline int64_t parse_duration(const char *text);
-static inline int64_t parse_size(const char *text);
+/* ---- Durations, sizes, counts -------------------------------------------------------- */
 
-/* ---- Routes, durations and sizes as people write them -------------------------------- */
-
+/* "1.5", "90s", "250ms", "15m", "2h": milliseconds. Returns -1 if TEXT is none of these. */
 static inline int64_t parse_duration(const char *text)
 {
     static const struct {
@@ -49,70 +47,168 @@ static inline int64_t parse_duration(const char *text)
     return -1;
 }
 
+/* The inverse, in seconds if that is exact: "30", or "250ms". */
+static inline void text_duration(struct text *t, int64_t ms)
+{
+    text_signed(t, ms % 1000 == 0 ? ms / 1000 : ms);
+    text_add(t, ms % 1000 == 0 ? "" : "ms");
+}
+
+/* The most of requests, connections and the like; and how to have it in a string literal. */
+#define COUNT_MOST 1000000
+#define DIGITS_(number) #number
+#define DIGITS(number) DIGITS_(number)
+
+static const char size_units[] = "kMG"; /* each 1024 times the one before */
+
+/* "65536", "64k", "1M", "2G": bytes. Returns -1 if TEXT is none of these. */
 static inline int64_t parse_size(const char *text)
 {
-    static const char units[] = "kMG";
     unsigned long long n;
     int shift = 0;
     if (!parse_number(&text, INT64_MAX, &n))
         return -1;
     for (int i = 0; *text != '\0' && shift == 0 && i < 3; i++)
-        if ((*text | 0x20) == (units[i] | 0x20))
+        if ((*text | 0x20) == (size_units[i] | 0x20))
             shift = 10 * (i + 1);
     if (text[shift > 0] != '\0' || n > (unsigned long long)INT64_MAX >> shift)
         return -1;
     return (int64_t)(n << shift);
 }
 
-#define ROUTE_MAX_MAX 1000000
+/* The inverse, in the largest unit that is exact: "32k". */
+static inline void text_size(struct text *t, int64_t bytes)
+{
+    int unit = 0;
+    for (; unit < 3 && bytes > 0 && bytes % 1024 == 0; unit++)
+        bytes /= 1024;
+    text_signed(t, bytes);
+    if (unit > 0)
+        text_char(t, size_units[unit - 1]);
+}
 
+/* ---- Choices: one of several words, as in --help ------------------------------------- */
+
+#define HALF_CLOSE_WORDS "probe|hangup|ignore" /* in the order of enum half_close */
+#define ON_HANGUP_WORDS "undo|finish"          /* in the order of enum on_hangup */
+
+/* The place of WORD in WORDS, counted from 1. Returns 0 if it is not there. */
+static inline int choice_find(const char *words, const char *word)
+{
+    for (int place = 1;; place++) {
+        size_t length = strcspn(words, "|");
+        if (strlen(word) == length && strncmp(words, word, length) == 0)
+            return place;
+        if (words[length] == '\0')
+            return 0;
+        words += length + 1;
+    }
+}
+
+/* The word at PLACE, which must be there. */
+static inline void text_choice(struct text *t, const char *words, int place)
+{
+    while (--place > 0)
+        words = strchr(words, '|') + 1;
+    text_bytes(t, words, strcspn(words, "|"));
+}
+
+/* "neither undo nor finish", "none of probe, hangup, ignore" */
+static inline void text_not_a_choice(struct text *t, const char *words)
+{
+    const char *second = strchr(words, '|') + 1;
+    bool more = strchr(second, '|') != NULL;
+    text_add(t, more ? "none of " : "neither ");
+    for (; *words != '\0'; words++)
+        if (*words == '|')
+            text_add(t, more ? ", " : " nor ");
+        else
+            text_char(t, *words);
+}
+
+/* Returns HALF_CLOSE_DEFAULT if TEXT is not one. */
+static inline enum half_close parse_half_close(const char *text)
+{
+    return (enum half_close)choice_find(HALF_CLOSE_WORDS, text);
+}
+
+/* Returns ON_HANGUP_DEFAULT if TEXT is not one. */
+static inline enum on_hangup parse_on_hangup(const char *text)
+{
+    return (enum on_hangup)choice_find(ON_HANGUP_WORDS, text);
+}
+
+/* ---- The keys of a route ------------------------------------------------------------- */
+
+static inline bool take_timeout(struct route *r, const char *value)
+{
+    return (r->timeout_ms = parse_duration(value)) > 0;
+}
+
+static inline bool take_max(struct route *r, const char *value)
+{
+    unsigned long long n = 0;
+    bool right = parse_number(&value, COUNT_MOST, &n) && *value == '\0' && n > 0;
+    r->max = (int64_t)n;
+    return right;
+}
+
+static inline bool take_on_hangup(struct route *r, const char *value)
+{
+    return (r->on_hangup = parse_on_hangup(value)) != ON_HANGUP_DEFAULT;
+}
+
+static inline bool take_half_close(struct route *r, const char *value)
+{
+    return (r->half_close = parse_half_close(value)) != HALF_CLOSE_DEFAULT;
+}
+
+static const struct route_key {
+    const char *name, *argument, *help;               /* as the columns of options (options.h) */
+    bool (*take)(struct route *r, const char *value); /* false: VALUE is wrong */
+    const char *wanted; /* after "is not"; NULL: one of ARGUMENT's words */
+} route_keys[] = {
+    {"timeout", "TIME", "for the whole request, instead of --timeout", take_timeout,
+     "a time; write timeout=90s, 15m or 2h"},
+    {"max", "N",
+     "requests of this route at once; further ones wait for\n"
+     "their turn, up to --queue-timeout",
+     take_max, "a whole number from 1 to " DIGITS(COUNT_MOST)},
+    {"on-hangup", ON_HANGUP_WORDS, "instead of --on-hangup", take_on_hangup, NULL},
+    {"half-close", HALF_CLOSE_WORDS, "instead of --half-close", take_half_close, NULL},
+};
+#define ROUTE_KEY_COUNT (sizeof route_keys / sizeof route_keys[0])
+
+/* Set KEY to VALUE in *R. Returns 0, or -1 with WHY. */
 static inline int parse_key(struct route *r, const char *key, const char *value, char *why,
                             size_t size)
 {
-    if (strcmp(key, "timeout") == 0) {
-        r->timeout_ms = parse_duration(value);
-        if (r->timeout_ms > 0)
-            return 0;
-        snprintf(why, size, "timeout=%s is not a time; write timeout=90s, 15m or 2h", value);
-    } else if (strcmp(key, "on-hangup") == 0) {
-        r->on_hangup = parse_on_hangup(value);
-        if (r->on_hangup != ON_HANGUP_DEFAULT)
-            return 0;
-        snprintf(why, size, "on-hangup=%s is neither undo nor finish", value);
-    } else if (strcmp(key, "half-close") == 0) {
-        r->half_close = parse_half_close(value);
-        if (r->half_close != HALF_CLOSE_DEFAULT)
-            return 0;
-        snprintf(why, size, "half-close=%s is none of probe, hangup, ignore", value);
-    } else if (strcmp(key, "max") == 0) {
-        unsigned long long n = 0;
-        const char *end = value;
-        if (parse_number(&end, ROUTE_MAX_MAX, &n) && *end == '\0' && n > 0) {
-            r->max = (int64_t)n;
-            return 0;
+    struct text t = {.at = why, .room = size};
+    const struct route_key *k = route_keys, *end = k + ROUTE_KEY_COUNT;
+    while (k < end && strcmp(k->name, key) != 0)
+        k++;
+    if (k < end && k->take(r, value))
+        return 0;
+    text_add(&t, k < end ? key : "there is no key ");
+    text_add(&t, k < end ? "=" : key);
+    if (k == end) {
+        for (k = route_keys; k < end; k++) {
+            text_add(&t, k == route_keys ? "; there are " : ", ");
+            text_add(&t, k->name);
         }
-        snprintf(why, size, "max=%s is not a whole number from 1 to %d", value, ROUTE_MAX_MAX);
     } else {
-        snprintf(why, size, "there is no key %s; there are timeout, max, on-hangup, half-close",
-                 key);
+        text_add(&t, value);
+        text_add(&t, k->wanted != NULL ? " is not " : " is ");
+        if (k->wanted != NULL)
+            text_add(&t, k->wanted);
+        else
+            text_not_a_choice(&t, k->argument);
     }
+    text_end(&t);
     return -1;
 }
 
-enum half_close parse_half_close(const char *text)
-{
-    return strcmp(text, "probe") == 0    ? HALF_CLOSE_PROBE
-           : strcmp(text, "hangup") == 0 ? HALF_CLOSE_HANGUP
-           : strcmp(text, "ignore") == 0 ? HALF_CLOSE_IGNORE
-                                         : HALF_CLOSE_DEFAULT;
-}
-
-enum on_hangup parse_on_hangup(const char *text)
-{
-    return strcmp(text, "undo") == 0     ? ON_HANGUP_UNDO
-           : strcmp(text, "finish") == 0 ? ON_HANGUP_FINISH
-                                         : ON_HANGUP_DEFAULT;
-}
+/* ---- A route ------------------------------------------------------------------------- */
 
 /* A program's path, or that of a directory of programs, which need not be there yet. */
 static inline int parse_program(struct route *r, const char *target, char *why, size_t size)
@@ -169,6 +265,9 @@ static inline int parse_target(struct route *r, const char *target, const struct
     return -1;
 }
 
+/* Parse "PATH=TARGET[,KEY=VALUE...]" into *ROUTE, whose strings are then allocated, with COMPILED
+ * (ended by path NULL) for @NAME. Returns 0, or -1 with WHY: what is wrong, and what would be
+ * right. */
 static inline int route_parse(const char *text, const struct route *compiled, struct route *route,
                               char *why, size_t why_size)
 {

@@ -1,4 +1,14 @@
-/* run_command.h: running an undo command, for a janitor and for `hangupd recover`.
+/* run_command.h: running an undo command (a `run` record), and what a janitor remembers meanwhile.
+ *
+ *     cleanup_report = report_failure;         // failures go to the log, and are remembered
+ *     hunt_once(id, session, parent, known);   // end what is left of the request
+ *     how.run = run_command;                   // cleanup.c calls it for each `run` record
+ *     ...
+ *     log_eventf(id, "NOT undone: %s", failure_take());
+ *
+ * For a process that undoes: a janitor, or the child of `hangupd recover`. It must be a subreaper
+ * without children of its own, because whatever a command leaves behind is ended with it; so the
+ * server itself must never call this. It waits: --undo-timeout for each command.
  *
  * Kind: included by server.c alone.
  * Signal safety: none.
@@ -16,25 +26,36 @@
 #include "log.h"
 #include "options.h"
 
-/* ---- Undo commands: `run` records ---------------------------------------------------- */
-
-/* What could not be undone, and why: of the first record that failed, for the line at the end. */
+/* What a process that undoes has seen so far. */
 static struct {
-    char what[1024];
-    bool more;
-} failure;
+    char failure[1024]; /* the first that could not be undone, and why; "": none */
+    bool more_failed;
+    char hunted[CLEANUP_ID_SIZE]; /* the request whose processes it has ended */
+    unsigned settled, left;       /* ledgers of dead servers */
+} janitor;
 
-/* A janitor's cleanup_report: in the log, and noted. */
+/* A janitor's cleanup_report: in the log, and remembered for the line at the end. */
 static void report_failure(const char *id, const char *what)
 {
     static const char prefix[] = "could not undo: ";
     log_event(id, what);
-    if (failure.what[0] != '\0')
-        failure.more = true;
+    if (janitor.failure[0] != '\0')
+        janitor.more_failed = true;
     else if (strncmp(what, prefix, sizeof prefix - 1) == 0)
-        snprintf(failure.what, sizeof failure.what, "%s", what + sizeof prefix - 1);
+        snprintf(janitor.failure, sizeof janitor.failure, "%s", what + sizeof prefix - 1);
     else
-        snprintf(failure.what, sizeof failure.what, "%s", what);
+        snprintf(janitor.failure, sizeof janitor.failure, "%s", what);
+}
+
+/* Returns what failed since the last call, in words that stay until the next one. */
+static const char *failure_take(void)
+{
+    static char words[sizeof janitor.failure + sizeof " (and more)"];
+    snprintf(words, sizeof words, "%s%s", janitor.failure,
+             janitor.more_failed ? " (and more)" : "");
+    janitor.failure[0] = '\0';
+    janitor.more_failed = false;
+    return words;
 }
 
 /* A command's output, which goes to the log line by line. */
@@ -43,7 +64,7 @@ struct output {
     struct log_lines lines;
 };
 
-/* Wait at most MS for output and log it. False: none came. */
+/* Wait at most MS for output and log it. Returns false if none came. */
 static bool output_take(struct output *o, const char *id, int ms)
 {
     struct pollfd p = {.fd = o->from, .events = POLLIN};
@@ -56,6 +77,7 @@ static bool output_take(struct output *o, const char *id, int ms)
     return false;
 }
 
+/* Log what is still there, until UNTIL: a process that escaped may go on writing for ever. */
 static void output_end(struct output *o, const char *id, int64_t until)
 {
     while (o->from >= 0 && clock_ms() < until && output_take(o, id, 0))
@@ -65,12 +87,13 @@ static void output_end(struct output *o, const char *id, int64_t until)
         close(o->from);
 }
 
-static _Noreturn void exec_command(const char *id, const char *command, int output, pid_t janitor)
+static _Noreturn void exec_command(const char *id, const char *command, int output, pid_t parent)
 {
     sigset_t none;
-    /* With its janitor it dies too: the next one begins the command anew. */
+    /* It dies with its janitor, because the next janitor begins the command anew, and two of them
+     * must not run at once. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != janitor)
+    if (getppid() != parent)
         _exit(126);
     cleanup_mark_process(id);
     setpgid(0, 0);
@@ -85,7 +108,8 @@ static _Noreturn void exec_command(const char *id, const char *command, int outp
     _exit(127);
 }
 
-/* Wait for PID's end, within --undo-timeout, and end all that it has started. False: in vain. */
+/* Wait for PID's end and end all that it has started. Returns false if it did not end within
+ * --undo-timeout, and so was killed. */
 static bool await_command(pid_t pid, const char *id, int from, int *status)
 {
     struct output out = {.from = from};
@@ -107,17 +131,16 @@ static bool await_command(pid_t pid, const char *id, int from, int *status)
     return in_time;
 }
 
-/* The request whose processes have been ended by this janitor, so that no command of an earlier
- * one, which has lost the ledger with its life, runs beside its own. */
-static char hunted[CLEANUP_ID_SIZE];
-
+/* End the processes of the request ID, once. A janitor that was killed has lost the ledger's lock
+ * with its life, but the command that it had started may still run: it must be gone before the same
+ * command is begun again. SESSION, PARENT and KNOWN as for cleanup_end_request. */
 static void hunt_once(const char *id, pid_t session, pid_t parent, bool (*known)(pid_t))
 {
-    if (strcmp(hunted, id) == 0)
+    if (strcmp(janitor.hunted, id) == 0)
         return;
     if (!cleanup_end_request(id, session, parent, known))
         log_event(id, "a process of this request does not end, even by SIGKILL");
-    snprintf(hunted, sizeof hunted, "%s", id);
+    snprintf(janitor.hunted, sizeof janitor.hunted, "%s", id);
 }
 
 static void command_failed(const char *id, const char *command, bool in_time, int status)
@@ -134,17 +157,19 @@ static void command_failed(const char *id, const char *command, bool in_time, in
     report_failure(id, what);
 }
 
-/* Run an undo command to its end. The ledger's lock is held. */
+/* Run an undo command to its end; the ledger's lock is held meanwhile. Returns 0 if it exited with
+ * status 0. Returns -1 with errno if it could not be run, or with errno 0 if it failed, which has
+ * then been reported. */
 static int run_command(const char *id, const char *command)
 {
     int ends[2], status = 0;
-    pid_t janitor = getpid();
+    pid_t self = getpid();
     hunt_once(id, 0, 0, NULL);
     if (pipe2(ends, O_CLOEXEC) < 0)
         return -1;
     pid_t pid = fork();
     if (pid == 0)
-        exec_command(id, command, ends[1], janitor);
+        exec_command(id, command, ends[1], self);
     close(ends[1]);
     if (pid < 0) {
         close(ends[0]);

@@ -3,8 +3,8 @@
  * The parent maps STATE/SERVER/scoreboard before it forks; each child changes its own slot, and
  * `hangupd status` reads the file. Nothing in it is believed: a child can write everywhere there.
  *
- * Kind: pure.
- * Signal safety: types only.
+ * Kind: declared here, defined in handler.c: the two functions of the line; all else is pure.
+ * Signal safety: what is marked ASYNC_SAFE.
  */
 #ifndef HANGUPD_SCOREBOARD_H
 #define HANGUPD_SCOREBOARD_H
@@ -50,9 +50,11 @@ enum slot_state {
     SLOT_BODY_OPEN = 0x2000  /* the child reads the body: it has made nothing */
 };
 
-/* Why the parent ends a request; written before it signals. */
-enum cause { CAUSE_NONE, CAUSE_HANGUP, CAUSE_TIMEOUT, CAUSE_DRAIN, CAUSE_OPERATOR, CAUSE_EVICTED };
+/* Why the parent ends a request. It writes the cause into the slot before it signals, so that the
+ * child's signal handler finds it there. */
+enum cause { CAUSE_NONE, CAUSE_HANGUP, CAUSE_TIMEOUT, CAUSE_DRAIN, CAUSE_EVICTED };
 
+/* How a request ended: a word of its line in the log. */
 enum outcome {
     OUTCOME_NONE,
     OUTCOME_OK,
@@ -65,6 +67,40 @@ enum outcome {
 };
 enum undo_result { UNDO_NONE, UNDO_OK, UNDO_FAILED };
 
+/* Returns the name of CAUSE for people, or NULL if there is none: no cause, or a number that a
+ * child has made up. */
+ASYNC_SAFE static inline const char *cause_name(uint32_t cause)
+{
+    static const char *const names[] = {NULL, "hangup", "timeout", "drain", "evicted"};
+    return cause < sizeof names / sizeof names[0] ? names[cause] : NULL;
+}
+
+/* Return the name of an outcome, or of an undo's result; both are those of the enum, never taken
+ * from a slot unchecked. */
+ASYNC_SAFE static inline const char *outcome_name(enum outcome outcome)
+{
+    static const char *const names[] = {"none",    "ok",    "error", "hangup",
+                                        "timeout", "crash", "drain", "killed"};
+    return names[outcome];
+}
+
+ASYNC_SAFE static inline const char *undo_name(enum undo_result undo)
+{
+    static const char *const names[] = {"none", "ok", "failed"};
+    return names[undo];
+}
+
+/* Returns the outcome of a request that was ended for CAUSE. A SIGTERM without a cause is not from
+ * the parent, but from an operator. */
+ASYNC_SAFE static inline enum outcome outcome_of(enum cause cause)
+{
+    return cause == CAUSE_HANGUP    ? OUTCOME_HANGUP
+           : cause == CAUSE_TIMEOUT ? OUTCOME_TIMEOUT
+           : cause == CAUSE_DRAIN   ? OUTCOME_DRAIN
+           : cause == CAUSE_EVICTED ? OUTCOME_ERROR
+                                    : OUTCOME_KILLED;
+}
+
 #define SLOT_REQUEST_SIZE 256
 struct slot {
     _Atomic uint32_t state;
@@ -73,7 +109,6 @@ struct slot {
     _Atomic int64_t limit_ms; /* the route's time limit; 0: the server's */
     int64_t started;          /* clock_ms() */
     uint64_t bytes;           /* sent of the answer */
-    uint32_t number;          /* of the request on its connection */
     uint16_t status;          /* of the answer */
     uint8_t outcome, undo;    /* enum outcome, enum undo_result: as the child saw them */
     uint8_t head;             /* the method is HEAD */
@@ -126,11 +161,7 @@ enum turn { TURN_NOW, TURN_LATER, TURN_UNCLEAR };
 enum turn handler_turn(const struct slot *slots, uint32_t count, int route, uint64_t ticket,
                        int64_t max);
 
-static const char *const outcome_names[] = {"none",    "ok",    "error", "hangup",
-                                            "timeout", "crash", "drain", "killed"};
-static const char *const undo_names[] = {"none", "ok", "failed"};
-
-#define SCOREBOARD_MAGIC "hangupd board 3\n" /* the number changes with what follows */
+#define SCOREBOARD_MAGIC "hangupd board 4\n" /* the number changes with what follows */
 #define LISTENER_NAME_SIZE 140
 
 /* What the parent alone knows. It holds this in private memory and writes copies out. */

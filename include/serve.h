@@ -1,5 +1,15 @@
 /* serve.h: what handler.c offers to server.c, beside hangupd/handler.h: to serve one request.
  *
+ *     struct handler_settings settings = {...};           once
+ *     struct handler_call call = {.settings = &settings, .slot = slot, ...};
+ *     pid = fork();                                       with all signals blocked
+ *     if (pid == 0)
+ *         handler_serve(&call);                           does not return
+ *
+ * and, when the child is dead, what the connection says of its answer. Not for a process that means
+ * to go on: handler_serve belongs to a child, and everything in it ends by _exit(2).
+ *
+ * Ownership: what is pointed to is the caller's and stays as it is while a child lives.
  * Kind: declared here, defined in handler.c.
  * Signal safety: what is marked ASYNC_SAFE.
  */
@@ -12,75 +22,101 @@
 
 #define HANGUPD_VERSION "0.1"
 
+/* What is the same for all requests. A duration of 0 or less is no limit where that is said. */
 struct handler_settings {
     const struct route *routes;
     size_t route_count;
-    size_t max_header, max_target; /* bytes */
-    uint64_t max_body;             /* bytes */
-    int64_t header_ms, body_ms, send_ms, grace_ms, idle_ms;
-    int64_t request_ms, queue_ms;
-    int64_t dead_peer_ms; /* TCP_USER_TIMEOUT outside answers */
-    enum half_close half_close;
-    enum on_hangup on_hangup;
-    bool sync;
-    const char *tmpdir;    /* absolute */
-    int pool;              /* of scratch directories (cleanup.h), open; */
-    const char *pool_path; /* ...NULL: none */
-    const char *self;      /* the path of what is running; NULL: not known */
-    char *head;            /* memory for a request's head, which each child has to itself */
-    sigset_t ignored;      /* signals that the server ignores and a program must not */
-    uint64_t open_files;   /* the soft limit that the server was started with, for programs */
+    size_t max_header, max_target; /* bytes; over them 431 and 414 */
+    uint64_t max_body;             /* bytes, decoded; over it 413 */
+    int64_t header_ms;             /* for the whole head, from the child's start; then 408 */
+    int64_t body_ms;               /* without a byte of the body; then 408 */
+    int64_t send_ms;               /* without progress while the answer goes out: a hangup */
+    int64_t grace_ms;              /* what a program has after SIGTERM for a last word */
+    int64_t idle_ms;               /* the server's: between two requests of a connection */
+    int64_t request_ms;            /* the time limit of a route that has none; 0: none */
+    int64_t queue_ms;              /* at most in the line of a route with `max`; then 503 */
+    int64_t dead_peer_ms;          /* TCP_USER_TIMEOUT outside answers */
+    enum half_close half_close;    /* of a route that does not say */
+    enum on_hangup on_hangup;      /* of a route that does not say */
+    bool sync;                     /* flush ledgers to the disk: they outlive a power cut */
+    const char *tmpdir;            /* absolute; for scratch directories and bodies */
+    int pool;                      /* of scratch directories (ledger.h), open; */
+    const char *pool_path;         /* ...NULL: none */
+    const char *self;              /* the path of what is running; NULL: not known */
+    const char *state;             /* the absolute path of STATE; NULL: programs are not told */
+    char *head;                    /* handler_head_room bytes, which each child has to itself */
+    sigset_t ignored;              /* signals that the server ignores and a program must not */
+    uint64_t open_files; /* the soft limit that the server was started with: a program's */
 };
 
+/* What is this request's own. */
 struct handler_call {
     const struct handler_settings *settings;
-    struct slot *slot;
+    struct slot *slot; /* shared; READING, with id, client and started filled in */
     struct line *line;
     const struct slot *slots; /* all of them */
     uint32_t slot_count;
     const _Atomic uint32_t *draining; /* not 0: answer with Connection: close */
-    int connection;
-    int state_dir; /* STATE/SERVER */
-    int nudge;     /* write the slot's number here after setting limit_ms */
+    int connection;                   /* SO_LINGER{1,0} is set on it */
+    int state_dir;                    /* STATE/SERVER */
+    int nudge;                        /* write slot_number here after setting limit_ms */
     uint32_t slot_number;
-    bool is_tcp;
+    bool is_tcp;     /* else AF_UNIX */
     uint64_t forked; /* clock_ticks() just before */
 };
 
-/* How many bytes a head may have; handler_settings.head must have room for them. */
+/* Returns how many bytes a head may have, with its line ends and empty line: what
+ * handler_settings.head must have room for. */
 size_t handler_head_room(const struct handler_settings *s);
 
+/* How the child exits. The parent believes the first two only if the slot is DONE; anything else,
+ * and death by a signal, means that the parent settles what is left. */
 #define HANDLER_EXIT_KEEP 0   /* the ledger is settled; the connection may be used again */
 #define HANDLER_EXIT_CLOSE 1  /* settled; close the connection */
 #define HANDLER_EXIT_UNDONE 2 /* not settled: the parent's turn */
 
-/* Serve one request on the connection, and exit. All signals are blocked on entry. */
+/* Serve one request on the connection, and exit. All signals are blocked on entry; SIGTERM is let
+ * in and ends the request, for the cause in the slot. For a process that has just been forked: its
+ * one request is static, and all zero. */
 _Noreturn void handler_serve(const struct handler_call *call);
 
-/* Whether all of the answer has reached the client, for the ledger's `sent N`; waits while
- * there is progress, at most SEND_MS without. On AF_UNIX N is not looked at. */
+/* Returns true if all of the answer has reached the client: on TCP, if the kernel's count of bytes
+ * acknowledged is at least N, which the ledger's `sent N` says (tcp(7), TCP_INFO); on AF_UNIX, if
+ * the peer has read all that was sent, and N is not looked at. Waits while there is progress, and
+ * at most SEND_MS without; 0 looks once. Reads nothing from the connection, and leaves its
+ * SO_ERROR. */
 bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms);
-/* Whether a child that died in delivery had sent all of its answer, on AF_UNIX. */
+
+/* Returns true if a child that died in delivery on AF_UNIX had sent all of its answer: whether it
+ * was read is handler_was_delivered's. The slot is the child's to write: a false one harms its
+ * request. */
 bool handler_was_sent(const struct slot *slot);
-/* The bytes of both ways that have gone over the TCP connection, and those of ours, *UNSENDABLE,
- * that wait to be sent at all, as the client has no room for them. */
+
+/* Returns how many bytes have gone over the TCP connection, of both directions, and puts into
+ * *UNSENDABLE how many of ours wait to be sent at all, because the client's window is full. Both
+ * are 0 for what is no TCP connection. */
 uint64_t handler_traffic(int connection, uint32_t *unsendable);
 
-/* The orderly end of what we send, as shutdown(2); without it, SO_LINGER makes every close a reset.
- */
+/* End what we send in an orderly way, by FIN: every connection has SO_LINGER{1,0} from accept on,
+ * which makes any other close a reset. Returns as shutdown(2), with its errno. */
 ASYNC_SAFE int handler_end_sending(int connection);
 
-/* An answer that has begun and must not complete: reset the connection, at once, whoever else holds
- * it. */
+/* Reset a connection whose answer has begun and must not be completed: at once, and also if others
+ * hold it (connect(2), AF_UNSPEC). A unix socket is shut down, as it knows no reset. */
 ASYNC_SAFE void handler_cut(int connection, bool is_tcp);
 
-/* A whole answer of the server's own: an error, or an answer without a body. */
+/* Write a whole answer of the server's own, an error with REASON in plain words, or its head alone,
+ * to BUFFER, without a NUL. Returns its length, at most ROOM - 1: what does not fit is cut, and
+ * 1,024 bytes are enough for what is said here. */
 ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, bool head_only,
                                         const char *reason);
-/* Send it without waiting, and note it in SLOT. False: it did not go, or not whole. */
+
+/* Send that answer without waiting, and note its status and bytes in SLOT. Returns false if it did
+ * not go, or not whole: then the connection is of no more use. */
 ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int status, bool head_only,
                                     const char *reason);
-/* The demonstration, @a. */
+
+/* The demonstration, which is called @a: a handler (hangupd/handler.h). */
 int handler_demonstration(struct request *rq);
 
 #endif

@@ -1,6 +1,6 @@
 /* shell.h: words for a shell's command line.
  *
- * Kind: pure.
+ * Kind: included by server.c alone.
  * Signal safety: none.
  */
 #ifndef HANGUPD_SHELL_H

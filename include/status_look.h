@@ -1,30 +1,60 @@
 /* status_look.h: `hangupd status`: what is asked, what is told, and gathering it.
  *
+ *     parse_status_options(argc, argv);
+ *     status_gather();                  // `status` is filled; the tables of fields describe it
+ *     status_forget();
+ *
+ * It reads files and /proc and takes no lock, so a server under full load does not notice. The
+ * scoreboard is read and not mapped, because a child could cut the file short meanwhile, and
+ * nothing in it is believed, because a child can write there: strings are ended here, indices are
+ * checked. How it is shown is in status_show.h.
+ *
  * Kind: included by server.c alone.
  * Signal safety: none.
  */
 #ifndef HANGUPD_STATUS_LOOK_H
 #define HANGUPD_STATUS_LOOK_H
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "ledger.h"
 #include "options.h"
+#include "scoreboard.h"
+#include "state.h"
+#include "text.h"
 
 /* ---- hangupd status: what is asked --------------------------------------------------- */
 
-static const char status_help[] =
+#define WATCH_MS 1000
+#define PAGE_MS 5000
+#define WATCH_LEAST_MS 100
+
+enum status_format { FORMAT_TEXT, FORMAT_JSON, FORMAT_PROMETHEUS, FORMAT_HTML };
+
+/* How it is to be shown. */
+static struct view {
+    enum status_format format;
+    bool chosen[FORMAT_HTML + 1]; /* by an option */
+    int64_t every_ms;             /* -1: once; 0: it was not said how often */
+    bool in_place;                /* over what the terminal shows */
+    size_t columns, rows;         /* of the terminal; 0: any number */
+} view = {.every_ms = -1};
+
+static const char status_about[] =
     "Usage: hangupd status [OPTION...]\n"
     "What the servers of a state directory are doing: requests in flight, queued, being undone\n"
     "and parked (undo failed for good), and totals by outcome.\n"
-    "\n"
-    "  --state DIR            as the server was given it; same default. In a program that serves "
-    "a\n"
-    "                         request: the state directory of the server that runs it\n"
-    "  --json                 one JSON object\n"
-    "  --prometheus           metrics for Prometheus (text format 0.0.4)\n"
-    "  --html                 a page, which loads itself again every TIME of --watch (5)\n"
-    "  --watch [TIME]         show it again every TIME (1), until Ctrl-C\n"
+    "\n";
+
+static const char status_notes[] =
     "\n"
     "Run as a program of a request (CGI), it says its header first. A status page is the script\n"
     "    #!/bin/sh\n"
@@ -33,38 +63,35 @@ static const char status_help[] =
     "\n"
     "Exit status: 0 told, also that no server is running; 1 it could not be; 2 wrong use.\n";
 
-#define WATCH_MS 1000
-#define PAGE_MS 5000
-#define WATCH_LEAST_MS 100
-
-enum status_format { FORMAT_TEXT, FORMAT_JSON, FORMAT_PROMETHEUS, FORMAT_HTML };
-
-static struct {
-    enum status_format format;
-    bool wanted[FORMAT_HTML + 1];
-    int64_t every_ms; /* -1: once; 0: it was not said how often */
-    size_t screen;    /* its width; 0: any */
-} view = {.every_ms = -1};
-
-static const struct option_rule status_options[] = {
-    {"state", KIND_STRING, &settings.state, 0},
-    {"json", KIND_FLAG, &view.wanted[FORMAT_JSON], 0},
-    {"prometheus", KIND_FLAG, &view.wanted[FORMAT_PROMETHEUS], 0},
-    {"html", KIND_FLAG, &view.wanted[FORMAT_HTML], 0},
-    {"watch", KIND_EVERY, &view.every_ms, WATCH_LEAST_MS},
-    {"help", KIND_HELP, NULL, 0},
+#define FORMAT_IN(format) .kind = OPTION_FLAG, .value = &view.chosen[format]
+static const struct option_row status_rows[] = {
+    {NULL, status_about, .kind = OPTION_TEXT},
+    {"state",
+     "as the server was given it; same default. In a program that serves a\n"
+     "request: the state directory of the server that runs it",
+     WORD_IN(state, "DIR")},
+    {"json", "one JSON object", FORMAT_IN(FORMAT_JSON)},
+    {"prometheus", "metrics for Prometheus (text format 0.0.4)", FORMAT_IN(FORMAT_PROMETHEUS)},
+    {"html", "a page, which loads itself again every TIME of --watch (%s)", FORMAT_IN(FORMAT_HTML),
+     .shown_ms = PAGE_MS},
+    {"watch", "show it again every TIME (%s), until Ctrl-C", OPTION_EVERY, "TIME", &view.every_ms,
+     .least = WATCH_LEAST_MS, .shown_ms = WATCH_MS},
+    {"help", NULL, .kind = OPTION_HELP},
+    {NULL, status_notes, .kind = OPTION_TEXT},
     {0},
 };
 
+static const struct option_table status_options = {"hangupd status", 25, status_rows};
+
 static void parse_status_options(int argc, char **argv)
 {
-    parse_options(argc, argv, status_options);
+    parse_options(argc, argv, &status_options);
     if (optind < argc)
         wrong_use("%s is not an option, and nothing else is wanted", argv[optind]);
     for (enum status_format f = FORMAT_JSON; f <= FORMAT_HTML; f++) {
-        if (view.wanted[f] && view.format != FORMAT_TEXT)
+        if (view.chosen[f] && view.format != FORMAT_TEXT)
             wrong_use("--json, --prometheus and --html exclude each other");
-        if (view.wanted[f])
+        if (view.chosen[f])
             view.format = f;
     }
 }
@@ -114,8 +141,9 @@ struct status_server {
 };
 
 static struct status {
-    const char *version, *path; /* of STATE */
-    int64_t now_ms;             /* since 1970 */
+    const char *version;
+    struct state_dir state;
+    int64_t now_ms; /* since 1970 */
     struct status_server *servers, *others;
     size_t living, other_count; /* SERVERS are those that live, and then the OTHERS */
     struct cleanup_look *parked;
@@ -225,7 +253,7 @@ static const struct field server_fields[] = {
     {0},
 };
 
-/* Of one that is dead, or cannot be asked. */
+/* Of a server that is dead, or cannot be asked. */
 static const struct field other_fields[] = {
     {FIELD_WORDS, SERVER(token), .json = "server"},
     {FIELD_NAME, SERVER(condition_name), .json = "condition"},
@@ -239,7 +267,7 @@ static const struct field other_fields[] = {
 static const struct field status_fields[] = {
     {FIELD_NAME, STATUS(version), .json = "hangupd"},
     {FIELD_MOMENT, STATUS(now_ms), .json = "time"},
-    {FIELD_NAME, STATUS(path), .json = "state"},
+    {FIELD_NAME, STATUS(state.path), .json = "state"},
     {FIELD_ROWS, STATUS(servers), "servers",
      ROWS(server_fields, struct status_server, STATUS(living))},
     {FIELD_ROWS, STATUS(others), "other_servers",
@@ -282,10 +310,6 @@ static const void *row_at(const struct field *f, const void *of, size_t i)
 
 /* ---- hangupd status: gathering ------------------------------------------------------- */
 
-/* It reads files and /proc, and takes no lock: a server under full load does not notice. The
- * scoreboard is read and not mapped, as a child could cut the file short meanwhile, and none of
- * what is in it is believed: a child can write there. */
-
 static _Noreturn void no_memory(void)
 {
     cannot("out of memory for the status");
@@ -313,16 +337,15 @@ static const char *phase_of_state(uint32_t state)
 
 static struct status_request request_of_slot(int dir, const struct slot *s)
 {
-    static const char *const causes[] = {NULL, "hangup", "timeout", "drain", "operator", "evicted"};
     struct status_request r = {.pid = s->pid, .processes = UNKNOWN};
     struct cleanup_look ledger;
-    uint32_t state = s->state, cause = s->cause;
+    uint32_t state = s->state;
     int64_t now = clock_ms();
     copy_bounded(r.id, s->id, sizeof r.id);
     copy_bounded(r.client, s->client, sizeof r.client);
     copy_bounded(r.line, s->request, sizeof r.line);
     r.age_ms = s->started < 0 || s->started > now ? 0 : (uint64_t)(now - s->started);
-    r.cause = cause <= CAUSE_EVICTED ? causes[cause] : NULL;
+    r.cause = cause_name(s->cause);
     if (cleanup_look_ledger(dir, r.id, &ledger))
         r.records = ledger.records;
     bool failed = s->outcome > OUTCOME_OK && s->undo == UNDO_NONE && r.records > 0;
@@ -336,7 +359,7 @@ static struct status_request request_of_slot(int dir, const struct slot *s)
     return r;
 }
 
-/* All requests in the slots of the scoreboard FD. False: it was cut short meanwhile. */
+/* All requests in the slots of the scoreboard FD. Returns false if it was cut short meanwhile. */
 static bool read_slots(int fd, int dir, struct status_server *s)
 {
     struct slot some[32];
@@ -357,7 +380,8 @@ static bool read_slots(int fd, int dir, struct status_server *s)
     return true;
 }
 
-static void read_head(struct status_server *s, const struct scoreboard *head)
+/* What stands before the slots: figures, totals and where the server listens. */
+static void copy_figures(struct status_server *s, const struct scoreboard *head)
 {
     struct text where = TEXT(s->where);
     uint64_t *words = (uint64_t *)&s->figures, now = (uint64_t)status.now_ms;
@@ -371,8 +395,8 @@ static void read_head(struct status_server *s, const struct scoreboard *head)
             uint64_t n = s->figures.ended[outcome][undo];
             s->ended_count += n;
             if (n != 0)
-                s->ended[s->ended_kinds++] =
-                    (struct status_ended){outcome_names[outcome], undo_names[undo], n};
+                s->ended[s->ended_kinds++] = (struct status_ended){
+                    outcome_name((enum outcome)outcome), undo_name((enum undo_result)undo), n};
         }
     for (size_t i = 0; i < LISTENERS_MAX; i++) {
         char *name = s->listening[s->listening_count];
@@ -385,7 +409,7 @@ static void read_head(struct status_server *s, const struct scoreboard *head)
     text_end(&where);
 }
 
-/* The scoreboard FD of the server in DIR. NULL, or why it cannot be read. */
+/* The scoreboard FD of the server in DIR. Returns NULL, or why it cannot be read. */
 static const char *read_board(int fd, int dir, struct status_server *s)
 {
     static const char none[sizeof((struct scoreboard *)0)->magic];
@@ -407,7 +431,7 @@ static const char *read_board(int fd, int dir, struct status_server *s)
     if ((uint64_t)now.st_size <
         offsetof(struct scoreboard, slots) + s->slot_count * sizeof(struct slot))
         return "its scoreboard is cut short";
-    read_head(s, &head);
+    copy_figures(s, &head);
     return read_slots(fd, dir, s) ? NULL : "its scoreboard is cut short";
 }
 
@@ -416,8 +440,8 @@ static bool is_living(const struct status_server *s)
     return s->condition == CONDITION_SERVING || s->condition == CONDITION_DRAINING;
 }
 
-/* Whether the process PID calls itself NAMED in the pid namespace that it lives in. */
-static bool is_called(pid_t pid, uint64_t named)
+/* Returns true if PID is the number NAMED in the pid namespace that it lives in. */
+static bool is_in_its_namespace(pid_t pid, uint64_t named)
 {
     char path[32], line[256];
     bool same = false;
@@ -431,16 +455,16 @@ static bool is_called(pid_t pid, uint64_t named)
     return same;
 }
 
-/* HOLDER has the lock: is it the server, or somebody who recovers a dead one? */
+/* The lock's holder is the server itself, or a process that recovers a dead one. */
 static void judge_holder(struct status_server *s, pid_t holder)
 {
     if (holder != 0 && (!is_living(s) || (uint64_t)holder == s->figures.pid))
         s->pid = (uint64_t)holder;
-    else if (holder != 0 && !is_called(holder, s->figures.pid))
+    else if (holder != 0 && !is_in_its_namespace(holder, s->figures.pid))
         s->condition = CONDITION_RECOVERING;
 }
 
-/* Take out the ledgers of requests in flight that nobody undoes yet, and those that are gone. */
+/* Leave out the ledgers of requests in flight that nobody undoes yet, and those that are gone. */
 static void keep_undoing(int dir, struct status_server *s)
 {
     size_t kept = 0;
@@ -455,13 +479,13 @@ static void keep_undoing(int dir, struct status_server *s)
     s->undoing_count = kept;
 }
 
-/* The server of TOKEN. False: there is nothing to tell of. */
-static bool read_server(int state, const char *token, struct status_server *s)
+/* The server of TOKEN. Returns false if there is nothing to tell of. */
+static bool read_server(const char *token, struct status_server *s)
 {
     pid_t holder = 0;
     *s = (struct status_server){.condition = CONDITION_UNREADABLE, .pid = UNKNOWN};
     memcpy(s->token, token, CLEANUP_TOKEN_SIZE);
-    int dir = openat(state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int dir = openat(status.state.fd, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir < 0) {
         s->why = strerror(errno);
         return errno != ENOENT;
@@ -487,7 +511,7 @@ static bool read_server(int state, const char *token, struct status_server *s)
         judge_holder(s, holder);
         keep_undoing(dir, s);
     }
-    /* Without either it is just being made, or removed. */
+    /* Dead and with neither, it is just being made, or removed. */
     bool anything = s->condition != CONDITION_DEAD || board >= 0 || s->undoing_count > 0;
     if (!anything)
         free(s->undoing);
@@ -504,7 +528,7 @@ static int compare_numbers(uint64_t a, uint64_t b)
 
 #define ANCESTORS_MAX 1000 /* the list was not made at one moment: it may go round in circles */
 
-/* A child adopts its orphans: what is below it is its request's, and nothing else is. */
+/* A request's child adopts its orphans, so what is below it is its request's, and nothing else. */
 static void count_processes(size_t server_count)
 {
     size_t count;
@@ -548,7 +572,7 @@ static int compare_requests(const void *a, const void *b)
     return order != 0 ? order : strcmp(x->id, y->id);
 }
 
-/* What is known only when all have been read. */
+/* What is known only when all processes have been counted. */
 static void complete_server(struct status_server *s)
 {
     static const char *const names[] = {"serving",    "draining", "starting",
@@ -562,20 +586,20 @@ static void complete_server(struct status_server *s)
         s->processes += s->requests[i].processes != UNKNOWN ? s->requests[i].processes : 0;
 }
 
-static void status_gather(int state)
+static void status_gather(void)
 {
     struct timespec now;
     size_t tokens, count = 0;
     clock_gettime(CLOCK_REALTIME, &now);
     status.now_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-    char(*token)[CLEANUP_TOKEN_SIZE] = cleanup_look_servers(state, &tokens);
+    char(*token)[CLEANUP_TOKEN_SIZE] = cleanup_look_servers(status.state.fd, &tokens);
     if (errno != 0)
-        cannot("could not list the state directory %s: %s", status.path, strerror(errno));
+        cannot("could not list the state directory %s: %s", status.state.path, strerror(errno));
     status.servers = calloc(tokens + 1, sizeof *status.servers);
     if (status.servers == NULL)
         no_memory();
     for (size_t i = 0; i < tokens; i++)
-        count += read_server(state, token[i], &status.servers[count]);
+        count += read_server(token[i], &status.servers[count]);
     free(token);
     count_processes(count);
     qsort(status.servers, count, sizeof *status.servers, compare_servers);
@@ -585,7 +609,7 @@ static void status_gather(int state)
     }
     status.others = status.servers + status.living;
     status.other_count = count - status.living;
-    int failed = openat(state, "failed", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int failed = openat(status.state.fd, "failed", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (failed < 0)
         return;
     status.parked = cleanup_look_ledgers(failed, &status.parked_count);

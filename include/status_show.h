@@ -1,4 +1,10 @@
-/* status_show.h: `hangupd status`: tables, JSON, metrics, the page.
+/* status_show.h: `hangupd status`: showing it, as tables, JSON, metrics or a page.
+ *
+ * Each format is a function that writes `status` (status_look.h) to a stream, by the same tables of
+ * fields, so that a figure has one name and one meaning in all of them. A client or a program has
+ * chosen part of what is shown: put_escaped() and put() say where the text is going to stand. All
+ * is made in memory and written at the end, so that a reader never gets half of it with exit status
+ * 0.
  *
  * Kind: included by server.c alone.
  * Signal safety: none.
@@ -6,10 +12,24 @@
 #ifndef HANGUPD_STATUS_SHOW_H
 #define HANGUPD_STATUS_SHOW_H
 
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "files.h"
+#include "options.h"
 #include "shell.h"
+#include "state.h"
 #include "status_look.h"
+#include "text.h"
 
 /* ---- hangupd status: words ----------------------------------------------------------- */
 
@@ -25,7 +45,7 @@ static void put_escaped(FILE *out, enum escape how, const char *s)
     }
 }
 
-/* What FORMAT makes of its arguments, escaped. */
+/* As fprintf(), escaped. */
 static void put(FILE *out, enum escape how, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 static void put(FILE *out, enum escape how, const char *format, ...)
@@ -101,7 +121,8 @@ static void put_totals(FILE *out, const struct status_server *s)
         unsigned long long done = ended[UNDO_OK], failed = ended[UNDO_FAILED];
         if (ended[UNDO_NONE] + done + failed == 0)
             continue;
-        fprintf(out, "%s%llu %s", comma, ended[UNDO_NONE] + done + failed, outcome_names[outcome]);
+        fprintf(out, "%s%llu %s", comma, ended[UNDO_NONE] + done + failed,
+                outcome_name((enum outcome)outcome));
         comma = ", ";
         if (done > 0)
             fprintf(out, " (%llu undone", done);
@@ -111,7 +132,7 @@ static void put_totals(FILE *out, const struct status_server *s)
     }
 }
 
-/* A server that cannot be asked, in one line. */
+/* In one line, a server that cannot be asked. */
 static void put_other_server(FILE *out, enum escape how, const struct status_server *s)
 {
     switch (s->condition) {
@@ -124,7 +145,7 @@ static void put_other_server(FILE *out, enum escape how, const struct status_ser
         break;
     case CONDITION_DEAD:
         put(out, how, "dead server %s, %zu ledger%s; to settle: %s", s->token, s->undoing_count,
-            plural(s->undoing_count), recover_words(status.path, NULL));
+            plural(s->undoing_count), recover_words(status.state.path, NULL));
         break;
     default:
         put(out, how, "server %s: %s", s->token, s->why);
@@ -156,7 +177,7 @@ static const char *cell_words(const struct field *f, const void *row)
         snprintf(number, sizeof number, "%llu", (unsigned long long)n);
         return n == UNKNOWN ? "-" : number;
     case FIELD_ID:
-        return view.screen > 0 && view.screen < 100 && strlen(words) > CLEANUP_TOKEN_SIZE
+        return view.columns > 0 && view.columns < 100 && strlen(words) > CLEANUP_TOKEN_SIZE
                    ? words + CLEANUP_TOKEN_SIZE - 1
                    : words;
     default:
@@ -164,7 +185,7 @@ static const char *cell_words(const struct field *f, const void *row)
     }
 }
 
-/* A line of a table: what it has in F's column; without a ROW, the column's head. */
+/* What ROW has in F's column, as it is printed; the column's head if ROW is NULL. */
 static const char *line_words(const struct field *f, const void *row, char visible[CELL_SIZE])
 {
     struct text v = {.at = visible, .room = CELL_SIZE};
@@ -189,8 +210,8 @@ static void put_line(FILE *out, const struct field *fields, const void *row, con
         text_add(&l, cell);
         blanks = 2 + (is_number(f) ? 0 : fill);
     }
-    if (view.screen > 3 && l.length > view.screen) {
-        l.length = view.screen - 3;
+    if (view.columns > 3 && l.length > view.columns) {
+        l.length = view.columns - 3;
         text_add(&l, "...");
     }
     fprintf(out, "%s\n", text_end(&l));
@@ -238,7 +259,8 @@ static void put_server(FILE *out, const struct status_server *s)
 static void status_text(FILE *out)
 {
     if (status.living == 0) {
-        put(out, ESCAPE_LINE, "No server is running with the state directory %s.", status.path);
+        put(out, ESCAPE_LINE, "No server is running with the state directory %s.",
+            status.state.path);
         fputs("\n\n", out);
     }
     for (size_t i = 0; i < status.living; i++)
@@ -249,7 +271,7 @@ static void status_text(FILE *out)
     }
     if (status.parked_count > 0) {
         put(out, ESCAPE_LINE, "Undo failed for good; to try again: %s [ID...]",
-            recover_words(status.path, NULL));
+            recover_words(status.state.path, NULL));
         putc('\n', out);
     }
     put_tables(out, status_fields, &status);
@@ -297,7 +319,7 @@ static void json_value(FILE *out, const struct field *f, const void *row)
         json_string(out, moment_words((int64_t)field_number(f, row)));
         break;
     case FIELD_RETRY:
-        json_string(out, recover_words(status.path, field_words(f, row)));
+        json_string(out, recover_words(status.state.path, field_words(f, row)));
         break;
     case FIELD_ROWS:
     case FIELD_ARRAY:
@@ -330,9 +352,9 @@ static void status_json(FILE *out)
 
 /* ---- hangupd status: Prometheus, text exposition format 0.0.4 ------------------------ */
 
-/* Series are told apart by where a server listens, which a restart does not change. Several listen
- * at one address while one of them drains: what is counted is added up, and of times the largest
- * is told. */
+/* A server's series have the label `listen`, where it listens, because a restart does not change
+ * that. While one server drains another may listen at the same address: counts are added up then,
+ * and of times the larger is taken. */
 static void merge_server(struct status_server *into, const struct status_server *s)
 {
     for (const struct field *f = server_fields; f->kind != FIELD_END; f++) {
@@ -347,7 +369,8 @@ static void merge_server(struct status_server *into, const struct status_server 
             into->figures.ended[outcome][undo] += s->figures.ended[outcome][undo];
 }
 
-/* Leave one server for each address, which come first: how many. */
+/* Put one server for each address first, with the others added to it. Returns how many these are.
+ */
 static size_t merge_addresses(void)
 {
     struct status_server *all = status.servers;
@@ -399,8 +422,8 @@ static void put_ended(FILE *out, size_t count)
         for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
             for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
                 put_series(out, "hangupd_requests_total", &status.servers[i]);
-                fprintf(out, ",outcome=\"%s\",undo=\"%s\"} %llu\n", outcome_names[outcome],
-                        undo_names[undo],
+                fprintf(out, ",outcome=\"%s\",undo=\"%s\"} %llu\n",
+                        outcome_name((enum outcome)outcome), undo_name((enum undo_result)undo),
                         (unsigned long long)status.servers[i].figures.ended[outcome][undo]);
             }
 }
@@ -520,7 +543,7 @@ static void page_parked(FILE *out)
     if (status.parked_count == 0)
         return;
     fputs("<section>\n<h2 class=\"bad\">Parked</h2>\n<p>To try again: <code>", out);
-    put(out, ESCAPE_HTML, "%s [ID...]", recover_words(status.path, NULL));
+    put(out, ESCAPE_HTML, "%s [ID...]", recover_words(status.state.path, NULL));
     fputs("</code></p>\n", out);
     page_tables(out, status_fields, &status);
     fputs("</section>\n", out);
@@ -541,7 +564,7 @@ static void status_page(FILE *out)
             "<title>hangupd: %zu in flight</title>\n<style>%s</style>\n</head>\n<body>\n<main>\n"
             "<h1>hangupd</h1>\n<p class=\"soft\">%s, <code>",
             (long long)(every_ms + 999) / 1000, in_flight, page_style, moment_words(status.now_ms));
-    put_escaped(out, ESCAPE_HTML, status.path);
+    put_escaped(out, ESCAPE_HTML, status.state.path);
     fputs("</code></p>\n", out);
     if (status.living == 0)
         fputs("<p>No server is running with this state directory.</p>\n", out);
@@ -568,55 +591,29 @@ static const struct {
     [FORMAT_HTML] = {"text/html; charset=utf-8", status_page},
 };
 
-/* A program of a request has its ledger, STATE/SERVER/ID.p, as UNDO_FD: so a status page needs no
- * option to find the state directory of the server that runs it. The file's own name is not looked
- * at, as one that was made nameless is said to be deleted. */
-static const char *state_of_request(void)
+/* A program of a request is told its server's state directory, so that a status page needs no
+ * option. A user who sets HANGUPD_STATE by hand means it, too. */
+static void open_status(void)
 {
-    static char found[PATH_MAX];
-    char descriptor[32];
-    unsigned long long fd;
-    const char *number = getenv("UNDO_FD"), *id = getenv("REQUEST_ID");
-    if (number == NULL || id == NULL || !cleanup_is_id(id) ||
-        !parse_number(&number, INT_MAX, &fd) || *number != '\0')
-        return NULL;
-    snprintf(descriptor, sizeof descriptor, "/proc/self/fd/%llu", fd);
-    ssize_t n = readlink(descriptor, found, sizeof found - 1);
-    found[n > 0 ? n : 0] = '\0';
-    char *file = strrchr(found, '/');
-    if (file == NULL)
-        return NULL;
-    *file = '\0';
-    char *token = strrchr(found, '/');
-    if (token == NULL || token == found || strlen(token + 1) != CLEANUP_TOKEN_SIZE - 1 ||
-        strncmp(token + 1, id, CLEANUP_TOKEN_SIZE - 1) != 0)
-        return NULL;
-    *token = '\0';
-    return found;
-}
-
-static int status_open(void)
-{
-    status.path = settings.state != NULL ? settings.state : state_of_request();
-    if (status.path == NULL)
-        status.path = default_state();
-    int fd = open(status.path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        cannot("could not open the state directory %s: %s; %s", status.path, strerror(errno),
+    const char *told = getenv("HANGUPD_STATE");
+    bool is_told = settings.state == NULL && told != NULL && *told != '\0';
+    status.state.path = is_told ? told : state_path();
+    status.state.fd = open(status.state.path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (status.state.fd < 0)
+        cannot("could not open the state directory %s: %s; %s", status.state.path, strerror(errno),
                errno == EACCES ? "ask as its owner or as root"
                                : "--state DIR names the one that the server was started with");
-    return fd;
 }
 
-/* The status as it is now, allocated. */
-static char *status_render(int state)
+/* Returns the status as it is now, for the caller to free. */
+static char *status_render(void)
 {
     char *words = NULL;
     size_t length;
     FILE *out = open_memstream(&words, &length);
     if (out == NULL)
         no_memory();
-    status_gather(state);
+    status_gather();
     status_formats[view.format].put(out);
     status_forget();
     if (fclose(out) != 0)
@@ -630,22 +627,21 @@ static void status_write(const char *words, size_t length)
         cannot("could not write the status: %s", strerror(errno));
 }
 
-/* WORDS in the place of what the screen shows, as much as it holds; in one write, not to flicker.
- */
-static void show_in_place(const char *words, const struct winsize *screen)
+/* WORDS over what the terminal shows, as much as it holds; in one write, so as not to flicker. */
+static void show_in_place(const char *words)
 {
     char *frame = NULL;
-    size_t length, rows = screen->ws_row > 1 ? screen->ws_row - 1U : SIZE_MAX;
+    size_t length, rows = view.rows > 1 ? view.rows - 1 : SIZE_MAX;
     FILE *out = open_memstream(&frame, &length);
     if (out == NULL)
         no_memory();
     fputs("\033[H", out);
     while (*words != '\0' && rows-- > 0) {
-        int n = (int)strcspn(words, "\n"), room = screen->ws_col > 0 ? screen->ws_col : INT_MAX;
+        size_t n = strcspn(words, "\n"), room = view.columns > 0 ? view.columns : INT_MAX;
         if (rows == 0 && words[n] != '\0' && words[n + 1] != '\0')
             fputs("...\033[K\n", out);
         else
-            fprintf(out, "%.*s\033[K\n", n < room ? n : room, words);
+            fprintf(out, "%.*s\033[K\n", (int)(n < room ? n : room), words);
         words += n + (words[n] != '\0');
     }
     fputs("\033[J", out);
@@ -655,21 +651,30 @@ static void show_in_place(const char *words, const struct winsize *screen)
     free(frame);
 }
 
-static void status_show(int state)
+/* A terminal may change its size while it is watched. */
+static void measure_terminal(void)
 {
     struct winsize screen = {0};
     bool terminal = isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &screen) == 0;
-    view.screen = screen.ws_col;
-    char *words = status_render(state);
-    if (terminal && view.every_ms >= 0)
-        show_in_place(words, &screen);
+    view.in_place = terminal && view.every_ms >= 0;
+    view.columns = screen.ws_col;
+    view.rows = screen.ws_row;
+}
+
+static void status_show(void)
+{
+    measure_terminal();
+    char *words = status_render();
+    if (view.in_place)
+        show_in_place(words);
     else
         status_write(words, strlen(words));
     free(words);
 }
 
-/* Until a signal ends it: they are blocked, so that what is shown is whole. */
-static void watch_status(int state)
+/* Show it again and again until a signal comes. Signals are blocked and waited for in the pauses,
+ * so that what is shown last is whole. */
+static void watch_status(void)
 {
     int64_t every = view.every_ms > 0 ? view.every_ms : WATCH_MS;
     struct timespec pause = {.tv_sec = every / 1000, .tv_nsec = every % 1000 * 1000000};
@@ -682,7 +687,7 @@ static void watch_status(int state)
     if (isatty(STDOUT_FILENO))
         status_write("\033[H\033[2J", 7);
     do
-        status_show(state);
+        status_show();
     while (sigtimedwait(&ending, NULL, &pause) < 0);
     if (isatty(STDOUT_FILENO))
         status_write("\n", 1);
@@ -690,10 +695,8 @@ static void watch_status(int state)
 
 static int command_status(int argc, char **argv)
 {
-    called = "hangupd status";
-    the_help = status_help;
     parse_status_options(argc, argv);
-    int state = status_open();
+    open_status();
     if (getenv("GATEWAY_INTERFACE") != NULL) { /* what a CGI program says first */
         char head[128];
         snprintf(head, sizeof head, "Content-Type: %s\nCache-Control: no-store\n\n",
@@ -701,10 +704,9 @@ static int command_status(int argc, char **argv)
         status_write(head, strlen(head));
     }
     if (view.every_ms >= 0 && view.format != FORMAT_HTML)
-        watch_status(state);
+        watch_status();
     else
-        status_show(state);
-    close(state);
+        status_show();
     return 0;
 }
 

@@ -6,23 +6,22 @@
  *     text_signed(&t, getpid());
  *     puts(text_end(&t));
  *
- * What does not fit is cut, and never overflows. For lines of the log and of ledgers, names, heads
- * of answers: for whatever a signal handler may have to write. Not for text of unbounded length.
+ * Text is built in an array of the caller's; what does not fit there is cut off and nothing
+ * overflows. Use it for lines of the log and of ledgers, for names, for heads of answers: for all
+ * that a signal handler may have to write, where stdio is not allowed. Do not use it for text of
+ * unbounded length, as the caller is not told that something was cut.
  *
  * Kind: pure.
- * Signal safety: what is marked ASYNC_SAFE, which is all but random_hex.
+ * Signal safety: all of it.
  */
 #ifndef HANGUPD_TEXT_H
 #define HANGUPD_TEXT_H
 
-#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
-#include <unistd.h>
 
 /* A function so marked may run in a signal handler. It goes to a section of its own, and
  * `make lint` proves that nothing in that section calls anything but async-signal-safe
@@ -31,13 +30,15 @@
 
 /* ---- Text and numbers ---------------------------------------------------------------- */
 
-/* Text built in place; what does not fit is cut. */
+/* AT has room for ROOM bytes, at least one. Always LENGTH < ROOM, so that the NUL of text_end has
+ * its place; until then nothing ends the text. */
 struct text {
     char *at;
-    size_t length, room; /* length < room; at[length] is not kept NUL: see text_end */
+    size_t length, room;
 };
 #define TEXT(array) ((struct text){.at = (array), .length = 0, .room = sizeof(array)})
 
+/* Append N bytes, or as many as fit. */
 ASYNC_SAFE static inline void text_bytes(struct text *t, const void *bytes, size_t n)
 {
     size_t left = t->room - 1 - t->length;
@@ -47,6 +48,7 @@ ASYNC_SAFE static inline void text_bytes(struct text *t, const void *bytes, size
     t->length += n;
 }
 
+/* Append the string S. */
 ASYNC_SAFE static inline void text_add(struct text *t, const char *s)
 {
     text_bytes(t, s, strlen(s));
@@ -57,6 +59,7 @@ ASYNC_SAFE static inline void text_char(struct text *t, char c)
     text_bytes(t, &c, 1);
 }
 
+/* Append N in decimal, with zeros before it up to WIDTH digits. */
 ASYNC_SAFE static inline void text_number(struct text *t, unsigned long long n, unsigned width)
 {
     char digits[24];
@@ -77,13 +80,16 @@ ASYNC_SAFE static inline void text_signed(struct text *t, long long n)
     text_number(t, n < 0 ? 0ULL - (unsigned long long)n : (unsigned long long)n, 1);
 }
 
+/* Write the NUL. Returns the string, to which more can still be added. */
 ASYNC_SAFE static inline const char *text_end(struct text *t)
 {
     t->at[t->length] = '\0';
     return t->at;
 }
 
-/* The decimal number at *S, which is advanced past it. False: no digit, or over MAX. */
+/* Read the decimal number at *S into *N and move *S past it. Returns false, and changes neither, if
+ * there is no digit or the number is larger than MAX. What follows the digits is for the caller to
+ * judge. */
 ASYNC_SAFE static inline bool parse_number(const char **s, unsigned long long max,
                                            unsigned long long *n)
 {
@@ -104,10 +110,12 @@ ASYNC_SAFE static inline bool parse_number(const char **s, unsigned long long ma
 
 /* ---- Escapes --------------------------------------------------------------------------- */
 
-/* Where text is going to stand: in a line, between quotes, in a label of a metric, on a page. */
+/* Where the text is going to stand: bare in a line, between double quotes, in a string of JSON, in
+ * the label of a metric, on a page. */
 enum escape { ESCAPE_LINE, ESCAPE_STRING, ESCAPE_JSON, ESCAPE_METRIC, ESCAPE_HTML };
 
-/* C as it may stand there: nothing that a client sends can end it, or steer a terminal. */
+/* Append C as it may stand there. A client or a program may have chosen it: it can neither end the
+ * line or the string, nor steer a terminal. */
 ASYNC_SAFE static inline void text_escaped_char(struct text *t, char c, enum escape how)
 {
     unsigned char byte = (unsigned char)c;
@@ -127,6 +135,7 @@ ASYNC_SAFE static inline void text_escaped_char(struct text *t, char c, enum esc
     }
 }
 
+/* The same for each byte of the string S. */
 ASYNC_SAFE static inline void text_escaped(struct text *t, const char *s, enum escape how)
 {
     for (; *s != '\0'; s++)
@@ -135,7 +144,7 @@ ASYNC_SAFE static inline void text_escaped(struct text *t, const char *s, enum e
 
 /* ---- Clocks and dates ------------------------------------------------------------------ */
 
-/* Milliseconds on CLOCK_MONOTONIC. */
+/* Milliseconds on CLOCK_MONOTONIC, which no change of the date moves: for deadlines. */
 ASYNC_SAFE static inline int64_t clock_ms(void)
 {
     struct timespec now;
@@ -146,8 +155,8 @@ ASYNC_SAFE static inline int64_t clock_ms(void)
 /* USER_HZ, in which the kernel tells people its times, whatever it counts in itself: time(7). */
 #define TICKS_PER_SECOND 100
 
-/* Now, in the clock ticks since boot that /proc/PID/stat counts a process's start in, see proc(5).
- */
+/* Now, in the clock ticks since boot in which /proc/PID/stat tells when a process began (proc(5)):
+ * for telling a process from a later one of the same number. */
 ASYNC_SAFE static inline uint64_t clock_ticks(void)
 {
     struct timespec now;
@@ -156,7 +165,7 @@ ASYNC_SAFE static inline uint64_t clock_ticks(void)
            (uint64_t)now.tv_nsec / (1000000000 / TICKS_PER_SECOND);
 }
 
-/* A wait that a signal may cut short. */
+/* Wait for MS, or until a signal comes. */
 ASYNC_SAFE static inline void sleep_ms(int64_t ms)
 {
     struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1000000};
@@ -168,9 +177,9 @@ struct utc {
     unsigned year, month, day, weekday, hour, minute, second; /* weekday 0: Sunday */
 };
 
-/* gmtime_r and strftime are not async-signal-safe. Days to dates after the usual reckoning in
- * years that begin in March, eras of 400 years. */
-ASYNC_SAFE static inline struct utc handler_utc(int64_t seconds)
+/* SECONDS since 1970 as a date. gmtime_r() is not async-signal-safe. A year is counted from March
+ * here, so that the leap day is its last, and 400 years are an era, after which dates repeat. */
+ASYNC_SAFE static inline struct utc utc_at(int64_t seconds)
 {
     static const unsigned char lengths[] = {31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 31, 29};
     int64_t day = seconds / 86400, rest = seconds % 86400;
@@ -190,10 +199,11 @@ ASYNC_SAFE static inline struct utc handler_utc(int64_t seconds)
         .second = (unsigned)(rest % 60),
     };
 }
-/* "2026-11-23T11:27:50" */
+
+/* Append SECONDS since 1970 as "2026-11-23T11:27:50". */
 ASYNC_SAFE static inline void text_time(struct text *t, int64_t seconds)
 {
-    struct utc u = handler_utc(seconds);
+    struct utc u = utc_at(seconds);
     text_number(t, u.year, 4);
     text_char(t, '-');
     text_number(t, u.month, 2);
@@ -205,46 +215,6 @@ ASYNC_SAFE static inline void text_time(struct text *t, int64_t seconds)
     text_number(t, u.minute, 2);
     text_char(t, ':');
     text_number(t, u.second, 2);
-}
-
-/* ---- Descriptors and names --------------------------------------------------------------- */
-
-/* Write all of BYTES to FD, a file or pipe: 0, or -1 with errno. */
-ASYNC_SAFE static inline int write_all(int fd, const void *bytes, size_t n)
-{
-    const char *p = bytes;
-    while (n > 0) {
-        ssize_t done = write(fd, p, n);
-        if (done < 0 && errno != EINTR)
-            return -1;
-        if (done > 0) {
-            p += done;
-            n -= (size_t)done;
-        }
-    }
-    return 0;
-}
-
-ASYNC_SAFE static inline void close_keep_errno(int fd)
-{
-    int saved = errno;
-    close(fd);
-    errno = saved;
-}
-
-#define HEX_SIZE 17
-/* An unguessable name part: HEX_SIZE - 1 hex digits. -1 with errno when there is no randomness. */
-static inline int random_hex(char hex[HEX_SIZE])
-{
-    unsigned char bytes[(HEX_SIZE - 1) / 2];
-    if (getrandom(bytes, sizeof bytes, 0) != (ssize_t)sizeof bytes)
-        return -1;
-    for (size_t i = 0; i < sizeof bytes; i++) {
-        hex[2 * i] = "0123456789abcdef"[bytes[i] >> 4];
-        hex[2 * i + 1] = "0123456789abcdef"[bytes[i] & 15];
-    }
-    hex[HEX_SIZE - 1] = '\0';
-    return 0;
 }
 
 #endif

@@ -1,34 +1,45 @@
 /* tree.h: removing trees, without following links, memory or a limit of depth.
  *
+ *     int fd = open_directory(AT_FDCWD, path);
+ *     if (fd >= 0 && remove_open_tree(fd, path) < 0)
+ *         ... errno: what is left is a part of the tree, or its top ...
+ *
+ * A tree may be hostile: as deep as its maker liked, with links out of it, with modes that keep us
+ * out, and still being written to. So each directory is opened by its name in its parent, never by
+ * a path; a mount point below is not entered and stays, with EXDEV; and what will not go is no
+ * reason not to remove the rest.
+ *
  * Kind: included by cleanup.c alone.
- * Signal safety: all of it; static buffers, so one at a time.
+ * Signal safety: what is marked ASYNC_SAFE, which is all of it; its buffers are static, so one tree
+ * at a time.
  */
 #ifndef HANGUPD_TREE_H
 #define HANGUPD_TREE_H
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "text.h"
+#include "walk.h"
 
 /* ---- Removing trees, without following links, memory or a limit of depth ------------- */
 
-/* Deeper than this, a directory is first moved up to the top of its tree. */
+/* Each level that is entered takes a buffer and a descriptor. So a directory deeper than this is
+ * first moved up to the top of its tree, and found there by the next pass. */
 #define TREE_DEPTH 48
 struct tree {
     int top;
-    unsigned hoisted;
+    unsigned hoisted;         /* directories that were moved up, which numbers their names */
     unsigned long long mount; /* never left: a mount point below is not the request's */
 };
-static union {
-    char bytes[2048];
-    struct dirent64 aligned;
-} tree_entries[TREE_DEPTH];
+static _Alignas(struct dirent64) char tree_entries[TREE_DEPTH][2048];
 
+/* Which mount the open directory FD is on; before Linux 5.8, which device, which is nearly the
+ * same. */
 ASYNC_SAFE static int mount_of(int fd, unsigned long long *mount)
 {
     struct statx x;
@@ -40,7 +51,9 @@ ASYNC_SAFE static int mount_of(int fd, unsigned long long *mount)
     return 0;
 }
 
-/* Open the directory NAME in DIR to be emptied, even if its maker took our rights to it away. */
+/* Open the directory NAME in DIR to be emptied, even if its maker took our rights to it away. The
+ * mode is changed through a descriptor: by its name a link that has come meanwhile would be
+ * followed. */
 ASYNC_SAFE static int open_directory(int dir, const char *name)
 {
     const int flags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
@@ -99,32 +112,27 @@ ASYNC_SAFE static int remove_entry(int dir, const struct dirent64 *e, int depth,
     return remove_directory(dir, e->d_name, depth, tree);
 }
 
-/* One pass over DIR. Returns how many entries it removed, or -1 when it could not be read; *LEFT
- * is the errno of the first that would not go, or 0 when it was found empty. */
+/* One pass over DIR. Returns how many entries it removed, or -1 if it could not be read; *LEFT is
+ * the errno of the first that would not go, or 0 if there was none. */
 ASYNC_SAFE static int empty_pass(int dir, int depth, struct tree *tree, int *left)
 {
     int removed = 0;
     *left = 0;
     if (lseek(dir, 0, SEEK_SET) < 0)
         return -1;
-    for (;;) {
-        char *buffer = tree_entries[depth].bytes;
-        long n = syscall(SYS_getdents64, dir, buffer, sizeof tree_entries[depth].bytes);
-        if (n <= 0)
-            return n < 0 ? -1 : removed;
-        for (long at = 0; at < n;) {
-            const struct dirent64 *e = (const void *)(buffer + at);
-            at += e->d_reclen;
-            if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-                continue;
-            if (remove_entry(dir, e, depth, tree) == 0)
-                removed++;
-            else if (*left == 0)
-                *left = errno;
-        }
+    struct walk w = walk_from(dir, tree_entries[depth], sizeof tree_entries[depth]);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+        if (remove_entry(dir, e, depth, tree) == 0)
+            removed++;
+        else if (*left == 0)
+            *left = errno;
     }
+    errno = w.error;
+    return w.error == 0 ? removed : -1;
 }
 
+/* Empty DIR, with passes until one removes nothing: entries may have moved while some were removed.
+ */
 ASYNC_SAFE static int empty_directory(int dir, int depth, struct tree *tree)
 {
     bool mode_forced = false;
@@ -136,7 +144,7 @@ ASYNC_SAFE static int empty_directory(int dir, int depth, struct tree *tree)
         if (removed == 0 && left == 0)
             return 0;
         if (removed > 0)
-            continue; /* entries may have moved while some were removed: look again */
+            continue;
         if (left != EACCES || mode_forced) {
             errno = left;
             return -1;

@@ -35,7 +35,9 @@
 extern "C" {
 #endif
 
-struct request;
+struct request; /* the server's */
+
+/* A handler. Returns 0 if it has answered and what it made may stay. */
 typedef int handler_fn(struct request *rq);
 
 /* What a FIN from the client means while the work runs: the client may have closed, or only
@@ -54,7 +56,8 @@ enum on_hangup {
     ON_HANGUP_FINISH   /* nothing: the work goes on to its end and is kept */
 };
 
-/* A path and what serves it: a C function or a program. Members left 0 have the default named. */
+/* A path and what serves it: a C function or a program. Members left 0 have the default named. The
+ * strings are the caller's, and stay. */
 struct route {
     const char *path;    /* "/report"; one that ends in '/' stands for all below it */
     handler_fn *handler; /* the C function */
@@ -64,65 +67,94 @@ struct route {
     const char *methods; /* separated by spaces; NULL: "GET", for a program "GET HEAD POST PUT
                           * DELETE PATCH". HEAD is answered without the work being done unless it is
                           * listed; OPTIONS is always answered. */
-    int64_t timeout_ms;  /* for the whole request; 0: as --timeout says */
+    int64_t timeout_ms;  /* milliseconds for the whole request; 0: as --timeout says */
     int64_t max;         /* requests of this route at once; 0: no limit */
     enum on_hangup on_hangup;
     enum half_close half_close;
 };
 
-/* ---- The request --------------------------------------------------------------------- */
+/* ---- The request ---------------------------------------------------------------------
+ *
+ * RQ is the handler's argument. None of these waits. */
 
-const char *request_id(const struct request *rq);     /* unique among all servers; [0-9a-f-] */
-const char *request_method(const struct request *rq); /* "GET" */
-/* The path: percent-decoded, "." and ".." resolved, starting with '/', without a NUL
- * (RFC 3986 section 6.2.2). */
+/* Returns the request's id, [0-9a-f-], which no other request of any server has. Each line of the
+ * log has it, and a program gets it as REQUEST_ID. */
+const char *request_id(const struct request *rq);
+
+/* Returns the method as sent, "GET": case counts (RFC 9110 section 9.1). */
+const char *request_method(const struct request *rq);
+
+/* Returns the path: percent-decoded, "." and ".." resolved, starting with '/', without a NUL
+ * (RFC 3986 section 6.2.2). It can hold any other byte. */
 const char *request_path(const struct request *rq);
-/* What follows the route's path, for a route that ends in '/'; else "". */
+
+/* Returns what follows the route's path, if that ends in '/', else "". */
 const char *request_path_info(const struct request *rq);
-/* The query as sent, without the '?'; "" if there is none (RFC 3986 section 3.4). */
+
+/* Returns the query as sent, without the '?', or "" if there is none (RFC 3986 section 3.4). */
 const char *request_query(const struct request *rq);
-/* The value of NAME in the query, percent-decoded, '+' as a space; NULL if it is not there. */
+
+/* Returns the value of NAME in the query, percent-decoded, '+' as a space: of the first, if there
+ * are several, and "" for a name without a value. Returns NULL if NAME is not there, or out of
+ * memory. */
 const char *request_parameter(struct request *rq, const char *name);
-/* The value of the header field NAME (any case), without surrounding white space; the values of
- * several are joined by ", " (RFC 9110 section 5.3). NULL if there is none. The request owns it;
- * for one thread at a time, as request_parameter and all that answers. */
+
+/* Returns the value of the header field NAME (in any case), without surrounding white space; the
+ * values of several are joined by ", " (RFC 9110 section 5.3), of Cookie by "; ". Returns NULL if
+ * there is none, or out of memory. For one thread at a time, as request_parameter and all that
+ * answers. */
 const char *request_header(struct request *rq, const char *name);
-/* A descriptor on the whole body, at its start, which may be read, mapped and sought; the
- * request owns it. -1 if there is no body. */
+
+/* Returns a descriptor on the whole body, at its start, which may be read, mapped and sought, or -1
+ * if there is no body. The request owns it: do not close it. */
 int request_body(const struct request *rq);
-uint64_t request_body_length(const struct request *rq); /* in bytes, after any chunked coding */
-/* "192.0.2.7:5180", "[2001:db8::7]:5180", or "unix". */
+
+/* Returns the body's length in bytes, after any chunked coding has been taken off. */
+uint64_t request_body_length(const struct request *rq);
+
+/* Returns the client's address, "192.0.2.7:5180" or "[2001:db8::7]:5180", or "unix". */
 const char *request_client(const struct request *rq);
-/* One line in the server's log, with the request's id. */
+
+/* Put one line, as printf makes it of FORMAT, into the server's log, with the request's id. What is
+ * in it is escaped, and cut at 2 KiB; a line that the log cannot take at once is dropped. */
 void request_log(const struct request *rq, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* ---- The answer ---------------------------------------------------------------------- */
+/* ---- The answer ----------------------------------------------------------------------
+ *
+ * Once: fields, then one of respond, respond_text, respond_errno and respond_begin. All strings and
+ * bytes are copied. */
 
-/* Add a header field; before the answer begins. Content-Length, Transfer-Encoding, Connection
- * and Date are the server's. Errors: EINVAL (not a field, RFC 9110 section 5), EALREADY (the
- * answer has begun), E2BIG. */
+/* Add a header field, before the answer is begun. Content-Length, Transfer-Encoding, Connection and
+ * Date are the server's. Errors: EINVAL (not a field, RFC 9110 section 5, or the server's),
+ * EALREADY (the answer is begun), E2BIG (over 16 KiB of fields). */
 int respond_header(struct request *rq, const char *name, const char *value);
 
-/* The whole answer at once. BODY is copied. It is sent when the handler has returned.
- * TYPE is the Content-Type, or NULL. Errors: EINVAL (STATUS), EALREADY, ENOMEM. */
+/* Give the whole answer at once: STATUS from 200 to 599, TYPE for Content-Type, or NULL, and LENGTH
+ * bytes of BODY. It is sent when the handler has returned. Errors: EINVAL (STATUS or TYPE),
+ * EALREADY, ENOMEM. */
 int respond(struct request *rq, int status, const char *type, const void *body, size_t length);
 
-/* The same, with printf's FORMAT as text/plain. */
+/* The same, with what printf makes of FORMAT as text/plain. */
 int respond_text(struct request *rq, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* The same for a failure: "could not DOING", errno's text in the log and a fitting status: 409
- * (EEXIST), 507 (ENOSPC, EDQUOT), else 500. Always returns -1, for the handler to return. */
+/* The same for a failure: the client is told "could not DOING", the log also errno's text, and the
+ * status fits that: 409 (EEXIST), 507 (ENOSPC, EDQUOT), else 500. If there is an answer already it
+ * stays. Always returns -1, for the handler to return, with errno as it was. */
 int respond_errno(struct request *rq, const char *doing);
 
-/* A streamed answer: begin, then any number of writes. LENGTH is the body's length in bytes, or
- * -1 if it is not known (then chunked; closing the connection for HTTP/1.0). Its last byte is
- * held back until the handler has returned 0, so that a cut answer is seen to be cut; or all of
- * it, when it is whole in the first write and at most 4096 bytes: then a failure is answered.
- * Errors: as above; EMSGSIZE (more than LENGTH); EPIPE, ECONNRESET, ETIMEDOUT (the client is
- * gone or does not read: give up). */
+/* Begin a streamed answer, of any number of writes. LENGTH is the body's length in bytes, or -1 if
+ * it is not known (then it is chunked; for HTTP/1.0 the end of the connection ends it). Errors: as
+ * respond. */
 int respond_begin(struct request *rq, int status, const char *type, int64_t length);
+
+/* Write LENGTH bytes of the body. This waits while the client has no room for it. The last byte of
+ * a body whose length is known is held back until the handler has returned 0, as is the last chunk,
+ * so that a cut answer is seen to be cut; or all of it, if it is whole in the first write and at
+ * most 4096 bytes: then a failure is still answered. Errors: EINVAL (not begun, or given at once),
+ * EMSGSIZE (more than the length), ENOMEM; EPIPE, ECONNRESET, ETIMEDOUT (the client is gone or does
+ * not read: give up). */
 int respond_write(struct request *rq, const void *data, size_t length);
 
 #ifdef __cplusplus

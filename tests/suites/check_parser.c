@@ -767,12 +767,12 @@ TEST(canned_answers)
         size_t n = handler_canned_answer(answer, sizeof answer, statuses[i], false, "so it is");
         ck_assert_uint_lt(n, sizeof answer);
         answer[n] = '\0';
-        snprintf(line, sizeof line, "HTTP/1.1 %d %s\r\n", statuses[i], handler_reason(statuses[i]));
+        snprintf(line, sizeof line, "HTTP/1.1 %d %s\r\n", statuses[i], http_reason(statuses[i]));
         ck_assert_msg(strncmp(answer, line, strlen(line)) == 0, "%s", answer);
         char *body = strstr(answer, "\r\n\r\n");
         ck_assert_ptr_nonnull(body);
         body += 4;
-        snprintf(line, sizeof line, "%d %s: so it is\n", statuses[i], handler_reason(statuses[i]));
+        snprintf(line, sizeof line, "%d %s: so it is\n", statuses[i], http_reason(statuses[i]));
         ck_assert_str_eq(body, line);
         snprintf(length, sizeof length, "\r\nContent-Length: %zu\r\n", strlen(body));
         ck_assert_ptr_nonnull(strstr(answer, length));
@@ -817,18 +817,18 @@ TEST(canned_date)
 
 TEST(reasons)
 {
-    ck_assert_str_eq(handler_reason(200), "OK");
-    ck_assert_str_eq(handler_reason(404), "Not Found");
-    ck_assert_str_eq(handler_reason(507), "Insufficient Storage");
-    ck_assert_str_eq(handler_reason(299), "Unknown");
-    ck_assert_str_eq(handler_reason(-1), "Unknown");
+    ck_assert_str_eq(http_reason(200), "OK");
+    ck_assert_str_eq(http_reason(404), "Not Found");
+    ck_assert_str_eq(http_reason(507), "Insufficient Storage");
+    ck_assert_str_eq(http_reason(299), "Unknown");
+    ck_assert_str_eq(http_reason(-1), "Unknown");
 }
 
 static void must_be_utc(int64_t seconds)
 {
     struct tm tm;
     time_t t = (time_t)seconds;
-    struct utc u = handler_utc(seconds);
+    struct utc u = utc_at(seconds);
     ck_assert_ptr_nonnull(gmtime_r(&t, &tm));
     bool same = (int)u.year == tm.tm_year + 1900 && (int)u.month == tm.tm_mon + 1 &&
                 (int)u.day == tm.tm_mday && (int)u.weekday == tm.tm_wday &&

@@ -864,30 +864,29 @@ TEST(served_through_itself)
     server_stop(s);
 }
 
-/* The descriptor must be a file in the directory of the server that the id is of. */
-TEST(descriptor_that_is_no_ledger)
+/* --state comes first, then HANGUPD_STATE if it says anything, then the default. */
+TEST(state_by_environment)
 {
     static const struct {
-        const char *settings;
+        const char *settings, *option;
         bool found;
     } cases[] = {
-        {"UNDO_FD=3 REQUEST_ID=" TOKEN "-1", true},
-        {"UNDO_FD=3", false},
-        {"UNDO_FD=3x REQUEST_ID=" TOKEN "-1", false},
-        {"UNDO_FD=3 REQUEST_ID=" TOKEN, false},
-        {"UNDO_FD=3 REQUEST_ID=0123456789abcdef-1", false},
-        {"UNDO_FD=77 REQUEST_ID=" TOKEN "-1", false},
-        {"UNDO_FD=0 REQUEST_ID=" TOKEN "-1", false},
+        {"HANGUPD_STATE=$AWAY", "", true},
+        {"HANGUPD_STATE=$AWAY REQUEST_ID=" TOKEN "-1", "", true},
+        {"HANGUPD_STATE=/nowhere", "--state $AWAY", true},
+        {"HANGUPD_STATE=$AWAY", "--state /nowhere", false},
+        {"HANGUPD_STATE=", "", false},
+        {"UNDO_FD=3 REQUEST_ID=" TOKEN "-1", "", false},
     };
-    char shell[PATH_MAX];
-    must(mkdir(at("away"), 0700) == 0 && mkdir(at("away/" TOKEN), 0700) == 0);
+    char shell[2 * PATH_MAX];
+    must(mkdir(at("away"), 0700) == 0);
     for (int i = 0; i < COUNT(cases); i++) {
-        snprintf(shell, sizeof(shell), "HOME=/ XDG_STATE_HOME= %s exec %s status 3>%s",
-                 cases[i].settings, the_hangupd(), at("away/" TOKEN "/file"));
+        snprintf(shell, sizeof(shell), "AWAY=%s; HOME=/ XDG_STATE_HOME= %s exec %s status %s",
+                 at("away"), cases[i].settings, the_hangupd(), cases[i].option);
         const char *argv[] = {"sh", "-c", shell, NULL};
         struct output o = run_argv(argv, NULL, true);
-        must_say((strstr(o.text, at("away")) != NULL) == cases[i].found, "%s: %s",
-                 cases[i].settings, o.text);
+        must_say((strstr(o.text, at("away")) != NULL) == cases[i].found, "%s %s: %s",
+                 cases[i].settings, cases[i].option, o.text);
     }
 }
 

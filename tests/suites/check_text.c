@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "harness_ledgers.h"
 
 SUITE(LEDGERS);

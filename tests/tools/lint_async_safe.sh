@@ -44,10 +44,9 @@ GLIBC='strerrordesc_np'
 
 # Functions that may call through a pointer, and why that is safe.
 #     report        cleanup_report is async-signal-safe by its contract
-#     each_process  a marked caller can only pass a marked function: addresses taken are checked
-#     reap_until    what its caller passes: the same
+#     reap_until    what its caller passes, a marked function: addresses taken are checked
 #     undo_record   the ledger's `run`: NULL, and not called, in a signal handler
-INDIRECT='report each_process reap_until undo_record'
+INDIRECT='report reap_until undo_record'
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

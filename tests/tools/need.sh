@@ -31,6 +31,7 @@ have()
         [ -e "$(clang -print-file-name="libclang_rt.fuzzer-$(uname -m).a" 2>/dev/null)" ]
         ;;
     ucspi-tcp) command -v tcpserver ;;
+    universal-ctags) ctags --version 2>&1 | grep -q Universal ;;
     lib* | *-dev | python3-* | ca-certificates) dpkg -s "$1" 2>/dev/null | grep -q '^Status: .* installed$' ;;
     *) command -v "$1" ;;
     esac >/dev/null

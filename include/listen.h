@@ -1,0 +1,315 @@
+/* listen.h: addresses as people write them, and sockets to listen on: made, or inherited.
+ *
+ *     struct listener l;
+ *     listen_on(&l, "[::1]:8080");                 // or :80, 127.0.0.1:0, unix:/run/report.sock
+ *     if (!listen_inherit(&l, 0, "descriptor 0"))  // of inetd
+ *         serve_one(l.fd);                         // a connection, not a listening socket
+ *     listen_end(&l);                              // close it, and remove the file of unix:PATH
+ *
+ *     struct address a = address_of(&from);
+ *     address_text(&a, text, sizeof text);         // "[::1]:41234", or "unix"
+ *
+ * The caller owns the listener and keeps it where it likes; nothing is remembered here. What cannot
+ * be had ends the process with a plain sentence (cannot, wrong_use of options.h), so none of this
+ * may be called once the server serves, but for listen_end, address_of and address_text.
+ *
+ * Addresses are numbers, or localhost. Names are not looked up: getaddrinfo(3) loads libraries
+ * while it runs, which a statically linked program should not, and it blocks.
+ *
+ * Kind: included by server.c alone.
+ * Signal safety: none.
+ */
+#ifndef HANGUPD_LISTEN_H
+#define HANGUPD_LISTEN_H
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "options.h"
+
+/* ---- Addresses ----------------------------------------------------------------------- */
+
+struct address {
+    sa_family_t family;      /* AF_INET, AF_INET6; anything else is a unix socket's caller */
+    uint16_t port;           /* in the machine's order of bytes */
+    unsigned char bytes[16]; /* 4 of them for AF_INET */
+};
+
+static struct address address_of(const struct sockaddr_storage *from)
+{
+    struct address a = {.family = from->ss_family};
+    if (from->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const void *)from;
+        memcpy(a.bytes, &in->sin_addr, sizeof in->sin_addr);
+        a.port = ntohs(in->sin_port);
+    } else if (from->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const void *)from;
+        memcpy(a.bytes, &in6->sin6_addr, sizeof in6->sin6_addr);
+        a.port = ntohs(in6->sin6_port);
+        /* A caller by IPv4 on :PORT. It is the same client as on 0.0.0.0:PORT, for people and for
+         * --per-client, so it gets the same name. */
+        if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
+            a.family = AF_INET;
+            memcpy(a.bytes, &in6->sin6_addr.s6_addr[12], 4);
+        }
+    }
+    return a;
+}
+
+/* "127.0.0.1:80", "[::1]:80"; a caller on a unix socket has no address, and is "unix". */
+static void address_text(const struct address *a, char *text, size_t size)
+{
+    char number[INET6_ADDRSTRLEN];
+    if (inet_ntop(a->family, a->bytes, number, sizeof number) == NULL)
+        snprintf(text, size, "unix");
+    else
+        snprintf(text, size, a->family == AF_INET6 ? "[%s]:%u" : "%s:%u", number, a->port);
+}
+
+/* Returns the size of the address that HOST, a number, stands for, or 0 if it is none. */
+static socklen_t address_parse(const char *host, in_port_t port, struct sockaddr_storage *at)
+{
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    char number[INET6_ADDRSTRLEN];
+    if (inet_pton(AF_INET, host, &v4.sin_addr) == 1) {
+        memcpy(at, &v4, sizeof v4);
+        return sizeof v4;
+    }
+    const char *zone = strchr(host, '%'); /* fe80::1%eth0 */
+    size_t length = zone != NULL ? (size_t)(zone - host) : strlen(host);
+    if (length >= sizeof number)
+        return 0;
+    memcpy(number, host, length);
+    number[length] = '\0';
+    if (zone != NULL)
+        v6.sin6_scope_id = if_nametoindex(zone + 1);
+    if (inet_pton(AF_INET6, number, &v6.sin6_addr) != 1 || (zone != NULL && v6.sin6_scope_id == 0))
+        return 0;
+    memcpy(at, &v6, sizeof v6);
+    return sizeof v6;
+}
+
+/* ---- Listeners ----------------------------------------------------------------------- */
+
+struct listener {
+    int fd; /* does not block, closed on exec; an inherited connection is left as it came */
+    bool is_tcp;
+    char name[LISTENER_NAME_SIZE];
+    char unix_path[sizeof((struct sockaddr_un *)0)->sun_path]; /* "": no file that we made */
+    dev_t dev;                                                 /* ...which file that is */
+    ino_t ino;
+};
+
+/* Connections inherit these from the socket that accepts them, on Linux: so a request costs no call
+ * for them, and there is no moment in which a connection is without. */
+static void listen_set_options(int fd, bool is_tcp)
+{
+    const int on = 1;
+    const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    /* Probes for the last two thirds of the time, so that the loss of a few ends no request. With
+     * TCP_USER_TIMEOUT it is that time that ends it, and no count of probes (tcp(7)). */
+    int dead_s = (int)(settings.handler.dead_peer_ms / 1000);
+    int interval_s = dead_s < 20 ? 1 : dead_s / 10;
+    int idle_s = dead_s - dead_s * 2 / 3 / interval_s * interval_s;
+    unsigned user_ms = (unsigned)settings.handler.dead_peer_ms;
+    /* If everybody dies, the kernel closes the connection. The client must then see a reset: a
+     * plain FIN would look like the end of an answer whose length it does not know. */
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    if (!is_tcp)
+        return;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof user_ms);
+}
+
+/* Make *L of the socket FD, which listens. Its name is what the kernel says, as port 0 has become
+ * a real one. */
+static void listen_fill(struct listener *l, int fd, bool is_tcp)
+{
+    *l = (struct listener){.fd = fd, .is_tcp = is_tcp};
+    listen_set_options(fd, is_tcp);
+    struct sockaddr_storage at = {0};
+    socklen_t size = sizeof at;
+    getsockname(fd, (struct sockaddr *)&at, &size);
+    if (at.ss_family == AF_UNIX) {
+        snprintf(l->name, sizeof l->name, "unix:%s", ((struct sockaddr_un *)&at)->sun_path);
+    } else {
+        struct address here = address_of(&at);
+        address_text(&here, l->name, sizeof l->name);
+    }
+}
+
+static void listen_unix(struct listener *l, const char *path)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    struct stat there;
+    if (*path == '\0' || strlen(path) >= sizeof at.sun_path)
+        wrong_use("--listen unix:%s: the path is empty or longer than %zu bytes", path,
+                  sizeof at.sun_path - 1);
+    memcpy(at.sun_path, path, strlen(path) + 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        cannot("could not make a socket: %s", strerror(errno));
+    if (lstat(path, &there) == 0) {
+        /* A server that was killed leaves its file, and nobody answers there. Only such a file is
+         * removed: ours, a socket, and dead. */
+        bool stale = S_ISSOCK(there.st_mode) && there.st_uid == geteuid() &&
+                     connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && errno == ECONNREFUSED;
+        if (!stale)
+            cannot("could not listen on unix:%s: the path exists and is %s; remove it or choose "
+                   "another",
+                   path, S_ISSOCK(there.st_mode) ? "in use or another user's" : "not a socket");
+        unlink(path);
+    }
+    if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || listen(fd, SOMAXCONN) < 0)
+        cannot("could not listen on unix:%s: %s", path, strerror(errno));
+    listen_fill(l, fd, false);
+    memcpy(l->unix_path, at.sun_path, sizeof l->unix_path);
+    if (lstat(path, &there) == 0) {
+        l->dev = there.st_dev;
+        l->ino = there.st_ino;
+    }
+}
+
+static void listen_tcp(struct listener *l, const struct sockaddr_storage *at, socklen_t size,
+                       const char *name)
+{
+    const int on = 1;
+    int fd = socket(at->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        cannot("could not make a socket for %s: %s", name, strerror(errno));
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (at->ss_family == AF_INET6) {
+        const int only = *name != ':'; /* :PORT is IPv4 as well */
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
+    }
+    if (bind(fd, (const struct sockaddr *)at, size) < 0 || listen(fd, SOMAXCONN) < 0)
+        cannot("could not listen on %s: %s%s", name, strerror(errno),
+               errno == EADDRINUSE ? "; another server has this port: stop it, or choose another "
+                                     "port with --listen"
+               : errno == EACCES   ? "; ports below 1024 want root"
+                                   : "");
+    listen_fill(l, fd, true);
+}
+
+/* All addresses: of both kinds, where the kernel has IPv6. */
+static const char *listen_everywhere(void)
+{
+    int probe = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (probe < 0)
+        return "0.0.0.0";
+    close(probe);
+    return "::";
+}
+
+/* Listen on NAME: ADDR:PORT, [V6]:PORT, :PORT or unix:PATH. */
+static void listen_on(struct listener *l, const char *name)
+{
+    char host[256] = "";
+    if (strncmp(name, "unix:", 5) == 0) {
+        listen_unix(l, name + 5);
+        return;
+    }
+    const char *colon = strrchr(name, ':'), *port = colon != NULL ? colon + 1 : "", *end = port;
+    unsigned long long number;
+    size_t length = colon != NULL ? (size_t)(colon - name) : 0;
+    if (!parse_number(&end, 65535, &number) || *end != '\0' || length >= sizeof host)
+        wrong_use("--listen %s is not ADDR:PORT, [V6]:PORT, :PORT or unix:PATH", name);
+    bool bracketed = length > 2 && name[0] == '[' && name[length - 1] == ']';
+    if (bracketed)
+        memcpy(host, name + 1, length - 2);
+    else
+        memcpy(host, name, length);
+    if (!bracketed && strchr(host, ':') != NULL)
+        wrong_use("--listen %s: write an IPv6 address in brackets, as in [::1]:8080", name);
+    const char *where = host[0] == '\0'                  ? listen_everywhere()
+                        : strcmp(host, "localhost") == 0 ? "127.0.0.1"
+                                                         : host;
+    struct sockaddr_storage at = {0};
+    socklen_t size = address_parse(where, (in_port_t)number, &at);
+    if (size == 0)
+        wrong_use("--listen %s: %s is not an address of this machine", name, host);
+    listen_tcp(l, &at, size, name);
+}
+
+/* Returns false, with errno, if FD is not a socket; else sets *LISTENING, or it is a connection. */
+static bool listen_is_socket(int fd, bool *listening)
+{
+    int yes = 0;
+    socklen_t size = sizeof yes;
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &yes, &size) < 0)
+        return false;
+    *listening = yes != 0;
+    return true;
+}
+
+/* Take FD, a socket that was handed to us, described by FROM. Returns false if it is no listening
+ * socket but a connection, as inetd's nowait gives: then *L has only fd and is_tcp. */
+static bool listen_inherit(struct listener *l, int fd, const char *from)
+{
+    bool listening;
+    int domain = 0, type = 0;
+    socklen_t size = sizeof domain;
+    if (!listen_is_socket(fd, &listening))
+        cannot("%s is not a socket (%s); it must be a connection or a listening socket", from,
+               strerror(errno));
+    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size);
+    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size);
+    if (type != SOCK_STREAM || (domain != AF_UNIX && domain != AF_INET && domain != AF_INET6))
+        cannot("%s is not a stream socket of TCP or AF_UNIX", from);
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    if (listening) {
+        /* A caller may vanish between epoll's word and accept(2), which would then wait. */
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+        listen_fill(l, fd, domain != AF_UNIX);
+        return true;
+    }
+    *l = (struct listener){.fd = fd, .is_tcp = domain != AF_UNIX};
+    listen_set_options(fd, l->is_tcp);
+    return false;
+}
+
+/* Returns how many descriptors systemd hands over, from 3 on, as sd_listen_fds(3) does. They are
+ * meant for this process alone, so the variables that tell of them go. */
+static int listen_handed_over(void)
+{
+    const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+    unsigned long long owner, n;
+    if (pid == NULL || count == NULL || !parse_number(&pid, INT_MAX, &owner) ||
+        (pid_t)owner != getpid())
+        return 0;
+    if (!parse_number(&count, LISTENERS_MAX, &n) || n == 0)
+        cannot("LISTEN_FDS=%s is not a number from 1 to %d", getenv("LISTEN_FDS"), LISTENERS_MAX);
+    unsetenv("LISTEN_PID");
+    unsetenv("LISTEN_FDS");
+    unsetenv("LISTEN_FDNAMES");
+    return (int)n;
+}
+
+/* Listen no more. The file of a unix socket is removed if it is the one that we made, and not one
+ * that another server has put in its place. */
+static void listen_end(const struct listener *l)
+{
+    struct stat now;
+    if (l->unix_path[0] != '\0' && lstat(l->unix_path, &now) == 0 && now.st_dev == l->dev &&
+        now.st_ino == l->ino)
+        unlink(l->unix_path);
+    close(l->fd);
+}
+
+#endif

@@ -1,0 +1,185 @@
+/* look.h: what servers and ledgers there are, for `hangupd status`.
+ *
+ *     size_t count;
+ *     struct cleanup_look *all = cleanup_look_ledgers(dir, &count);
+ *
+ * Nothing is made, changed, locked or waited for, and nothing that is read is believed: it may be
+ * written at this moment, or by somebody who means harm. So what is found is for people to read,
+ * never a reason to undo or to remove anything. What others may call is declared in ledger.h.
+ *
+ * Kind: included by cleanup.c alone.
+ * Signal safety: none.
+ */
+#ifndef HANGUPD_LOOK_H
+#define HANGUPD_LOOK_H
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "files.h"
+#include "ledger.h"
+#include "reader.h"
+#include "verbs.h"
+#include "walk.h"
+
+/* ---- Looking at servers ---------------------------------------------------------------- */
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(a, b); /* each kind of item that is sorted so starts with its name */
+}
+
+static bool take_token(int state, const char *name, char *token)
+{
+    (void)state;
+    bool good = cleanup_is_server_token(name);
+    if (good)
+        memcpy(token, name, CLEANUP_TOKEN_SIZE);
+    return good;
+}
+
+char (*cleanup_look_servers(int state, size_t *count))[CLEANUP_TOKEN_SIZE]
+{
+    char(*tokens)[CLEANUP_TOKEN_SIZE] = list_names(state, sizeof *tokens, take_token, count);
+    int error = errno;
+    if (tokens != NULL)
+        qsort(tokens, *count, sizeof *tokens, compare_names);
+    errno = error;
+    return tokens;
+}
+
+int cleanup_look_lock(int dir, pid_t *pid)
+{
+    /* If the process that holds a POSIX lock closes any descriptor of its file, it lets go of the
+     * lock. That does not happen here: this process only looks, and holds none. */
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int fd = openat(dir, "lock", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    int result = fcntl(fd, F_GETLK, &lock);
+    close_keep_errno(fd);
+    if (result < 0)
+        return -1;
+    *pid = lock.l_pid > 0 ? lock.l_pid : 0;
+    return lock.l_type != F_UNLCK;
+}
+
+/* ---- Looking at ledgers ---------------------------------------------------------------- */
+
+/* The most bytes of a ledger that are read: one monster must not keep status busy for long. */
+#define LOOK_MOST (16 << 20)
+
+/* Copy the line at hand to an excerpt, cut to fit. */
+static void excerpt(char to[CLEANUP_EXCERPT_SIZE], const struct reader *r)
+{
+    size_t n = r->length < CLEANUP_EXCERPT_SIZE ? r->length : CLEANUP_EXCERPT_SIZE - 1;
+    memcpy(to, r->line, n);
+    to[n] = '\0';
+}
+
+/* What is known of one file of a ledger, read backwards. */
+struct tally {
+    bool kept; /* a `commit` is below: of what comes now only scratch directories are undone */
+    bool made; /* there is, or was, a record other than a scratch directory's */
+    unsigned records;
+    char header[CLEANUP_EXCERPT_SIZE]; /* the first comment */
+    char next[CLEANUP_EXCERPT_SIZE];   /* the record that is undone next */
+};
+
+static void tally_line(struct tally *t, struct reader *r)
+{
+    for (size_t i = 0; !r->whole && i < r->length; i++)
+        if (r->line[i] == '\0')
+            r->line[i] = '?'; /* such a record will fail, but it is one that is left */
+    if (r->length == 0)
+        return;
+    if (r->line[0] == '#') {
+        t->made = t->made || (r->length > 1 && r->line[1] != ' '); /* struck out */
+        excerpt(t->header, r);
+        return;
+    }
+    struct record record = record_parse(r->line);
+    bool scratch = record.verb == VERB_SCRATCH;
+    if (record.verb == VERB_COMMIT && record.error == 0)
+        t->kept = true;
+    else if (record.verb != VERB_SENT && (scratch || !t->kept)) {
+        t->made = t->made || !scratch;
+        if (t->records++ == 0)
+            excerpt(t->next, r);
+    }
+}
+
+/* Returns the title in a ledger's HEADER, or NULL if it is not one. */
+static const char *title_of(const char *header)
+{
+    const char *boot = strstr(header, " boot=");
+    const char *space = boot == NULL ? NULL : strchr(boot + 1, ' ');
+    bool ours = strncmp(header, LEDGER_MAGIC, strlen(LEDGER_MAGIC)) == 0;
+    return ours && space != NULL ? space + 1 : NULL;
+}
+
+/* Count what is left in the file NAME of a ledger, and add it to LOOK. Returns false, with errno,
+ * if it cannot be read. */
+static bool tally_file(int dir, const char *name, struct cleanup_look *look)
+{
+    struct reader r; /* not cleanup.c's: a janitor looks before it settles */
+    struct tally t = {.kept = false};
+    struct stat now;
+    int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    if (fstat(fd, &now) < 0 || !S_ISREG(now.st_mode)) {
+        close(fd);
+        errno = EINVAL;
+        return false;
+    }
+    reader_begin(&r, fd, now.st_size < LOOK_MOST ? now.st_size : LOOK_MOST);
+    while (reader_next(&r) > 0)
+        tally_line(&t, &r);
+    close(fd);
+    const char *title = title_of(t.header);
+    if (title != NULL && look->title[0] == '\0')
+        memcpy(look->title, title, strlen(title) + 1);
+    look->records += t.records;
+    look->made = look->made || t.made;
+    if (t.records > 0)
+        memcpy(look->next, t.next, sizeof t.next);
+    int64_t changed_ms = (int64_t)now.st_ctim.tv_sec * 1000 + now.st_ctim.tv_nsec / 1000000;
+    if (changed_ms > look->changed_ms)
+        look->changed_ms = changed_ms;
+    return true;
+}
+
+bool cleanup_look_ledger(int dir, const char *id, struct cleanup_look *l)
+{
+    char program[LEDGER_NAME_SIZE];
+    *l = (struct cleanup_look){.records = 0};
+    errno = ENOENT;
+    if (!cleanup_is_id(id))
+        return false;
+    memcpy(l->id, id, strlen(id) + 1);
+    /* The program's second: its records are newer, and so one of them is undone next. */
+    bool own_there = tally_file(dir, id, l);
+    bool program_there = tally_file(dir, ledger_program_name(program, id), l);
+    return own_there || program_there;
+}
+
+struct cleanup_look *cleanup_look_ledgers(int dir, size_t *count)
+{
+    size_t names;
+    char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &names);
+    int error = errno;
+    struct cleanup_look *all = calloc(names + 1, sizeof *all);
+    *count = 0;
+    for (size_t i = 0; all != NULL && ids != NULL && i < names; i++)
+        if (cleanup_look_ledger(dir, ids[i], &all[*count])) /* else it was settled meanwhile */
+            ++*count;
+    free(ids);
+    if (all != NULL)
+        qsort(all, *count, sizeof *all, compare_names);
+    errno = all == NULL ? ENOMEM : error;
+    return all;
+}
+
+#endif

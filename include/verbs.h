@@ -1,0 +1,147 @@
+/* verbs.h: the ledger's grammar: its verbs, what each takes, and how each is undone.
+ *
+ *     struct record r = record_parse(line);
+ *     if (r.verb == VERB_UNKNOWN || r.error != 0)
+ *         ... it cannot be obeyed, and r.error says in which way ...
+ *     if (verbs[r.verb].undo == UNDO_TREE)
+ *         ... remove r.argument, if it still is r.identity ...
+ *
+ * A record is one line: a verb and, behind one space, its argument up to the end of the line. This
+ * table is the only place that knows their names: cleanup.c writes and undoes records by it, status
+ * counts by it, and `hangupd undo` takes its help and the kind of argument from it. A new verb is a
+ * new row, and, if it is undone in a new way, a new case in cleanup.c's undo_record. A line that
+ * does not fit the grammar is reported and kept; nothing in it is guessed at.
+ *
+ * Kind: pure.
+ * Signal safety: what is marked ASYNC_SAFE, which is all of it.
+ */
+#ifndef HANGUPD_VERBS_H
+#define HANGUPD_VERBS_H
+
+#include <errno.h>
+#include <stdint.h>
+
+#include "identity.h"
+#include "text.h"
+
+/* ---- The table ------------------------------------------------------------------------- */
+
+/* VERB(ENUM, NAME, ARGUMENT, UNDO, HELP) for each. HELP is its part of `hangupd undo --help`, whole
+ * lines, in the order in which they are shown; a verb without it is the server's own, and is not
+ * offered there. What is shown may be put together by the preprocessor:
+ *
+ *     #define VERB_HELP(id, name, argument, undo, help) help
+ *     static const char text[] = "Usage...\n" VERBS(VERB_HELP) "Exit status...\n";
+ */
+#define VERBS(VERB)                                                                                \
+    VERB(RUN, "run", COMMAND, COMMAND,                                                             \
+         "  hangupd undo run COMMAND           run the shell command line COMMAND\n"               \
+         "  hangupd undo run PROGRAM ARG...    run exactly these words, whatever is in them\n")    \
+    VERB(UNLINK, "unlink", PATH, FILE,                                                             \
+         "  hangupd undo unlink PATH           remove the file that then has this name\n")         \
+    VERB(RMTREE, "rmtree", PATH, TREE,                                                             \
+         "  hangupd undo rmtree PATH           remove the directory and all that is in it\n")      \
+    VERB(UNLINK_IF, "unlink-if", FILEID_PATH, FILE,                                                \
+         "  hangupd undo unlink-if [FILEID] PATH   the same, but only if it is still the very "    \
+         "thing\n")                                                                                \
+    VERB(RMTREE_IF, "rmtree-if", FILEID_PATH, TREE,                                                \
+         "  hangupd undo rmtree-if [FILEID] PATH   that it is now; or that FILEID, "               \
+         "DEV:INO:BTIME, names\n")                                                                 \
+    VERB(COMMIT, "commit", NOTHING, NOTHING,                                                       \
+         "  hangupd undo commit                keep all that was recorded so far, however this "   \
+         "ends\n")                                                                                 \
+    VERB(SCRATCH, "scratch", PATH, SCRATCH, "")                                                    \
+    VERB(SENT, "sent", NUMBER, NOTHING, "")
+
+#define VERB_ENUM(id, name, argument, undo, help) VERB_##id,
+enum verb {
+    VERB_NONE,    /* an empty line or a comment, as what is struck out has become */
+    VERB_UNKNOWN, /* of a newer version, or no record at all */
+    VERBS(VERB_ENUM) VERB_COUNT
+};
+#define VERB_FIRST (VERB_UNKNOWN + 1)
+#undef VERB_ENUM
+
+enum verb_argument {
+    ARGUMENT_NOTHING,
+    ARGUMENT_NUMBER,
+    ARGUMENT_COMMAND,    /* for the shell; not empty */
+    ARGUMENT_PATH,       /* absolute */
+    ARGUMENT_FILEID_PATH /* an identity, a space and an absolute path */
+};
+
+enum verb_undo {
+    UNDO_NOTHING, /* a mark, which says how the records above it are treated */
+    UNDO_COMMAND, /* run it: a janitor's work, never a signal handler's */
+    UNDO_FILE,    /* remove this name */
+    UNDO_TREE,    /* remove this directory and all that is in it */
+    UNDO_SCRATCH  /* the same, even if everything else is kept */
+};
+
+#define VERB_ROW(id, name, argument, undo, help)                                                   \
+    [VERB_##id] = {name, ARGUMENT_##argument, UNDO_##undo, sizeof(help) > 1},
+static const struct verb_row {
+    const char *name;
+    enum verb_argument argument;
+    enum verb_undo undo;
+    bool offered; /* by `hangupd undo`, to programs */
+} verbs[VERB_COUNT] = {VERBS(VERB_ROW)};
+#undef VERB_ROW
+
+/* Returns the verb whose name is the N bytes at NAME, or VERB_UNKNOWN. */
+ASYNC_SAFE static inline enum verb verb_find(const char *name, size_t n)
+{
+    for (int verb = VERB_FIRST; verb < VERB_COUNT; verb++)
+        if (strncmp(name, verbs[verb].name, n) == 0 && verbs[verb].name[n] == '\0')
+            return (enum verb)verb;
+    return VERB_UNKNOWN;
+}
+
+/* ---- Records ----------------------------------------------------------------------------- */
+
+struct record {
+    enum verb verb;
+    int error;                 /* why it cannot be obeyed, an errno; 0: it can */
+    struct identity identity;  /* only with ARGUMENT_FILEID_PATH */
+    unsigned long long number; /* only with ARGUMENT_NUMBER */
+    char *argument; /* in the line: its path or command; if it is wrong, all behind the verb */
+};
+
+/* Parse LINE, which has no newline. The record points into it. */
+ASYNC_SAFE static inline struct record record_parse(char *line)
+{
+    struct record r = {.verb = VERB_NONE, .argument = line};
+    if (*line == '#' || *line == '\0')
+        return r;
+    size_t n = strcspn(line, " ");
+    r.verb = verb_find(line, n);
+    r.argument = line + n + (line[n] != '\0');
+    const char *at = r.argument;
+    bool good = r.verb != VERB_UNKNOWN;
+    r.error = EBADMSG;
+    switch (verbs[r.verb].argument) {
+    case ARGUMENT_NOTHING:
+        good = good && line[n] == '\0';
+        break;
+    case ARGUMENT_NUMBER:
+        good = parse_number(&at, UINT64_MAX, &r.number) && *at == '\0';
+        break;
+    case ARGUMENT_COMMAND:
+        good = *at != '\0';
+        break;
+    case ARGUMENT_PATH:
+        good = *at == '/';
+        break;
+    case ARGUMENT_FILEID_PATH:
+        r.error = EINVAL;
+        good = identity_parse(&at, &r.identity) && *at == '/';
+        if (good)
+            r.argument += at - r.argument;
+        break;
+    }
+    if (good)
+        r.error = 0;
+    return r;
+}
+
+#endif
