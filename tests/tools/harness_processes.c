@@ -278,7 +278,7 @@ int plain_status(int status)
 
 void append_bytes(char **text, size_t *length, size_t *room, const char *bytes, size_t n)
 {
-    if (*length + n + 1 > *room) {
+    if (!*text || *length + n + 1 > *room) {
         *room = 2 * (*length + n + 1);
         *text = realloc(*text, *room);
         if (!*text)
