@@ -56,8 +56,7 @@
  *     Until then the server's holds.
  *   - After an answer has begun the server itself can no longer ask whether a client that sent FIN
  *     has gone: the next write tells, or TCP keep-alive.
- *   - The order of a route's line is kept by the children. One that writes a false ticket can make
- *     requests of that route wait, each at most --queue-timeout.
+ *   - A child that lies about its turn runs beyond the `max` of its route.
  *   - --per-client does not count callers on unix sockets, which have no address.
  *   - Writes to STATE (a ledger that is put aside) and to a log that is a regular file wait for the
  *     disk, and everybody with them.
@@ -130,11 +129,14 @@ struct connection {
     SLIST_ENTRY(connection) pid_link; /* in the bucket of its pid */
     int loan;                         /* the number that was lent to it, or NOBODY */
     uint64_t id_number;               /* the last part of the request's id */
-    enum cause cause;       /* the true one; the slot has a copy, which the child can change */
-    bool signalled, killed; /* SIGTERM, SIGKILL were sent to the child */
-    bool prolonged;         /* delivery has been given --send-timeout beyond the deadline */
-    uint64_t moved;         /* bytes both ways at the time looked_at, see is_slow */
-    int64_t looked_at;      /* 0: not yet in this request */
+    enum cause cause; /* the true one; the slot has a copy, which the child can change */
+    enum turn turn;   /* as we have granted it, for a place of the route */
+    int route;        /* that the turn is for */
+    TAILQ_ENTRY(connection) line; /* of the route, while it is TURN_WAITING */
+    bool signalled, killed;       /* SIGTERM, SIGKILL were sent to the child */
+    bool prolonged;               /* delivery has been given --send-timeout beyond the deadline */
+    uint64_t moved;               /* bytes both ways at the time looked_at, see is_slow */
+    int64_t looked_at;            /* 0: not yet in this request */
 };
 
 TAILQ_HEAD(connections, connection);
@@ -222,7 +224,11 @@ static struct {
     int open_count;
     int *free_slots, free_slot_count;
     struct connection **slot_users;
-    int *heap, heap_size; /* connections by their deadlines */
+    struct route_line {
+        int64_t running;                         /* requests that have a place */
+        TAILQ_HEAD(waiting, connection) waiting; /* first come, first served */
+    } * route_lines;                             /* of each route */
+    int *heap, heap_size;                        /* connections by their deadlines */
     SLIST_HEAD(pid_bucket, connection) * pid_buckets;
     SLIST_HEAD(client_bucket, client) * client_buckets, free_clients;
     int bucket_count;
@@ -352,6 +358,7 @@ static void request_end(struct connection *c, enum cause cause);
 static void request_cut(struct connection *c);
 static void request_due(struct connection *c, int64_t now);
 static void nudged(void);
+static void turn_over(struct connection *c);
 /* Reap: signals end the wait of the loop. */
 static void slot_release(struct connection *c);
 static void request_ended(const struct slot *s, enum outcome outcome, enum undo_result undo,
@@ -736,6 +743,10 @@ static void make_tables(void)
         SLIST_INSERT_HEAD(&server.free_clients, &clients[i], link);
     for (int i = slots - 1; i >= 0; i--)
         server.free_slots[server.free_slot_count++] = i;
+    server.route_lines =
+        private_memory((settings.handler.route_count + 1) * sizeof *server.route_lines);
+    for (size_t i = 0; i < settings.handler.route_count; i++)
+        TAILQ_INIT(&server.route_lines[i].waiting);
     for (int i = 0; i < room; i++)
         list_append(&server.free, &server.connections[i]);
 }
@@ -1240,9 +1251,6 @@ static void request_start(struct connection *c)
     fill_slot(c, id);
     struct handler_call call = {.settings = &settings.handler,
                                 .slot = slot_of(c),
-                                .line = &server.board->line,
-                                .slots = server.board->slots,
-                                .slot_count = (uint32_t)settings.requests,
                                 .draining = &server.board->draining,
                                 .state_dir = server.dir,
                                 .nudge = server.nudge[1],
@@ -1479,11 +1487,13 @@ static void evict_slow(void)
         }
 }
 
-/* FLAG is the child's word that its request has made nothing yet. */
-static bool may_be_evicted(const struct connection *c, uint32_t flag)
+/* Returns true if C's request has made nothing yet: its head is not whole or, if IN_LINE is true,
+ * it waits for its turn. */
+static bool may_be_evicted(const struct connection *c, bool in_line)
 {
     return c->phase == PHASE_BUSY && !c->signalled && clock_ms() - c->since >= EVICT_AGE_MS &&
-           (atomic_load(&slot_of(c)->state) & flag) != 0;
+           ((in_line && c->turn == TURN_WAITING) ||
+            (atomic_load(&slot_of(c)->state) & SLOT_HEAD_OPEN) != 0);
 }
 
 /* When all slots are taken, a request that has made nothing yet makes room: the oldest whose head
@@ -1495,12 +1505,12 @@ static void evict_one(void)
     if (server.free_slot_count > 0)
         return;
     for (c = TAILQ_FIRST(&server.busy.members); c != NULL; c = TAILQ_NEXT(c, link))
-        if (may_be_evicted(c, SLOT_HEAD_OPEN))
+        if (may_be_evicted(c, false))
             break;
     if (c == NULL)
         for (c = TAILQ_LAST(&server.busy.members, connections); c != NULL;
              c = TAILQ_PREV(c, connections, link))
-            if (may_be_evicted(c, SLOT_HEAD_OPEN | SLOT_WAITING))
+            if (may_be_evicted(c, true))
                 break;
     if (c != NULL)
         request_end(c, CAUSE_EVICTED);
@@ -1637,9 +1647,63 @@ static void request_due(struct connection *c, int64_t now)
     }
 }
 
-/* A child has found that its route has a time limit of its own, and has written its slot's number
- * here. All of it is a child's word: a number that is none is passed over, a limit only ends that
- * request earlier or later. */
+static void turn_tell(const struct connection *c, enum turn turn)
+{
+    _Atomic uint32_t *word = &slot_of(c)->turn;
+    atomic_store(word, turn);
+    syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+static void turn_grant(struct connection *c)
+{
+    c->turn = TURN_GRANTED;
+    server.route_lines[c->route].running++;
+    turn_tell(c, TURN_GRANTED);
+}
+
+/* C's child asks for one of the places of its route (scoreboard.h). Its word on which route that is
+ * is believed as far as it harms itself: a route without `max` has places for all. */
+static void turn_asked(struct connection *c)
+{
+    int route = atomic_load(&slot_of(c)->route);
+    bool known = route >= 0 && (size_t)route < settings.handler.route_count;
+    int64_t max = known ? settings.handler.routes[route].max : 0;
+    if (max <= 0) {
+        turn_tell(c, TURN_GRANTED);
+        return;
+    }
+    c->route = route;
+    if (server.route_lines[route].running < max) {
+        turn_grant(c);
+        return;
+    }
+    c->turn = TURN_WAITING;
+    TAILQ_INSERT_TAIL(&server.route_lines[route].waiting, c, line);
+    turn_tell(c, TURN_WAITING);
+}
+
+/* C's request is over, and nothing is left to undo. Its place goes to the first that waits, but not
+ * to one that is being ended, which would hold it for nothing. */
+static void turn_over(struct connection *c)
+{
+    struct route_line *l = &server.route_lines[c->route];
+    enum turn had = c->turn;
+    c->turn = TURN_NONE;
+    if (had == TURN_WAITING)
+        TAILQ_REMOVE(&l->waiting, c, line);
+    if (had != TURN_GRANTED)
+        return;
+    l->running--;
+    TAILQ_FOREACH(c, &l->waiting, line)
+    if (!c->signalled) {
+        TAILQ_REMOVE(&l->waiting, c, line);
+        turn_grant(c);
+        return;
+    }
+}
+
+/* A child that has something to say names its slot here: a time limit of its own, or that it wants
+ * its turn. */
 static void nudged(void)
 {
     uint32_t number;
@@ -1650,6 +1714,8 @@ static void nudged(void)
         int64_t limit = atomic_load(&slot_of(c)->limit_ms);
         if (limit > 0 && limit <= INT_MAX)
             set_deadline(c, c->since + limit);
+        if (c->turn == TURN_NONE && atomic_load(&slot_of(c)->turn) == TURN_ASKED)
+            turn_asked(c);
     }
 }
 
@@ -1678,28 +1744,17 @@ static struct slot slot_copy(const struct connection *c)
     return s;
 }
 
-/* A place in a route's line is free: those behind it look again. A false ROUTE wakes the wrong
- * ones, and the right ones look when their time is up. */
-static void line_moves(int route)
-{
-    _Atomic uint32_t *releases = &server.board->line.releases;
-    atomic_fetch_add(releases, 1);
-    syscall(SYS_futex, releases, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, LINE_BIT(route));
-}
-
 /* The first attempt to undo has ended, or nothing was left: another request may begin. The place in
  * the line is given back here and not by the child, so that `max` counts what is being undone. */
 static void slot_release(struct connection *c)
 {
     struct slot *s = slot_of(c);
-    bool had_place = atomic_exchange(&s->ticket, TICKET_NONE) != TICKET_NONE;
+    turn_over(c);
     atomic_store(&s->pid, 0);
     atomic_store(&s->state, SLOT_FREE);
     server.slot_users[c->slot] = NULL;
     server.free_slots[server.free_slot_count++] = c->slot;
     c->slot = NOBODY;
-    if (had_place)
-        line_moves(atomic_load(&s->route));
 }
 
 /* Taken by sigtimedwait(2) and not read from the signalfd: that gives the pid of the very child
