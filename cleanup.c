@@ -285,8 +285,7 @@ int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
     return line_compose(&line, known, NULL, argument) < 0 ? -1 : line_append(fd, &line, sync);
 }
 
-/* Add the ledger's first line to T. The title comes from a client: it is cut, and has no newline.
- */
+/* Add the ledger's first line to T. The title is a client's: it is cut, and has no newline. */
 static void header_write(struct text *t)
 {
     struct process self = {0};
@@ -390,8 +389,7 @@ static int record_add(enum verb verb, const struct identity *id, const char *arg
 }
 
 /* Strike the newest record out: what it names was not made after all. If it stayed, its undo could
- * fail for the same reason, a directory that cannot be searched for example, and would be reported.
- */
+ * fail for the same reason, say a directory that cannot be searched, and would be reported. */
 static void record_withdraw(void)
 {
     int saved = errno;
@@ -445,7 +443,6 @@ int cleanup_absolute(const char *path, char *full)
     return 0;
 }
 
-/* Find the place of PATH. Returns 0, or -1 with errno. */
 static int place_find(const char *path, struct place *p)
 {
     char hex[HEX_SIZE];
@@ -455,17 +452,13 @@ static int place_find(const char *path, struct place *p)
     while (length > 1 && p->path[length - 1] == '/') /* mkdir(2) takes "name/" too */
         p->path[--length] = '\0';
     size_t directory = (size_t)(strrchr(p->path, '/') - p->path) + 1;
-    struct text d = TEXT(p->dir);
-    struct text q = TEXT(p->private);
+    struct text d = TEXT(p->dir), q = TEXT(p->private);
     text_bytes(&d, p->path, directory);
-    text_end(&d);
-    text_bytes(&q, p->path, directory);
-    if (directory + sizeof ".hangupd-" + sizeof hex > PATH_MAX)
-        return fail(ENAMETOOLONG);
+    text_add(&q, text_end(&d));
     text_add(&q, ".hangupd-");
     text_add(&q, hex);
     text_end(&q);
-    return 0;
+    return q.length + 1 < q.room ? 0 : fail(ENAMETOOLONG);
 }
 
 /* Rename FROM to TO without replacing anything, also where the file system has no RENAME_NOREPLACE.
@@ -683,8 +676,7 @@ static int ledger_from_room(const char *name, struct text *head)
     return fd;
 }
 
-/* Make the file that keeps room, or, where ledgers are not reused, the server's own ledger already.
- */
+/* Make the file that keeps room, or, if ledgers are not reused, the server's own ledger already. */
 static int room_make(void)
 {
     char room[CLEANUP_ID_SIZE], line[] = "\n";
@@ -1007,14 +999,12 @@ int cleanup_fileid(const char *path, char text[CLEANUP_FILEID_SIZE], bool *direc
 
 /* ---- UNDO -------------------------------------------------------------------------- */
 
-/* Remove NAME in DIR. Returns true if it is gone or was not there. */
 ASYNC_SAFE static bool remove_name(int dir, const char *name, int flags)
 {
     return unlinkat(dir, name, flags) == 0 || errno == ENOENT;
 }
 
-/* Returns true if ERROR says that nothing has this name. A name too long can never have been made.
- */
+/* Returns true if ERROR says that nothing has this name. One too long can never have been made. */
 ASYNC_SAFE static bool is_not_there(int error)
 {
     return error == ENOENT || error == ENOTDIR || error == ENAMETOOLONG;
@@ -1026,8 +1016,7 @@ ASYNC_SAFE static int undo_unlink(const char *path)
     return unlink(path) == 0 || is_not_there(errno) ? 0 : -1;
 }
 
-/* The same of a tree. What has the name of a tree and is none, a link or a file, goes by its name.
- */
+/* The same of a tree. If a link or a file has its name by now, that goes by its name. */
 ASYNC_SAFE static int undo_rmtree(const char *path)
 {
     int fd = open_directory(AT_FDCWD, path);
@@ -1142,7 +1131,6 @@ ASYNC_SAFE static void cut_slashes(struct record *r)
         r->error = EINVAL;
 }
 
-/* Undo the record R, which can be obeyed. Returns 0 or -1 with errno. */
 ASYNC_SAFE static int undo_thing(const struct settlement *s, const struct record *r)
 {
     bool directory = verbs[r->verb].undo == UNDO_TREE;
@@ -1346,7 +1334,6 @@ ASYNC_SAFE int cleanup_unsent(void)
     return cleanup_pending() && sent_find(ledger.owner.dir, ledger.owner.id, true, &n) < 0 ? -1 : 0;
 }
 
-/* Settle this process's ledger. */
 ASYNC_SAFE static enum cleanup_result settle_own(bool kept)
 {
     if (!cleanup_pending())
@@ -1370,8 +1357,7 @@ ASYNC_SAFE enum cleanup_result cleanup_undo(void)
 }
 
 /* The short way is for most programs: nothing was recorded but a scratch directory, so there is
- * nothing to read, lock or strike out. Whenever that fails, the long way does it, and reports why.
- */
+ * nothing to read, lock or strike out. If that fails, the long way does it, and reports why. */
 ASYNC_SAFE enum cleanup_result cleanup_keep(void)
 {
     char program[LEDGER_NAME_SIZE];
@@ -1414,7 +1400,6 @@ enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how)
 
 /* ---- STATE ------------------------------------------------------------------------- */
 
-/* Make the directories that PATH lies in, as mkdir -p does. */
 static int make_parents(const char *path)
 {
     char part[PATH_MAX];
@@ -1723,8 +1708,7 @@ static bool empty_pool(int state, const char *path)
 }
 
 /* Remove the pool of the server TOKEN. The link to it is obeyed only if it is our own and leads to
- * what has a pool's name: anything else was put there by another user, to have his target removed.
- */
+ * what has a pool's name: anything else was put there by another user, to have a target removed. */
 static bool remove_pool(int state, int dir, const char *token)
 {
     char path[PATH_MAX];
@@ -1781,8 +1765,7 @@ static size_t keep_wanted(const struct cleanup_recovery *r, char (*ids)[CLEANUP_
 }
 
 /* Settle a ledger whose server is dead. Nobody can ask the client's socket any more, so a `sent`
- * mark means that the answer has arrived. Returns false if the ledger waits here for another try.
- */
+ * mark means that the answer has arrived. Returns false if it waits here for another try. */
 static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char *id)
 {
     struct cleanup_settling how = {.dir = dir, .id = id, .after_crash = true, .run = r->run};
@@ -1803,12 +1786,6 @@ static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char
 static bool cannot_look(const char *token)
 {
     report(token, "could not look for ledgers in", token, errno);
-    return false;
-}
-
-static bool cannot_remove(const char *token)
-{
-    report(token, "could not remove the dead server's directory", token, errno);
     return false;
 }
 
@@ -1866,8 +1843,10 @@ static bool recover_server(const struct cleanup_recovery *r, const char *token)
     bool done = lock >= 0 || errno == ENOENT || cannot_look(token);
     if (lock >= 0 && lock_try(lock)) {
         done = recover_directory(r, dir, token);
-        if (!remove_server(r->state, dir, token))
-            done = cannot_remove(token);
+        if (!remove_server(r->state, dir, token)) {
+            report(token, "could not remove the dead server's directory", token, errno);
+            done = false;
+        }
     } else if (lock >= 0 && errno != EAGAIN && errno != EACCES) {
         done = cannot_look(token); /* for another reason than that its server lives */
     }

@@ -1000,7 +1000,7 @@ __attribute__((no_sanitize("address"))) static int become_program(void *data)
         if (signal == SIGTERM || sigismember(&l->rq->settings->ignored, signal) == 1)
             sigaction(signal, &usual, NULL);
     sigemptyset(&none);
-    /* The end of its parent is its own; which may have come before it asked for that. */
+    /* The program dies with us, whoever kills us; unless we died before it could ask for that. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != l->self)
         _exit(127);
@@ -1521,14 +1521,7 @@ static bool is_complete(const struct request *rq)
 /* Forget the answer that was prepared, for another; none of it has been sent. */
 static void answer_again(struct request *rq)
 {
-    struct answer *a = &rq->answer;
-    a->prepared = false;
-    a->reason = NULL;
-    a->body = NULL;
-    a->body_size = 0;
-    a->written = 0;
-    a->held_size = 0;
-    a->fields_size = 0;
+    memset(&rq->answer, 0, offsetof(struct answer, head));
 }
 
 ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *reason)
