@@ -293,7 +293,7 @@ struct output run_argv(const char *const argv[], const char *input, bool both)
 {
     int out[2], in[2];
     pid_t parent = getpid();
-    must(pipe2(out, O_CLOEXEC) == 0 && pipe2(in, O_CLOEXEC) == 0);
+    must(argv[0] && pipe2(out, O_CLOEXEC) == 0 && pipe2(in, O_CLOEXEC) == 0);
     fflush(NULL);
     pid_t pid = fork();
     must(pid >= 0);
