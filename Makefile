@@ -317,7 +317,7 @@ clean:
 help:
 	@echo 'make             build ./hangupd and ./libhangupd.a'
 	@echo 'make run         build, and serve the demonstration on 127.0.0.1:8080 (ARGS=... for other options)'
-	@echo 'make check       build and run all tests, installing what they need (SUITES=check_hangup for one suite)'
+	@echo 'make check       build and run all tests, installing what they need (SUITES=check_hangup for one suite, ONLY=NAME for one test)'
 	@echo 'make fuzz        libFuzzer on each fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) (FUZZ=fuzz_head for one)'
 	@echo 'make check-model the model of the promise, with spin'
 	@echo 'make check-faults  prove the promise in storms, under abuse, on bad networks, and for long (BRIEF=1: a short proof)'

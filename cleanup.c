@@ -467,8 +467,7 @@ static int record_add(enum verb verb, const struct identity *id, const char *arg
 }
 
 /* Strike the newest record out: what it names was not made after all. If it stayed, its undo could
- * fail for the same reason, a directory that cannot be searched for example, and would be reported.
- */
+ * fail for the same reason, say a directory that cannot be searched, and would be reported. */
 static void record_withdraw(void)
 {
     int saved = errno;
@@ -518,7 +517,6 @@ int cleanup_absolute(const char *path, char *full)
     return 0;
 }
 
-/* Find the place of PATH. Returns 0, or -1 with errno. */
 static int place_find(const char *path, struct place *p)
 {
     char hex[HEX_SIZE];
@@ -528,17 +526,13 @@ static int place_find(const char *path, struct place *p)
     while (length > 1 && p->path[length - 1] == '/') /* mkdir(2) takes "name/" too */
         p->path[--length] = '\0';
     size_t directory = (size_t)(strrchr(p->path, '/') - p->path) + 1;
-    struct text d = TEXT(p->dir);
-    struct text q = TEXT(p->private);
+    struct text d = TEXT(p->dir), q = TEXT(p->private);
     text_bytes(&d, p->path, directory);
-    text_end(&d);
-    text_bytes(&q, p->path, directory);
-    if (directory + sizeof ".hangupd-" + sizeof hex > PATH_MAX)
-        return fail(ENAMETOOLONG);
+    text_add(&q, text_end(&d));
     text_add(&q, ".hangupd-");
     text_add(&q, hex);
     text_end(&q);
-    return 0;
+    return q.length + 1 < q.room ? 0 : fail(ENAMETOOLONG);
 }
 
 /* Rename FROM to TO without replacing anything, also where the file system has no RENAME_NOREPLACE.
@@ -1058,14 +1052,12 @@ int cleanup_fileid(const char *path, char text[CLEANUP_FILEID_SIZE], bool *direc
 
 /* ---- UNDO -------------------------------------------------------------------------- */
 
-/* Remove NAME in DIR. Returns true if it is gone or was not there. */
 ASYNC_SAFE static bool remove_name(int dir, const char *name, int flags)
 {
     return unlinkat(dir, name, flags) == 0 || errno == ENOENT;
 }
 
-/* Returns true if ERROR says that nothing has this name. A name too long can never have been made.
- */
+/* Returns true if ERROR says that nothing has this name. One too long can never have been made. */
 ASYNC_SAFE static bool is_not_there(int error)
 {
     return error == ENOENT || error == ENOTDIR || error == ENAMETOOLONG;
@@ -1077,8 +1069,7 @@ ASYNC_SAFE static int undo_unlink(const char *path)
     return unlink(path) == 0 || is_not_there(errno) ? 0 : -1;
 }
 
-/* The same of a tree. What has the name of a tree and is none, a link or a file, goes by its name.
- */
+/* The same of a tree. If a link or a file has its name by now, that goes by its name. */
 ASYNC_SAFE static int undo_rmtree(const char *path)
 {
     int fd = open_directory(AT_FDCWD, path);
@@ -1200,7 +1191,6 @@ ASYNC_SAFE static void cut_slashes(struct record *r)
         r->error = EINVAL;
 }
 
-/* Undo the record R, which can be obeyed. Returns 0 or -1 with errno. */
 ASYNC_SAFE static int undo_thing(const struct settlement *s, const struct record *r)
 {
     bool directory = verbs[r->verb].undo == UNDO_TREE;
@@ -1429,7 +1419,6 @@ ASYNC_SAFE int cleanup_unsent(void)
     return cleanup_pending() && sent_find(ledger.owner.dir, ledger.name, true, &n) < 0 ? -1 : 0;
 }
 
-/* Settle this process's ledger. */
 ASYNC_SAFE static enum cleanup_result settle_own(bool kept)
 {
     if (!cleanup_pending())
@@ -1500,7 +1489,6 @@ enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how)
 
 /* ---- STATE ------------------------------------------------------------------------- */
 
-/* Make the directories that PATH lies in, as mkdir -p does. */
 static int make_parents(const char *path)
 {
     char part[PATH_MAX];
@@ -1873,8 +1861,7 @@ static bool empty_pool(int state, const char *path)
 }
 
 /* Remove the pool of the server TOKEN. The link to it is obeyed only if it is our own and leads to
- * what has a pool's name: anything else was put there by another user, to have his target removed.
- */
+ * what has a pool's name: anything else was put there by another user, to have a target removed. */
 static bool remove_pool(int state, int dir, const char *token)
 {
     char path[PATH_MAX];
@@ -1943,8 +1930,7 @@ static size_t keep_wanted(const struct cleanup_recovery *r, char (*ids)[CLEANUP_
 }
 
 /* Settle a ledger whose server is dead. Nobody can ask the client's socket any more, so a `sent`
- * mark means that the answer has arrived. Returns false if the ledger waits here for another try.
- */
+ * mark means that the answer has arrived. Returns false if it waits here for another try. */
 static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char *id)
 {
     struct cleanup_settling how = {.dir = dir, .id = id, .after_crash = true, .run = r->run};
@@ -1965,12 +1951,6 @@ static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char
 static bool cannot_look(const char *token)
 {
     report(token, "could not look for ledgers in", token, errno);
-    return false;
-}
-
-static bool cannot_remove(const char *token)
-{
-    report(token, "could not remove the dead server's directory", token, errno);
     return false;
 }
 
@@ -2030,8 +2010,10 @@ static bool recover_server(const struct cleanup_recovery *r, const char *token)
     bool done = lock >= 0 || errno == ENOENT || cannot_look(token);
     if (lock >= 0 && lock_try(lock)) {
         done = recover_directory(r, dir, token);
-        if (!remove_server(r->state, dir, token))
-            done = cannot_remove(token);
+        if (!remove_server(r->state, dir, token)) {
+            report(token, "could not remove the dead server's directory", token, errno);
+            done = false;
+        }
     } else if (lock >= 0 && errno != EAGAIN && errno != EACCES) {
         done = cannot_look(token); /* for another reason than that its server lives */
     }

@@ -162,6 +162,7 @@ static void await_turn(struct request *rq);
 /* Read: the body */
 static void request_read_body(struct request *rq);
 /* Run: the route */
+static uint32_t half_close_flags(const struct request *rq);
 static void enter_running(struct request *rq);
 static int run_route(struct request *rq);
 /* Run: what a handler may ask */
@@ -490,17 +491,21 @@ static void request_check(struct request *rq)
 
 /* ---- Read: the turn ------------------------------------------------------------------ */
 
-static uint32_t half_close_flags(const struct request *rq)
+/* A parent that lives has looked at a slot that was named to it in much less. */
+#define ANSWER_MS 10000
+
+/* Let the parent look at this request's slot. Returns false, and logs it, if it cannot be told. */
+static bool nudge(const struct request *rq)
 {
-    enum half_close policy = rq->route->half_close != HALF_CLOSE_DEFAULT ? rq->route->half_close
-                                                                         : rq->settings->half_close;
-    return policy == HALF_CLOSE_HANGUP   ? SLOT_FIN_HANGUP
-           : policy == HALF_CLOSE_IGNORE ? SLOT_FIN_IGNORE
-                                         : 0;
+    const struct handler_call *call = rq->call;
+    if (write_all(call->nudge, &call->slot_number, sizeof call->slot_number) == 0)
+        return true;
+    request_log(rq, "could not tell the server about this request: %s", strerror(errno));
+    return false;
 }
 
-/* Tell the parent the time limit, which does not count what was spent WAITING, as it does not count
- * the time in the queue. */
+/* Tell the parent the time limit. What was spent WAITING does not count, as the time in the queue
+ * does not. */
 static void announce_limit(struct request *rq, int64_t waiting)
 {
     int64_t limit = rq->route->timeout_ms > 0 ? rq->route->timeout_ms : rq->settings->request_ms;
@@ -508,86 +513,52 @@ static void announce_limit(struct request *rq, int64_t waiting)
         return;
     limit += waiting;
     atomic_store(&rq->slot->limit_ms, limit < INT_MAX ? limit : INT_MAX);
-    if (write_all(rq->call->nudge, &rq->call->slot_number, sizeof rq->call->slot_number) < 0)
-        request_log(rq, "could not tell the server this request's time limit: %s", strerror(errno));
+    (void)nudge(rq); /* else the server's own limit ends it */
 }
 
-enum turn handler_turn(const struct slot *slots, uint32_t count, int route, uint64_t ticket,
-                       int64_t max)
-{
-    int64_t before = 0, choosing = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        /* In this order: the route of a slot was written before its ticket. */
-        uint64_t other = atomic_load(&slots[i].ticket);
-        if (other == TICKET_NONE || atomic_load(&slots[i].route) != route)
-            continue;
-        before += other < ticket;
-        choosing += other == TICKET_CHOOSING;
-    }
-    return before >= max ? TURN_LATER : before + choosing >= max ? TURN_UNCLEAR : TURN_NOW;
-}
-
-uint64_t handler_draw_ticket(struct line *line, struct slot *slot)
-{
-    atomic_store(&slot->ticket, TICKET_CHOOSING);
-    /* Whatever the counter says, neither NONE nor CHOOSING. */
-    uint64_t ticket = atomic_fetch_add(&line->drawn, 1) % (TICKET_CHOOSING - 1) + 1;
-    atomic_store(&slot->ticket, ticket);
-    return ticket;
-}
-
-#define UNCLEAR_MS_MAX 32 /* choosing takes two instructions, unless somebody was stopped there */
-
-/* Sleep until the parent has freed a place since SEEN, or UNTIL. */
-static bool sleep_in_line(const struct request *rq, uint32_t seen, int64_t until)
+/* Sleep until the parent has changed the turn from WAS, or until UNTIL on clock_ms. Returns what it
+ * is then. */
+static enum turn await_answer(const struct request *rq, enum turn was, int64_t until)
 {
     struct timespec end = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
-    if (syscall(SYS_futex, &rq->call->line->releases, FUTEX_WAIT_BITSET, seen, &end, NULL,
-                LINE_BIT(rq->slot->route)) == 0 ||
-        errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT)
-        return true;
-    request_log(rq, "could not wait in the line of the route: %s", strerror(errno));
-    return false;
-}
-
-/* First come, first served. False: not in time. */
-static bool wait_for_turn(const struct request *rq, uint64_t ticket, int64_t until)
-{
-    const struct handler_call *call = rq->call;
-    int route = (int)(rq->route - rq->settings->routes);
-    for (int64_t pause = 1;;) {
-        uint32_t seen = atomic_load(&call->line->releases);
-        enum turn turn = handler_turn(call->slots, call->slot_count, route, ticket, rq->route->max);
-        int64_t now = clock_ms(), soon = until;
-        if (turn == TURN_NOW)
-            return true;
-        if (turn == TURN_UNCLEAR && now + pause < until) {
-            soon = now + pause;
-            pause = pause < UNCLEAR_MS_MAX ? pause * 2 : pause;
+    _Atomic uint32_t *word = &rq->slot->turn;
+    enum turn turn;
+    while ((turn = atomic_load(word)) == was)
+        if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET, was, &end, NULL, FUTEX_BITSET_MATCH_ANY) <
+                0 &&
+            errno != EAGAIN && errno != EINTR) {
+            if (errno != ETIMEDOUT)
+                request_log(rq, "could not wait in the line of the route: %s", strerror(errno));
+            break;
         }
-        if (now >= until || !sleep_in_line(rq, seen, soon))
-            return false;
-    }
+    return turn;
 }
 
-/* Until there are fewer than `max` requests of the route before this one. It has made nothing and
- * has read no byte of its body; it may be ended to make room. */
+/* Wait until the parent grants one of the route's places (scoreboard.h). The request has made
+ * nothing and has read no byte of its body, so it may be ended to make room, and it is refused if
+ * its turn does not come in time. */
 static void await_turn(struct request *rq)
 {
+    static const char late[] = "too many requests for this path; this one waited too long for its "
+                               "turn";
     if (rq->route->max <= 0)
         return;
-    uint64_t ticket = handler_draw_ticket(rq->call->line, rq->slot);
     int64_t since = clock_ms(), limit = rq->settings->queue_ms;
-    if (wait_for_turn(rq, ticket, since))
+    atomic_store(&rq->slot->turn, TURN_ASKED);
+    if (!nudge(rq))
+        refuse_request(rq, 503, late);
+    enum turn turn = await_answer(rq, TURN_ASKED, since + limit + ANSWER_MS);
+    if (turn == TURN_GRANTED)
         return;
+    if (turn != TURN_WAITING)
+        refuse_request(rq, 503, late);
     announce_limit(rq, limit);
     uint32_t fin = half_close_flags(rq) & SLOT_FIN_HANGUP;
     uint32_t was = slot_advance(rq->slot, SLOT_READING, SLOT_WAITING | fin, 0);
     if ((was & SLOT_FIN_SEEN) != 0 && fin != 0)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
-    if (!wait_for_turn(rq, ticket, since + limit))
-        refuse_request(rq, 503,
-                       "too many requests for this path; this one waited too long for its turn");
+    if (await_answer(rq, TURN_WAITING, since + limit) != TURN_GRANTED)
+        refuse_request(rq, 503, late);
     slot_advance(rq->slot, SLOT_READING, 0, SLOT_WAITING | fin);
     rq->waited_ms = clock_ms() - since;
 }
@@ -705,6 +676,16 @@ static void request_read_body(struct request *rq)
 }
 
 /* ---- Run: the route ------------------------------------------------------------------ */
+
+/* What a FIN means while this route's work runs, as flags of the state word. */
+static uint32_t half_close_flags(const struct request *rq)
+{
+    enum half_close policy = rq->route->half_close != HALF_CLOSE_DEFAULT ? rq->route->half_close
+                                                                         : rq->settings->half_close;
+    return policy == HALF_CLOSE_HANGUP   ? SLOT_FIN_HANGUP
+           : policy == HALF_CLOSE_IGNORE ? SLOT_FIN_IGNORE
+                                         : 0;
+}
 
 /* The work begins: from here on the parent acts on a hangup as the route wants it. The flags that
  * say so come with the state in one step: the parent never sees RUNNING without them. */
@@ -986,7 +967,7 @@ __attribute__((no_sanitize("address"))) static int become_program(void *data)
         if (signal == SIGTERM || sigismember(&l->rq->settings->ignored, signal) == 1)
             sigaction(signal, &usual, NULL);
     sigemptyset(&none);
-    /* The end of its parent is its own; which may have come before it asked for that. */
+    /* The program dies with us, whoever kills us; unless we died before it could ask for that. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != l->self)
         _exit(127);
@@ -1507,14 +1488,7 @@ static bool is_complete(const struct request *rq)
 /* Forget the answer that was prepared, for another; none of it has been sent. */
 static void answer_again(struct request *rq)
 {
-    struct answer *a = &rq->answer;
-    a->prepared = false;
-    a->reason = NULL;
-    a->body = NULL;
-    a->body_size = 0;
-    a->written = 0;
-    a->held_size = 0;
-    a->fields_size = 0;
+    memset(&rq->answer, 0, offsetof(struct answer, head));
 }
 
 ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *reason)

@@ -40,24 +40,23 @@
  *   - A cause stands in the slot before the signal is sent that it is the cause of.
  *   - Every request that got a child, and every one refused in the queue, is logged once, by
  *     request_ended, when nothing can change its outcome any more.
- *   - What a child can write (the scoreboard) is read once and checked before it is used. A false
- *     word may harm its own request, and nothing else. What counts is kept in memory that no child
- *     has.
+ *   - The scoreboard, which every child can write, is read once and checked before it is used. A
+ *     false word may harm its own request, and nothing else. The truth is kept in memory that no
+ *     child has.
  *
- * What if this process dies at some line? Nothing in its memory is needed to keep the promise. Its
+ * If this process dies, at whatever line: nothing in its memory is needed to keep the promise. Its
  * children get SIGTERM from the kernel and undo; janitors get SIGKILL, and their ledgers stay. All
  * ledgers lie in STATE/SERVER, whose lock has gone with us: the next start takes them over. Clients
- * get a reset (SO_LINGER), which none of them takes for the end of an answer.
+ * get a reset (SO_LINGER), and not the FIN that would look like the end of an answer.
  *
  * BUGS
  *   - A child that not even SIGKILL ends (it sleeps in the kernel, on a dead NFS server) keeps its
  *     slot for as long as it sleeps. The log says so every ten seconds.
- *   - A time limit of its route counts from the moment when the child has read the head and says so
- *     through `nudge`. Until then it is the server's.
+ *   - A route's time limit is known when the child has read the head and says so through `nudge`.
+ *     Until then the server's holds.
  *   - After an answer has begun the server itself can no longer ask whether a client that sent FIN
  *     has gone: the next write tells, or TCP keep-alive.
- *   - The order of a route's line is kept by the children. One that writes a false ticket can make
- *     requests of that route wait, each at most --queue-timeout.
+ *   - A child that lies about its turn runs beyond the `max` of its route.
  *   - --per-client does not count callers on unix sockets, which have no address.
  *   - Writes to STATE (a ledger that is put aside) and to a log that is a regular file wait for the
  *     disk, and everybody with them.
@@ -126,15 +125,18 @@ struct connection {
     uint32_t requests; /* so far */
     /* Of its request, while it is BUSY or SETTLING: */
     int slot;
-    pid_t pid;              /* the child's, until it is reaped */
-    int pid_next;           /* in the bucket of pids */
-    int loan;               /* the number that was lent to it, or NOBODY */
-    uint64_t id_number;     /* the last part of the request's id */
-    enum cause cause;       /* the true one; the slot has a copy, which the child can change */
-    bool signalled, killed; /* SIGTERM, SIGKILL were sent to the child */
-    bool prolonged;         /* delivery has been given --send-timeout beyond the deadline */
-    uint64_t moved;         /* bytes both ways at the time looked_at, see is_slow */
-    int64_t looked_at;      /* 0: not yet in this request */
+    pid_t pid;                        /* the child's, until it is reaped */
+    SLIST_ENTRY(connection) pid_link; /* in the bucket of its pid */
+    int loan;                         /* the number that was lent to it, or NOBODY */
+    uint64_t id_number;               /* the last part of the request's id */
+    enum cause cause; /* the true one; the slot has a copy, which the child can change */
+    enum turn turn;   /* as we have granted it, for a place of the route */
+    int route;        /* that the turn is for */
+    TAILQ_ENTRY(connection) line; /* of the route, while it is TURN_WAITING */
+    bool signalled, killed;       /* SIGTERM, SIGKILL were sent to the child */
+    bool prolonged;               /* delivery has been given --send-timeout beyond the deadline */
+    uint64_t moved;               /* bytes both ways at the time looked_at, see is_slow */
+    int64_t looked_at;            /* 0: not yet in this request */
 };
 
 TAILQ_HEAD(connections, connection);
@@ -146,13 +148,13 @@ struct list {
 /* An address with requests in flight, kept for --per-client. */
 #define CLIENT_BYTES 8 /* users of IPv6 have a /64 each, and could take any address in it */
 struct client {
-    struct address address; /* of which CLIENT_BYTES count */
-    int busy;               /* requests */
-    int next;               /* in its bucket, or free */
+    struct address address;   /* of which CLIENT_BYTES count */
+    int busy;                 /* requests */
+    SLIST_ENTRY(client) link; /* in its bucket, or free */
 };
 
-/* Whether the request of a job was answered, once a janitor could tell. Then it is remembered: the
- * next one may have no connection left to ask. */
+/* VERDICT_OPEN until a janitor can tell whether the request was answered. Its word is remembered,
+ * because the next janitor may have no connection left to ask. */
 enum verdict {
     VERDICT_OPEN,      /* nobody could tell yet */
     VERDICT_ANSWERED,  /* the results stay, only scratch is left to remove */
@@ -224,10 +226,14 @@ static struct {
     int open_count;
     int *free_slots, free_slot_count;
     struct connection **slot_users;
-    int *heap, heap_size; /* connections by their deadlines */
-    int *pid_buckets, *client_buckets, bucket_count;
-    struct client *clients;
-    int free_client;
+    struct route_line {
+        int64_t running;                         /* requests that have a place */
+        TAILQ_HEAD(waiting, connection) waiting; /* first come, first served */
+    } * route_lines;                             /* of each route */
+    int *heap, heap_size;                        /* connections by their deadlines */
+    SLIST_HEAD(pid_bucket, connection) * pid_buckets;
+    SLIST_HEAD(client_bucket, client) * client_buckets, free_clients;
+    int bucket_count;
 
     /* How children are forked, see "Child". */
     bool shares; /* newborns share our table of descriptors for a moment */
@@ -246,21 +252,13 @@ static struct {
         int janitors;        /* how many are running */
     } jobs;
     bool recovered; /* recovery was begun */
-} server = {.free.members = TAILQ_HEAD_INITIALIZER(server.free.members),
-            .idle.members = TAILQ_HEAD_INITIALIZER(server.idle.members),
-            .queue.members = TAILQ_HEAD_INITIALIZER(server.queue.members),
-            .busy.members = TAILQ_HEAD_INITIALIZER(server.busy.members),
-            .lingering.members = TAILQ_HEAD_INITIALIZER(server.lingering.members),
-            .jobs = {.urgent = TAILQ_HEAD_INITIALIZER(server.jobs.urgent),
-                     .ready = TAILQ_HEAD_INITIALIZER(server.jobs.ready),
-                     .delayed = TAILQ_HEAD_INITIALIZER(server.jobs.delayed),
-                     .running = TAILQ_HEAD_INITIALIZER(server.jobs.running)}};
+} server;
 
 #define LINGER_MS 2000      /* for a client to end its side, after we have ended ours */
 #define KILL_AFTER_MS 1000  /* beyond --grace, for a child to undo by itself */
 #define UNKILLABLE_MS 10000 /* between two complaints */
 
-/* What an event of epoll is about: one of these bits, or a connection's generation above its index.
+/* An event of epoll carries one of these bits, or else a connection's generation above its index.
  * So a generation has 29 bits. */
 #define WATCH_LISTENER (UINT64_C(1) << 63)
 #define WATCH_SIGNALS (UINT64_C(1) << 62)
@@ -273,8 +271,8 @@ static struct {
 #define WATCH_HANGUP ((uint32_t)EPOLLRDHUP | (uint32_t)EPOLLET)
 
 /* Sent by the kernel for each child that ends, with its pid. It is a real-time signal since those
- * queue, while a SIGCHLD stands for any number of children, and looking for who they are costs the
- * more the more others there are. */
+ * queue, while one SIGCHLD stands for any number of children, and finding them costs the more, the
+ * more others there are. */
 #define CHILD_ENDED SIGRTMIN
 /* Signals that queue are lost when too many wait (RLIMIT_SIGPENDING): so often we look ourselves.
  */
@@ -293,7 +291,7 @@ enum {
     JANITOR_SPEAKS = 64
 };
 
-/* What a janitor has of the connection, which alone can tell whether the answer has arrived. */
+/* The connection as a janitor has it. It alone can tell whether the answer has arrived. */
 struct witness {
     int fd; /* -1: gone, the ledger's `sent` mark must do */
     bool is_tcp;
@@ -363,7 +361,9 @@ static void request_end(struct connection *c, enum cause cause);
 static void request_cut(struct connection *c);
 static void request_due(struct connection *c, int64_t now);
 static void nudged(void);
+static void turn_over(struct connection *c);
 /* Reap: signals end the wait of the loop. */
+static void slot_release(struct connection *c);
 static void request_ended(const struct slot *s, enum outcome outcome, enum undo_result undo,
                           int64_t ms);
 static void signals_arrived(void);
@@ -394,6 +394,7 @@ static void end_all(void);
 static void jobs_leave(const struct jobs *jobs);
 static bool is_over(void);
 /* Tables: used by all of them. */
+static struct list *list_of(enum phase phase);
 static void list_append(struct list *l, struct connection *c);
 static void list_remove(struct list *l, struct connection *c);
 static struct client *client_find(const struct address *a);
@@ -743,6 +744,12 @@ static void *private_memory(size_t size)
 static void make_tables(void)
 {
     int room = (int)settings.connections, slots = (int)settings.requests;
+    for (enum phase phase = PHASE_FREE; phase <= PHASE_LINGERING; phase++)
+        TAILQ_INIT(&list_of(phase)->members);
+    TAILQ_INIT(&server.jobs.urgent);
+    TAILQ_INIT(&server.jobs.ready);
+    TAILQ_INIT(&server.jobs.delayed);
+    TAILQ_INIT(&server.jobs.running);
     server.connections = private_memory((size_t)room * sizeof *server.connections);
     server.heap = private_memory((size_t)room * sizeof *server.heap);
     server.free_slots = private_memory((size_t)slots * sizeof *server.free_slots);
@@ -750,16 +757,18 @@ static void make_tables(void)
     server.bucket_count = 64;
     while (server.bucket_count < slots)
         server.bucket_count *= 2;
-    size_t buckets = (size_t)server.bucket_count * sizeof(int);
-    server.pid_buckets = private_memory(buckets);
-    server.client_buckets = private_memory(buckets);
-    for (int i = 0; i < server.bucket_count; i++)
-        server.pid_buckets[i] = server.client_buckets[i] = NOBODY;
-    server.clients = private_memory((size_t)slots * sizeof *server.clients);
+    size_t buckets = (size_t)server.bucket_count;
+    server.pid_buckets = private_memory(buckets * sizeof *server.pid_buckets);
+    server.client_buckets = private_memory(buckets * sizeof *server.client_buckets);
+    struct client *clients = private_memory((size_t)slots * sizeof *clients);
     for (int i = 0; i < slots; i++)
-        server.clients[i].next = i + 1 < slots ? i + 1 : NOBODY;
+        SLIST_INSERT_HEAD(&server.free_clients, &clients[i], link);
     for (int i = slots - 1; i >= 0; i--)
         server.free_slots[server.free_slot_count++] = i;
+    server.route_lines =
+        private_memory((settings.handler.route_count + 1) * sizeof *server.route_lines);
+    for (size_t i = 0; i < settings.handler.route_count; i++)
+        TAILQ_INIT(&server.route_lines[i].waiting);
     for (int i = 0; i < room; i++)
         list_append(&server.free, &server.connections[i]);
 }
@@ -834,12 +843,11 @@ static void begin_serving(void)
 /* Write out what `hangupd status` tells. It is never read back: a child can write there too. */
 static void publish(void)
 {
-    uint64_t words[FIGURE_WORDS];
+    const uint64_t *words = (const uint64_t *)&server.figures;
     server.figures.draining = is_stopping();
     server.figures.open = (uint64_t)server.open_count;
     server.figures.idle = (uint64_t)server.idle.count;
     server.figures.queued = (uint64_t)server.queue.count;
-    memcpy(words, &server.figures, sizeof words);
     for (size_t i = 0; i < FIGURE_WORDS; i++)
         atomic_store_explicit(&server.board->figures[i], words[i], memory_order_relaxed);
 }
@@ -1020,7 +1028,7 @@ static void refuse_one(const struct listener *l, int error)
         if (handler_send_canned(fd, &s, 503, false,
                                 "the server has no room for another connection")) {
             handler_end_sending(fd);
-            /* What is unread at a close resets the connection, and the answer with it. */
+            /* Closing with input unread would reset the connection, and lose the answer. */
             (void)!recv(fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
         }
         close(fd);
@@ -1071,7 +1079,7 @@ static void watch(struct connection *c, uint32_t events)
         log_eventf(NULL, "could not watch a connection: %s", strerror(errno));
 }
 
-/* Whether it has sent something can be asked without reading it. */
+/* Returns how many bytes the client has sent that nobody has read. */
 static int unread(const struct connection *c)
 {
     int n = 0;
@@ -1249,16 +1257,6 @@ static void fill_slot(struct connection *c, const char *id)
     atomic_store(&s->state, SLOT_READING | (c->fin_seen ? SLOT_FIN_SEEN : 0));
 }
 
-/* No process for the request: it has made nothing, and its slot is free at once. */
-static void request_not_started(struct connection *c)
-{
-    atomic_store(&slot_of(c)->state, SLOT_FREE);
-    loan_return(c);
-    server.slot_users[c->slot] = NULL;
-    server.free_slots[server.free_slot_count++] = c->slot;
-    connection_refuse(c, &(struct slot){0}, "the server has no room for another process");
-}
-
 /* Fork a child for the connection's next request. A slot is free. */
 static void request_start(struct connection *c)
 {
@@ -1275,9 +1273,6 @@ static void request_start(struct connection *c)
     fill_slot(c, id);
     struct handler_call call = {.settings = &settings.handler,
                                 .slot = slot_of(c),
-                                .line = &server.board->line,
-                                .slots = server.board->slots,
-                                .slot_count = (uint32_t)settings.requests,
                                 .draining = &server.board->draining,
                                 .state_dir = server.dir,
                                 .nudge = server.nudge[1],
@@ -1290,7 +1285,9 @@ static void request_start(struct connection *c)
         child_main(&call);
     if (pid < 0) {
         log_eventf(id, "could not fork for a request: %s", strerror(errno));
-        request_not_started(c);
+        loan_return(c);
+        slot_release(c);
+        connection_refuse(c, &(struct slot){0}, "the server has no room for another process");
         return;
     }
     server.figures.requests++;
@@ -1496,8 +1493,8 @@ static bool is_slow(struct connection *c, int64_t now)
     return !first && c->moved - before < SLOW_BYTES && (reads || sends);
 }
 
-/* When all slots are taken, and nobody can make room who has made nothing: slow clients do, as many
- * as wait for a slot. Each is looked at from time to time. */
+/* All slots are taken, and each of their requests may have made something: end those whose clients
+ * are slow, as many as wait for a slot. Each is looked at from time to time. */
 static void evict_slow(void)
 {
     struct connection *c;
@@ -1506,18 +1503,20 @@ static void evict_slow(void)
     if (server.slow_looked_at != 0 && now - server.slow_looked_at < SLOW_LOOK_MS)
         return;
     server.slow_looked_at = now;
-    TAILQ_FOREACH (c, &server.busy.members, link)
+    for (c = TAILQ_FIRST(&server.busy.members); c != NULL; c = TAILQ_NEXT(c, link))
         if (left > 0 && is_slow(c, now)) {
             request_cut(c);
             left--;
         }
 }
 
-/* FLAG is the child's word that its request has made nothing yet. */
-static bool may_be_evicted(const struct connection *c, uint32_t flag)
+/* Returns true if C's request has made nothing yet: its head is not whole or, if IN_LINE is true,
+ * it waits for its turn. */
+static bool may_be_evicted(const struct connection *c, bool in_line)
 {
     return c->phase == PHASE_BUSY && !c->signalled && clock_ms() - c->since >= EVICT_AGE_MS &&
-           (atomic_load(&slot_of(c)->state) & flag) != 0;
+           ((in_line && c->turn == TURN_WAITING) ||
+            (atomic_load(&slot_of(c)->state) & SLOT_HEAD_OPEN) != 0);
 }
 
 /* When all slots are taken, a request that has made nothing yet makes room: the oldest whose head
@@ -1528,12 +1527,13 @@ static void evict_one(void)
     struct connection *c;
     if (server.free_slot_count > 0)
         return;
-    TAILQ_FOREACH (c, &server.busy.members, link)
-        if (may_be_evicted(c, SLOT_HEAD_OPEN))
+    for (c = TAILQ_FIRST(&server.busy.members); c != NULL; c = TAILQ_NEXT(c, link))
+        if (may_be_evicted(c, false))
             break;
     if (c == NULL)
-        TAILQ_FOREACH_REVERSE (c, &server.busy.members, connections, link)
-            if (may_be_evicted(c, SLOT_HEAD_OPEN | SLOT_WAITING))
+        for (c = TAILQ_LAST(&server.busy.members, connections); c != NULL;
+             c = TAILQ_PREV(c, connections, link))
+            if (may_be_evicted(c, true))
                 break;
     if (c != NULL)
         request_end(c, CAUSE_EVICTED);
@@ -1621,8 +1621,8 @@ static void hangup(struct connection *c)
         request_end(c, CAUSE_HANGUP);
 }
 
-/* Stop the child: one way for every cause. What it undoes and whether there is still somebody to
- * tell it finds out itself; if it does not end, it is killed, and a janitor undoes. */
+/* Stop the child: one way for every cause. The child finds out by itself what to undo, and whether
+ * there is still somebody to tell. If it does not end, it is killed, and a janitor undoes. */
 static void request_end(struct connection *c, enum cause cause)
 {
     if (c->phase != PHASE_BUSY || c->signalled)
@@ -1670,9 +1670,63 @@ static void request_due(struct connection *c, int64_t now)
     }
 }
 
-/* A child has found that its route has a time limit of its own, and has written its slot's number
- * here. All of it is a child's word: a number that is none is passed over, a limit only ends that
- * request earlier or later. */
+static void turn_tell(const struct connection *c, enum turn turn)
+{
+    _Atomic uint32_t *word = &slot_of(c)->turn;
+    atomic_store(word, turn);
+    syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+static void turn_grant(struct connection *c)
+{
+    c->turn = TURN_GRANTED;
+    server.route_lines[c->route].running++;
+    turn_tell(c, TURN_GRANTED);
+}
+
+/* C's child asks for one of the places of its route (scoreboard.h). Its word on which route that is
+ * is believed as far as it harms itself: a route without `max` has places for all. */
+static void turn_asked(struct connection *c)
+{
+    int route = atomic_load(&slot_of(c)->route);
+    bool known = route >= 0 && (size_t)route < settings.handler.route_count;
+    int64_t max = known ? settings.handler.routes[route].max : 0;
+    if (max <= 0) {
+        turn_tell(c, TURN_GRANTED);
+        return;
+    }
+    c->route = route;
+    if (server.route_lines[route].running < max) {
+        turn_grant(c);
+        return;
+    }
+    c->turn = TURN_WAITING;
+    TAILQ_INSERT_TAIL(&server.route_lines[route].waiting, c, line);
+    turn_tell(c, TURN_WAITING);
+}
+
+/* C's request is over, and nothing is left to undo. Its place goes to the first that waits, but not
+ * to one that is being ended, which would hold it for nothing. */
+static void turn_over(struct connection *c)
+{
+    struct route_line *l = &server.route_lines[c->route];
+    enum turn had = c->turn;
+    c->turn = TURN_NONE;
+    if (had == TURN_WAITING)
+        TAILQ_REMOVE(&l->waiting, c, line);
+    if (had != TURN_GRANTED)
+        return;
+    l->running--;
+    TAILQ_FOREACH(c, &l->waiting, line)
+    if (!c->signalled) {
+        TAILQ_REMOVE(&l->waiting, c, line);
+        turn_grant(c);
+        return;
+    }
+}
+
+/* A child that has something to say names its slot here: a time limit of its own, or that it wants
+ * its turn. */
 static void nudged(void)
 {
     uint32_t number;
@@ -1683,6 +1737,8 @@ static void nudged(void)
         int64_t limit = atomic_load(&slot_of(c)->limit_ms);
         if (limit > 0 && limit <= INT_MAX)
             set_deadline(c, c->since + limit);
+        if (c->turn == TURN_NONE && atomic_load(&slot_of(c)->turn) == TURN_ASKED)
+            turn_asked(c);
     }
 }
 
@@ -1711,28 +1767,17 @@ static struct slot slot_copy(const struct connection *c)
     return s;
 }
 
-/* A place in a route's line is free: those behind it look again. A false ROUTE wakes the wrong
- * ones, and the right ones look when their time is up. */
-static void line_moves(int route)
-{
-    _Atomic uint32_t *releases = &server.board->line.releases;
-    atomic_fetch_add(releases, 1);
-    syscall(SYS_futex, releases, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, LINE_BIT(route));
-}
-
 /* The first attempt to undo has ended, or nothing was left: another request may begin. The place in
  * the line is given back here and not by the child, so that `max` counts what is being undone. */
 static void slot_release(struct connection *c)
 {
     struct slot *s = slot_of(c);
-    bool had_place = atomic_exchange(&s->ticket, TICKET_NONE) != TICKET_NONE;
+    turn_over(c);
     atomic_store(&s->pid, 0);
     atomic_store(&s->state, SLOT_FREE);
     server.slot_users[c->slot] = NULL;
     server.free_slots[server.free_slot_count++] = c->slot;
     c->slot = NOBODY;
-    if (had_place)
-        line_moves(atomic_load(&s->route));
 }
 
 /* Taken by sigtimedwait(2) and not read from the signalfd: that gives the pid of the very child
@@ -1790,8 +1835,8 @@ static bool reap(idtype_t which, pid_t pid)
 }
 
 /* Believe that a child has settled its ledger only if it says so twice, by its exit status and in
- * its slot: a handler that calls exit(0) has not. All else is a janitor's work, who finds out from
- * the ledger what there is to undo. */
+ * its slot: a handler that calls exit(0) has not. All else is a janitor's work: it finds out
+ * from the ledger what there is to undo. */
 static void child_ended(struct connection *c, const siginfo_t *ended)
 {
     pid_t pid = c->pid;
@@ -1830,7 +1875,7 @@ static void request_done(struct connection *c, bool reuse)
 {
     struct slot s = slot_copy(c);
     enum outcome outcome = s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome : OUTCOME_OK;
-    if (s.request[0] != '\0' || outcome != OUTCOME_OK) /* else the client sent nothing and left */
+    if (s.request[0] != '\0' || outcome != OUTCOME_OK) /* else nothing was asked */
         request_ended(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
     slot_release(c);
     if (reuse)
@@ -2025,7 +2070,7 @@ static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
 static void janitor_ended(pid_t pid, const siginfo_t *ended)
 {
     struct job *j;
-    TAILQ_FOREACH (j, &server.jobs.running, link)
+    for (j = TAILQ_FIRST(&server.jobs.running); j != NULL; j = TAILQ_NEXT(j, link))
         if (j->pid == pid)
             break;
     if (j == NULL)
@@ -2189,7 +2234,7 @@ static void note_recovered(const char *id, enum cleanup_result result, bool kept
     }
 }
 
-/* A janitor's work too. What is done at once is done here; a ledger that wants commands, or fails,
+/* A janitor's work too. A ledger that can be settled at once is; one that wants commands, or fails,
  * is moved to our own directory, where it becomes a job like any other (jobs_adopt). */
 static _Noreturn void recover(void)
 {
@@ -2236,7 +2281,7 @@ static void recovery_begin(void)
 static bool is_listed(const struct jobs *jobs, const char *id)
 {
     const struct job *j;
-    TAILQ_FOREACH (j, jobs, link)
+    for (j = TAILQ_FIRST(jobs); j != NULL; j = TAILQ_NEXT(j, link))
         if (strcmp(j->id, id) == 0)
             return true;
     return false;
@@ -2298,20 +2343,20 @@ static void end_all(void)
     server.stage = ENDING;
     if (was_serving)
         drain();
-    TAILQ_FOREACH (c, &server.busy.members, link)
+    for (c = TAILQ_FIRST(&server.busy.members); c != NULL; c = TAILQ_NEXT(c, link))
         request_end(c, CAUSE_DRAIN);
 }
 
 static void jobs_leave(const struct jobs *jobs)
 {
     const struct job *j;
-    TAILQ_FOREACH (j, jobs, link)
+    for (j = TAILQ_FIRST(jobs); j != NULL; j = TAILQ_NEXT(j, link))
         if (j->id[0] != '\0')
             log_event(j->id, "still to be undone: the next start goes on with it");
 }
 
-/* Janitors are waited for: they would be killed with us. What waits for its turn is left to the
- * next start, but by a server for one connection, after which there may be no other for long. */
+/* Wait for janitors, since they would be killed with us. Jobs that wait for their turn are left to
+ * the next start; but a server for one connection does them, as no other may start for long. */
 static bool is_over(void)
 {
     bool waiting = !TAILQ_EMPTY(&server.jobs.ready) || !TAILQ_EMPTY(&server.jobs.delayed);
@@ -2350,7 +2395,7 @@ static size_t client_bytes(const struct address *a)
 }
 
 /* The number is 2^64 divided by the golden ratio: it spreads neighbouring addresses. */
-static int *client_bucket(const struct address *a)
+static struct client_bucket *client_bucket(const struct address *a)
 {
     uint64_t bits = 0;
     memcpy(&bits, a->bytes, client_bytes(a));
@@ -2360,11 +2405,12 @@ static int *client_bucket(const struct address *a)
 
 static struct client *client_find(const struct address *a)
 {
-    for (int i = *client_bucket(a); i != NOBODY; i = server.clients[i].next)
-        if (server.clients[i].address.family == a->family &&
-            memcmp(server.clients[i].address.bytes, a->bytes, client_bytes(a)) == 0)
-            return &server.clients[i];
-    return NULL;
+    struct client *client;
+    for (client = SLIST_FIRST(client_bucket(a)); client != NULL; client = SLIST_NEXT(client, link))
+        if (client->address.family == a->family &&
+            memcmp(client->address.bytes, a->bytes, client_bytes(a)) == 0)
+            break;
+    return client;
 }
 
 /* A request of this client begins. There is always a free entry, as there are not more clients than
@@ -2373,10 +2419,10 @@ static void client_enter(const struct address *a)
 {
     struct client *client = client_find(a);
     if (client == NULL) {
-        client = &server.clients[server.free_client];
-        server.free_client = client->next;
-        *client = (struct client){.address = *a, .next = *client_bucket(a)};
-        *client_bucket(a) = (int)(client - server.clients);
+        client = SLIST_FIRST(&server.free_clients);
+        SLIST_REMOVE_HEAD(&server.free_clients, link);
+        *client = (struct client){.address = *a};
+        SLIST_INSERT_HEAD(client_bucket(a), client, link);
     }
     client->busy++;
 }
@@ -2387,12 +2433,8 @@ static void client_leave(const struct address *a)
     struct client *client = client_find(a);
     if (client == NULL || --client->busy > 0)
         return;
-    int *at = client_bucket(a), index = (int)(client - server.clients);
-    while (*at != index)
-        at = &server.clients[*at].next;
-    *at = client->next;
-    client->next = server.free_client;
-    server.free_client = index;
+    SLIST_REMOVE(client_bucket(a), client, client, link);
+    SLIST_INSERT_HEAD(&server.free_clients, client, link);
 }
 
 /* Phase, list and --per-client's count change together, here alone. */
@@ -2453,7 +2495,7 @@ static void set_deadline(struct connection *c, int64_t deadline)
     }
 }
 
-static int *pid_bucket(pid_t pid)
+static struct pid_bucket *pid_bucket(pid_t pid)
 {
     return &server.pid_buckets[pid & (server.bucket_count - 1)];
 }
@@ -2461,24 +2503,20 @@ static int *pid_bucket(pid_t pid)
 static void pid_remember(struct connection *c, pid_t pid)
 {
     c->pid = pid;
-    c->pid_next = *pid_bucket(pid);
-    *pid_bucket(pid) = index_of(c);
+    SLIST_INSERT_HEAD(pid_bucket(pid), c, pid_link);
 }
 
 static struct connection *pid_find(pid_t pid)
 {
-    for (int i = *pid_bucket(pid); i != NOBODY; i = server.connections[i].pid_next)
-        if (server.connections[i].pid == pid)
-            return &server.connections[i];
-    return NULL;
+    struct connection *c;
+    for (c = SLIST_FIRST(pid_bucket(pid)); c != NULL; c = SLIST_NEXT(c, pid_link))
+        if (c->pid == pid)
+            break;
+    return c;
 }
 
 static void pid_forget(struct connection *c)
 {
-    for (int *at = pid_bucket(c->pid); *at != NOBODY; at = &server.connections[*at].pid_next)
-        if (*at == index_of(c)) {
-            *at = c->pid_next;
-            break;
-        }
+    SLIST_REMOVE(pid_bucket(c->pid), c, connection, pid_link);
     c->pid = 0;
 }

@@ -38,7 +38,7 @@ bool cleanup_is_id(const char *name);
 
 /* ---- This process's ledger --------------------------------------------------------------- */
 
-/* Who makes a ledger. The strings must live as long as the request. */
+/* The maker of a ledger. The strings must live as long as the request. */
 struct cleanup_owner {
     int dir;            /* STATE/SERVER, open */
     const char *id;     /* the request's id, also the ledger's name in DIR */
@@ -58,22 +58,17 @@ struct cleanup_owner {
 /* Name the owner of this process's ledger, once in its life. Nothing is written before the first
  * record. */
 void cleanup_begin(const struct cleanup_owner *owner);
-
 /* Returns true if the calling process is the one that called cleanup_begin; a fork of it is not. */
 ASYNC_SAFE bool cleanup_is_owner(void);
-
 /* Returns true if this process owns a ledger, which may not have been made yet. */
 ASYNC_SAFE bool cleanup_pending(void);
-
 /* Returns true if that ledger says anything that an undo would act on, beside the scratch
  * directory. In doubt it returns true. */
 ASYNC_SAFE bool cleanup_has_records(void);
-
 /* Make the program's own ledger (ID.p), and if it can be, the scratch directory with it. Returns a
  * descriptor for the program to append to, the same one at every call, which stays cleanup.c's; or
  * -1 with errno, EPERM if this process owns no ledger. */
 int cleanup_open_for_program(void);
-
 /* Record that the answer is complete when the peer's kernel has acknowledged N bytes of the
  * connection, as TCP_INFO counts them; and take that back. Return 0, or -1 with errno. */
 int cleanup_sent(uint64_t n);
@@ -88,13 +83,10 @@ enum cleanup_result {
 /* Undo what this process's ledger says, newest first, up to the first `run`. In a process that owns
  * none nothing is done, which is CLEANUP_DONE. */
 ASYNC_SAFE enum cleanup_result cleanup_undo(void);
-
 /* Keep everything: remove the scratch directories and then the ledger. Never CLEANUP_RUN_LEFT. */
 ASYNC_SAFE enum cleanup_result cleanup_keep(void);
-
 /* How a failure to undo is told: once a record, in plain words, for the request ID. It is called in
- * signal handlers too, and so must be async-signal-safe; never NULL. The default writes to stderr.
- */
+ * signal handlers too, so it must be async-signal-safe; never NULL. The default is stderr. */
 typedef void cleanup_report_fn(const char *id, const char *what);
 extern cleanup_report_fn *cleanup_report;
 
@@ -105,15 +97,12 @@ extern cleanup_report_fn *cleanup_report;
  * as before: EINVAL if the grammar has no such record, ENAMETOOLONG if it is longer than
  * CLEANUP_RECORD_MAX, ENOSPC if the disk is full, and those of write(2). */
 int cleanup_append(int fd, const char *verb, const char *argument, bool sync);
-
 /* Returns NULL if FD is a ledger that can be appended to; else what is wrong with it, in words. */
 const char *cleanup_not_a_ledger(int fd);
-
 /* Put PATH as an absolute one, against the current directory, into FULL (PATH_MAX bytes); links and
  * dots stay as they are. Returns 0, or -1 with errno: EINVAL if it is empty or a newline is in it
  * or in the current directory's name, ENAMETOOLONG, and those of getcwd(3). */
 int cleanup_absolute(const char *path, char *full);
-
 /* Put "DEV:INO:BTIME" of what PATH stands for now into TEXT; a link is not followed. *DIRECTORY
  * says whether it is one. Returns 0, or -1 with the errno of lstat(2) or statx(2). */
 #define CLEANUP_FILEID_SIZE 96
@@ -135,21 +124,17 @@ struct cleanup_settling {
 /* Undo a ledger, and drop it if all could be undone. If another process settles it, that is waited
  * for. A ledger that is not there is CLEANUP_DONE. */
 ASYNC_SAFE enum cleanup_result cleanup_settle(const struct cleanup_settling *how);
-
 /* Keep what a ledger records, whose answer has arrived: only scratch directories are removed. */
 enum cleanup_result cleanup_settle_kept(const struct cleanup_settling *how);
-
 /* Undo a ledger whose answer has not arrived although it has the `sent` mark. The mark is struck
  * out first; if that fails nothing is undone, which is CLEANUP_FAILED. */
 enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how);
-
 /* Look for the `sent` mark of the ledger ID in DIR. Returns 1 and the number of bytes in *N, 0 if
  * there is none, or -1 with errno if it cannot be told. */
 int cleanup_was_sent(int dir, const char *name, uint64_t *n);
 
 /* Returns true if DIR has a ledger of ID, or its program's. */
 bool cleanup_exists(int dir, const char *id);
-
 /* Returns the ids of the ledgers in DIR, *COUNT of them, for the caller to free; NULL if there are
  * none. errno is 0 if that is all there are, else it says why not. */
 char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE];
@@ -168,14 +153,11 @@ void cleanup_slot_name(char name[CLEANUP_ID_SIZE], unsigned slot);
  * 0700. Returns a descriptor, or -1 with *WHY in words and errno, which is 0 if the words say all:
  * the directory belongs to another user, or is open to others. */
 int cleanup_state_open(const char *path, uid_t owner, gid_t group, const char **why);
-
 /* Make the directory STATE/TOKEN for this server, with a TOKEN that is made up here, and hold its
  * lock until this process ends. Returns a descriptor on it, or -1 with errno. */
 int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE]);
-
 /* Remove it again, with its pool, if no ledger is left in it. */
 void cleanup_server_close(int state, int dir, const char *token);
-
 /* Make the server's directory for scratch directories, in TMPDIR. Returns a descriptor on it, and
  * its path in PATH (PATH_MAX bytes); or -1 with errno. It goes with the server's directory DIR. */
 int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path);
@@ -196,14 +178,12 @@ struct cleanup_recovery {
 };
 
 /* Take over from every dead server in STATE: end its processes, settle its ledgers, remove its
- * directory. Returns false if there may be ledgers that could not be looked at; that is reported.
+ * directory. Returns false if there may be ledgers that could not be looked at, which it reports.
  */
 bool cleanup_recover(const struct cleanup_recovery *how);
-
 /* Try again what is in STATE/failed. For one process at a time, which the caller must see to.
  * Returns as cleanup_recover. */
 bool cleanup_recover_parked(const struct cleanup_recovery *how);
-
 /* Open STATE/failed, which is made first if MAKE is true. Returns a descriptor, or -1 with errno:
  * ENOENT if there is none, EPERM if it is another user's. */
 int cleanup_failed_open(int state, bool make);
@@ -225,18 +205,15 @@ enum cleanup_place cleanup_find(int state, const char *id, pid_t *holder);
 /* Remember where this process's environment lies, so that cleanup_mark_process can write there;
  * environ is moved away. Call it once, early in main. */
 void cleanup_mark_prepare(int argc, char **argv);
-
 /* Make /proc/self/environ say REQUEST_ID=ID, here and in what is forked or executed from here. ID
  * is copied. */
 void cleanup_mark_process(const char *id);
-
 /* End all that descends from this process, a subreaper: SIGTERM, then after GRACE_MS milliseconds,
  * or at once if that is 0, SIGKILL. MEANWHILE, if not NULL, is called now and then during the
  * grace; it must be async-signal-safe. Returns true if no child is left, false after ten seconds of
  * SIGKILL. */
 typedef void cleanup_meanwhile_fn(void);
 ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *meanwhile);
-
 /* Kill all that is left of the request ID, whose child, dead by now, had the pid SESSION (0: not
  * known): processes with its id, of its session, and below these. If SERVER is not 0, also that
  * process's children, but for those in the caller's session and those of which KNOWN returns true.
@@ -250,10 +227,10 @@ bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*kno
 
 /* Returns the tokens of the servers in STATE, living and dead; NULL if there are none. */
 char (*cleanup_look_servers(int state, size_t *count))[CLEANUP_TOKEN_SIZE];
-
-/* Who holds the lock of the server's directory DIR. Returns 1 and *PID, which is 0 if it is in a
- * pid namespace that cannot be seen from here; 0 if nobody holds it: the server is dead; or -1 with
- * errno if it cannot be told. Not for the server itself, which would let go of its lock. */
+/* Look at the lock of the server's directory DIR. If it is held, returns 1 and *PID, which is 0 if
+ * it is in a pid namespace that cannot be seen from here; 0 if nobody holds it: the server is dead;
+ * or -1 with errno if it cannot be told. Not for the server itself: it would let go of its lock.
+ */
 int cleanup_look_lock(int dir, pid_t *pid);
 
 #define CLEANUP_EXCERPT_SIZE 256
@@ -280,7 +257,6 @@ struct cleanup_process {
 
 /* Returns all processes that live, by pid; NULL if it cannot be told. */
 struct cleanup_process *cleanup_look_processes(size_t *count);
-
 /* Returns the process PID among ALL of these, or NULL. */
 const struct cleanup_process *cleanup_find_process(const struct cleanup_process *all, size_t count,
                                                    pid_t pid);

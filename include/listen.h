@@ -9,9 +9,10 @@
  *     struct address a = address_of(&from);
  *     address_text(&a, text, sizeof text);         // "[::1]:41234", or "unix"
  *
- * The caller owns the listener and keeps it where it likes; nothing is remembered here. What cannot
- * be had ends the process with a plain sentence (cannot, wrong_use of options.h), so none of this
- * may be called once the server serves, but for listen_end, address_of and address_text.
+ * The caller owns the listener and keeps it where it likes; nothing is remembered here. If a
+ * socket cannot be had, the process ends with a plain sentence (cannot, wrong_use of options.h), so
+ * none of this may be called once the server serves, but for listen_end, address_of and
+ * address_text.
  *
  * Addresses are numbers, or localhost. Names are not looked up: getaddrinfo(3) loads libraries
  * while it runs, which a statically linked program should not, and it blocks.

@@ -5,9 +5,9 @@
  *     log_event(id, "new file /tmp/txt");
  *     log_eventf(NULL, "listening on %s", name);
  *
- * ID is the request's, or NULL. What a client or a program sent is escaped here, so callers pass it
- * as it came. A line is one write, because several processes write to the same log and their lines
- * must not be mixed.
+ * ID is the request's, or NULL. Control characters are escaped here, so callers pass words of a
+ * client or a program as they came. A line is one write, because several processes write to the
+ * same log and their lines must not be mixed.
  *
  * Nobody waits for the log but a janitor (patience_ms): a reader that has stopped would stop the
  * server. A line that the log does not take at once is dropped and counted in `lost`; the server
@@ -179,7 +179,7 @@ __attribute__((format(printf, 2, 3))) static inline void log_eventf(const char *
     log_event(id, line);
 }
 
-/* What a process prints, as lines of the log. Zeroed at first. */
+/* A process's output, which becomes lines of the log. Zeroed at first. */
 struct log_lines {
     size_t length;
     char text[1024]; /* the line whose end has not come; a longer one is cut in two */

@@ -26,7 +26,7 @@
 #include "log.h"
 #include "options.h"
 
-/* What a process that undoes has seen so far. */
+/* The memory of a process that undoes. */
 static struct {
     char failure[1024]; /* the first that could not be undone, and why; "": none */
     bool more_failed;
@@ -125,7 +125,7 @@ static bool await_command(pid_t pid, const char *id, int from, int *status)
     }
     kill(-pid, SIGKILL); /* its zombie, if that is what it is, still holds the number */
     bool in_time = ended.si_pid != 0 && waitpid(pid, status, 0) == pid;
-    /* What it left behind: daemons are a service manager's business. */
+    /* Whatever it left behind: daemons are a service manager's business. */
     cleanup_end_children(0, NULL);
     output_end(&out, id, clock_ms() + 1000);
     return in_time;

@@ -3,7 +3,7 @@
  * The parent maps STATE/SERVER/scoreboard before it forks; each child changes its own slot, and
  * `hangupd status` reads the file. Nothing in it is believed: a child can write everywhere there.
  *
- * Kind: declared here, defined in handler.c: the two functions of the line; all else is pure.
+ * Kind: pure.
  * Signal safety: what is marked ASYNC_SAFE.
  */
 #ifndef HANGUPD_SCOREBOARD_H
@@ -113,7 +113,7 @@ struct slot {
     uint8_t outcome, undo;    /* enum outcome, enum undo_result: as the child saw them */
     uint8_t head;             /* the method is HEAD */
     _Atomic int16_t route;    /* index, or -1 */
-    _Atomic uint64_t ticket;  /* place in its route's line, see below */
+    _Atomic uint32_t turn;    /* enum turn, a futex; see below */
     /* In delivery on AF_UNIX, which counts no bytes: how many are left to send, and the call that
      * sends them, where the kernel itself notes how many it took, before the call returns. So
      * whoever asks after the child's death knows whether all of the answer was sent. */
@@ -124,42 +124,21 @@ struct slot {
     char request[SLOT_REQUEST_SIZE]; /* the request line as sent, cut to fit */
 };
 
-/* ---- Routes with `max`: a line for each ---------------------------------------------------
+/* ---- Routes with `max`: a turn that the parent grants -----------------------------------
  *
- * The parent does not know which route a request wants, so the children keep the order among
- * themselves, by Lamport's bakery. Each writes TICKET_CHOOSING in its slot, draws the next number,
- * and writes that. Its turn has come when fewer than `max` slots of its route have a smaller ticket
- * or are choosing. Nothing gives the place back but the parent, when it frees the slot, which is
- * when nothing is left to undo; it then wakes those who wait on `releases`.
+ * Only the child knows which route its request wants, and only the parent knows when a place is
+ * free: when nothing is left to undo of the request that had it, and its slot is free. So the child
+ * writes TURN_ASKED, names its slot to the parent (handler_call.nudge), and sleeps on the word
+ * until it has changed:
  *
- * Why there are never more than `max`: of all whose turn has come, take the one with the largest
- * ticket. Each of the others drew before it, and so was choosing, or had its ticket, from before it
- * drew until now: it has counted all of them, and counted fewer than `max`.
+ *     NONE ──▶ ASKED              by the child
+ *     ASKED ──▶ WAITING           by the parent: all places are taken, it is in the route's line
+ *     ASKED, WAITING ──▶ GRANTED  by the parent: the place is its own until its slot is free
  *
- * Why a child may die at any line: there is no lock to die with. Dead before TICKET_CHOOSING it has
- * no place; from then on it holds one, drawn or not, until the parent has settled what it left and
- * frees the slot, as it does for every child. A number drawn and never written is a gap, and
- * gaps do not count. Who waits holds nothing that others need. When the parent dies its children
- * end, and the next server has a scoreboard of its own.
- *
- * A false ticket makes those of its route wait, each at most --queue-timeout, while its request
- * lives; a number out of order (the counter is the children's) the same. A look is one pass. */
-#define TICKET_NONE 0
-#define TICKET_CHOOSING UINT64_MAX
-struct line {
-    _Atomic uint64_t drawn;    /* tickets so far */
-    _Atomic uint32_t releases; /* a futex; only the parent adds to it */
-};
-/* Who waits on `releases` waits with the bit of its route, so that others are not woken. */
-#define LINE_BIT(route) (1U << ((unsigned)(route) % 32))
-
-/* Draw a ticket for SLOT, whose route is in it already. */
-uint64_t handler_draw_ticket(struct line *line, struct slot *slot);
-
-/* Whether TICKET's turn has come. UNCLEAR: it depends on one who is choosing. */
-enum turn { TURN_NOW, TURN_LATER, TURN_UNCLEAR };
-enum turn handler_turn(const struct slot *slots, uint32_t count, int route, uint64_t ticket,
-                       int64_t max);
+ * The parent counts places and keeps the lines in its own memory, and never reads the word back as
+ * to that. A child that writes GRANTED itself runs beyond `max`, and frees no place at its end. A
+ * child may die at any line: what the parent has noted of it goes with the slot. */
+enum turn { TURN_NONE, TURN_ASKED, TURN_WAITING, TURN_GRANTED };
 
 #define SCOREBOARD_MAGIC "hangupd board 4\n" /* the number changes with what follows */
 #define LISTENER_NAME_SIZE 140
@@ -182,7 +161,6 @@ struct scoreboard {
     _Atomic uint32_t draining;
     char listening[LISTENERS_MAX][LISTENER_NAME_SIZE];
     _Atomic uint64_t figures[FIGURE_WORDS]; /* struct figures */
-    struct line line;
     struct slot slots[];
 };
 

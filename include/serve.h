@@ -52,14 +52,11 @@ struct handler_settings {
 /* What is this request's own. */
 struct handler_call {
     const struct handler_settings *settings;
-    struct slot *slot; /* shared; READING, with id, client and started filled in */
-    struct line *line;
-    const struct slot *slots; /* all of them */
-    uint32_t slot_count;
+    struct slot *slot;                /* shared; READING, with id, client and started filled in */
     const _Atomic uint32_t *draining; /* not 0: answer with Connection: close */
     int connection;                   /* SO_LINGER{1,0} is set on it */
     int state_dir;                    /* STATE/SERVER */
-    int nudge;                        /* write slot_number here after setting limit_ms */
+    int nudge;                        /* write slot_number here after setting limit_ms or turn */
     bool once;                        /* the slot keeps nothing: there is no next request */
     uint32_t slot_number;
     bool is_tcp;     /* else AF_UNIX */

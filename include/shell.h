@@ -1,5 +1,14 @@
 /* shell.h: words for a shell's command line.
  *
+ *     struct text t = TEXT(line);
+ *     text_add(&t, "rm ");
+ *     shell_word(&t, path);                  // rm '/tmp/a file'
+ *
+ *     puts(recover_words(state, id));        // hangupd recover --state DIR ID
+ *
+ * For undo commands that we write ourselves, and for lines that people copy from the log. A word is
+ * always one word for POSIX sh, whatever it contains; what does not fit into the text is cut.
+ *
  * Kind: included by server.c alone.
  * Signal safety: none.
  */
@@ -15,8 +24,8 @@
 
 /* ---- Words for the shell ------------------------------------------------------------- */
 
-/* WORD as one word of a shell command line. */
-static inline void shell_word(struct text *t, const char *word)
+/* Add WORD, quoted if it needs that. A keyword needs it where a command's name is wanted. */
+static void shell_word(struct text *t, const char *word)
 {
     static const char keywords[] = " if then elif else fi case esac for select while until do done "
                                    "in function time coproc ";
@@ -38,8 +47,9 @@ static inline void shell_word(struct text *t, const char *word)
     text_char(t, '\'');
 }
 
-/* The same in printable characters only, as the log leaves no others as they are. */
-static inline void shell_word_printable(struct text *t, const char *word)
+/* The same in printable characters only: the log escapes all others, and what is copied from there
+ * would then be another word. */
+static void shell_word_printable(struct text *t, const char *word)
 {
     bool printable = true;
     for (const char *s = word; *s != '\0'; s++)
@@ -64,7 +74,8 @@ static inline void shell_word_printable(struct text *t, const char *word)
 
 #define COMMAND_SIZE (4 * PATH_MAX + 256) /* a byte becomes four at most */
 
-/* The command line that settles what ID left, or everything, in the state directory PATH. */
+/* Returns the command line that settles what ID left, or everything if it is NULL, in the state
+ * directory PATH; until the next call. */
 static const char *recover_words(const char *path, const char *id)
 {
     static char words[COMMAND_SIZE];

@@ -69,7 +69,7 @@ ASYNC_SAFE static inline void text_number(struct text *t, unsigned long long n, 
         n /= 10;
     } while (n != 0);
     while (sizeof digits - at < width && at > 0)
-        digits[--at] = '0';
+        digits[--at] = '0'; /* cppcheck-suppress arrayIndexOutOfBoundsCond ; at is below 24 */
     text_bytes(t, digits + at, sizeof digits - at);
 }
 

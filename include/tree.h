@@ -131,8 +131,7 @@ ASYNC_SAFE static int empty_pass(int dir, int depth, struct tree *tree, int *lef
     return w.error == 0 ? removed : -1;
 }
 
-/* Empty DIR, with passes until one removes nothing: entries may have moved while some were removed.
- */
+/* Empty DIR, with passes until one removes nothing: entries may move while others are removed. */
 ASYNC_SAFE static int empty_directory(int dir, int depth, struct tree *tree)
 {
     bool mode_forced = false;

@@ -1,4 +1,13 @@
-/* users.h: becoming another user.
+/* users.h: finding a user and becoming it, for good.
+ *
+ *     const struct passwd *who = find_user("www-data", 0);
+ *     if (who == NULL)
+ *         ...                                          // errno
+ *     become_user(who->pw_name, who->pw_uid, who->pw_gid);
+ *
+ * For a start as root: when it returns, no line that follows can get root's rights back. So open
+ * before it whatever needs them: ports below 1024, the directory that STATE is made in. Only /etc
+ * is looked at, not LDAP or NIS: getpwnam(3) loads libraries, which a static program should not.
  *
  * Kind: included by server.c alone.
  * Signal safety: none.
@@ -14,8 +23,9 @@
 
 #include "options.h"
 
-/* The user with this NAME, or of this number if NAME is NULL, in /etc/passwd. NULL: there is none;
- * errno says more. Not by getpwnam(3), which loads libraries: a static program should not. */
+/* Returns the user with this NAME, or with this number if NAME is NULL, until the next call.
+ * Returns NULL if there is none; errno is 0 or ENOENT then, and anything else if /etc/passwd cannot
+ * be read. */
 static const struct passwd *find_user(const char *name, uid_t user)
 {
     FILE *all = fopen("/etc/passwd", "re");
@@ -28,7 +38,8 @@ static const struct passwd *find_user(const char *name, uid_t user)
     return who;
 }
 
-/* GROUP, and those to which /etc/group says that NAME belongs: how many, or -1. */
+/* Put GROUP and the groups to which NAME belongs into GROUPS. Returns how many they are, or -1 with
+ * errno if /etc/group cannot be read. */
 static int find_groups(const char *name, gid_t group, gid_t groups[NGROUPS_MAX])
 {
     FILE *all = fopen("/etc/group", "re");
@@ -47,8 +58,10 @@ static int find_groups(const char *name, gid_t group, gid_t groups[NGROUPS_MAX])
     return count;
 }
 
-/* Groups, group, user; then prove that there is no way back (setuid(2)). NAME: NULL if the user
- * has none, and so no further groups. */
+/* Become USER and GROUP with the further groups of NAME, which is NULL if the user has none. The
+ * groups go first, because only root can change them. Then it is proved that there is no way back:
+ * setuid(2) leaves the saved ids as they are if it may not change them all. Ends the process if any
+ * of that fails. */
 static void become_user(const char *name, uid_t user, gid_t group)
 {
     static gid_t groups[NGROUPS_MAX];

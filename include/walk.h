@@ -107,8 +107,7 @@ static inline void *list_grow(void *items, size_t count, size_t *room, size_t si
 }
 
 /* List the names in DIR for which TAKE returns true, each as what TAKE has set, SIZE bytes. Returns
- * the list, of *COUNT, from malloc(3), or NULL if it is empty; errno is 0 if that is all there is.
- */
+ * the list of *COUNT, from malloc(3), or NULL if it is empty; errno is 0 if that is all. */
 static inline void *list_names(int dir, size_t size,
                                bool (*take)(int dir, const char *name, char *to), size_t *count)
 {

@@ -13,6 +13,9 @@
  *         static const struct route routes[] = {{.path = "/hello", .handler = hello}, {0}};
  *         return server_main(argc, argv, routes);
  *     }
+ *
+ * Kind: declared here, defined in server.c.
+ * Signal safety: none.
  */
 #ifndef HANGUPD_SERVER_H
 #define HANGUPD_SERVER_H
@@ -23,11 +26,15 @@
 extern "C" {
 #endif
 
-/* Serve ROUTES, ended by a member without a path, until told to stop. The options and further
- * routes are those of hangupd(8); routes named on the command line replace ROUTES, and may use
- * its names as @NAME. Returns the exit status: 0 after a drain, 1 when it could not serve, 2 when
- * the command line was wrong (said on stderr). Call it once, from a process with one thread, whose
- * children, if any, it leaves alone. When it forks, pthread_atfork(3) is not heeded. */
+/* Serve ROUTES, which end with a member without a path, until told to stop. The strings and the
+ * array stay the caller's, and must stay as they are. The options and further routes in ARGV are
+ * those of hangupd(8); routes named there replace ROUTES, and may use its names as @NAME.
+ *
+ * Returns the exit status, 0, after a drain. Exits with 1 if it could not serve and with 2 if the
+ * command line was wrong, and says so on standard error. If ARGV names a command (`status`,
+ * `recover`, `undo`) it is run, and the exit status is its own. Call it once, from a process with
+ * one thread. Children that the process has already are left alone. When it forks, handlers of
+ * pthread_atfork(3) are not called. */
 int server_main(int argc, char **argv, const struct route *routes);
 
 #ifdef __cplusplus

@@ -3,14 +3,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -301,73 +302,13 @@ static unsigned waiting(struct board b)
 
 THEME("max");
 
-TEST(turn_by_turn)
+/* Returns the slot of the request whose line has TEXT in it, or NULL. */
+static struct slot *slot_with(struct board b, const char *text)
 {
-    enum { SLOTS = 6 };
-    static struct slot slots[SLOTS];
-    static const struct {
-        uint64_t tickets[SLOTS]; /* of route 1; those of route 2 are in the last two */
-        uint64_t mine;
-        int64_t max;
-        enum turn turn;
-    } cases[] = {
-        {{7}, 7, 1, TURN_NOW},
-        {{7, 8}, 7, 1, TURN_NOW},
-        {{7, 8}, 8, 1, TURN_LATER},
-        {{7, 8}, 8, 2, TURN_NOW},
-        {{7, 3, 5, 9}, 7, 2, TURN_LATER},
-        {{7, 3, 5, 9}, 7, 3, TURN_NOW},
-        {{7, TICKET_CHOOSING}, 7, 1, TURN_UNCLEAR},
-        {{7, TICKET_CHOOSING}, 7, 2, TURN_NOW},
-        {{7, 3, TICKET_CHOOSING, 9}, 7, 2, TURN_UNCLEAR},
-        {{7, 3, TICKET_CHOOSING, TICKET_CHOOSING}, 7, 1, TURN_LATER},
-        {{7, TICKET_CHOOSING, TICKET_CHOOSING}, 7, 2, TURN_UNCLEAR},
-        {{7, TICKET_NONE, 0, 0, 3, TICKET_CHOOSING}, 7, 1, TURN_NOW},
-        {{TICKET_CHOOSING - 1, TICKET_CHOOSING}, TICKET_CHOOSING - 1, 1, TURN_UNCLEAR},
-    };
-    for (int i = 0; i < COUNT(cases); i++) {
-        for (int k = 0; k < SLOTS; k++) {
-            atomic_store(&slots[k].route, (int16_t)(k < SLOTS - 2 ? 1 : 2));
-            atomic_store(&slots[k].ticket, cases[i].tickets[k]);
-        }
-        ck_assert_msg(handler_turn(slots, SLOTS, 1, cases[i].mine, cases[i].max) == cases[i].turn,
-                      "case %d", i);
-    }
-    ck_assert_int_eq(handler_turn(slots, 1, 1, UINT64_MAX, 2), TURN_NOW); /* no more than COUNT */
-}
-
-/* Draw a ticket one machine instruction at a time. Wherever it stops, and could die, it has drawn
- * nothing yet, or says that it has. */
-TEST(ticket_at_every_instruction)
-{
-    struct {
-        struct line line;
-        struct slot slot;
-    } *all = mmap(NULL, sizeof(*all), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    must(all != MAP_FAILED);
-    int status, choosing = 0;
-    pid_t pid = fork();
-    if (pid == 0) {
-        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
-            _exit(1);
-        raise(SIGSTOP);
-        handler_draw_ticket(&all->line, &all->slot);
-        _exit(0);
-    }
-    must(pid > 0 && waitpid(pid, &status, 0) == pid);
-    if (!WIFSTOPPED(status)) {
-        test_skipped("ticket_at_every_instruction", "no ptrace here");
-        return;
-    }
-    while (WIFSTOPPED(status)) {
-        uint64_t ticket = atomic_load(&all->slot.ticket), drawn = atomic_load(&all->line.drawn);
-        must_say(ticket == TICKET_CHOOSING || ticket == drawn, "drawn %llu, but says %llx",
-                 (unsigned long long)drawn, (unsigned long long)ticket);
-        choosing += ticket == TICKET_CHOOSING;
-        must(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) == 0 && waitpid(pid, &status, 0) == pid);
-    }
-    must(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    must(choosing > 0 && all->slot.ticket == 1 && all->line.drawn == 1);
+    for (size_t i = 0; i < b.count; i++)
+        if (atomic_load(&b.slots[i].state) != SLOT_FREE && strstr(b.slots[i].request, text) != NULL)
+            return &b.slots[i];
+    return NULL;
 }
 
 TEST_TIMES(max_is_served_in_order, SOURCES)
@@ -455,12 +396,9 @@ TEST(killed_child_that_waits_is_not_waited_for)
     wait_until(waiting(b) == 1);
     int three = get(s, "/make?path=%s", at("three"));
     wait_until(waiting(b) == 2);
-    uint64_t least = UINT64_MAX;
-    for (size_t i = 0; i < b.count; i++)
-        if ((atomic_load(&b.slots[i].state) & SLOT_WAITING) != 0 && b.slots[i].ticket < least) {
-            least = b.slots[i].ticket;
-            second = b.slots[i].pid;
-        }
+    struct slot *slot = slot_with(b, at("two"));
+    must(slot != NULL);
+    second = slot->pid;
     must(second > 0 && second != first && is_alive(second));
     kill(second, SIGKILL);
     must(hear(two).status == 500);
@@ -508,72 +446,48 @@ TEST(place_is_held_when_a_program_redirects)
     server_stop(s);
 }
 
-/* ---- The key max: who is choosing, and who lies -------------------------------------------- */
+/* ---- The key max: a child that lies -------------------------------------------------------- */
 
-/* The last slot is used last of all: here, it is the test's. */
-static struct slot *forged_slot(struct board b, int16_t route)
+TEST(turn_that_was_not_granted_frees_no_place)
 {
-    struct slot *slot = b.slots + b.count - 1;
-    atomic_store(&slot->route, route);
-    return slot;
-}
-
-TEST(who_is_choosing_is_waited_for)
-{
-    struct server *s = things("/make=@make,max=1 /who=@who,max=1");
+    struct server *s = things("/make=@make,max=1 /who=@who");
     struct board b = board_of_the_server();
-    struct slot *slot = forged_slot(b, 0);
-    atomic_store(&slot->ticket, TICKET_CHOOSING);
-    int c = get(s, "/make?path=%s", at("file"));
+    int one = get(s, "/make?path=%s&seconds=60", at("one"));
+    wait_made(s, at("one"));
+    int two = get(s, "/make?path=%s&seconds=60", at("two"));
     wait_until(waiting(b) == 1);
-    must_say(status_of(s, "/who") == 200, "another route waits for it");
-    must(is_quiet(c) && waiting(b) == 1);
-    /* It has drawn after the other: nobody tells that, it is seen. */
-    atomic_store(&slot->ticket, TICKET_CHOOSING - 1);
-    must(hear_answer(c, false).status == 200);
-    atomic_store(&slot->ticket, TICKET_NONE);
+    int three = get(s, "/make?path=%s", at("three"));
+    wait_until(waiting(b) == 2);
+    /* The second takes its turn; only its sleep has to be ended. */
+    struct slot *liar = slot_with(b, at("two"));
+    must(liar != NULL);
+    atomic_store(&liar->turn, TURN_GRANTED);
+    syscall(SYS_futex, &liar->turn, FUTEX_WAKE, 1, NULL, NULL, 0);
+    wait_made(s, at("two"));
+    close_rst(two);
+    log_wait(s, " hangup undo=ok");
+    for (int i = 0; i < 5; i++) /* the end of the liar is behind the server then */
+        must(status_of(s, "/who") == 200);
+    must_say(is_quiet(three) && waiting(b) == 1, "the liar had no place to give away");
+    close_rst(one);
+    must(hear_answer(three, false).status == 200);
     server_stop(s);
 }
 
-TEST(false_ticket_delays_at_most_until_the_time_is_up)
-{
-    struct server *s = things("/make=@make,max=1 /who=@who,max=1 --queue-timeout 3");
-    struct board b = board_of_the_server();
-    struct slot *slot = forged_slot(b, 0);
-    atomic_store(&slot->ticket, 1);
-    must(status_of(s, "/who") == 200); /* draws 1 */
-    int refused = get(s, "/make?path=%s", at("refused"));
-    struct heard h = hear_answer(refused, false);
-    must_say(h.status == 503 && !exists(at("refused")), "%s", h.text);
-    int served = get(s, "/make?path=%s", at("served"));
-    wait_until(waiting(b) == 1);
-    atomic_store(&slot->ticket, TICKET_NONE); /* it is gone, and nobody was woken */
-    must(hear_answer(served, false).status == 200);
-    server_stop(s);
-}
-
-TEST(numbers_go_round)
+TEST(turn_is_asked_for_a_route_that_is_not_there)
 {
     struct server *s = things("/make=@make,max=1");
     struct board b = board_of_the_server();
-    /* It is just before the slots. */
-    struct line *line = (void *)((char *)b.slots - sizeof(struct line));
-    must(status_of(s, "/make?path=first") == 200);
-    must(atomic_load(&line->drawn) == 1);
-    /* Neither of the next three may be taken for none or choosing. */
-    for (uint64_t drawn = UINT64_MAX - 2; drawn != 1; drawn++) {
-        atomic_store(&line->drawn, drawn);
-        int one = get(s, "/make?path=%s&seconds=60", at("one"));
-        wait_made(s, at("one"));
-        uint64_t ticket = 0;
-        for (size_t i = 0; i < b.count; i++)
-            if (b.slots[i].state != SLOT_FREE)
-                ticket = b.slots[i].ticket;
-        must(ticket != TICKET_NONE && ticket != TICKET_CHOOSING);
-        close_rst(one);
-        log_wait(s, " hangup undo=ok");
-        log_mark(s);
-    }
+    int one = get(s, "/make?path=%s&seconds=60", at("one"));
+    wait_made(s, at("one"));
+    struct slot *liar = slot_with(b, at("one"));
+    must(liar != NULL);
+    atomic_store(&liar->route, INT16_MAX);
+    atomic_store(&liar->turn, TURN_ASKED);
+    int two = get(s, "/make?path=%s", at("two"));
+    wait_until(waiting(b) == 1);
+    close_rst(one);
+    must(hear_answer(two, false).status == 200);
     server_stop(s);
 }
 

@@ -254,13 +254,16 @@ TEST(recover_keeps_sent)
 
 static void server_dies_with_run(void)
 {
+    static char second[CLEANUP_ID_SIZE];
+
     server_with_ledger();
     ck_assert_int_eq(cleanup_run("true"), 0);
     close(cleanup_create(at("work/newer"), 0, 0644));
     ck_assert_int_ge(cleanup_open_for_program(), 0);
     file_write(at("work/stuck"), "");
     ck_assert_int_eq(unlink(at("work/stuck")), 0);
-    begin_as(strdup(stage_child_id("2")));
+    snprintf(second, sizeof second, "%s", stage_child_id("2"));
+    begin_as(second);
     ck_assert_int_eq(cleanup_unlink(at("work/stuck")), 0);
     ck_assert_int_eq(mkdir(at("work/stuck"), 0755), 0);
 }

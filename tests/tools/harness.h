@@ -17,7 +17,7 @@
 #include "harness_servers.h"
 #include "suite.h"
 
-/* What fails in one of these is said with the line of the test that called it. */
+/* A failure in one of these is reported with the line of the test that called it. */
 #define HERE(call) (test_file = __FILE__, test_line = __LINE__, call)
 #define wait_exists(...) HERE(wait_exists(__VA_ARGS__))
 #define wait_gone(...) HERE(wait_gone(__VA_ARGS__))

@@ -54,8 +54,8 @@ int dial_unix(const char *path)
     return fd;
 }
 
-/* Whether the server has accepted the connection C (only then the kernel shows an inode for the
- * server's end), and read all that came on it if READ. */
+/* Returns true if the server has accepted the connection C (only then the kernel shows an inode for
+ * the server's end), and read all that came on it if READ. */
 static bool is_accepted(const struct server *s, int c, bool read)
 {
     struct sockaddr_in mine = {0};

@@ -23,7 +23,7 @@ void say_bytes(int fd, const void *bytes, size_t n);
 /* Connect and send a GET (HTTP/1.1) for FORMAT. */
 int get(const struct server *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* What the other side says, up to its end: valid for the next 7 calls. */
+/* Everything that the other side says, up to its end. Valid for the next 7 calls. */
 struct heard {
     char *text; /* NUL-terminated */
     size_t length;

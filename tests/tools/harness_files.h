@@ -8,7 +8,8 @@
 const char *at(const char *format, ...) __attribute__((format(printf, 1, 2)));
 bool exists(const char *path);
 bool is_empty(const char *directory); /* or not there */
-/* Whether TMPDIR has nothing of a request: at most the pool of one server, with empty spares. */
+/* Returns true if TMPDIR has nothing of a request: at most the pool of one server, with empty
+ * spares. */
 bool no_scratch(void);
 void file_write(const char *path, const char *text);
 char *file_read(const char *path);  /* "" if it is not there; valid for the next 3 calls */

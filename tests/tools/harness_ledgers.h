@@ -28,8 +28,8 @@ extern int ledgers; /* the directory of that name */
 
 /* FORMAT with what it names; valid for the next 7 calls. */
 const char *with(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* What FD, which is closed, or the file PATH (NULL if there is none), or a ledger says; valid for
- * the next 3 calls. */
+/* Each returns the text of FD, which is closed, of the file PATH (NULL if there is none), or of a
+ * ledger. Valid for the next 3 calls. */
 const char *text_of_fd(int fd);
 const char *text_of(const char *path);
 const char *ledger_of(const char *id);
@@ -57,12 +57,12 @@ void begin_pooled(const char *id, const char *title, int pool);
 /* Settle the ledger ID; its commands are not run but noted. */
 enum cleanup_result settle(void);
 enum cleanup_result settle_with(bool after_crash, int (*run)(const char *, const char *));
-/* What cleanup_report was told: "ID: WHAT\n" each. */
+/* All reports of cleanup_report: "ID: WHAT\n" each. */
 extern char reports[65536];
 #define ck_assert_done(call)                                                                       \
     ck_assert_msg((call) == CLEANUP_DONE, "%s did not succeed: %s", #call, reports)
-/* What note_run has run: "COMMAND\n" each, after on_run if that is set; a command that starts with
- * "fail" fails. */
+/* All commands that note_run was given: "COMMAND\n" each, after it has called on_run if that is
+ * set. A command that starts with "fail" fails. */
 extern char runs[65536];
 extern void (*on_run)(const char *command);
 int note_run(const char *id, const char *command);
@@ -109,7 +109,7 @@ void sleep_forever(void);
  * Until exec has happened it still has its maker's environment. */
 pid_t spawn(const char *request_id);
 void await_exec(pid_t pid);
-/* What a server of the test's does, in a process of its own. Shared memory tells its token. */
+/* Memory that a test shares with a server of its own, in another process. */
 extern struct stage {
     char token[CLEANUP_TOKEN_SIZE];
     pid_t child, daemon;

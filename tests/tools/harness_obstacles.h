@@ -5,14 +5,15 @@
 #include <stdbool.h>
 
 /* The system call NUMBER fails with ERROR from here on, in this process and in what it starts, if
- * its argument ARG (from 0) has one of BITS. False, with errno, if that is not allowed here. */
+ * its argument ARG (from 0) has one of BITS. Returns false, with errno, if that is not allowed
+ * here. */
 bool deny(unsigned number, unsigned arg, unsigned bits, unsigned error);
 
 /* Namespaces of these KINDS, as clone(2) calls them, of this process's own, and of a user's own
- * unless this is root. False if that is not allowed here. */
+ * unless this is root. Returns false if that is not allowed here. */
 bool own_namespaces(int kinds);
 /* Mount namespaces of one's own, in which what is mounted is seen by this test's servers alone.
- * False if that is not allowed here. */
+ * Returns false if that is not allowed here. */
 bool private_mounts(void);
 /* Mount a file system of SIZE, "256k", at PATH, which is made unless it is there. */
 bool mount_small(const char *path, const char *size);

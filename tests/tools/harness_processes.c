@@ -18,7 +18,8 @@
 #include "harness_servers.h"
 #include "suite.h"
 
-/* What /proc/PID/stat says after the name: state letter, parent, and more. False: it is gone. */
+/* Reads /proc/PID/stat behind the name: state letter, parent, and time used. Returns false if the
+ * process is gone. */
 static bool process_stat(pid_t pid, char *state, pid_t *parent, unsigned long *ticks)
 {
     char path[64], text[1024];
@@ -195,8 +196,8 @@ void end_processes(void)
     end_processes_of(test_dir);
 }
 
-/* Whether PID is who looks, at a server's start, for what others left: a child of the server's that
- * bears no request's mark. */
+/* Returns true if PID is the child with which a server recovers at its start: a child that bears no
+ * request's mark. */
 static bool is_recovering(pid_t pid)
 {
     char path[64], state;
@@ -277,7 +278,7 @@ int plain_status(int status)
 
 void append_bytes(char **text, size_t *length, size_t *room, const char *bytes, size_t n)
 {
-    if (*length + n + 1 > *room) {
+    if (!*text || *length + n + 1 > *room) {
         *room = 2 * (*length + n + 1);
         *text = realloc(*text, *room);
         if (!*text)
@@ -292,7 +293,7 @@ struct output run_argv(const char *const argv[], const char *input, bool both)
 {
     int out[2], in[2];
     pid_t parent = getpid();
-    must(pipe2(out, O_CLOEXEC) == 0 && pipe2(in, O_CLOEXEC) == 0);
+    must(argv[0] && pipe2(out, O_CLOEXEC) == 0 && pipe2(in, O_CLOEXEC) == 0);
     fflush(NULL);
     pid_t pid = fork();
     must(pid >= 0);

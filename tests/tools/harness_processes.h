@@ -43,10 +43,10 @@ int wait_status(pid_t pid);
 #define WORDS_MAX 64
 /* Split TEXT at spaces, in place: how many words there are. */
 unsigned split_words(char *text, char **words, unsigned room);
-/* What a child of Check's must put right before it runs a program. The parent's death ends it:
- * Check kills a test that takes too long without asking. */
+/* Called in a forked child of a test before it runs a program: undoes Check's signal handlers. The
+ * child dies with its parent, because Check kills a test that takes too long without asking. */
 void become_ordinary(pid_t parent);
-/* What waitpid said, as struct output has it. */
+/* Returns the status that waitpid gave as struct output has it. */
 int plain_status(int status);
 /* Append N BYTES and a NUL to *TEXT, which grows. */
 void append_bytes(char **text, size_t *length, size_t *room, const char *bytes, size_t n);

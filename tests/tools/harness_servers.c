@@ -268,7 +268,6 @@ void servers_show_logs(const char *file, int line)
 /* ---- The end -----------------------------------------------------------------------------------
  */
 
-/* Whether STATE holds the directory of a server. */
 bool state_is_there(void)
 {
     DIR *state = opendir(at("state"));

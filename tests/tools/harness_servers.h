@@ -16,7 +16,8 @@ struct server {
     bool ended;
 };
 
-/* What starts the binary, the binary itself, and the program of example handlers. */
+/* Each returns a path: of the program that starts the binary (memcheck, maybe), of the binary
+ * itself, and of the example handlers. */
 const char *the_hangupd(void);
 const char *the_binary(void);
 const char *the_things(void);
@@ -38,7 +39,7 @@ int connected_socket(int *client);
 struct server *serve_connection(bool systemd, int *client, const char *options);
 /* SIGTERM; it must exit with 0 and leave nothing: no process, no state, nothing in TMPDIR. */
 void server_stop(struct server *s);
-/* What it takes at this moment. */
+/* The memory, descriptors and processes that it takes at this moment. */
 struct gauge {
     long pss_kb; /* of memory, by its share of each page; without mapped files, whose pages other
                   * programs of this machine share, now more, now fewer */
@@ -50,7 +51,7 @@ int server_wait(struct server *s);
 void server_kill(struct server *s, int signal);
 /* True if a server has a directory in STATE. */
 bool state_is_there(void);
-/* What must hold once no server runs. */
+/* Fails unless nothing is left: to be called once no server runs. */
 void nothing_left(void);
 
 /* True if PID is a server of this test that has not ended. */
@@ -62,7 +63,7 @@ bool server_is_running(pid_t pid);
  * for this server. */
 const char *log_wait(struct server *s, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-/* Whether it is there already; how many such lines there are. */
+/* Returns true if it is there already; returns how many such lines there are. */
 bool log_has(struct server *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
 unsigned log_count(struct server *s, const char *text);
 /* Look only at what comes from now on. */

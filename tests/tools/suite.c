@@ -39,7 +39,7 @@ void suite_only(const char *name, int row)
     only_row = row;
 }
 
-/* What stands between the first _ and the . of the file's name. */
+/* Returns NAME of a FILE check_NAME.c. */
 static const char *suite_name(const char *file)
 {
     static char name[64];

@@ -52,7 +52,7 @@ int suite_main(const struct suite *suite, int argc, char **argv);
 extern double suite_seconds;
 void suite_only(const char *name, int row);
 
-/* What is on the list. A line is a test with a function, a theme without one. */
+/* A line of the list: a test, or without a function a theme. */
 struct suite_line {
     int line;
     const char *name;

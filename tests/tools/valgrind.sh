@@ -106,7 +106,7 @@ findings()
                     found(block)
             } else if (made_by(block, "add_routes_of")) {
                 refused = refused block
-            } else if (!made_by(block, "open_all|open_standard_descriptors|return_low_number|" \
+            } else if (!made_by(block, "open_all|open_standard_descriptors|loan_return|log_open|" \
                                        "open_log|recover_open")) {
                 found(block)
             }
