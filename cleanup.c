@@ -839,9 +839,9 @@ ASYNC_SAFE static bool slot_drop(int fd, const struct scratch_mark *made)
  * by whoever cleans TMPDIR up. */
 static int scratch_make_elsewhere(void)
 {
-    char hex[HEX_SIZE];
+    char hex[HEX_SIZE], path[PATH_MAX];
     struct stat there;
-    struct text t = TEXT(ledger.scratch);
+    struct text t = TEXT(path);
     if (random_hex(hex) < 0)
         return -1;
     text_add(&t, ledger.owner.tmpdir);
@@ -851,10 +851,11 @@ static int scratch_make_elsewhere(void)
     ledger.mark = (struct scratch_mark){0};
     if (t.length + 1 >= t.room)
         return fail(ENAMETOOLONG);
-    if (lstat(ledger.scratch, &there) == 0) /* the record would be of somebody else's */
+    if (lstat(path, &there) == 0) /* the record would be of somebody else's */
         return fail(EEXIST);
-    if (record_add(VERB_SCRATCH, NULL, ledger.scratch) < 0)
+    if (record_add(VERB_SCRATCH, NULL, path) < 0)
         return -1;
+    memcpy(ledger.scratch, path, t.length + 1); /* only now, or the head would record it as well */
     if (mkdir(ledger.scratch, 0700) == 0)
         return 0;
     record_withdraw();
