@@ -92,7 +92,7 @@
  * READ: a ledger is opened in one way, whether to be settled or to be used again.
  * UNDO: a record whose thing could not be made is struck out like one that is undone. */
 static int slot_open(void);
-ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags);
+ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags, struct stat *now);
 ASYNC_SAFE static bool strike(int fd, off_t at);
 ASYNC_SAFE static int undo_rmtree(const char *path);
 
@@ -142,6 +142,18 @@ ASYNC_SAFE static int fail(int error)
 }
 
 /* ---- RECORD ------------------------------------------------------------------------ */
+
+/* Returns the user that this server's files belong to. It is asked for once, by the server when it
+ * makes its directory: a handler may change its ids afterwards. */
+ASYNC_SAFE static uid_t own_uid(void)
+{
+    static uid_t uid;
+    static bool known;
+    if (!known)
+        uid = geteuid();
+    known = true;
+    return uid;
+}
 
 #define BOOT_ID_SIZE 37
 static char boot_id[BOOT_ID_SIZE]; /* of this boot; "unknown" where the kernel does not say */
@@ -209,7 +221,7 @@ void cleanup_begin(const struct cleanup_owner *owner)
     /* A process that was born within this tick knows its time of birth; it need not read /proc,
      * which takes longer than all else here. */
     ledger.start = clock_ticks() == owner->forked ? owner->forked : 0;
-    ledger.pid = getpid();
+    ledger.pid = owner->pid != 0 ? owner->pid : getpid();
 }
 
 ASYNC_SAFE bool cleanup_is_owner(void)
@@ -704,7 +716,7 @@ ASYNC_SAFE static bool scratch_is(const struct scratch_mark *made)
 {
     struct stat now;
     return made->inode != 0 && lstat(ledger.scratch, &now) == 0 &&
-           now.st_mode == (S_IFDIR | 0700) && now.st_uid == geteuid() &&
+           now.st_mode == (S_IFDIR | 0700) && now.st_uid == own_uid() &&
            now.st_ino == made->inode && now.st_ctim.tv_sec == made->sec &&
            now.st_ctim.tv_nsec == made->nsec;
 }
@@ -777,11 +789,11 @@ static int slot_open(void)
 {
     struct stat now;
     int dir = ledger.owner.dir;
-    int fd = ledger_find(dir, ledger.name, O_RDWR | (ledger.owner.sync ? O_DSYNC : 0));
+    int fd = ledger_find(dir, ledger.name, O_RDWR | (ledger.owner.sync ? O_DSYNC : 0), &now);
     if (fd < 0)
         return errno == EPERM && unlinkat(dir, ledger.name, 0) == 0 ? fail(ENOENT) : -1;
     struct header was = header_read(fd);
-    bool idle = was.idle && fstat(fd, &now) == 0;
+    bool idle = was.idle;
     bool fits = idle && now.st_size <= SLOT_BLOCK - SLOT_MARK;
     if (idle && (fits || ftruncate(fd, LEDGER_HEAD_SIZE) == 0)) {
         ledger.from = fits ? now.st_size : LEDGER_HEAD_SIZE;
@@ -805,11 +817,11 @@ static int slot_open_program(const char *name)
 {
     struct stat now;
     int dir = ledger.owner.dir;
-    int fd = ledger_find(dir, name, O_RDWR | O_APPEND | (ledger.owner.sync ? O_DSYNC : 0));
+    int fd = ledger_find(dir, name, O_RDWR | O_APPEND | (ledger.owner.sync ? O_DSYNC : 0), &now);
     if (fd < 0)
         return errno == EPERM && unlinkat(dir, name, 0) == 0 ? fail(ENOENT) : -1;
     if (fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0 &&
-        fcntl(fd, F_SETLEASE, F_UNLCK) == 0 && fstat(fd, &now) == 0 &&
+        fcntl(fd, F_SETLEASE, F_UNLCK) == 0 &&
         (now.st_size < (off_t)sizeof PROGRAM_HEAD || ftruncate(fd, sizeof PROGRAM_HEAD - 1) == 0) &&
         program_is_untouched(fd))
         return fd;
@@ -933,17 +945,18 @@ ASYNC_SAFE static bool is_this_boot(const struct header *h)
  * else was put there by somebody else, at a time when STATE was open to others, so that it be
  * obeyed. Returns a descriptor, or -1: with ENOENT if there is none, with EPERM if it is no ledger
  * of ours. */
-ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags)
+ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags, struct stat *now)
 {
-    struct stat now;
+    struct stat here;
+    now = now != NULL ? now : &here;
     int fd = openat(dir, name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) {
         if (errno == ELOOP || errno == EISDIR || errno == ENXIO)
             errno = EPERM;
         return -1;
     }
-    if (fstat(fd, &now) == 0) {
-        if (S_ISREG(now.st_mode) && now.st_uid == geteuid() && now.st_nlink <= 1)
+    if (fstat(fd, now) == 0) {
+        if (S_ISREG(now->st_mode) && now->st_uid == own_uid() && now->st_nlink <= 1)
             return fd;
         errno = EPERM;
     }
@@ -964,7 +977,7 @@ ASYNC_SAFE static void report_unopened(const char *id, const char *doing, const 
 static struct header header_of(int dir, const char *name)
 {
     struct header h = {0};
-    int fd = ledger_find(dir, name, O_RDONLY);
+    int fd = ledger_find(dir, name, O_RDONLY, NULL);
     if (fd >= 0) {
         h = header_read(fd);
         close_keep_errno(fd);
@@ -993,7 +1006,7 @@ bool cleanup_exists(int dir, const char *id)
 ASYNC_SAFE static int sent_find(int dir, const char *name, bool strike_out, uint64_t *n)
 {
     static struct reader reader; /* not undo_pass's: a `run` may ask in the midst of that */
-    int fd = ledger_find(dir, name, strike_out ? O_RDWR : O_RDONLY);
+    int fd = ledger_find(dir, name, strike_out ? O_RDWR : O_RDONLY, NULL);
     if (fd < 0)
         return errno == ENOENT ? 0 : -1;
     int found = -1;
@@ -1280,7 +1293,7 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
 ASYNC_SAFE static int ledger_lock(int dir, const char *name)
 {
     struct stat now;
-    int fd = ledger_find(dir, name, O_RDWR);
+    int fd = ledger_find(dir, name, O_RDWR, NULL);
     if (fd < 0)
         return -1;
     while (flock(fd, LOCK_EX) < 0)
@@ -1552,6 +1565,7 @@ int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
 {
     /* A few tries: until it is locked, the recovery of another server that starts now may take the
      * directory for a dead server's and remove it, between any two of these steps. */
+    (void)own_uid();
     for (int tries = 0; tries < 10; tries++) {
         struct stat now;
         if (random_hex(token) < 0 || mkdirat(state, token, 0700) < 0)
@@ -1689,9 +1703,9 @@ static bool is_elsewhere(int state, const char *id)
 static pid_t session_of(int dir, const char *id)
 {
     char program[LEDGER_NAME_SIZE];
-    int fd = ledger_find(dir, id, O_RDONLY);
+    int fd = ledger_find(dir, id, O_RDONLY, NULL);
     if (fd < 0)
-        fd = ledger_find(dir, ledger_program_name(program, id), O_RDONLY);
+        fd = ledger_find(dir, ledger_program_name(program, id), O_RDONLY, NULL);
     if (fd < 0)
         return 0;
     struct header head = header_read(fd);
@@ -1777,7 +1791,7 @@ static void leaves_add(struct leaves *l, int dir, const char *name, const char *
 {
     struct reader reader;
     size_t length = strlen(pool);
-    int found = -1, fd = ledger_find(dir, name, O_RDONLY);
+    int found = -1, fd = ledger_find(dir, name, O_RDONLY, NULL);
     if (fd < 0) {
         l->failed = l->failed || errno != ENOENT;
         return;
