@@ -1,33 +1,37 @@
 /* cleanup.c: the ledger of what a request made, and how that is undone.
  *
- * It owns one ledger per request, the file STATE/SERVER/ID: text, append-only, one record a line.
+ * It owns one ledger per request: text, append-only, one record a line.
  *
- *     # hangupd ledger 1 id=... pid=... start=... boot=... GET /report
+ *     # hangupd ledger 2 id=... from=0000000512 program=1 pid=... start=... boot=... GET /report
+ *     scratch /tmp/hangupd-1f0c2/0
+ *     #
  *     unlink-if 8:1:10952780:1795412859.324394260 /srv/reports/q3.csv
  *     run aws-terminate --client-token ID
  *
- * What the request's program records is in a file of its own, ID.p, so that a careless `>` there
- * can take none of the server's records along. The two are settled together, ID.p first.
+ * The head has LEDGER_HEAD_SIZE bytes: the comment fills it up. It lies in STATE/SERVER/slot-N, a
+ * file that the slot keeps for the requests that it has one after the other, and says from where on
+ * the file's records count. What the request's program records is in a file of its own, slot-N.p,
+ * so that a careless `>` there can take none of the server's records along. What outlives its
+ * request, and what a server without a next request makes, is called after the request: ID, ID.p.
  *
  * A ledger's life, and who may touch it then:
  *
- *     absent    nothing was recorded                        the request's child makes it
- *     open      the request runs; records are appended      the child; its program through ID.p
+ *     idle      the slot's head says that there is none     the request's child begins it
+ *     begun     the request runs; records are appended      the child; its program through NAME.p
  *     sent      the answer is complete but for the client's acknowledgement
  *     settling  read backwards, each record undone, then    the child, in its signal handler; else
  *               struck out: its first byte becomes '#'      a janitor; else recovery; under flock
- *     gone      undone or kept: unlinked
- *     parked    it could not be undone: in STATE/failed     `hangupd recover`
+ *     dropped   undone or kept: idle again, or unlinked
+ *     left      its undo failed: the slot gives it away     janitors, recovery
+ *     parked    it failed too often: in STATE/failed        `hangupd recover`
  *
- * Beside them are `.spare-N`, a program's ledger that waits for its next request, `.spare-N-room`,
- * a file for the other one on a full disk, and `scratch`, a link to the pool of scratch
- * directories, which goes with STATE/SERVER.
+ * Beside them is `scratch`, a link to the pool of scratch directories, which goes with STATE/SERVER.
  *
  * Plan:
  *   TELL - how a failure to undo is told
  *   RECORD - this process's ledger: its header, and records appended to it
  *   MAKE - files and directories, each recorded before it is made
- *   REUSE - a program's ledger and scratch directory, handed on to the next request
+ *   SLOT - the files and the scratch directory that a slot keeps for its requests
  *   READ - opening a ledger, its header, its `sent` mark
  *   UNDO - one record, and all records of a file, newest first
  *   SETTLE - a ledger's two files together: undone or kept, and then dropped
@@ -38,8 +42,10 @@
  * Invariants, which hold between any two lines, as the process may die there:
  *   - Nothing is there that no record names. A record is whole in the ledger before the thing has
  *     its name, so it may name what never came to be, and undoing that is success.
- *   - A ledger appears with its header, in one step, before its first record. A dot file without
- *     a whole header is nobody's ledger; the settling of its request, or recovery, removes it.
+ *   - A ledger begins with its head, in one write of one sector or in one link, before its first
+ *     record; and ends with the head that says that there is none. A dot file is nobody's ledger.
+ *   - What the slot's head does not say belongs to its ledger does not: neither what is above
+ *     `from`, nor a program's file. Both are cleared before the head says so.
  *   - `touched` and `recorded` are set before what they speak of can exist. A signal handler that
  *     runs at any instruction looks once too often, never once too little.
  *   - A record is struck out only after it has been undone. After a death in between it is undone
