@@ -1,33 +1,37 @@
 /* cleanup.c: the ledger of what a request made, and how that is undone.
  *
- * It owns one ledger per request, the file STATE/SERVER/ID: text, append-only, one record a line.
+ * It owns one ledger per request: text, append-only, one record a line.
  *
- *     # hangupd ledger 1 id=... pid=... start=... boot=... GET /report
+ *     # hangupd ledger 2 id=... from=0000000512 program=1 pid=... start=... boot=... GET /report
+ *     scratch /tmp/hangupd-1f0c2/0
+ *     #
  *     unlink-if 8:1:10952780:1795412859.324394260 /srv/reports/q3.csv
  *     run aws-terminate --client-token ID
  *
- * What the request's program records is in a file of its own, ID.p, so that a careless `>` there
- * can take none of the server's records along. The two are settled together, ID.p first.
+ * The head has LEDGER_HEAD_SIZE bytes: the comment fills it up. It lies in STATE/SERVER/slot-N, a
+ * file that the slot keeps for the requests that it has one after the other, and says from where on
+ * the file's records count. What the request's program records is in a file of its own, slot-N.p,
+ * so that a careless `>` there can take none of the server's records along. What outlives its
+ * request, and what a server without a next request makes, is called after the request: ID, ID.p.
  *
  * A ledger's life, and who may touch it then:
  *
- *     absent    nothing was recorded                        the request's child makes it
- *     open      the request runs; records are appended      the child; its program through ID.p
+ *     idle      the slot's head says that there is none     the request's child begins it
+ *     begun     the request runs; records are appended      the child; its program through NAME.p
  *     sent      the answer is complete but for the client's acknowledgement
  *     settling  read backwards, each record undone, then    the child, in its signal handler; else
  *               struck out: its first byte becomes '#'      a janitor; else recovery; under flock
- *     gone      undone or kept: unlinked
- *     parked    it could not be undone: in STATE/failed     `hangupd recover`
+ *     dropped   undone or kept: idle again, or unlinked
+ *     left      its undo failed: the slot gives it away     janitors, recovery
+ *     parked    it failed too often: in STATE/failed        `hangupd recover`
  *
- * Beside them are `.spare-N`, a program's ledger that waits for its next request, `.spare-N-room`,
- * a file for the other one on a full disk, and `scratch`, a link to the pool of scratch
- * directories, which goes with STATE/SERVER.
+ * Beside them is `scratch`, a link to the pool of scratch directories, which goes with STATE/SERVER.
  *
  * Plan:
  *   TELL - how a failure to undo is told
  *   RECORD - this process's ledger: its header, and records appended to it
  *   MAKE - files and directories, each recorded before it is made
- *   REUSE - a program's ledger and scratch directory, handed on to the next request
+ *   SLOT - the files and the scratch directory that a slot keeps for its requests
  *   READ - opening a ledger, its header, its `sent` mark
  *   UNDO - one record, and all records of a file, newest first
  *   SETTLE - a ledger's two files together: undone or kept, and then dropped
@@ -38,8 +42,10 @@
  * Invariants, which hold between any two lines, as the process may die there:
  *   - Nothing is there that no record names. A record is whole in the ledger before the thing has
  *     its name, so it may name what never came to be, and undoing that is success.
- *   - A ledger appears with its header, in one step, before its first record. A dot file without
- *     a whole header is nobody's ledger; the settling of its request, or recovery, removes it.
+ *   - A ledger begins with its head, in one write of one sector or in one link, before its first
+ *     record; and ends with the head that says that there is none. A dot file is nobody's ledger.
+ *   - What the slot's head does not say belongs to its ledger does not: neither what is above
+ *     `from`, nor a program's file. Both are cleared before the head says so.
  *   - `touched` and `recorded` are set before what they speak of can exist. A signal handler that
  *     runs at any instruction looks once too often, never once too little.
  *   - A record is struck out only after it has been undone. After a death in between it is undone
@@ -92,7 +98,7 @@
  * READ: a ledger is opened in one way, whether to be settled or to be used again.
  * UNDO: a record whose thing could not be made is struck out like one that is undone. */
 static int slot_open(void);
-ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags);
+ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags, struct stat *now);
 ASYNC_SAFE static bool strike(int fd, off_t at);
 ASYNC_SAFE static int undo_rmtree(const char *path);
 
@@ -142,6 +148,18 @@ ASYNC_SAFE static int fail(int error)
 }
 
 /* ---- RECORD ------------------------------------------------------------------------ */
+
+/* Returns the user that this server's files belong to. It is asked for once, by the server when it
+ * makes its directory: a handler may change its ids afterwards. */
+ASYNC_SAFE static uid_t own_uid(void)
+{
+    static uid_t uid;
+    static bool known;
+    if (!known)
+        uid = geteuid();
+    known = true;
+    return uid;
+}
 
 #define BOOT_ID_SIZE 37
 static char boot_id[BOOT_ID_SIZE]; /* of this boot; "unknown" where the kernel does not say */
@@ -209,7 +227,7 @@ void cleanup_begin(const struct cleanup_owner *owner)
     /* A process that was born within this tick knows its time of birth; it need not read /proc,
      * which takes longer than all else here. */
     ledger.start = clock_ticks() == owner->forked ? owner->forked : 0;
-    ledger.pid = getpid();
+    ledger.pid = owner->pid != 0 ? owner->pid : getpid();
 }
 
 ASYNC_SAFE bool cleanup_is_owner(void)
@@ -704,7 +722,7 @@ ASYNC_SAFE static bool scratch_is(const struct scratch_mark *made)
 {
     struct stat now;
     return made->inode != 0 && lstat(ledger.scratch, &now) == 0 &&
-           now.st_mode == (S_IFDIR | 0700) && now.st_uid == geteuid() &&
+           now.st_mode == (S_IFDIR | 0700) && now.st_uid == own_uid() &&
            now.st_ino == made->inode && now.st_ctim.tv_sec == made->sec &&
            now.st_ctim.tv_nsec == made->nsec;
 }
@@ -777,11 +795,11 @@ static int slot_open(void)
 {
     struct stat now;
     int dir = ledger.owner.dir;
-    int fd = ledger_find(dir, ledger.name, O_RDWR | (ledger.owner.sync ? O_DSYNC : 0));
+    int fd = ledger_find(dir, ledger.name, O_RDWR | (ledger.owner.sync ? O_DSYNC : 0), &now);
     if (fd < 0)
         return errno == EPERM && unlinkat(dir, ledger.name, 0) == 0 ? fail(ENOENT) : -1;
     struct header was = header_read(fd);
-    bool idle = was.idle && fstat(fd, &now) == 0;
+    bool idle = was.idle;
     bool fits = idle && now.st_size <= SLOT_BLOCK - SLOT_MARK;
     if (idle && (fits || ftruncate(fd, LEDGER_HEAD_SIZE) == 0)) {
         ledger.from = fits ? now.st_size : LEDGER_HEAD_SIZE;
@@ -805,11 +823,11 @@ static int slot_open_program(const char *name)
 {
     struct stat now;
     int dir = ledger.owner.dir;
-    int fd = ledger_find(dir, name, O_RDWR | O_APPEND | (ledger.owner.sync ? O_DSYNC : 0));
+    int fd = ledger_find(dir, name, O_RDWR | O_APPEND | (ledger.owner.sync ? O_DSYNC : 0), &now);
     if (fd < 0)
         return errno == EPERM && unlinkat(dir, name, 0) == 0 ? fail(ENOENT) : -1;
     if (fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0 &&
-        fcntl(fd, F_SETLEASE, F_UNLCK) == 0 && fstat(fd, &now) == 0 &&
+        fcntl(fd, F_SETLEASE, F_UNLCK) == 0 &&
         (now.st_size < (off_t)sizeof PROGRAM_HEAD || ftruncate(fd, sizeof PROGRAM_HEAD - 1) == 0) &&
         program_is_untouched(fd))
         return fd;
@@ -934,17 +952,18 @@ ASYNC_SAFE static bool is_this_boot(const struct header *h)
  * else was put there by somebody else, at a time when STATE was open to others, so that it be
  * obeyed. Returns a descriptor, or -1: with ENOENT if there is none, with EPERM if it is no ledger
  * of ours. */
-ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags)
+ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags, struct stat *now)
 {
-    struct stat now;
+    struct stat here;
+    now = now != NULL ? now : &here;
     int fd = openat(dir, name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) {
         if (errno == ELOOP || errno == EISDIR || errno == ENXIO)
             errno = EPERM;
         return -1;
     }
-    if (fstat(fd, &now) == 0) {
-        if (S_ISREG(now.st_mode) && now.st_uid == geteuid() && now.st_nlink <= 1)
+    if (fstat(fd, now) == 0) {
+        if (S_ISREG(now->st_mode) && now->st_uid == own_uid() && now->st_nlink <= 1)
             return fd;
         errno = EPERM;
     }
@@ -965,7 +984,7 @@ ASYNC_SAFE static void report_unopened(const char *id, const char *doing, const 
 static struct header header_of(int dir, const char *name)
 {
     struct header h = {0};
-    int fd = ledger_find(dir, name, O_RDONLY);
+    int fd = ledger_find(dir, name, O_RDONLY, NULL);
     if (fd >= 0) {
         h = header_read(fd);
         close_keep_errno(fd);
@@ -994,7 +1013,7 @@ bool cleanup_exists(int dir, const char *id)
 ASYNC_SAFE static int sent_find(int dir, const char *name, bool strike_out, uint64_t *n)
 {
     static struct reader reader; /* not undo_pass's: a `run` may ask in the midst of that */
-    int fd = ledger_find(dir, name, strike_out ? O_RDWR : O_RDONLY);
+    int fd = ledger_find(dir, name, strike_out ? O_RDWR : O_RDONLY, NULL);
     if (fd < 0)
         return errno == ENOENT ? 0 : -1;
     int found = -1;
@@ -1281,7 +1300,7 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
 ASYNC_SAFE static int ledger_lock(int dir, const char *name)
 {
     struct stat now;
-    int fd = ledger_find(dir, name, O_RDWR);
+    int fd = ledger_find(dir, name, O_RDWR, NULL);
     if (fd < 0)
         return -1;
     while (flock(fd, LOCK_EX) < 0)
@@ -1553,6 +1572,7 @@ int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
 {
     /* A few tries: until it is locked, the recovery of another server that starts now may take the
      * directory for a dead server's and remove it, between any two of these steps. */
+    (void)own_uid();
     for (int tries = 0; tries < 10; tries++) {
         struct stat now;
         if (random_hex(token) < 0 || mkdirat(state, token, 0700) < 0)
@@ -1690,9 +1710,9 @@ static bool is_elsewhere(int state, const char *id)
 static pid_t session_of(int dir, const char *id)
 {
     char program[LEDGER_NAME_SIZE];
-    int fd = ledger_find(dir, id, O_RDONLY);
+    int fd = ledger_find(dir, id, O_RDONLY, NULL);
     if (fd < 0)
-        fd = ledger_find(dir, ledger_program_name(program, id), O_RDONLY);
+        fd = ledger_find(dir, ledger_program_name(program, id), O_RDONLY, NULL);
     if (fd < 0)
         return 0;
     struct header head = header_read(fd);
@@ -1778,7 +1798,7 @@ static void leaves_add(struct leaves *l, int dir, const char *name, const char *
 {
     struct reader reader;
     size_t length = strlen(pool);
-    int found = -1, fd = ledger_find(dir, name, O_RDONLY);
+    int found = -1, fd = ledger_find(dir, name, O_RDONLY, NULL);
     if (fd < 0) {
         l->failed = l->failed || errno != ENOENT;
         return;

@@ -203,6 +203,7 @@ static struct {
     /* Where connections come from. */
     struct listener listeners[LISTENERS_MAX];
     size_t listener_count;
+    int pool;               /* of scratch directories, locked; -1: none */
     int64_t pool_looked_at; /* clock_ms() */
     bool one_connection;    /* listeners[0] is the one connection (inetd's nowait) */
     bool muted;             /* the listeners are out of epoll */
@@ -342,10 +343,11 @@ static void request_arrived(struct connection *c);
 static void request_start(struct connection *c);
 /* Child: a request wants a process; Start prepares that. */
 static void find_libc(void);
+static void gather_kept(void);
 static void loans_reserve(void);
 static void loan_return(struct connection *c);
 static pid_t fork_for(struct connection *c, int *number);
-static _Noreturn void child_main(const struct handler_call *call);
+static _Noreturn void child_main(struct handler_call *call);
 /* Queue: there is no slot. */
 static void log_unserved(const struct address *from, int64_t since, struct slot *s,
                          enum outcome outcome);
@@ -636,14 +638,14 @@ static void open_pool(void)
     bool programs = false;
     for (size_t i = 0; i < h->route_count; i++)
         programs = programs || h->routes[i].program != NULL;
-    if (h->pool_path != NULL)
-        close(h->pool);
-    h->pool = -1;
+    if (server.pool >= 0)
+        close(server.pool);
+    server.pool = -1;
     h->pool_path = NULL;
     if (!programs || server.one_connection)
         return;
-    h->pool = cleanup_pool_open(server.dir, h->tmpdir, server.token, path);
-    if (h->pool >= 0)
+    server.pool = cleanup_pool_open(server.dir, h->tmpdir, server.token, path);
+    if (server.pool >= 0)
         h->pool_path = path;
     else
         log_eventf(NULL, "could not make a directory for programs in %s: %s; each makes its own",
@@ -657,7 +659,7 @@ static void pool_look(int64_t now)
     if (h->pool_path == NULL || now - server.pool_looked_at < POOL_EVERY_MS)
         return;
     server.pool_looked_at = now;
-    if (!cleanup_pool_is_there(h->pool, h->pool_path)) {
+    if (!cleanup_pool_is_there(server.pool, h->pool_path)) {
         log_eventf(NULL, "the directory %s has been removed; another one is made", h->pool_path);
         open_pool();
     }
@@ -787,6 +789,9 @@ static void open_all(void)
     found->state = server.state.path;
     found->tmpdir = find_tmpdir();
     found->self = find_self();
+    found->null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (found->null < 0)
+        cannot("could not open /dev/null: %s", strerror(errno));
     found->head = make_head();
     found->open_files = raise_descriptor_limit();
     server.dir = cleanup_server_open(server.state.fd, server.token);
@@ -796,6 +801,7 @@ static void open_all(void)
     open_scoreboard();
     open_events(&found->ignored);
     find_libc();
+    gather_kept();
     loans_reserve();
     make_tables();
 }
@@ -1278,6 +1284,7 @@ static void request_start(struct connection *c)
                                 .nudge = server.nudge[1],
                                 .slot_number = (uint32_t)c->slot,
                                 .once = server.one_connection,
+                                .parent = server.pid,
                                 .is_tcp = c->is_tcp,
                                 .forked = clock_ticks()};
     pid_t pid = fork_for(c, &call.connection);
@@ -1398,6 +1405,22 @@ static pid_t fork_for(struct connection *c, int *number)
     return fork();
 }
 
+/* What every child keeps lies side by side, so that few calls close all the rest. */
+#define KEPT_FROM 40
+
+static void gather_kept(void)
+{
+    int *kept[] = {&server.dir, &server.state.fd, &server.nudge[1], &settings.handler.null,
+                   &log_sink.fd};
+    for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++) {
+        int fd = *kept[i] > STDERR_FILENO ? fcntl(*kept[i], F_DUPFD_CLOEXEC, KEPT_FROM) : -1;
+        if (fd < 0)
+            continue;
+        close(*kept[i]);
+        *kept[i] = fd;
+    }
+}
+
 static void sort(int *numbers, size_t count)
 {
     for (size_t i = 1; i < count; i++)
@@ -1431,7 +1454,7 @@ static void close_all_but(int *keep, size_t count)
 static void become_child(int connection, int death_signal)
 {
     int keep[] = {log_sink.fd,     server.dir, server.state.fd,
-                  server.nudge[1], connection, settings.handler.pool};
+                  server.nudge[1], connection, settings.handler.null};
     close_all_but(keep, sizeof keep / sizeof keep[0]);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     prctl(PR_SET_PDEATHSIG, death_signal);
@@ -1439,11 +1462,12 @@ static void become_child(int connection, int death_signal)
         _exit(HANDLER_EXIT_UNDONE); /* it died before it could be asked for */
 }
 
-static _Noreturn void child_main(const struct handler_call *call)
+static _Noreturn void child_main(struct handler_call *call)
 {
     become_child(call->connection, SIGTERM);
     /* In this order: the parent's session is spared by janitors, and then this number is. */
-    atomic_store(&call->slot->pid, getpid());
+    call->pid = getpid();
+    atomic_store(&call->slot->pid, call->pid);
     setsid();
     cleanup_mark_process(call->slot->id);
     handler_serve(call);

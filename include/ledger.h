@@ -46,9 +46,8 @@ struct cleanup_owner {
     const char *tmpdir; /* absolute; where scratch directories go if there is no pool */
     bool sync;          /* every record is on the disk when its call returns: for power loss */
     uint64_t forked;    /* clock_ticks() just before this process was made; 0: not known */
-    /* The server's own directory for scratch directories (cleanup_pool_open), open, and its path;
-     * NULL: there is none. */
-    int pool;
+    pid_t pid;          /* the calling process; 0: it is asked for */
+    /* The server's own directory for scratch directories (cleanup_pool_open); NULL: none. */
     const char *pool_path;
     /* The number of the slot that keeps the ledger, plus 1. It is no other process's now. 0: there
      * is none, and the ledger is made for this request. */
