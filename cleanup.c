@@ -25,7 +25,8 @@
  *     left      its undo failed: the slot gives it away     janitors, recovery
  *     parked    it failed too often: in STATE/failed        `hangupd recover`
  *
- * Beside them is `scratch`, a link to the pool of scratch directories, which goes with STATE/SERVER.
+ * Beside them is `scratch`, a link to the pool of scratch directories, which goes with
+ * STATE/SERVER.
  *
  * Plan:
  *   TELL - how a failure to undo is told
@@ -799,6 +800,10 @@ static int slot_open(void)
     if (fd < 0)
         return errno == EPERM && unlinkat(dir, ledger.name, 0) == 0 ? fail(ENOENT) : -1;
     struct header was = header_read(fd);
+    if (was.unread) { /* it may be a ledger */
+        close_keep_errno(fd);
+        return -1;
+    }
     bool idle = was.idle;
     bool fits = idle && now.st_size <= SLOT_BLOCK - SLOT_MARK;
     if (idle && (fits || ftruncate(fd, LEDGER_HEAD_SIZE) == 0)) {
@@ -935,9 +940,10 @@ int cleanup_open_for_program(void)
 ASYNC_SAFE static bool read_from_end(struct reader *r, int fd)
 {
     struct stat now;
-    if (fstat(fd, &now) < 0)
+    struct header h = header_read(fd);
+    if (h.unread || fstat(fd, &now) < 0)
         return false;
-    reader_begin(r, fd, now.st_size, header_read(fd).from);
+    reader_begin(r, fd, now.st_size, h.from);
     return true;
 }
 
@@ -988,6 +994,8 @@ static struct header header_of(int dir, const char *name)
     if (fd >= 0) {
         h = header_read(fd);
         close_keep_errno(fd);
+    } else {
+        h.unread = errno != ENOENT && errno != EPERM;
     }
     return h;
 }
@@ -1333,6 +1341,10 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
 {
     const char *name = fd == f->own ? f->name : f->program_name;
     struct header h = fd == f->own ? f->head : header_read(fd);
+    if (h.unread) {
+        report(how->id, "could not read the ledger", name, errno);
+        return CLEANUP_FAILED;
+    }
     if (!h.valid)
         report(how->id, "the ledger was overwritten and records may be lost:", name, 0);
     struct settlement s = {.how = how,
@@ -1378,6 +1390,12 @@ ASYNC_SAFE static bool files_open(const struct cleanup_settling *how, struct fil
     bool opened = file_open(how, f->name, &f->own);
     if (f->own >= 0)
         f->head = header_read(f->own);
+    if (f->own >= 0 && f->head.unread) { /* where its records start is not known */
+        report(how->id, "could not read the ledger", f->name, errno);
+        close(f->own);
+        f->own = -1;
+        return false;
+    }
     if (f->own >= 0 && f->slot && strcmp(f->head.id, how->id) != 0) {
         close(f->own);
         f->own = -1;
@@ -1777,13 +1795,18 @@ bool cleanup_move(int from, const char *name, int to, const char *id)
 static bool name_ledgers(int dir)
 {
     _Alignas(struct dirent64) char entries[WALK_SIZE];
-    char id[CLEANUP_ID_SIZE];
-    bool done = true;
+    int error = 0;
     struct walk w = walk_open(dir, ".", entries, sizeof entries);
-    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;)
-        if (ledger_is_slot_name(e->d_name) && id_of_file(dir, e->d_name, id))
-            done = cleanup_move(dir, e->d_name, dir, id) && done;
-    return walk_close(&w) && done;
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+        if (!ledger_is_slot_name(e->d_name))
+            continue;
+        struct header h = header_of(dir, e->d_name);
+        bool moved = !h.unread && (!cleanup_is_id(h.id) || cleanup_move(dir, e->d_name, dir, h.id));
+        error = moved ? error : errno;
+    }
+    bool all = walk_close(&w);
+    errno = error != 0 ? error : errno;
+    return all && error == 0;
 }
 
 /* The names of scratch directories in a pool. */
@@ -1903,15 +1926,22 @@ static bool remove_pool(int state, int dir, const char *token)
     return true;
 }
 
-/* Remove the files of slots, none of which has a ledger. */
+/* Remove the files of slots. What has a ledger, as it could not be named after its request, stays,
+ * and so does what cannot be read. */
 static bool remove_slots(int dir)
 {
     _Alignas(struct dirent64) char entries[WALK_SIZE];
+    char own[CLEANUP_ID_SIZE];
     bool done = true;
     struct walk w = walk_open(dir, ".", entries, sizeof entries);
-    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;)
-        if (strncmp(e->d_name, LEDGER_SLOT_NAME, sizeof LEDGER_SLOT_NAME - 1) == 0)
-            done = remove_name(dir, e->d_name, 0) && done;
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+        struct text t = TEXT(own);
+        text_bytes(&t, e->d_name, strcspn(e->d_name, "."));
+        if (!ledger_is_slot_name(text_end(&t)))
+            continue;
+        struct header h = header_of(dir, own);
+        done = !h.unread && !h.valid && remove_name(dir, e->d_name, 0) && done;
+    }
     return walk_close(&w) && done;
 }
 
@@ -1969,6 +1999,14 @@ static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char
     return false;
 }
 
+/* Returns true if the ledger ID in DIR has that name. */
+static bool is_named(int dir, const char *id)
+{
+    char program[LEDGER_NAME_SIZE];
+    return faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+           faccessat(dir, ledger_program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 static bool cannot_look(const char *token)
 {
     report(token, "could not look for ledgers in", token, errno);
@@ -1989,7 +2027,8 @@ static bool recover_directory(const struct cleanup_recovery *r, int dir, const c
         end_leftovers(r->state, dir, r->wanted == NULL ? token : NULL, ids, count);
     bool done = listed;
     for (size_t i = 0; i < count; i++)
-        done = recover_ledger(r, dir, ids[i]) && done;
+        if (named || is_named(dir, ids[i]))
+            done = recover_ledger(r, dir, ids[i]) && done;
     free(ids);
     return done;
 }

@@ -137,6 +137,10 @@ static bool tally_file(int dir, const char *name, struct cleanup_look *look, str
         return false;
     }
     *h = header_read(fd);
+    if (h->unread) {
+        close_keep_errno(fd);
+        return false;
+    }
     reader_begin(&r, fd, now.st_size < LOOK_MOST ? now.st_size : LOOK_MOST, h->from);
     while (reader_next(&r) > 0)
         tally_line(&t, &r);

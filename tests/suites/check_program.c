@@ -1029,8 +1029,8 @@ static const struct {
     const char *records, *undo;
 } recorded[] = {
     {"touch $TMPDIR/x\n", " undo=none"},
-    {"echo 'unlink /nonexistent/x' >&3\n", " undo=ok"},
-    {"echo 'unlink /nonexistent/x' >&3\necho commit >&3\n", " undo=none"},
+    {"echo \"unlink $(dirname $PWD)/no/x\" >&3\n", " undo=ok"},
+    {"echo \"unlink $(dirname $PWD)/no/x\" >&3\necho commit >&3\n", " undo=none"},
 };
 
 TEST_EACH(killed_child_had_something_to_undo_or_not, recorded)
