@@ -1940,6 +1940,7 @@ static bool remove_slots(int dir)
         if (!ledger_is_slot_name(text_end(&t)))
             continue;
         struct header h = header_of(dir, own);
+        errno = h.valid ? ENOTEMPTY : errno;
         done = !h.unread && !h.valid && remove_name(dir, e->d_name, 0) && done;
     }
     return walk_close(&w) && done;
