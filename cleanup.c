@@ -738,6 +738,12 @@ static void scratch_choose(void)
     scratch_path(made->letter);
     if (scratch_is(made))
         return;
+    /* If somebody has cleaned TMPDIR up, another user may have taken the pool's name. */
+    if (lstat(ledger.owner.pool_path, &there) < 0 || there.st_mode != (S_IFDIR | 0700) ||
+        there.st_uid != own_uid()) {
+        ledger.scratch[0] = '\0';
+        return;
+    }
     if (made->inode != 0)
         (void)undo_rmtree(ledger.scratch); /* somebody has changed it since */
     made->inode = 0;
@@ -918,6 +924,9 @@ int cleanup_open_for_program(void)
     if (ledger.program_fd >= 0)
         return ledger.program_fd;
     ledger_program_name(name, ledger.name);
+    /* First the own file: if it has a ledger that was left here, the program's goes with it. */
+    if (own_open() < 0)
+        return -1;
     errno = ENOENT;
     int fd = ledger.owner.slot != 0 ? slot_open_program(name) : -1;
     if (fd < 0 && errno == ENOENT) {
@@ -1129,22 +1138,20 @@ ASYNC_SAFE static bool is_pool_of(const char *path, const char *token)
 
 /* Remove a scratch directory. A parked ledger's may outlive its server, so the pool is removed with
  * the last one in it, if there is no link to it any more. If somebody has cleaned TMPDIR up,
- * another user may have taken the pool's name: then nothing of ours is there, and it counts as
- * undone. */
+ * another user may have taken the pool's name, even for a link to what is ours: then nothing of the
+ * request is there, and it counts as undone. */
 ASYNC_SAFE static int undo_scratch(const struct cleanup_settling *how, const char *scratch)
 {
     char pool[PATH_MAX], link[] = "../0123456789abcdef/" POOL;
     struct stat now;
     struct text t = TEXT(pool);
-    int done = undo_rmtree(scratch), error = errno;
     text_bytes(&t, scratch, (size_t)(strrchr(scratch, '/') - scratch));
     if (!is_pool_of(text_end(&t), how->id))
-        return done;
-    if (done < 0) {
-        bool strange = lstat(pool, &now) == 0 && now.st_uid != geteuid();
-        errno = error;
-        return strange ? 0 : -1;
-    }
+        return undo_rmtree(scratch);
+    if (lstat(pool, &now) == 0 && (now.st_uid != own_uid() || S_ISLNK(now.st_mode)))
+        return 0;
+    if (undo_rmtree(scratch) < 0)
+        return -1;
     memcpy(link + 3, how->id, CLEANUP_TOKEN_SIZE - 1);
     if (faccessat(how->dir, link, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
         (void)rmdir(pool); /* fails while another request's is in it */
@@ -1488,8 +1495,9 @@ ASYNC_SAFE enum cleanup_result cleanup_keep(void)
     int dir = ledger.owner.dir;
     if (!cleanup_pending() || !ledger.begun || program_has_records())
         return settle_own(true);
+    const struct cleanup_settling how = {.dir = dir, .id = ledger.owner.id};
     bool reuse = scratch_is(&ledger.mark) && (!ledger.fresh || scratch_is_empty());
-    if (ledger.scratch[0] != '\0' && !reuse && undo_rmtree(ledger.scratch) < 0)
+    if (ledger.scratch[0] != '\0' && !reuse && undo_scratch(&how, ledger.scratch) < 0)
         return settle_own(true);
     const struct scratch_mark none = {0};
     bool dropped = ledger.owner.slot != 0
