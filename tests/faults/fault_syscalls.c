@@ -1084,7 +1084,8 @@ static const char *state_stranger(void)
     return found != NULL && *found == '\0' ? NULL : found;
 }
 
-/* Who dies before it chooses its scratch directory leaves to the next one what it has not seen. */
+/* Who dies before it chooses its scratch directory leaves to the next one what it has not seen; and
+ * who cannot remove it takes another. */
 #define NOTE "note of the last request"
 static const char *const left_by_us[] = {NOTE, NULL};
 
@@ -1108,7 +1109,8 @@ static const char *tmp_stranger(unsigned *kept)
             if (in->d_name[0] == '.')
                 continue;
             snprintf(path, sizeof path, "tmp/%.300s/%.300s", e->d_name, in->d_name);
-            if (stranger(path, left_by_us, &count) != NULL || (count > 0 && is_answered()))
+            bool may_stay = trial.sweep->action == ACT_ERROR || !is_answered();
+            if (stranger(path, left_by_us, &count) != NULL || (count > 0 && !may_stay))
                 odd = "a directory that is not empty";
             ++*kept;
         }
@@ -1527,7 +1529,7 @@ static int put_note(const char *directory)
 {
     char path[300];
     snprintf(path, sizeof path, "%s/" NOTE, directory);
-    return mkdir(path, 0700);
+    return mkdir(path, 0700) == 0 || errno == EEXIST ? 0 : -1;
 }
 
 /* Bring the slot to where the scenario has it. Each request takes the slot that was freed last, and

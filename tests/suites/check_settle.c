@@ -516,25 +516,23 @@ TEST_TIMES(disk_full_for_the_answer, 2)
         return;
     close(ledgers);
     ledgers = open(at("disk"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (int i = 0; i < 2; i++) {
         if (_i == 0)
             begin();
         else
-            begin_pooled(ID, i == 0 ? "GET /" : "GET /1", pool);
+            begin_in_slot(0, ID, i == 0 ? "GET /" : "GET /1");
         int fd = cleanup_open_for_program();
         ck_assert_int_ge(fd, 0);
         ck_assert_int_eq(cleanup_append(fd, "unlink", at("work/a"), false), 0);
         fill_disk(at("disk/filler"));
         ck_assert_int_eq(cleanup_sent(5), 0);
-        ck_assert_int_eq(cleanup_was_sent(ledgers, ID, &n), 1);
+        ck_assert_int_eq(cleanup_was_sent(ledgers, _i == 0 ? ID : "slot-0", &n), 1);
         ck_assert(n == 5);
         ck_assert_done(i == 0 ? cleanup_keep() : cleanup_undo());
-        ck_assert_str_eq(listing("disk"), "filler ");
+        ck_assert_str_eq(listing("disk"), _i == 0 ? "filler " : "filler slot-0 ");
         ck_assert_int_eq(unlink(at("disk/filler")), 0);
         close(fd);
     }
-    close(pool);
 }
 
 /* The same by a limit on the ledger's size, for every place where the cut can fall. */
