@@ -381,29 +381,31 @@ static int passed(void)
 
 static void wait_with_a_program(void)
 {
-    arm();
     begin_in_slot(0, ID, "GET /");
-    ck_assert_int_ge(cleanup_open_for_program(), 0);
+    ck_assert_int_eq(cleanup_append(cleanup_open_for_program(), "run", "this", false), 0);
     wait_for_term();
 }
 
-TEST_TIMES(descriptor_of_the_one_before, 2)
+TEST_TIMES(descriptor_of_the_one_before, 4)
 {
     int fd = -1;
     file_write(at("work/a"), "");
     ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pass), 0);
     in_child(pass_on);
-    if (_i == 0)
+    if (_i % 2 == 0)
         fd = passed();
     pid_t child = start_ready(wait_with_a_program);
-    if (_i == 1)
+    if (_i % 2 == 1)
         fd = passed();
-    ck_assert_int_gt(dprintf(fd, "unlink %s\n", at("work/a")), 0);
-    ck_assert_int_eq(ftruncate(fd, 0), 0);
-    ck_assert_int_eq(kill(child, SIGTERM), 0);
-    ck_assert_int_eq(WEXITSTATUS(status_of(child)), 9);
+    if (_i < 2)
+        ck_assert_int_gt(dprintf(fd, "unlink %s\n", at("work/a")), 0);
+    else
+        ck_assert_int_eq(ftruncate(fd, 0), 0);
+    end_by_kill(child);
+    ck_assert_done(settle_in_slot());
     ck_assert_str_eq(listing("work"), "a ");
-    ck_assert_int_eq(strncmp(ledger_of("slot-0"), "# hangupd slot, idle: ", 22), 0);
+    ck_assert_str_eq(runs, "this\n");
+    ck_assert_str_eq(reports, "");
     close(fd);
 }
 
@@ -659,12 +661,15 @@ TEST_EACH(change_in_the_same_tick, changes)
 {
     change = &changes[_i];
     in_its_tick = true;
-    for (int tries = 0; tries < 200; tries++) {
-        if (status_of(start(be_changed)) == 0)
-            break;
+    int tries = 0;
+    for (; tries < 200 && status_of(start(be_changed)) != 0; tries++) {
         remove_tree(at("tmp/0"));
         remove_tree(at("ledgers/slot-0"));
         remove_tree(at("ledgers/slot-0.p"));
+    }
+    if (tries == 200) {
+        test_skipped("change_in_the_same_tick", "each change here has a time of its own");
+        return;
     }
     if (change->shows)
         ck_assert_str_eq(listing("tmp"), "");
