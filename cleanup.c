@@ -416,6 +416,8 @@ static int ledger_make(const char *name, const struct text *head, int flags)
     int fd = openat(dir, ".", O_TMPFILE | flags, 0600);
     bool nameless = fd >= 0;
     if (!nameless)
+        (void)unlinkat(dir, partial, 0); /* the slot's last child may have died just here */
+    if (!nameless)
         fd = openat(dir, partial, O_CREAT | O_EXCL | O_NOFOLLOW | flags, 0600);
     if (fd < 0)
         return -1;
