@@ -387,10 +387,12 @@ TEST_TIMES(leftovers_of_version_1, 2)
     if (_i == 0) {
         o = run("%s recover --state %s", the_hangupd(), at("state"));
         must_say(o.status == 0 && strstr(o.text, "-1f"), "%d: %s", o.status, o.text);
+        must_say(!strstr(o.text, "overwritten"), "%s", o.text);
     } else {
         struct server *s = serve("", SAY_TMPDIR);
         log_wait(s, "-1f undone at last"); /* it has a command, which waits */
         wait_gone(at("state/%s", token));
+        must(!log_has(s, "overwritten"));
         server_stop(s);
     }
     must(!exists(at("own")) && !exists(at("program")) && !exists(at("tree")));

@@ -328,6 +328,27 @@ TEST_EACH(files_are_used_again, titles)
     ck_assert_str_eq(listing("tmp"), "");
 }
 
+/* On a file system without O_TMPFILE they have a name while they are made. One who died then does
+ * not keep the next one from it. */
+static void be_on_a_plain_file_system(void)
+{
+    if (!use_way(BY_RENAME)) {
+        test_skipped("file_of_a_dead_maker", "no filter for system calls here");
+        return;
+    }
+    be_first();
+}
+
+TEST(file_of_a_dead_maker)
+{
+    title_before = "GET /";
+    file_write(at("ledgers/.slot-0"), "# hang");
+    file_write(at("ledgers/.slot-0.p"), "");
+    in_child(be_on_a_plain_file_system);
+    if (exists(at("ledgers/slot-0")))
+        ck_assert_str_eq(listing("ledgers"), "slot-0 slot-0.p ");
+}
+
 /* Another name of a file is another way to write to it. */
 TEST(file_with_another_name_is_not_used_again)
 {
