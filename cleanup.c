@@ -1,33 +1,37 @@
 /* cleanup.c: the ledger of what a request made, and how that is undone.
  *
- * It owns one ledger per request, the file STATE/SERVER/ID: text, append-only, one record a line.
+ * It owns one ledger per request: text, append-only, one record a line.
  *
- *     # hangupd ledger 1 id=... pid=... start=... boot=... GET /report
+ *     # hangupd ledger 2 id=... from=0000000512 program=1 pid=... start=... boot=... GET /report
+ *     scratch /tmp/hangupd-1f0c2/0
+ *     #
  *     unlink-if 8:1:10952780:1795412859.324394260 /srv/reports/q3.csv
  *     run aws-terminate --client-token ID
  *
- * What the request's program records is in a file of its own, ID.p, so that a careless `>` there
- * can take none of the server's records along. The two are settled together, ID.p first.
+ * The head has LEDGER_HEAD_SIZE bytes: the comment fills it up. It lies in STATE/SERVER/slot-N, a
+ * file that the slot keeps for the requests that it has one after the other, and says from where on
+ * the file's records count. What the request's program records is in a file of its own, slot-N.p,
+ * so that a careless `>` there can take none of the server's records along. What outlives its
+ * request, and what a server without a next request makes, is called after the request: ID, ID.p.
  *
  * A ledger's life, and who may touch it then:
  *
- *     absent    nothing was recorded                        the request's child makes it
- *     open      the request runs; records are appended      the child; its program through ID.p
+ *     idle      the slot's head says that there is none     the request's child begins it
+ *     begun     the request runs; records are appended      the child; its program through NAME.p
  *     sent      the answer is complete but for the client's acknowledgement
  *     settling  read backwards, each record undone, then    the child, in its signal handler; else
  *               struck out: its first byte becomes '#'      a janitor; else recovery; under flock
- *     gone      undone or kept: unlinked
- *     parked    it could not be undone: in STATE/failed     `hangupd recover`
+ *     dropped   undone or kept: idle again, or unlinked
+ *     left      its undo failed: the slot gives it away     janitors, recovery
+ *     parked    it failed too often: in STATE/failed        `hangupd recover`
  *
- * Beside them are `.spare-N`, a program's ledger that waits for its next request, `.spare-N-room`,
- * a file for the other one on a full disk, and `scratch`, a link to the pool of scratch
- * directories, which goes with STATE/SERVER.
+ * Beside them is `scratch`, a link to the pool of scratch directories, which goes with STATE/SERVER.
  *
  * Plan:
  *   TELL - how a failure to undo is told
  *   RECORD - this process's ledger: its header, and records appended to it
  *   MAKE - files and directories, each recorded before it is made
- *   REUSE - a program's ledger and scratch directory, handed on to the next request
+ *   SLOT - the files and the scratch directory that a slot keeps for its requests
  *   READ - opening a ledger, its header, its `sent` mark
  *   UNDO - one record, and all records of a file, newest first
  *   SETTLE - a ledger's two files together: undone or kept, and then dropped
@@ -38,8 +42,10 @@
  * Invariants, which hold between any two lines, as the process may die there:
  *   - Nothing is there that no record names. A record is whole in the ledger before the thing has
  *     its name, so it may name what never came to be, and undoing that is success.
- *   - A ledger appears with its header, in one step, before its first record. A dot file without
- *     a whole header is nobody's ledger; the settling of its request, or recovery, removes it.
+ *   - A ledger begins with its head, in one write of one sector or in one link, before its first
+ *     record; and ends with the head that says that there is none. A dot file is nobody's ledger.
+ *   - What the slot's head does not say belongs to its ledger does not: neither what is above
+ *     `from`, nor a program's file. Both are cleared before the head says so.
  *   - `touched` and `recorded` are set before what they speak of can exist. A signal handler that
  *     runs at any instruction looks once too often, never once too little.
  *   - A record is struck out only after it has been undone. After a death in between it is undone
@@ -72,6 +78,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
@@ -87,12 +94,13 @@
 #include "walk.h"
 
 /* Forward, as an earlier section needs them of a later one.
- * REUSE: when the disk is full, ledger_open takes the room that was set aside there.
+ * SLOT: the ledger of most requests is one that their slot has.
  * READ: a ledger is opened in one way, whether to be settled or to be used again.
  * UNDO: a record whose thing could not be made is struck out like one that is undone. */
-static int ledger_from_room(const char *name, struct text *head);
-ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags);
+static int slot_open(void);
+ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags, struct stat *now);
 ASYNC_SAFE static bool strike(int fd, off_t at);
+ASYNC_SAFE static int undo_rmtree(const char *path);
 
 /* ---- TELL -------------------------------------------------------------------------- */
 
@@ -141,6 +149,18 @@ ASYNC_SAFE static int fail(int error)
 
 /* ---- RECORD ------------------------------------------------------------------------ */
 
+/* Returns the user that this server's files belong to. It is asked for once, by the server when it
+ * makes its directory: a handler may change its ids afterwards. */
+ASYNC_SAFE static uid_t own_uid(void)
+{
+    static uid_t uid;
+    static bool known;
+    if (!known)
+        uid = geteuid();
+    known = true;
+    return uid;
+}
+
 #define BOOT_ID_SIZE 37
 static char boot_id[BOOT_ID_SIZE]; /* of this boot; "unknown" where the kernel does not say */
 
@@ -158,40 +178,56 @@ ASYNC_SAFE static void boot_id_read(void)
         memcpy(boot_id, "unknown", sizeof "unknown");
 }
 
-#define LEDGER_HEADER_MAX 1024 /* bytes; a long title is cut */
+/* What the program's file of a ledger starts with, and is while nothing is recorded in it. */
+#define PROGRAM_HEAD                                                                               \
+    LEDGER_MAGIC "of a program; it counts if the ledger of this name without .p says so\n"
+
+/* In TMPDIR, before a name of the server's own. */
+#define POOL_PREFIX "/hangupd-"
 
 /* This process's ledger. cleanup_begin fills it in; before that, pid is 0. */
 static struct {
     struct cleanup_owner owner;
     pid_t pid;                      /* the owner's, which a process that it forks is not; 0: none */
     unsigned long long start;       /* when it was born, as /proc says; 0: not known yet */
-    int fd;                         /* O_APPEND; -1: not made yet */
+    int fd, program_fd;             /* -1: not open yet */
+    off_t from;                     /* where its records start */
     off_t last;                     /* where the newest record starts */
+    bool begun;                     /* its head is written */
+    bool fresh;                     /* the scratch directory's ctime does not tell yet */
     volatile sig_atomic_t touched;  /* set before a file of the ledger can exist */
     volatile sig_atomic_t recorded; /* set before a record other than `scratch` can exist */
-    struct {
-        bool pooled;             /* it lies in the server's own directory of them */
-        struct timespec changed; /* its time of change when it was made */
-        char path[PATH_MAX];     /* "": not made yet */
-    } scratch;
-    struct {
-        int fd;             /* O_APPEND; -1: not made yet */
-        size_t head_length; /* what ID.p holds before its program has recorded anything */
-        char head[LEDGER_HEADER_MAX + PATH_MAX + 16];
-    } program;
+    struct scratch_mark mark;       /* of the scratch directory, if it is the slot's */
+    char name[CLEANUP_ID_SIZE];     /* of its files */
+    char scratch[PATH_MAX];         /* "": not made yet */
 } ledger;
+
+void cleanup_slot_name(char name[CLEANUP_ID_SIZE], unsigned slot)
+{
+    struct text t = {.at = name, .room = CLEANUP_ID_SIZE};
+    text_add(&t, LEDGER_SLOT_NAME);
+    text_number(&t, slot, 1);
+    text_end(&t);
+}
 
 void cleanup_begin(const struct cleanup_owner *owner)
 {
     boot_id_read();
     ledger.owner = *owner;
-    ledger.fd = ledger.program.fd = -1;
+    ledger.fd = ledger.program_fd = -1;
+    ledger.from = LEDGER_HEAD_SIZE;
+    ledger.begun = ledger.fresh = false;
     ledger.touched = ledger.recorded = 0;
-    ledger.scratch.path[0] = '\0';
+    ledger.mark = (struct scratch_mark){0};
+    ledger.scratch[0] = '\0';
+    if (owner->slot != 0)
+        cleanup_slot_name(ledger.name, owner->slot - 1);
+    else
+        snprintf(ledger.name, sizeof ledger.name, "%s", owner->id);
     /* A process that was born within this tick knows its time of birth; it need not read /proc,
      * which takes longer than all else here. */
     ledger.start = clock_ticks() == owner->forked ? owner->forked : 0;
-    ledger.pid = getpid();
+    ledger.pid = owner->pid != 0 ? owner->pid : getpid();
 }
 
 ASYNC_SAFE bool cleanup_is_owner(void)
@@ -204,20 +240,24 @@ ASYNC_SAFE bool cleanup_pending(void)
     return ledger.touched != 0 && cleanup_is_owner();
 }
 
-/* Returns true if ID.p is as its program got it. Its length does not tell: the program may have
- * written over it, or cut it. A file that cannot be read may hold anything. */
-ASYNC_SAFE static bool is_as_it_was(void)
+/* Returns true if the program's file FD has nothing but its first line. Its length does not tell:
+ * the program may have written over it, or cut it. A file that cannot be read may hold anything. */
+ASYNC_SAFE static bool program_is_untouched(int fd)
 {
-    char now[sizeof ledger.program.head];
-    ssize_t n = pread(ledger.program.fd, now, sizeof now, 0);
-    return n >= 0 && (size_t)n == ledger.program.head_length &&
-           memcmp(now, ledger.program.head, (size_t)n) == 0;
+    char now[sizeof PROGRAM_HEAD];
+    return pread(fd, now, sizeof now, 0) == sizeof now - 1 &&
+           memcmp(now, PROGRAM_HEAD, sizeof now - 1) == 0;
+}
+
+/* Returns true if the program has recorded something, or may have. */
+ASYNC_SAFE static bool program_has_records(void)
+{
+    return ledger.program_fd >= 0 && !program_is_untouched(ledger.program_fd);
 }
 
 ASYNC_SAFE bool cleanup_has_records(void)
 {
-    return cleanup_pending() &&
-           (ledger.recorded != 0 || (ledger.program.fd >= 0 && !is_as_it_was()));
+    return cleanup_pending() && (ledger.recorded != 0 || program_has_records());
 }
 
 /* A record as a line, without its newline. One that is too long is cut, and still too long. */
@@ -256,10 +296,11 @@ static int line_compose(struct line *line, enum verb verb, const struct identity
 static int line_append(int fd, struct line *line, bool sync)
 {
     struct text *t = &line->text;
+    struct iovec v = {t->at, t->length + 1};
     ssize_t n;
     text_char(t, '\n');
-    do
-        n = write(fd, t->at, t->length);
+    do /* at the end, also if it is our own file, which is not O_APPEND, as its head is rewritten */
+        n = pwritev2(fd, &v, 1, -1, RWF_APPEND);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return -1;
@@ -285,14 +326,19 @@ int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
     return line_compose(&line, known, NULL, argument) < 0 ? -1 : line_append(fd, &line, sync);
 }
 
-/* Add the ledger's first line to T. The title is a client's: it is cut, and has no newline. */
-static void header_write(struct text *t)
+/* Write the head to T, which has room for it and a NUL. The title comes from a client: it is cut to
+ * what is left, and has no newline. */
+static void head_write(struct text *t)
 {
     struct process self = {0};
     if (ledger.start == 0 && process_read(ledger.pid, &self))
         ledger.start = self.start;
-    text_add(t, "# hangupd ledger 1 id=");
+    text_add(t, LEDGER_MAGIC "id=");
     text_add(t, ledger.owner.id);
+    text_add(t, " from=");
+    text_number(t, (unsigned long long)ledger.from, 10);
+    text_add(t, " program=");
+    text_number(t, ledger.program_fd >= 0, 1);
     text_add(t, " pid=");
     text_signed(t, ledger.pid);
     text_add(t, " start=");
@@ -300,9 +346,39 @@ static void header_write(struct text *t)
     text_add(t, " boot=");
     text_add(t, boot_id);
     text_char(t, ' ');
-    for (const char *s = ledger.owner.title; *s != '\0' && t->length < t->room - 2; s++)
+    size_t scratch =
+        ledger.scratch[0] != '\0' ? strlen("scratch ") + strlen(ledger.scratch) + 1 : 0;
+    size_t room = t->length + scratch + 1 < LEDGER_HEAD_SIZE ? LEDGER_HEAD_SIZE - scratch - 1 : 0;
+    for (const char *s = ledger.owner.title; *s != '\0' && t->length < room; s++)
         text_char(t, *s == '\n' ? ' ' : *s);
     text_char(t, '\n');
+    if (scratch > 0) {
+        text_add(t, "scratch ");
+        text_add(t, ledger.scratch);
+        text_char(t, '\n');
+    }
+}
+
+/* Fill the head T up with a comment, or, for a single byte, an empty line. */
+ASYNC_SAFE static void head_fill(struct text *t)
+{
+    if (t->length < LEDGER_HEAD_SIZE - 1)
+        text_char(t, '#');
+    while (t->length < LEDGER_HEAD_SIZE - 1)
+        text_char(t, ' ');
+    if (t->length < LEDGER_HEAD_SIZE)
+        text_char(t, '\n');
+}
+
+/* Write the head T over that of the open file FD. Returns false, with errno, if that failed. */
+ASYNC_SAFE static bool head_put(int fd, struct text *t)
+{
+    ssize_t n;
+    head_fill(t);
+    do
+        n = pwrite(fd, t->at, t->length, 0);
+    while (n < 0 && errno == EINTR);
+    return n == LEDGER_HEAD_SIZE;
 }
 
 /* Link the nameless file FD as NAME in DIR. This goes through /proc because linkat with
@@ -326,15 +402,15 @@ ASYNC_SAFE static const char *partial_name(char partial[CLEANUP_ID_SIZE + 8], co
     return text_end(&t);
 }
 
-/* Make the file NAME in the server's directory, with its first lines HEAD, in one step. Returns an
- * O_APPEND descriptor on it, or -1 with errno. */
-static int ledger_make(const char *name, const struct text *head)
+/* Make the file NAME in the server's directory, with its first lines HEAD, in one step. Returns a
+ * descriptor on it, with FLAGS, or -1 with errno. */
+static int ledger_make(const char *name, const struct text *head, int flags)
 {
     char partial[CLEANUP_ID_SIZE + 8];
     partial_name(partial, name);
 
     /* O_DSYNC, not only fdatasync: a program appends through this descriptor, too. */
-    const int flags = O_RDWR | O_APPEND | O_CLOEXEC | (ledger.owner.sync ? O_DSYNC : 0);
+    flags |= O_RDWR | O_CLOEXEC | (ledger.owner.sync ? O_DSYNC : 0);
     int dir = ledger.owner.dir;
     int fd = openat(dir, ".", O_TMPFILE | flags, 0600);
     bool nameless = fd >= 0;
@@ -358,21 +434,37 @@ fail:
     return -1;
 }
 
-/* Make this process's ledger if it is not there yet. Most requests record nothing, and get none. */
-static int ledger_open(void)
+/* Open the own file of this process's slot, if it has one that is not open yet. Returns -1 with
+ * errno if there is one that cannot be used. */
+static int own_open(void)
 {
+    if (ledger.fd < 0 && ledger.owner.slot != 0)
+        ledger.fd = slot_open();
+    else
+        return 0;
+    return ledger.fd >= 0 || errno == ENOENT ? 0 : -1;
+}
+
+/* Begin this process's ledger by its head, or write that anew. Most requests for C handlers record
+ * nothing, and never come here. */
+static int ledger_begin(void)
+{
+    char bytes[LEDGER_HEAD_SIZE + 1];
+    struct text head = TEXT(bytes);
     if (!cleanup_is_owner())
         return fail(EPERM);
-    if (ledger.fd < 0) {
-        char header[LEDGER_HEADER_MAX];
-        struct text head = TEXT(header);
-        header_write(&head);
-        ledger.touched = 1;
-        ledger.fd = ledger_make(ledger.owner.id, &head);
-        if (ledger.fd < 0 && (errno == ENOSPC || errno == EDQUOT))
-            ledger.fd = ledger_from_room(ledger.owner.id, &head);
+    if (own_open() < 0)
+        return -1;
+    head_write(&head);
+    ledger.touched = 1;
+    if (ledger.fd >= 0) {
+        ledger.begun = head_put(ledger.fd, &head);
+    } else {
+        head_fill(&head);
+        ledger.fd = ledger_make(ledger.name, &head, 0);
+        ledger.begun = ledger.fd >= 0;
     }
-    return ledger.fd < 0 ? -1 : 0;
+    return ledger.begun ? 0 : -1;
 }
 
 /* Record VERB, with ID if that is not NULL, and ARGUMENT. Returns 0 once it is in the ledger, which
@@ -380,7 +472,11 @@ static int ledger_open(void)
 static int record_add(enum verb verb, const struct identity *id, const char *argument)
 {
     struct line line;
-    if (line_compose(&line, verb, id, argument) < 0 || ledger_open() < 0)
+    if (line_compose(&line, verb, id, argument) < 0)
+        return -1;
+    if (!cleanup_is_owner())
+        return fail(EPERM);
+    if (!ledger.begun && ledger_begin() < 0)
         return -1;
     if (verb != VERB_SCRATCH)
         ledger.recorded = 1;
@@ -393,11 +489,7 @@ static int record_add(enum verb verb, const struct identity *id, const char *arg
 static void record_withdraw(void)
 {
     int saved = errno;
-    int fd = openat(ledger.owner.dir, ledger.owner.id, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd >= 0) {
-        (void)strike(fd, ledger.last); /* if this fails, its undo finds that nothing is there */
-        close(fd);
-    }
+    (void)strike(ledger.fd, ledger.last); /* if this fails, its undo finds that nothing is there */
     errno = saved;
 }
 
@@ -589,258 +681,251 @@ int cleanup_run(const char *command)
     return record_add(VERB_RUN, NULL, command);
 }
 
-/* ---- REUSE ------------------------------------------------------------------------- */
+/* ---- SLOT -------------------------------------------------------------------------- */
 
-/* Most programs record nothing and leave TMPDIR empty. Then ID.p and the scratch directory are
- * renamed and wait, as `.spare-N`, for the next request of the same slot, which renames them back.
+/* A slot keeps its two files and its scratch directory. A request writes its head over that of the
+ * last one, and at its end a head that says that there is no ledger: nothing is made, renamed or
+ * removed while all goes well. What outlives its request is renamed to the request's id
+ * (cleanup_move), and the slot makes new files.
  *
- * The reason is ext4. It does not give out an inode that was deleted a short time ago, and looks
- * for another one, so making and removing three files for each request cost up to 500 us, more the
- * higher the rate. With this a small program was served 2,153 instead of 1,316 times a second (2
- * processors, ext4, commits 1f82790 and 2baa48b), which is 0.91 instead of 0.56 of the rate of
- * lighttpd's mod_cgi.
- *
- * The danger is that one request's program reaches another's ledger or directory. So only what is
- * provably as it was made is reused, and everything else is removed as if there were no reuse. With
- * `sync` ledgers are not reused. */
+ * The reason is the file system. ext4 looks long for an inode that was not deleted a short time
+ * ago, and requests that rename in one directory wait for each other. The danger is that one
+ * request's program reaches another's records or directory: each step below is against that. */
 
-/* Returns the name that this slot's spare things have, which no other slot's have. */
-ASYNC_SAFE static const char *spare_name(char name[CLEANUP_ID_SIZE])
+/* The rooms of a slot's own file: a `sent` mark must always fit into its first block, as the disk
+ * may be full by the time of the answer, and the work would be for nothing. */
+#define SLOT_BLOCK 4096
+#define SLOT_MARK 64
+
+/* Write the path of the slot's scratch directory: its number in base 32, so that TMPDIR stays short
+ * (the path of a socket has 107 bytes at most), and LETTER where the directory without it is needed
+ * by a ledger that has outlived its request. */
+static void scratch_path(char letter)
 {
-    struct text t = {.at = name, .room = CLEANUP_ID_SIZE};
-    text_add(&t, ".spare-");
-    text_number(&t, ledger.owner.spare, 1);
-    return text_end(&t);
+    struct text t = TEXT(ledger.scratch);
+    unsigned number = ledger.owner.slot - 1;
+    int shift = 0;
+    while (number >> shift > 31)
+        shift += 5;
+    text_add(&t, ledger.owner.pool_path);
+    text_char(&t, '/');
+    for (; shift >= 0; shift -= 5)
+        text_char(&t, "0123456789abcdefghijklmnopqrstuv"[number >> shift & 31]);
+    if (letter != 0)
+        text_char(&t, letter);
+    text_end(&t);
 }
 
-static bool may_reuse_ledger(void)
+/* Returns true if the scratch directory is the one that MADE speaks of, as it was made. Whoever
+ * makes something in it, or changes its mode, its owner or its attributes, changes its ctime. */
+ASYNC_SAFE static bool scratch_is(const struct scratch_mark *made)
 {
-    return ledger.owner.spare != 0 && !ledger.owner.sync;
+    struct stat now;
+    return made->inode != 0 && lstat(ledger.scratch, &now) == 0 &&
+           now.st_mode == (S_IFDIR | 0700) && now.st_uid == own_uid() &&
+           now.st_ino == made->inode && now.st_ctim.tv_sec == made->sec &&
+           now.st_ctim.tv_nsec == made->nsec;
 }
 
-/* Make HEAD as long as a file of SIZE bytes, so that it covers the old content: by a comment or, if
- * a single byte is missing, by an empty line. */
-static void pad(struct text *head, off_t size)
+/* Choose the slot's scratch directory: the last request's if it is as it was made, else a name that
+ * nothing has. The slot's children come one after the other, and nobody else makes names there.
+ * Without any, ledger.scratch is empty. */
+static void scratch_choose(void)
 {
-    if ((off_t)head->length >= size || size >= (off_t)head->room)
+    struct scratch_mark *made = &ledger.mark;
+    struct stat there;
+    scratch_path(made->letter);
+    if (scratch_is(made))
         return;
-    if ((off_t)head->length < size - 1)
-        text_char(head, '#');
-    while ((off_t)head->length < size - 1)
-        text_char(head, ' ');
-    text_char(head, '\n');
+    if (made->inode != 0)
+        (void)undo_rmtree(ledger.scratch); /* somebody has changed it since */
+    made->inode = 0;
+    for (char letter = 0; letter <= 'Z'; letter = letter == 0 ? 'A' : (char)(letter + 1)) {
+        made->letter = letter;
+        scratch_path(letter);
+        if (lstat(ledger.scratch, &there) < 0 && errno == ENOENT)
+            return;
+    }
+    ledger.scratch[0] = '\0';
 }
 
-/* Let the file SPARE be the ledger NAME, with the first lines HEAD in the place of its old ones.
- * Returns a descriptor as ledger_make does, or -1 if there is none that fits. The file is not
- * truncated: ext4 writes a file that has been truncated to the disk when it is closed. */
-static int ledger_reuse(const char *spare, const char *name, struct text *head)
+/* Make the slot's scratch directory, which the head names already, if it is not there, and find out
+ * whether a change in it would show. */
+static int scratch_make(void)
+{
+    struct stat now;
+    struct timespec clock;
+    if (ledger.mark.inode == 0) {
+        if (mkdir(ledger.scratch, 0700) < 0)
+            return -1;
+        if (lstat(ledger.scratch, &now) == 0) {
+            ledger.mark.inode = now.st_ino;
+            ledger.mark.sec = now.st_ctim.tv_sec;
+            ledger.mark.nsec = now.st_ctim.tv_nsec;
+        }
+    }
+    /* The clock of files stands still for up to 10 ms: within the tick in which the directory was
+     * made, its ctime does not tell, and it is looked into at the end. */
+    clock_gettime(CLOCK_REALTIME_COARSE, &clock);
+    ledger.fresh = clock.tv_sec < ledger.mark.sec ||
+                   (clock.tv_sec == ledger.mark.sec && clock.tv_nsec <= ledger.mark.nsec);
+    return 0;
+}
+
+/* Returns true if the scratch directory is empty and has no attributes: a default ACL would open
+ * what the next program makes there to whom the last one wanted. */
+ASYNC_SAFE static bool scratch_is_empty(void)
+{
+    _Alignas(struct dirent64) char entries[512]; /* on the stack, whose page is there already */
+    char names[256];
+    int fd = open(ledger.scratch, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    struct walk w = walk_from(fd, entries, sizeof entries);
+    bool empty = walk_next(&w) == NULL && w.error == 0;
+    ssize_t n = empty ? flistxattr(fd, names, sizeof names) : 0;
+    for (ssize_t at = 0; at < n; at += (ssize_t)strlen(names + at) + 1)
+        empty = empty && strncmp(names + at, "security.", sizeof "security." - 1) == 0;
+    if (fd >= 0)
+        close(fd);
+    return empty && (n >= 0 || errno == EOPNOTSUPP);
+}
+
+/* Open the slot's own file for a new request, with its records from ledger.from on. Returns -1 with
+ * ENOENT if the file must be made. */
+static int slot_open(void)
 {
     struct stat now;
     int dir = ledger.owner.dir;
-    if (!may_reuse_ledger())
-        return -1;
-    int fd = ledger_find(dir, spare, O_RDWR);
+    int fd = ledger_find(dir, ledger.name, O_RDWR | (ledger.owner.sync ? O_DSYNC : 0), &now);
     if (fd < 0)
-        return -1;
-    if (fstat(fd, &now) == 0) {
-        pad(head, now.st_size);
-        if (now.st_size <= (off_t)head->length && write_all(fd, head->at, head->length) == 0 &&
-            fcntl(fd, F_SETFL, O_APPEND) == 0 && renameat(dir, spare, dir, name) == 0)
-            return fd;
+        return errno == EPERM && unlinkat(dir, ledger.name, 0) == 0 ? fail(ENOENT) : -1;
+    struct header was = header_read(fd);
+    bool idle = was.idle;
+    bool fits = idle && now.st_size <= SLOT_BLOCK - SLOT_MARK;
+    if (idle && (fits || ftruncate(fd, LEDGER_HEAD_SIZE) == 0)) {
+        ledger.from = fits ? now.st_size : LEDGER_HEAD_SIZE;
+        ledger.mark = was.mark;
+        return fd;
     }
     close(fd);
+    /* If a request that was never settled has left it, it goes on under the name of that. */
+    if (was.valid ? !cleanup_move(dir, ledger.name, dir, was.id)
+                  : unlinkat(dir, ledger.name, 0) < 0)
+        return -1;
+    return fail(ENOENT);
+}
+
+/* Open the program's file NAME of the slot, without the lines of the last request. Whoever still
+ * has it open, as its descriptor was passed on, would write into this request's ledger: that nobody
+ * has is what a write lease says (fcntl(2), F_SETLEASE). Else it is left to them, and a new file is
+ * made: -1 with ENOENT. Who opens it meanwhile breaks the lease, and of that SIGURG tells, which is
+ * ignored, and not SIGIO, which kills. */
+static int slot_open_program(const char *name)
+{
+    struct stat now;
+    int dir = ledger.owner.dir;
+    int fd = ledger_find(dir, name, O_RDWR | O_APPEND | (ledger.owner.sync ? O_DSYNC : 0), &now);
+    if (fd < 0)
+        return errno == EPERM && unlinkat(dir, name, 0) == 0 ? fail(ENOENT) : -1;
+    if (fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0 &&
+        fcntl(fd, F_SETLEASE, F_UNLCK) == 0 &&
+        (now.st_size < (off_t)sizeof PROGRAM_HEAD || ftruncate(fd, sizeof PROGRAM_HEAD - 1) == 0) &&
+        program_is_untouched(fd))
+        return fd;
+    close(fd);
+    return unlinkat(dir, name, 0) < 0 && errno != ENOENT ? -1 : fail(ENOENT);
+}
+
+/* Write the head that says that there is no ledger in the slot's own file FD. */
+ASYNC_SAFE static bool slot_drop(int fd, const struct scratch_mark *made)
+{
+    char bytes[LEDGER_HEAD_SIZE + 1];
+    struct text t = TEXT(bytes);
+    text_add(&t, IDLE_MAGIC);
+    text_add(&t, "letter=");
+    text_number(&t, (unsigned char)made->letter, 1);
+    text_add(&t, " inode=");
+    text_number(&t, made->inode, 1);
+    text_add(&t, " sec=");
+    text_number(&t, (unsigned long long)made->sec, 1);
+    text_add(&t, " nsec=");
+    text_number(&t, (unsigned long long)made->nsec, 1);
+    text_add(&t, "\n# The lines below are of requests that have ended: nothing is to be undone.\n");
+    return head_put(fd, &t);
+}
+
+/* Make a scratch directory in TMPDIR: for a server without a pool, or whose pool has been removed
+ * by whoever cleans TMPDIR up. */
+static int scratch_make_elsewhere(void)
+{
+    char hex[HEX_SIZE];
+    struct stat there;
+    struct text t = TEXT(ledger.scratch);
+    if (random_hex(hex) < 0)
+        return -1;
+    text_add(&t, ledger.owner.tmpdir);
+    text_add(&t, POOL_PREFIX);
+    text_bytes(&t, hex, 8);
+    text_end(&t);
+    ledger.mark = (struct scratch_mark){0};
+    if (t.length + 1 >= t.room)
+        return fail(ENAMETOOLONG);
+    if (lstat(ledger.scratch, &there) == 0) /* the record would be of somebody else's */
+        return fail(EEXIST);
+    if (record_add(VERB_SCRATCH, NULL, ledger.scratch) < 0)
+        return -1;
+    if (mkdir(ledger.scratch, 0700) == 0)
+        return 0;
+    record_withdraw();
     return -1;
 }
 
-/* Returns the name of the file that keeps room for the server's own ledger. That ledger is made
- * only when the program has answered. If the disk is full by then, the answer could not be marked,
- * and all the work would be undone. So the room is taken before the program starts, by a file that
- * waits. */
-static const char *room_name(char name[CLEANUP_ID_SIZE])
+/* Begin the ledger with the slot's scratch directory, if it has one. */
+static bool begin_with_scratch(void)
 {
-    struct text t = {.at = name, .room = CLEANUP_ID_SIZE};
-    spare_name(name);
-    t.length = strlen(name);
-    text_add(&t, "-room");
-    return text_end(&t);
-}
-
-/* As ledger_reuse, from the file that keeps room; errno stays what it was. */
-static int ledger_from_room(const char *name, struct text *head)
-{
-    char room[CLEANUP_ID_SIZE];
-    int saved = errno;
-    int fd = ledger_reuse(room_name(room), name, head);
-    errno = saved;
-    return fd;
-}
-
-/* Make the file that keeps room, or, if ledgers are not reused, the server's own ledger already. */
-static int room_make(void)
-{
-    char room[CLEANUP_ID_SIZE], line[] = "\n";
-    const struct text content = {.at = line, .length = 1, .room = sizeof line};
-    if (!may_reuse_ledger())
-        return ledger_open();
-    if (faccessat(ledger.owner.dir, room_name(room), F_OK, AT_SYMLINK_NOFOLLOW) == 0)
-        return 0;
-    int fd = ledger_make(room, &content);
-    if (fd < 0)
-        return -1;
-    close(fd);
-    return 0;
-}
-
-/* Set PATH to this request's scratch directory: POOLED, in the server's own directory of them; else
- * in TMPDIR, which others can write to, under a name that nobody can guess. */
-static int scratch_name(char path[PATH_MAX], bool pooled)
-{
-    char hex[HEX_SIZE];
-    struct text t = {.at = path, .room = PATH_MAX};
-    text_add(&t, pooled ? ledger.owner.pool_path : ledger.owner.tmpdir);
-    text_add(&t, pooled ? "/" : "/hangupd-");
-    text_add(&t, ledger.owner.id);
-    if (!pooled) {
-        if (random_hex(hex) < 0)
-            return -1;
-        text_char(&t, '-');
-        text_add(&t, hex);
-    }
-    text_end(&t);
-    errno = ENAMETOOLONG;
-    return t.length + 1 < t.room ? 0 : -1;
-}
-
-/* Make the scratch directory, whose record is written already, or take the spare one. */
-static int scratch_make(const char *path, bool pooled)
-{
-    char spare[CLEANUP_ID_SIZE];
-    struct stat now;
-    int pool = ledger.owner.pool;
-    if (!pooled ? mkdir(path, 0700) < 0
-                : (ledger.owner.spare == 0 ||
-                   renameat(pool, spare_name(spare), pool, ledger.owner.id) < 0) &&
-                      mkdirat(pool, ledger.owner.id, 0700) < 0)
-        return -1;
-    memcpy(ledger.scratch.path, path, strlen(path) + 1);
-    ledger.scratch.pooled =
-        pooled && fstatat(pool, ledger.owner.id, &now, AT_SYMLINK_NOFOLLOW) == 0;
-    if (ledger.scratch.pooled)
-        ledger.scratch.changed = now.st_ctim;
-    return 0;
+    if (ledger.scratch[0] != '\0')
+        return ledger_begin() == 0;
+    if (ledger.owner.slot == 0 || ledger.owner.pool_path == NULL || own_open() < 0)
+        return false;
+    scratch_choose();
+    bool made = ledger.scratch[0] != '\0' && ledger_begin() == 0 && scratch_make() == 0;
+    if (!made)
+        ledger.scratch[0] = '\0';
+    return made;
 }
 
 const char *cleanup_tempdir(void)
 {
-    char path[PATH_MAX];
     if (!cleanup_is_owner()) {
         errno = EPERM;
         return NULL;
     }
-    for (int pooled = ledger.owner.pool_path != NULL ? 1 : 0;
-         pooled >= 0 && ledger.scratch.path[0] == '\0'; pooled--) {
-        if (scratch_name(path, pooled) < 0 || record_add(VERB_SCRATCH, NULL, path) < 0)
-            return NULL;
-        if (scratch_make(path, pooled) < 0) /* the pool may have been cleaned up: then in TMPDIR */
-            record_withdraw();
-    }
-    return ledger.scratch.path[0] != '\0' ? ledger.scratch.path : NULL;
+    if (ledger.scratch[0] == '\0' && !begin_with_scratch() && scratch_make_elsewhere() < 0)
+        ledger.scratch[0] = '\0';
+    return ledger.scratch[0] != '\0' ? ledger.scratch : NULL;
 }
 
 int cleanup_open_for_program(void)
 {
-    char spare[CLEANUP_ID_SIZE], name[LEDGER_NAME_SIZE], path[PATH_MAX];
+    char name[LEDGER_NAME_SIZE];
     if (!cleanup_is_owner())
         return fail(EPERM);
-    if (ledger.program.fd >= 0)
-        return ledger.program.fd;
-    struct text head = {.at = ledger.program.head, .room = LEDGER_HEADER_MAX};
-    header_write(&head);
-    head.room = sizeof ledger.program.head;
-    bool pooled = ledger.scratch.path[0] == '\0' && ledger.owner.pool_path != NULL &&
-                  scratch_name(path, true) == 0;
-    if (pooled) {
-        text_add(&head, "scratch ");
-        text_add(&head, path);
-        text_char(&head, '\n');
+    if (ledger.program_fd >= 0)
+        return ledger.program_fd;
+    ledger_program_name(name, ledger.name);
+    errno = ENOENT;
+    int fd = ledger.owner.slot != 0 ? slot_open_program(name) : -1;
+    if (fd < 0 && errno == ENOENT) {
+        char line[] = PROGRAM_HEAD;
+        struct text head = {.at = line, .length = sizeof line - 1, .room = sizeof line};
+        fd = ledger_make(name, &head, O_APPEND);
     }
-    ledger.touched = 1;
-    ledger_program_name(name, ledger.owner.id);
-    ledger.program.fd = ledger_reuse(spare_name(spare), name, &head);
-    if (ledger.program.fd < 0 && room_make() == 0)
-        ledger.program.fd = ledger_make(name, &head);
-    ledger.program.head_length = head.length;
-    if (ledger.program.fd >= 0 && pooled)
-        (void)scratch_make(path, true); /* else cleanup_tempdir makes one elsewhere */
-    return ledger.program.fd;
-}
-
-/* Returns true if the open directory FD has nothing in it. The buffer is on the stack: it is the
- * end of a request, and a page of static memory that the server has written to would be copied for
- * this. */
-ASYNC_SAFE static bool is_empty(int fd)
-{
-    _Alignas(struct dirent64) char entries[512];
-    struct walk w = walk_from(fd, entries, sizeof entries);
-    return walk_next(&w) == NULL && w.error == 0;
-}
-
-/* Returns true if the open directory FD has attributes that a program may have set. Through a
- * default ACL, what the next program makes there would be open to whomever the last one chose. */
-ASYNC_SAFE static bool has_attributes(int fd)
-{
-    char names[256];
-    ssize_t n = flistxattr(fd, names, sizeof names);
-    for (ssize_t at = 0; at < n; at += (ssize_t)strlen(names + at) + 1)
-        if (strncmp(names + at, "security.", sizeof "security." - 1) != 0)
-            return true;
-    return n < 0 && errno != EOPNOTSUPP;
-}
-
-/* Leave the scratch directory to the next request. Returns false if it is not as it was made.
- * Whatever changes a directory changes its time of change. That alone is no proof before
- * Linux 6.13, where the clock of files stands still for milliseconds, so its content and attributes
- * are looked at, too. */
-ASYNC_SAFE static bool scratch_give_back(void)
-{
-    char spare[CLEANUP_ID_SIZE];
-    struct stat now;
-    int pool = ledger.owner.pool;
-    if (!ledger.scratch.pooled || ledger.owner.spare == 0)
-        return false;
-    int fd = openat(pool, ledger.owner.id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
-        return false;
-    bool same = fstat(fd, &now) == 0 && now.st_mode == (S_IFDIR | 0700) &&
-                now.st_uid == geteuid() && now.st_ctim.tv_sec == ledger.scratch.changed.tv_sec &&
-                now.st_ctim.tv_nsec == ledger.scratch.changed.tv_nsec && is_empty(fd) &&
-                !has_attributes(fd);
-    close(fd);
-    return same && renameat(pool, ledger.owner.id, pool, spare_name(spare)) == 0;
-}
-
-/* Leave the program's ledger, which has no record, to the next request. Returns false if somebody
- * may still write there for this one: then a read lease is refused (fcntl(2), F_SETLEASE). If it is
- * opened for writing from then on, the lease is broken. That is looked for after the rename, and
- * the signal that tells of it is one that is ignored, which the default, SIGIO, is not. */
-ASYNC_SAFE static bool ledger_give_back(const char *name)
-{
-    char spare[CLEANUP_ID_SIZE];
-    int dir = ledger.owner.dir;
-    if (!may_reuse_ledger())
-        return false;
-    close(ledger.program.fd);
-    ledger.program.fd = -1;
-    int fd = ledger_find(dir, name, O_RDONLY);
-    if (fd < 0)
-        return false;
-    bool given = fcntl(fd, F_SETSIG, SIGURG) == 0 && fcntl(fd, F_SETLEASE, F_RDLCK) == 0 &&
-                 renameat(dir, name, dir, spare_name(spare)) == 0;
-    if (given && fcntl(fd, F_GETLEASE) != F_RDLCK)
-        unlinkat(dir, spare, 0);
-    close(fd);
-    return given;
+        return -1;
+    ledger.program_fd = fd;
+    /* The head says that there is a program's file, so it comes after that. */
+    if (!begin_with_scratch() && ledger_begin() < 0)
+        return -1;
+    return fd;
 }
 
 /* ---- READ -------------------------------------------------------------------------- */
@@ -851,66 +936,33 @@ ASYNC_SAFE static bool read_from_end(struct reader *r, int fd)
     struct stat now;
     if (fstat(fd, &now) < 0)
         return false;
-    reader_begin(r, fd, now.st_size);
+    reader_begin(r, fd, now.st_size, header_read(fd).from);
     return true;
 }
 
-struct header {
-    bool valid;               /* it is a header */
-    bool this_boot;           /* the ledger was made since this machine started */
-    pid_t pid;                /* of the request's child, which is also its session */
-    unsigned long long start; /* when that was born */
-};
-
-/* Returns the number behind KEY in the header LINE, or 0 if there is none. */
-ASYNC_SAFE static unsigned long long header_number(const char *line, const char *key)
+/* Returns true if the ledger was made since this machine started: device and process numbers mean
+ * what they meant. */
+ASYNC_SAFE static bool is_this_boot(const struct header *h)
 {
-    unsigned long long n = 0;
-    const char *at = strstr(line, key);
-    if (at != NULL) {
-        at += strlen(key);
-        if (!parse_number(&at, ULLONG_MAX, &n))
-            n = 0;
-    }
-    return n;
-}
-
-/* Read the header of the open ledger FD. A program can write anything there, so nothing is done on
- * its word alone: a process that it names is looked at, see session_of. */
-ASYNC_SAFE static struct header header_read(int fd)
-{
-    struct header h = {0};
-    char line[512];
-    ssize_t n = pread(fd, line, sizeof line - 1, 0);
-    if (n <= 0)
-        return h;
-    line[n] = '\0';
-    h.valid = strncmp(line, LEDGER_MAGIC, sizeof LEDGER_MAGIC - 1) == 0;
-    if (!h.valid)
-        return h;
-    h.pid = (pid_t)header_number(line, " pid=");
-    h.start = header_number(line, " start=");
-    const char *boot = strstr(line, " boot=");
-    h.this_boot = boot != NULL && strcmp(boot_id, "unknown") != 0 &&
-                  strncmp(boot + 6, boot_id, BOOT_ID_SIZE - 1) == 0;
-    return h;
+    return strcmp(boot_id, "unknown") != 0 && strcmp(h->boot, boot_id) == 0;
 }
 
 /* Open the ledger NAME, which must be a plain file of this user's own, with no other name. Anything
  * else was put there by somebody else, at a time when STATE was open to others, so that it be
  * obeyed. Returns a descriptor, or -1: with ENOENT if there is none, with EPERM if it is no ledger
  * of ours. */
-ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags)
+ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags, struct stat *now)
 {
-    struct stat now;
+    struct stat here;
+    now = now != NULL ? now : &here;
     int fd = openat(dir, name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) {
         if (errno == ELOOP || errno == EISDIR || errno == ENXIO)
             errno = EPERM;
         return -1;
     }
-    if (fstat(fd, &now) == 0) {
-        if (S_ISREG(now.st_mode) && now.st_uid == geteuid() && now.st_nlink <= 1)
+    if (fstat(fd, now) == 0) {
+        if (S_ISREG(now->st_mode) && now->st_uid == own_uid() && now->st_nlink <= 1)
             return fd;
         errno = EPERM;
     }
@@ -927,20 +979,40 @@ ASYNC_SAFE static void report_unopened(const char *id, const char *doing, const 
         report(id, doing, name, errno);
 }
 
-bool cleanup_exists(int dir, const char *id)
+/* Read the header of the file NAME in DIR. It is not valid if there is no such ledger. */
+static struct header header_of(int dir, const char *name)
 {
-    char program[LEDGER_NAME_SIZE];
-    return faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
-           faccessat(dir, ledger_program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    struct header h = {0};
+    int fd = ledger_find(dir, name, O_RDONLY, NULL);
+    if (fd >= 0) {
+        h = header_read(fd);
+        close_keep_errno(fd);
+    }
+    return h;
 }
 
-/* Find the newest `sent` mark of the ledger ID that is not struck out, and if STRIKE_OUT is true,
+bool cleanup_exists(int dir, const char *id)
+{
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
+    char program[LEDGER_NAME_SIZE];
+    if (faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+        faccessat(dir, ledger_program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        return true;
+    bool found = false;
+    struct walk w = walk_open(dir, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; !found && (e = walk_next(&w)) != NULL;)
+        found = ledger_is_slot_name(e->d_name) && strcmp(header_of(dir, e->d_name).id, id) == 0;
+    (void)walk_close(&w);
+    return found;
+}
+
+/* Find the newest `sent` mark of the ledger NAME that is not struck out, and if STRIKE_OUT is true,
  * strike it out. Only the server's own file is asked: a program cannot say that its answer has
  * arrived. Returns 1 with its number in *N, 0 if there is none, or -1 with errno. */
-ASYNC_SAFE static int sent_find(int dir, const char *id, bool strike_out, uint64_t *n)
+ASYNC_SAFE static int sent_find(int dir, const char *name, bool strike_out, uint64_t *n)
 {
     static struct reader reader; /* not undo_pass's: a `run` may ask in the midst of that */
-    int fd = ledger_find(dir, id, strike_out ? O_RDWR : O_RDONLY);
+    int fd = ledger_find(dir, name, strike_out ? O_RDWR : O_RDONLY, NULL);
     if (fd < 0)
         return errno == ENOENT ? 0 : -1;
     int found = -1;
@@ -957,9 +1029,9 @@ ASYNC_SAFE static int sent_find(int dir, const char *id, bool strike_out, uint64
     return found;
 }
 
-int cleanup_was_sent(int dir, const char *id, uint64_t *n)
+int cleanup_was_sent(int dir, const char *name, uint64_t *n)
 {
-    return sent_find(dir, id, false, n);
+    return sent_find(dir, name, false, n);
 }
 
 const char *cleanup_not_a_ledger(int fd)
@@ -1027,17 +1099,23 @@ ASYNC_SAFE static int undo_rmtree(const char *path)
     return errno == ENOTDIR || errno == ELOOP ? undo_unlink(path) : -1;
 }
 
-#define POOL "scratch" /* in STATE/SERVER: a link to the pool, which is in TMPDIR, named so: */
-#define POOL_PREFIX "/hangupd-"
+#define POOL "scratch" /* in STATE/SERVER: a link to the pool, which is in TMPDIR */
+#define POOL_DIGITS 5  /* of the server's token, which make its name */
 
 /* Returns true if PATH's last name is that of the pool of the server with the token that TOKEN,
- * which may be a request's id, begins with. */
+ * which may be a request's id, begins with: a few of its digits, or (version 1) all and more. */
 ASYNC_SAFE static bool is_pool_of(const char *path, const char *token)
 {
     const char *name = strrchr(path, '/');
     size_t prefix = sizeof POOL_PREFIX - 1;
-    return path[0] == '/' && strncmp(name, POOL_PREFIX, prefix) == 0 &&
-           strncmp(name + prefix, token, CLEANUP_TOKEN_SIZE - 1) == 0;
+    if (path[0] != '/' || strncmp(name, POOL_PREFIX, prefix) != 0)
+        return false;
+    if (strlen(name + prefix) != POOL_DIGITS)
+        return strncmp(name + prefix, token, CLEANUP_TOKEN_SIZE - 1) == 0;
+    for (int at = 0; at + POOL_DIGITS < CLEANUP_TOKEN_SIZE; at++)
+        if (memcmp(name + prefix, token + at, POOL_DIGITS) == 0)
+            return true;
+    return false;
 }
 
 /* Remove a scratch directory. A parked ledger's may outlive its server, so the pool is removed with
@@ -1069,6 +1147,7 @@ struct settlement {
     const struct cleanup_settling *how;
     int fd;
     struct reader *reader;
+    off_t from;     /* where the records start, beside those in the head */
     bool kept;      /* a `commit` is below: of what is above, only scratch directories go */
     bool this_boot; /* device numbers mean what they meant */
     bool failed, run_left;
@@ -1195,7 +1274,7 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
     int found = 0;
     s->failed = false;
     s->reader = &reader;
-    reader_begin(&reader, s->fd, size);
+    reader_begin(&reader, s->fd, size, s->from);
     while (!s->run_left && (found = reader_next(&reader)) > 0) {
         int done = undo_record(s);
         if (done < 0) {
@@ -1220,7 +1299,7 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
 ASYNC_SAFE static int ledger_lock(int dir, const char *name)
 {
     struct stat now;
-    int fd = ledger_find(dir, name, O_RDWR);
+    int fd = ledger_find(dir, name, O_RDWR, NULL);
     if (fd < 0)
         return -1;
     while (flock(fd, LOCK_EX) < 0)
@@ -1237,23 +1316,28 @@ ASYNC_SAFE static int ledger_lock(int dir, const char *name)
     return -1;
 }
 
-/* Undo one of the ledger's two files, or, if it is KEPT, only remove its scratch directories. The
- * file stays, and stays locked: *LOCKED is a descriptor on it, or -1 if it was not there. */
+/* A ledger that is being settled: its two files, open and locked; -1: not there. */
+struct files {
+    const char *name;
+    char program_name[LEDGER_NAME_SIZE];
+    int own, program;
+    bool slot;          /* a slot keeps them */
+    struct header head; /* of the own file */
+};
+
+/* Undo the open FD, one of the ledger's two files, or, if it is KEPT, only remove its scratch
+ * directories. */
 ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling *how,
-                                                  const char *name, bool kept, int *locked)
+                                                  const struct files *f, int fd, bool kept)
 {
-    int fd = *locked = ledger_lock(how->dir, name);
-    if (fd < 0) {
-        if (errno == ENOENT)
-            return CLEANUP_DONE;
-        report_unopened(how->id, "could not open the ledger", name);
-        return CLEANUP_FAILED;
-    }
-    boot_id_read();
-    struct header h = header_read(fd);
+    const char *name = fd == f->own ? f->name : f->program_name;
+    struct header h = fd == f->own ? f->head : header_read(fd);
     if (!h.valid)
         report(how->id, "the ledger was overwritten and records may be lost:", name, 0);
-    struct settlement s = {.how = how, .fd = fd, .this_boot = h.this_boot};
+    struct settlement s = {.how = how,
+                           .fd = fd,
+                           .from = h.from,
+                           .this_boot = is_this_boot(f->head.valid ? &f->head : &h)};
     struct stat now;
     off_t looked = 0;
     while (!s.run_left) { /* until nothing new appears */
@@ -1271,67 +1355,87 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
     return s.run_left ? CLEANUP_RUN_LEFT : s.failed ? CLEANUP_FAILED : CLEANUP_DONE;
 }
 
-/* Remove the scratch directory by its name in the pool, as its record may be lost: a program that
- * has overwritten its ledger has thrown that away. */
-ASYNC_SAFE static bool remove_pooled(const struct cleanup_settling *how)
+/* Open the file NAME of a ledger at *FD and lock it. Returns false, and reports it, if it is there
+ * and cannot be opened. */
+ASYNC_SAFE static bool file_open(const struct cleanup_settling *how, const char *name, int *fd)
 {
-    char path[PATH_MAX];
-    struct text t = TEXT(path);
-    if (how->pool_path == NULL || !is_pool_of(how->pool_path, how->id))
-        return true; /* another server's ledger, taken over, has none here */
-    text_add(&t, how->pool_path);
-    text_char(&t, '/');
-    text_add(&t, how->id);
-    if (undo_scratch(how, text_end(&t)) == 0)
+    *fd = ledger_lock(how->dir, name);
+    if (*fd >= 0 || errno == ENOENT)
         return true;
-    report(how->id, "could not remove the scratch directory", path, errno);
+    report_unopened(how->id, "could not open the ledger", name);
     return false;
 }
 
-/* Remove both files, of which all is settled: but what was not there when it was to be settled has
- * come since, adopted from another directory, and stays. Removed, too, are their dot files, which
- * are there if their maker died, or was stopped by a signal, in ledger_make. */
-ASYNC_SAFE static bool remove_ledgers(const struct cleanup_settling *how, bool kept,
-                                      const char *program, const int locked[2])
+/* Open the files of a ledger. If the slot's file has no ledger by now, or another request's, it is
+ * as if it were not there. Returns false, and reports it, if a file cannot be opened. */
+ASYNC_SAFE static bool files_open(const struct cleanup_settling *how, struct files *f)
+{
+    *f = (struct files){.name = how->name != NULL ? how->name : how->id, .own = -1, .program = -1};
+    f->slot = strcmp(f->name, how->id) != 0;
+    ledger_program_name(f->program_name, f->name);
+    boot_id_read();
+    bool opened = file_open(how, f->name, &f->own);
+    if (f->own >= 0)
+        f->head = header_read(f->own);
+    if (f->own >= 0 && f->slot && strcmp(f->head.id, how->id) != 0) {
+        close(f->own);
+        f->own = -1;
+    }
+    bool has_program = f->own >= 0 ? f->head.program || !f->head.valid : !f->slot;
+    return (!has_program || file_open(how, f->program_name, &f->program)) && opened;
+}
+
+/* Drop the ledger, of which all is settled: its slot keeps the files, or both are removed. What was
+ * not there when it was to be settled has come since, adopted from another directory, and stays.
+ * Removed, too, are the dot files that are there if their maker died in ledger_make. */
+ASYNC_SAFE static bool files_drop(const struct cleanup_settling *how, const struct files *f,
+                                  bool kept)
 {
     char partial[CLEANUP_ID_SIZE + 8];
-    const char *names[] = {program, how->id};
+    const char *names[] = {f->program_name, f->name};
+    const int fds[] = {f->program, f->own};
+    bool done = true;
     for (int i = 0; i < 2; i++)
-        if ((locked[i] >= 0 && !remove_name(how->dir, names[i], 0)) ||
-            (!kept && !remove_name(how->dir, partial_name(partial, names[i]), 0))) {
-            report(how->id, "could not remove the ledger", how->id, errno);
-            return false;
-        }
-    return true;
+        done = (kept || remove_name(how->dir, partial_name(partial, names[i]), 0)) && done &&
+               (f->slot || fds[i] < 0 || remove_name(how->dir, names[i], 0));
+    /* First its word that there is no ledger: from then on the program's file counts for nothing. A
+     * file in which something was recorded is not for the next program, nor for people, to read. */
+    if (f->slot && f->own >= 0)
+        done = done && slot_drop(f->own, &(struct scratch_mark){0}) &&
+               (f->program < 0 || program_is_untouched(f->program) ||
+                remove_name(how->dir, f->program_name, 0));
+    if (!done)
+        report(how->id, "could not remove the ledger", how->id, errno);
+    return done;
 }
 
 /* Settle a ledger: undo it, or, if it is KEPT, remove its scratch directories; and then drop it. It
  * stays with what could not be undone, and up to the first `run` that must be left to a janitor. */
 ASYNC_SAFE static enum cleanup_result settle_ledger(const struct cleanup_settling *how, bool kept)
 {
-    char program[LEDGER_NAME_SIZE];
-    int locked[2] = {-1, -1};
-    ledger_program_name(program, how->id);
+    struct files f;
+    enum cleanup_result first = CLEANUP_DONE, result = CLEANUP_DONE;
+    bool opened = files_open(how, &f);
     /* The program's records come first, as they are newer: the server's own prepared its start. */
-    enum cleanup_result first = settle_file(how, program, kept, &locked[0]), result = first;
-    if (first != CLEANUP_RUN_LEFT) {
-        result = settle_file(how, how->id, kept, &locked[1]);
-        if (result == CLEANUP_DONE)
-            result = first;
-    }
-    if (result == CLEANUP_DONE &&
-        (!remove_pooled(how) || !remove_ledgers(how, kept, program, locked)))
+    if (f.program >= 0)
+        first = settle_file(how, &f, f.program, kept);
+    if (f.own >= 0 && first != CLEANUP_RUN_LEFT)
+        result = settle_file(how, &f, f.own, kept);
+    if (result == CLEANUP_DONE)
+        result = first != CLEANUP_DONE || opened ? first : CLEANUP_FAILED;
+    if (result == CLEANUP_DONE && !files_drop(how, &f, kept))
         result = CLEANUP_FAILED;
-    for (int i = 0; i < 2; i++)
-        if (locked[i] >= 0)
-            close(locked[i]);
+    if (f.program >= 0)
+        close(f.program);
+    if (f.own >= 0)
+        close(f.own);
     return result;
 }
 
 ASYNC_SAFE int cleanup_unsent(void)
 {
     uint64_t n;
-    return cleanup_pending() && sent_find(ledger.owner.dir, ledger.owner.id, true, &n) < 0 ? -1 : 0;
+    return cleanup_pending() && sent_find(ledger.owner.dir, ledger.name, true, &n) < 0 ? -1 : 0;
 }
 
 ASYNC_SAFE static enum cleanup_result settle_own(bool kept)
@@ -1339,12 +1443,12 @@ ASYNC_SAFE static enum cleanup_result settle_own(bool kept)
     if (!cleanup_pending())
         return CLEANUP_DONE;
     struct cleanup_settling how = {
-        .dir = ledger.owner.dir, .id = ledger.owner.id, .pool_path = ledger.owner.pool_path};
+        .dir = ledger.owner.dir, .id = ledger.owner.id, .name = ledger.name};
     /* A program may have locked its ledger, so that its processes write there one at a time. The
      * lock outlives it, as it belongs to the open file, which this process shares: we would wait
      * for it. */
-    if (ledger.program.fd >= 0)
-        (void)flock(ledger.program.fd, LOCK_UN);
+    if (ledger.program_fd >= 0)
+        (void)flock(ledger.program_fd, LOCK_UN);
     enum cleanup_result result = settle_ledger(&how, kept);
     if (result == CLEANUP_DONE)
         ledger.touched = 0;
@@ -1356,21 +1460,25 @@ ASYNC_SAFE enum cleanup_result cleanup_undo(void)
     return settle_own(false);
 }
 
-/* The short way is for most programs: nothing was recorded but a scratch directory, so there is
- * nothing to read, lock or strike out. If that fails, the long way does it, and reports why. */
+/* The short way is for most requests: what this process has recorded is kept, its program has
+ * recorded nothing, and so there is nothing to read. Whenever it fails, the long way does it, and
+ * reports why. */
 ASYNC_SAFE enum cleanup_result cleanup_keep(void)
 {
     char program[LEDGER_NAME_SIZE];
-    if (!cleanup_pending() || cleanup_has_records())
+    int dir = ledger.owner.dir;
+    if (!cleanup_pending() || !ledger.begun || program_has_records())
         return settle_own(true);
-    if (ledger.scratch.path[0] != '\0' && !scratch_give_back() &&
-        undo_rmtree(ledger.scratch.path) < 0)
+    bool reuse = scratch_is(&ledger.mark) && (!ledger.fresh || scratch_is_empty());
+    if (ledger.scratch[0] != '\0' && !reuse && undo_rmtree(ledger.scratch) < 0)
         return settle_own(true);
-    ledger_program_name(program, ledger.owner.id);
-    if (ledger.program.fd >= 0 && !ledger_give_back(program) &&
-        !remove_name(ledger.owner.dir, program, 0))
-        return settle_own(true);
-    if (!remove_name(ledger.owner.dir, ledger.owner.id, 0))
+    const struct scratch_mark none = {0};
+    bool dropped = ledger.owner.slot != 0
+                       ? slot_drop(ledger.fd, reuse ? &ledger.mark : &none)
+                       : (ledger.program_fd < 0 ||
+                          remove_name(dir, ledger_program_name(program, ledger.name), 0)) &&
+                             remove_name(dir, ledger.name, 0);
+    if (!dropped)
         return settle_own(true);
     ledger.touched = 0;
     return CLEANUP_DONE;
@@ -1391,7 +1499,7 @@ enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how)
     /* The mark goes first. After a crash in the midst of the undo, it would mean that the answer
      * has arrived, and what is left would be kept. */
     uint64_t n;
-    if (sent_find(how->dir, how->id, true, &n) < 0) {
+    if (sent_find(how->dir, how->name != NULL ? how->name : how->id, true, &n) < 0) {
         report(how->id, "could not strike out the sent mark of", how->id, errno);
         return CLEANUP_FAILED;
     }
@@ -1463,6 +1571,7 @@ int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
 {
     /* A few tries: until it is locked, the recovery of another server that starts now may take the
      * directory for a dead server's and remove it, between any two of these steps. */
+    (void)own_uid();
     for (int tries = 0; tries < 10; tries++) {
         struct stat now;
         if (random_hex(token) < 0 || mkdirat(state, token, 0700) < 0)
@@ -1485,29 +1594,43 @@ int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
     return -1;
 }
 
-int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path)
+/* Write the path of the pool whose name has the digits of TOKEN from AT on. */
+static int pool_path(char path[PATH_MAX], const char *tmpdir, const char *token, int at)
 {
-    char hex[HEX_SIZE];
     struct text t = {.at = path, .room = PATH_MAX};
-    if (strchr(tmpdir, '\n') != NULL)
-        return fail(EINVAL);
-    if (random_hex(hex) < 0)
-        return -1;
     text_add(&t, tmpdir);
     text_add(&t, POOL_PREFIX);
-    text_add(&t, token);
-    text_char(&t, '-');
-    text_add(&t, hex);
+    text_bytes(&t, token + at, POOL_DIGITS);
     text_end(&t);
-    if (t.length + CLEANUP_ID_SIZE + 1 >= PATH_MAX)
-        return fail(ENAMETOOLONG);
-    /* The link is made first: if we die in between, recovery finds the pool by it. */
-    if (symlinkat(path, dir, POOL) < 0 || mkdir(path, 0700) < 0)
-        return -1;
-    int pool = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (pool >= 0) /* systemd-tmpfiles(8) leaves what is locked alone, however old it is */
-        (void)flock(pool, LOCK_SH);
-    return pool;
+    return t.length + CLEANUP_ID_SIZE + 1 >= PATH_MAX ? fail(ENAMETOOLONG) : 0;
+}
+
+int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path)
+{
+    struct stat there;
+    if (strchr(tmpdir, '\n') != NULL)
+        return fail(EINVAL);
+    for (int at = 0; at + POOL_DIGITS < CLEANUP_TOKEN_SIZE; at++) {
+        if (pool_path(path, tmpdir, token, at) < 0)
+            return -1;
+        if (lstat(path, &there) == 0)
+            continue;
+        /* The link first: if the process dies in between, nothing is left that is not known. */
+        if (!remove_name(dir, POOL, 0) || symlinkat(path, dir, POOL) < 0 || mkdir(path, 0700) < 0)
+            return -1;
+        int pool = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (pool >= 0) /* systemd-tmpfiles(8) leaves what is locked alone, however old it is */
+            (void)flock(pool, LOCK_SH);
+        return pool;
+    }
+    return fail(EEXIST);
+}
+
+bool cleanup_pool_is_there(int pool, const char *path)
+{
+    struct stat is, was;
+    return lstat(path, &is) == 0 && fstat(pool, &was) == 0 && is.st_ino == was.st_ino &&
+           is.st_dev == was.st_dev;
 }
 
 /* ---- RECOVER ----------------------------------------------------------------------- */
@@ -1533,20 +1656,15 @@ bool cleanup_is_id(const char *name)
            is_hex(name + CLEANUP_TOKEN_SIZE, length - CLEANUP_TOKEN_SIZE);
 }
 
-/* Set ID to the id of the request whose ledger's file is called NAME. Returns false if it is no
- * such file, or ID.p beside its ID: the two count as one. */
-static bool id_of_file(int dir, const char *name, char id[CLEANUP_ID_SIZE])
+/* Set ID to the id of the request whose ledger's file is called FILE. Returns false if it is no
+ * such file, or a slot's in which there is no ledger. */
+static bool id_of_file(int dir, const char *file, char id[CLEANUP_ID_SIZE])
 {
-    size_t length = strlen(name);
-    bool program = length > 2 && strcmp(name + length - 2, ".p") == 0;
-    if (program)
-        length -= 2;
-    if (length >= CLEANUP_ID_SIZE)
+    if (!ledger_name_of_file(dir, file, id))
         return false;
-    memcpy(id, name, length);
-    id[length] = '\0';
-    /* A crash while a ledger was moved leaves an ID.p alone: it must be found, too. */
-    return cleanup_is_id(id) && !(program && faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0);
+    if (ledger_is_slot_name(id))
+        memcpy(id, header_of(dir, file).id, CLEANUP_ID_SIZE);
+    return cleanup_is_id(id);
 }
 
 char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE]
@@ -1591,15 +1709,15 @@ static bool is_elsewhere(int state, const char *id)
 static pid_t session_of(int dir, const char *id)
 {
     char program[LEDGER_NAME_SIZE];
-    int fd = ledger_find(dir, id, O_RDONLY);
+    int fd = ledger_find(dir, id, O_RDONLY, NULL);
     if (fd < 0)
-        fd = ledger_find(dir, ledger_program_name(program, id), O_RDONLY);
+        fd = ledger_find(dir, ledger_program_name(program, id), O_RDONLY, NULL);
     if (fd < 0)
         return 0;
     struct header head = header_read(fd);
     close(fd);
     bool lives =
-        head.valid && head.this_boot && head.pid > 1 && !session_is_over(head.pid, head.start);
+        head.valid && is_this_boot(&head) && head.pid > 1 && !session_is_over(head.pid, head.start);
     return lives ? head.pid : 0;
 }
 
@@ -1640,46 +1758,99 @@ static bool sweep_unfinished(int dir)
     return error == 0;
 }
 
-bool cleanup_adopt(int from, int to, const char *id)
+bool cleanup_move(int from, const char *name, int to, const char *id)
 {
-    char program[LEDGER_NAME_SIZE];
-    ledger_program_name(program, id);
+    char program[LEDGER_NAME_SIZE], program_to[LEDGER_NAME_SIZE];
+    struct header h = header_of(from, name);
+    ledger_program_name(program, name);
+    ledger_program_name(program_to, id);
     /* ID.p goes first. In the new place ID alone would look like a whole ledger, and its records
-     * would be undone before the program's, which are newer. */
-    if (renameat(from, program, to, program) < 0 && errno != ENOENT)
+     * would be undone before the program's, which are newer. A slot's program's file that does not
+     * belong to this ledger stays. */
+    if ((!h.valid || h.program) && renameat(from, program, to, program_to) < 0 && errno != ENOENT)
         return false;
-    return renameat(from, id, to, id) == 0 || errno == ENOENT;
+    return renameat(from, name, to, id) == 0 || errno == ENOENT;
 }
 
-/* Returns true if the ledger NAME in DIR has the record of the scratch directory PATH. */
-static bool has_scratch(int dir, const char *name, const char *path)
+/* Give each ledger that a slot keeps in DIR, whose server is dead, the name of its request. */
+static bool name_ledgers(int dir)
+{
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
+    char id[CLEANUP_ID_SIZE];
+    bool done = true;
+    struct walk w = walk_open(dir, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;)
+        if (ledger_is_slot_name(e->d_name) && id_of_file(dir, e->d_name, id))
+            done = cleanup_move(dir, e->d_name, dir, id) && done;
+    return walk_close(&w) && done;
+}
+
+/* The names of scratch directories in a pool. */
+struct leaves {
+    char (*names)[CLEANUP_ID_SIZE];
+    size_t count, room;
+    bool failed; /* there may be more */
+};
+
+/* Add those scratch directories in POOL that the file NAME in DIR has records of. */
+static void leaves_add(struct leaves *l, int dir, const char *name, const char *pool)
 {
     struct reader reader;
-    int fd = ledger_find(dir, name, O_RDONLY);
-    bool found = false;
-    if (fd < 0)
-        return false;
+    size_t length = strlen(pool);
+    int found = -1, fd = ledger_find(dir, name, O_RDONLY, NULL);
+    if (fd < 0) {
+        l->failed = l->failed || errno != ENOENT;
+        return;
+    }
     if (read_from_end(&reader, fd))
-        while (!found && reader_next(&reader) > 0) {
+        while ((found = reader_next(&reader)) > 0) {
             struct record r = record_parse(reader.line);
-            found = r.verb == VERB_SCRATCH && strcmp(r.argument, path) == 0;
+            const char *leaf = r.argument + length + 1;
+            if (r.verb != VERB_SCRATCH || strncmp(r.argument, pool, length) != 0 ||
+                r.argument[length] != '/' || strlen(leaf) >= sizeof l->names[0])
+                continue;
+            void *more = list_grow(l->names, l->count, &l->room, sizeof l->names[0]);
+            if (more == NULL)
+                break;
+            l->names = more;
+            memcpy(l->names[l->count++], leaf, strlen(leaf) + 1);
         }
+    l->failed = l->failed || found != 0;
     close(fd);
-    return found;
 }
 
-/* Returns true if a ledger of the request ID is elsewhere in STATE by now, parked or adopted, and
- * has the record of its scratch directory PATH: an undo command of it may need what is there. */
-static bool is_needed_elsewhere(int state, const char *id, const char *path)
+/* Find what ledgers anywhere in STATE, parked or adopted, need of POOL: an undo command of theirs
+ * may use what is there. */
+static struct leaves leaves_needed(int state, const char *pool)
 {
-    char program[LEDGER_NAME_SIZE];
-    int dir = open_elsewhere(state, id);
-    if (dir < 0)
-        return false;
-    bool needed =
-        has_scratch(dir, ledger_program_name(program, id), path) || has_scratch(dir, id, path);
-    close(dir);
-    return needed;
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
+    struct leaves l = {.names = NULL};
+    struct walk w = walk_open(state, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, FAILED) != 0)
+            continue;
+        int dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        size_t count = 0;
+        char(*ids)[CLEANUP_ID_SIZE] = dir >= 0 ? cleanup_list(dir, &count) : NULL;
+        for (size_t i = 0; i < count; i++) {
+            char program[LEDGER_NAME_SIZE];
+            leaves_add(&l, dir, ids[i], pool);
+            leaves_add(&l, dir, ledger_program_name(program, ids[i]), pool);
+        }
+        free(ids);
+        if (dir >= 0)
+            close(dir);
+    }
+    l.failed = !walk_close(&w) || l.failed;
+    return l;
+}
+
+static bool is_needed(const struct leaves *l, const char *name)
+{
+    for (size_t i = 0; i < l->count; i++)
+        if (strcmp(l->names[i], name) == 0)
+            return true;
+    return l->failed;
 }
 
 /* Empty the pool PATH of all that no ledger needs, and remove it if nothing is left. Returns false,
@@ -1689,6 +1860,7 @@ static bool empty_pool(int state, const char *path)
     _Alignas(struct dirent64) char entries[WALK_SIZE];
     char each[PATH_MAX];
     int error = 0, left = 0;
+    struct leaves needed = leaves_needed(state, path);
     struct walk w = walk_from(open_directory(AT_FDCWD, path), entries, sizeof entries);
     for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
         struct text t = TEXT(each);
@@ -1696,11 +1868,12 @@ static bool empty_pool(int state, const char *path)
         text_char(&t, '/');
         text_add(&t, e->d_name);
         text_end(&t);
-        if (is_needed_elsewhere(state, e->d_name, each))
+        if (is_needed(&needed, e->d_name))
             left++;
         else if (undo_rmtree(each) < 0)
             error = errno;
     }
+    free(needed.names);
     if (!walk_close(&w))
         return false;
     errno = error;
@@ -1729,10 +1902,22 @@ static bool remove_pool(int state, int dir, const char *token)
     return true;
 }
 
+/* Remove the files of slots, none of which has a ledger. */
+static bool remove_slots(int dir)
+{
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
+    bool done = true;
+    struct walk w = walk_open(dir, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;)
+        if (strncmp(e->d_name, LEDGER_SLOT_NAME, sizeof LEDGER_SLOT_NAME - 1) == 0)
+            done = remove_name(dir, e->d_name, 0) && done;
+    return walk_close(&w) && done;
+}
+
 static bool remove_server_files(int state, int dir, const char *token)
 {
-    return remove_pool(state, dir, token) && remove_name(dir, "scoreboard", 0) &&
-           remove_name(dir, "lock", 0) &&
+    return remove_pool(state, dir, token) && remove_slots(dir) &&
+           remove_name(dir, "scoreboard", 0) && remove_name(dir, "lock", 0) &&
            (remove_name(state, token, AT_REMOVEDIR) ||
             errno == ENOTEMPTY); /* as it should while something is left */
 }
@@ -1777,7 +1962,7 @@ static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char
     else
         result = sent > 0 ? cleanup_settle_kept(&how) : cleanup_settle(&how);
     r->settled(id, result, sent > 0);
-    if (result == CLEANUP_DONE || r->adopt < 0 || cleanup_adopt(dir, r->adopt, id))
+    if (result == CLEANUP_DONE || r->adopt < 0 || cleanup_move(dir, id, r->adopt, id))
         return true;
     report(id, "could not take over the ledger", id, errno);
     return false;
@@ -1794,8 +1979,10 @@ static bool cannot_look(const char *token)
 static bool recover_directory(const struct cleanup_recovery *r, int dir, const char *token)
 {
     size_t count;
+    const char *where = token != NULL ? token : FAILED;
+    bool named = name_ledgers(dir) || cannot_look(where);
     char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &count);
-    bool listed = errno == 0 || cannot_look(token != NULL ? token : FAILED);
+    bool listed = (errno == 0 || cannot_look(where)) && named;
     count = keep_wanted(r, ids, count);
     if (token != NULL && (r->wanted == NULL || count > 0))
         end_leftovers(r->state, dir, r->wanted == NULL ? token : NULL, ids, count);
@@ -1884,12 +2071,12 @@ int cleanup_failed_open(int state, bool make)
 
 /* A ledger that is not there counts as adopted, but parking one that is lost must not look like
  * success. */
-bool cleanup_park(int state, int dir, const char *id)
+bool cleanup_park(int state, int dir, const char *name, const char *id)
 {
     int failed = cleanup_failed_open(state, true);
     if (failed < 0)
         return false;
-    bool parked = cleanup_adopt(dir, failed, id);
+    bool parked = cleanup_move(dir, name, failed, id);
     if (parked && !cleanup_exists(failed, id)) {
         errno = ENOENT;
         parked = false;

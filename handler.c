@@ -77,7 +77,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -151,7 +150,6 @@ static _Alignas(4096) struct request request;
 
 /* Forward: what is called before it is defined. In the order of a life most calls go forward. */
 /* Serve */
-static unsigned spare_number(const struct handler_call *call);
 static void arm_signals(void);
 /* Read: the head */
 static void request_read_head(struct request *rq);
@@ -219,16 +217,16 @@ _Noreturn void handler_serve(const struct handler_call *call)
     rq->query = "";
     rq->path_info = "";
     rq->body = -1;
-    rq->parent = getppid();
+    rq->parent = call->parent;
     struct cleanup_owner owner = {.dir = call->state_dir,
                                   .id = rq->slot->id,
                                   .title = rq->slot->request,
                                   .tmpdir = s->tmpdir,
                                   .sync = s->sync,
                                   .forked = call->forked,
-                                  .pool = s->pool,
                                   .pool_path = s->pool_path,
-                                  .spare = spare_number(call)};
+                                  .pid = call->pid,
+                                  .slot = call->once ? 0 : call->slot_number + 1};
     cleanup_begin(&owner);
     arm_signals(); /* after it: on_sigterm asks cleanup.c whose ledger this is */
     rq->slot->route = -1;
@@ -239,19 +237,6 @@ _Noreturn void handler_serve(const struct handler_call *call)
     request_read_body(rq);
     enter_running(rq);
     finish(rq, run_route(rq));
-}
-
-/* A program that records nothing leaves its ledger's file and its TMPDIR as spares for a later one,
- * because making files is the most expensive step. A request takes the slot that was freed last, so
- * short requests in quick succession use the same few slots, and find their spares; a crowd of slow
- * ones, which uses many slots, leaves no more than this number of spares behind. */
-#define SPARES_MAX 64
-
-/* Returns the number of the slot's spare, counted from 1, or 0 if it has none. */
-static unsigned spare_number(const struct handler_call *call)
-{
-    bool pooled = call->settings->pool_path != NULL && call->slot_number < SPARES_MAX;
-    return pooled ? call->slot_number + 1 : 0;
 }
 
 /* Let SIGTERM in: the parent forked with all signals blocked, so that none comes before there is
@@ -942,14 +927,15 @@ static int find_program(struct request *rq, struct program_facts *facts)
 /* A route's program, while it runs. */
 static struct program {
     pid_t pid;
-    int out, err; /* read ends of pipes, non-blocking; -1: closed */
-    int signals;  /* a signalfd for SIGCHLD */
+    int out, err; /* the read ends of its pipes; -1: none */
+    int ends[2];  /* the write ends, which are kept open: so a wait is not ended by their close */
+    volatile sig_atomic_t child_ended; /* SIGCHLD has come */
     bool ended;
     int status;     /* of waitpid(2), once it has ended */
     size_t have;    /* of its header, in program_output */
     bool answering; /* its header is whole: what follows is body */
     struct log_lines lines;
-} program = {.out = -1, .err = -1, .signals = -1};
+} program = {.out = -1, .err = -1};
 
 /* A piece of what it has written. Apart from the struct, which has initial values: those of 64 KiB
  * would lie in the executable, to be copied page by page. */
@@ -959,7 +945,7 @@ struct launch {
     const struct request *rq;
     const char *file, *directory;
     char *const *environment;
-    int fds[4]; /* what it gets as descriptors 0 to 3; all above 3 */
+    int fds[4]; /* what it gets as descriptors 0 to 3; all above 2 */
     pid_t self;
     int error; /* errno of what failed */
     const char *failed;
@@ -985,9 +971,9 @@ __attribute__((no_sanitize("address"))) static int become_program(void *data)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != l->self)
         _exit(127);
-    setpgid(0, 0); /* so that "kill 0" in it does not reach its server */
-    for (int fd = 0; fd < 4; fd++)
-        if (dup2(l->fds[fd], fd) < 0)
+    setpgid(0, 0);                 /* so that "kill 0" in it does not reach its server */
+    for (int fd = 0; fd < 4; fd++) /* the last may be 3 already, and would be closed by exec */
+        if ((l->fds[fd] != fd ? dup2(l->fds[fd], fd) : fcntl(fd, F_SETFD, 0)) < 0)
             goto failed;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0 && l->rq->settings->open_files > 0 &&
         files.rlim_cur > l->rq->settings->open_files) {
@@ -1005,28 +991,23 @@ failed:
     _exit(127);
 }
 
-/* Returns a duplicate of FD, which is closed, that is not below 4: dup2 to one of the program's own
- * descriptors would close another that is still to be placed. */
-static int above_three(int fd)
+/* Close the pipes of the last program, which has redirected to another one. */
+static void program_close(void)
 {
-    if (fd < 0 || fd > 3)
-        return fd;
-    int higher = fcntl(fd, F_DUPFD_CLOEXEC, 4);
-    int error = errno;
-    close(fd);
-    errno = error;
-    return higher;
+    int *fds[] = {&program.out, &program.err, &program.ends[0], &program.ends[1]};
+    for (size_t i = 0; program.out >= 0 && i < sizeof fds / sizeof fds[0]; i++)
+        close(*fds[i]);
+    program.out = program.err = -1;
 }
 
-/* Make a pipe for FD of the program. Returns its read end, which is ours and non-blocking: the flag
- * is that end's alone, and the program's writes wait as usual. */
-static int open_output(struct launch *l, int fd)
+/* Make a pipe for what the program writes: one that is read only when it holds something, so it
+ * need not be non-blocking. Returns its read end, or -1 with errno; *END is the program's. */
+static int open_output(int *end)
 {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) < 0)
-        return -1;
-    l->fds[fd] = above_three(ends[1]);
-    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+        return *end = -1;
+    *end = ends[1];
     return ends[0];
 }
 
@@ -1073,11 +1054,10 @@ static int not_started(struct request *rq, const struct launch *l)
 static int program_start(struct request *rq, struct program_facts *facts)
 {
     const char *file = facts->file, *slash = strrchr(file, '/');
-    struct launch l = {.rq = rq, .file = file, .fds = {-1, -1, -1, -1}, .self = getpid()};
-    sigset_t child;
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
+    struct launch l = {.rq = rq, .file = file, .self = rq->call->pid};
+    program_close();
     program.ended = program.answering = false;
+    program.child_ended = 0;
     program.have = 0;
     int ledger = cleanup_open_for_program();
     if (ledger < 0)
@@ -1092,20 +1072,17 @@ static int program_start(struct request *rq, struct program_facts *facts)
     if (l.directory == NULL)
         return respond_errno(rq, "find the program's directory");
     l.failed = "make the descriptors of";
-    l.fds[0] = rq->body >= 0 ? fcntl(rq->body, F_DUPFD_CLOEXEC, 4)
-                             : above_three(open("/dev/null", O_RDONLY | O_CLOEXEC));
-    program.out = open_output(&l, 1);
-    program.err = open_output(&l, 2);
-    l.fds[3] = fcntl(ledger, F_DUPFD_CLOEXEC, 4);
-    program.signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-    bool opened =
-        program.signals >= 0 && l.fds[0] >= 0 && l.fds[1] >= 0 && l.fds[2] >= 0 && l.fds[3] >= 0;
-    if (!opened)
+    program.out = open_output(&program.ends[0]);
+    program.err = open_output(&program.ends[1]);
+    if (program.out < 0 || program.err < 0) {
         l.error = errno;
-    program.pid = opened ? spawn(&l) : -1;
-    for (int fd = 0; fd < 4; fd++)
-        if (l.fds[fd] >= 0)
-            close(l.fds[fd]);
+        return not_started(rq, &l);
+    }
+    l.fds[0] = rq->body >= 0 ? rq->body : rq->settings->null;
+    l.fds[1] = program.ends[0];
+    l.fds[2] = program.ends[1];
+    l.fds[3] = ledger;
+    program.pid = spawn(&l);
     return program.pid < 0 || l.error != 0 ? not_started(rq, &l) : 0;
 }
 
@@ -1191,10 +1168,6 @@ static ssize_t pass_on_piece(struct request *rq, size_t most)
 {
     size_t at = program.answering ? 0 : program.have, room = sizeof program_output - at;
     ssize_t n = read(program.out, program_output + at, most < room ? most : room);
-    if (n <= 0 && (n == 0 || (errno != EAGAIN && errno != EINTR))) {
-        close(program.out);
-        program.out = -1;
-    }
     if (n <= 0)
         return 0;
     if (!program.answering)
@@ -1207,13 +1180,11 @@ static ssize_t pass_on_piece(struct request *rq, size_t most)
     return n;
 }
 
-static void log_program_errors(const struct request *rq)
+/* Returns true if the pipe FD holds something, so that reading it does not wait. */
+ASYNC_SAFE static bool holds_something(int fd)
 {
-    ssize_t n = log_lines_read(&program.lines, rq->slot->id, program.err);
-    if (n == 0) {
-        close(program.err);
-        program.err = -1;
-    }
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return fd >= 0 && poll(&p, 1, 0) > 0 && (p.revents & POLLIN) != 0;
 }
 
 /* Log what the program's pipe of errors holds, and no more than it can hold at once: a process that
@@ -1221,17 +1192,15 @@ static void log_program_errors(const struct request *rq)
 ASYNC_SAFE static void log_held_errors(void)
 {
     ssize_t n = 1;
-    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.err >= 0; left -= n)
+    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && holds_something(program.err); left -= n)
         n = log_lines_read(&program.lines, request.slot->id, program.err);
 }
 
 /* Reap the program, and whatever of its descendants has come to us, as we are their subreaper. */
 static void reap_program(void)
 {
-    struct signalfd_siginfo s[8];
-    while (read(program.signals, s, sizeof s) > 0)
-        continue;
     int status;
+    program.child_ended = 0;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
         if (pid == program.pid) {
             program.ended = true;
@@ -1239,35 +1208,41 @@ static void reap_program(void)
         }
 }
 
-/* Let a pending SIGTERM in by a wait for nothing. A wait that finds something to read at once does
+/* Let a pending signal in by a wait for nothing. A wait that finds something to read at once does
  * not, and a program that writes without a pause would never be stopped. */
-static void let_sigterm_in(void)
+static void let_signals_in(void)
 {
     const struct timespec at_once = {0};
     ppoll(NULL, 0, &at_once, request.mask_of_waits);
 }
+
+#define ROUNDS_WITHOUT_SIGNALS                                                                     \
+    16 /* pieces of its output; the parent's signals are seen at once                              \
+        */
 
 /* Pass on what the program writes until it has ended. Then what its pipes hold is read, and no end
  * of file is waited for: a grandchild that still has them open would keep the answer back. Returns
  * 0, or -1 if the answer can go no further. */
 static int pass_on(struct request *rq)
 {
-    for (; !program.ended; let_sigterm_in()) {
-        struct pollfd p[] = {
-            {program.signals, POLLIN, 0}, {program.out, POLLIN, 0}, {program.err, POLLIN, 0}};
-        if (ppoll(p, 3, NULL, request.mask_of_waits) < 0)
-            continue; /* a signal */
-        if (p[2].revents != 0)
-            log_program_errors(rq);
-        if (p[1].revents != 0 && pass_on_piece(rq, sizeof program_output) < 0)
-            return -1;
-        if (p[0].revents != 0)
+    for (unsigned round = 1; !program.ended; round++) {
+        struct pollfd p[] = {{program.out, POLLIN, 0}, {program.err, POLLIN, 0}};
+        int ready = program.child_ended == 0 ? ppoll(p, 2, NULL, request.mask_of_waits) : -1;
+        if (program.child_ended != 0)
             reap_program();
+        if (ready <= 0)
+            continue;
+        if (p[1].revents != 0)
+            log_lines_read(&program.lines, rq->slot->id, program.err);
+        if (p[0].revents != 0 && pass_on_piece(rq, sizeof program_output) < 0)
+            return -1;
+        if (round % ROUNDS_WITHOUT_SIGNALS == 0 || atomic_load(&rq->slot->cause) != CAUSE_NONE)
+            let_signals_in();
     }
     int left = 0;
-    if (program.out >= 0 && ioctl(program.out, FIONREAD, &left) < 0)
+    if (ioctl(program.out, FIONREAD, &left) < 0)
         left = 0;
-    for (ssize_t n = 1; n > 0 && left > 0 && program.out >= 0; left -= (int)n)
+    for (ssize_t n = 1; n > 0 && left > 0; left -= (int)n)
         if ((n = pass_on_piece(rq, (size_t)left)) < 0)
             return -1;
     log_held_errors();
@@ -1281,7 +1256,7 @@ ASYNC_SAFE static void program_last_words(void)
     char nowhere[4096];
     ssize_t n = 1;
     log_held_errors();
-    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && program.out >= 0; left -= n)
+    for (ssize_t left = PIPE_HOLDS; n > 0 && left > 0 && holds_something(program.out); left -= n)
         n = read(program.out, nowhere, sizeof nowhere);
 }
 
@@ -1292,18 +1267,6 @@ ASYNC_SAFE static bool end_program(int64_t grace_ms)
     bool none = cleanup_end_children(grace_ms, program_last_words);
     log_held_errors(); /* the very last may have come with its end */
     return none;
-}
-
-/* Forget the ended program, so that another can follow by a redirect, or SIGTERM find none. */
-static void program_close(const struct request *rq)
-{
-    int *fds[] = {&program.out, &program.err, &program.signals};
-    log_lines_end(&program.lines, rq->slot->id);
-    for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++) {
-        if (*fds[i] >= 0)
-            close(*fds[i]);
-        *fds[i] = -1;
-    }
 }
 
 /* Returns true if the program has done what it should. Otherwise the log says what it did instead;
@@ -1325,18 +1288,25 @@ static bool ended_well(const struct request *rq, const char *file)
     return false;
 }
 
-/* From here on SIGTERM comes in waits alone, where everything is in order; SIGCHLD comes not even
- * there, as the signalfd tells of it. */
+static void on_sigchld(int signal)
+{
+    (void)signal;
+    program.child_ended = 1;
+}
+
+/* From here on signals come in waits alone, where everything is in order. SIGCHLD ends a wait. */
 static void hold_signals(sigset_t *before)
 {
     static sigset_t waits;
+    const struct sigaction child = {.sa_handler = on_sigchld, .sa_flags = SA_RESTART};
     sigset_t both;
+    sigaction(SIGCHLD, &child, NULL);
     sigemptyset(&both);
     sigaddset(&both, SIGTERM);
     sigaddset(&both, SIGCHLD);
     sigprocmask(SIG_BLOCK, &both, before);
     waits = *before;
-    sigaddset(&waits, SIGCHLD);
+    sigdelset(&waits, SIGCHLD);
     request.mask_of_waits = &waits;
 }
 
@@ -1387,7 +1357,7 @@ static int run_program(struct request *rq)
     sigset_t before;
     hold_signals(&before);
     int result = serve_program(rq);
-    program_close(rq);
+    log_lines_end(&program.lines, rq->slot->id);
     release_signals(&before);
     return result;
 }

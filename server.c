@@ -168,6 +168,7 @@ enum verdict {
 struct job {
     TAILQ_ENTRY(job) link;         /* in one of server.jobs */
     char id[CLEANUP_ID_SIZE];      /* of the request; "": recovery of dead servers */
+    char name[CLEANUP_ID_SIZE];    /* of the ledger's files: a slot's, or the id */
     pid_t session;                 /* the dead child's; 0: not known */
     siginfo_t ended;               /* how the child ended */
     struct connection *connection; /* which waits for the first attempt, or NULL */
@@ -202,8 +203,10 @@ static struct {
     /* Where connections come from. */
     struct listener listeners[LISTENERS_MAX];
     size_t listener_count;
-    bool one_connection; /* listeners[0] is the one connection (inetd's nowait) */
-    bool muted;          /* the listeners are out of epoll */
+    int pool;               /* of scratch directories, locked; -1: none */
+    int64_t pool_looked_at; /* clock_ms() */
+    bool one_connection;    /* listeners[0] is the one connection (inetd's nowait) */
+    bool muted;             /* the listeners are out of epoll */
     int64_t unmute_at;
     int64_t idle_exit_ms; /* --idle-exit, or what inetd's wait wants; -1: stay */
 
@@ -274,6 +277,7 @@ static struct {
 #define CHILD_ENDED SIGRTMIN
 /* Signals that queue are lost when too many wait (RLIMIT_SIGPENDING): so often we look ourselves.
  */
+#define POOL_EVERY_MS 1000
 #define REAP_EVERY_MS 1000
 
 /* A janitor's exit status: JANITOR_SPEAKS and bits that say what it found. Any other one is not a
@@ -339,10 +343,11 @@ static void request_arrived(struct connection *c);
 static void request_start(struct connection *c);
 /* Child: a request wants a process; Start prepares that. */
 static void find_libc(void);
+static void gather_kept(void);
 static void loans_reserve(void);
 static void loan_return(struct connection *c);
 static pid_t fork_for(struct connection *c, int *number);
-static _Noreturn void child_main(const struct handler_call *call);
+static _Noreturn void child_main(struct handler_call *call);
 /* Queue: there is no slot. */
 static void log_unserved(const struct address *from, int64_t since, struct slot *s,
                          enum outcome outcome);
@@ -625,20 +630,39 @@ static uint64_t raise_descriptor_limit(void)
 
 /* Open the directory of scratch directories, if there are programs, each of which gets one: a later
  * request takes what an earlier one has left untouched. A server for one connection has no later
- * request. Returns -1 if there is none. */
-static int open_pool(char path[PATH_MAX])
+ * request. */
+static void open_pool(void)
 {
-    const struct handler_settings *h = &settings.handler;
+    static char path[PATH_MAX];
+    struct handler_settings *h = &settings.handler;
     bool programs = false;
     for (size_t i = 0; i < h->route_count; i++)
         programs = programs || h->routes[i].program != NULL;
+    if (server.pool >= 0)
+        close(server.pool);
+    server.pool = -1;
+    h->pool_path = NULL;
     if (!programs || server.one_connection)
-        return -1;
-    int pool = cleanup_pool_open(server.dir, h->tmpdir, server.token, path);
-    if (pool < 0)
+        return;
+    server.pool = cleanup_pool_open(server.dir, h->tmpdir, server.token, path);
+    if (server.pool >= 0)
+        h->pool_path = path;
+    else
         log_eventf(NULL, "could not make a directory for programs in %s: %s; each makes its own",
                    h->tmpdir, strerror(errno));
-    return pool;
+}
+
+/* Look from time to time whether somebody has cleaned TMPDIR up. Until then requests do without. */
+static void pool_look(int64_t now)
+{
+    const struct handler_settings *h = &settings.handler;
+    if (h->pool_path == NULL || now - server.pool_looked_at < POOL_EVERY_MS)
+        return;
+    server.pool_looked_at = now;
+    if (!cleanup_pool_is_there(server.pool, h->pool_path)) {
+        log_eventf(NULL, "the directory %s has been removed; another one is made", h->pool_path);
+        open_pool();
+    }
 }
 
 static void open_scoreboard(void)
@@ -755,7 +779,6 @@ static void make_tables(void)
  * here and nowhere else, before the first fork. */
 static void open_all(void)
 {
-    static char pool_path[PATH_MAX];
     struct handler_settings *found = &settings.handler;
     check_inetd();
     open_log();
@@ -766,16 +789,19 @@ static void open_all(void)
     found->state = server.state.path;
     found->tmpdir = find_tmpdir();
     found->self = find_self();
+    found->null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (found->null < 0)
+        cannot("could not open /dev/null: %s", strerror(errno));
     found->head = make_head();
     found->open_files = raise_descriptor_limit();
     server.dir = cleanup_server_open(server.state.fd, server.token);
     if (server.dir < 0)
         cannot("could not make a directory in the state directory: %s", strerror(errno));
-    found->pool = open_pool(pool_path);
-    found->pool_path = found->pool >= 0 ? pool_path : NULL;
+    open_pool();
     open_scoreboard();
     open_events(&found->ignored);
     find_libc();
+    gather_kept();
     loans_reserve();
     make_tables();
 }
@@ -863,6 +889,8 @@ static void do_what_is_due(int64_t now)
         connection_due(&server.connections[server.heap[0]], now);
     if (server.busy.count > 0 && server.reaped_at + REAP_EVERY_MS <= now)
         reap_children();
+    if (server.busy.count > 0)
+        pool_look(now);
     if (server.muted && server.unmute_at <= now)
         unmute();
     if (server.stage == DRAINING && server.drain_end <= now)
@@ -1255,6 +1283,8 @@ static void request_start(struct connection *c)
                                 .state_dir = server.dir,
                                 .nudge = server.nudge[1],
                                 .slot_number = (uint32_t)c->slot,
+                                .once = server.one_connection,
+                                .parent = server.pid,
                                 .is_tcp = c->is_tcp,
                                 .forked = clock_ticks()};
     pid_t pid = fork_for(c, &call.connection);
@@ -1375,6 +1405,22 @@ static pid_t fork_for(struct connection *c, int *number)
     return fork();
 }
 
+/* What every child keeps lies side by side, so that few calls close all the rest. */
+#define KEPT_FROM 40
+
+static void gather_kept(void)
+{
+    int *kept[] = {&server.dir, &server.state.fd, &server.nudge[1], &settings.handler.null,
+                   &log_sink.fd};
+    for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++) {
+        int fd = *kept[i] > STDERR_FILENO ? fcntl(*kept[i], F_DUPFD_CLOEXEC, KEPT_FROM) : -1;
+        if (fd < 0)
+            continue;
+        close(*kept[i]);
+        *kept[i] = fd;
+    }
+}
+
 static void sort(int *numbers, size_t count)
 {
     for (size_t i = 1; i < count; i++)
@@ -1408,7 +1454,7 @@ static void close_all_but(int *keep, size_t count)
 static void become_child(int connection, int death_signal)
 {
     int keep[] = {log_sink.fd,     server.dir, server.state.fd,
-                  server.nudge[1], connection, settings.handler.pool};
+                  server.nudge[1], connection, settings.handler.null};
     close_all_but(keep, sizeof keep / sizeof keep[0]);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     prctl(PR_SET_PDEATHSIG, death_signal);
@@ -1416,11 +1462,12 @@ static void become_child(int connection, int death_signal)
         _exit(HANDLER_EXIT_UNDONE); /* it died before it could be asked for */
 }
 
-static _Noreturn void child_main(const struct handler_call *call)
+static _Noreturn void child_main(struct handler_call *call)
 {
     become_child(call->connection, SIGTERM);
     /* In this order: the parent's session is spared by janitors, and then this number is. */
-    atomic_store(&call->slot->pid, getpid());
+    call->pid = getpid();
+    atomic_store(&call->slot->pid, call->pid);
     setsid();
     cleanup_mark_process(call->slot->id);
     handler_serve(call);
@@ -1839,6 +1886,8 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
         request_settled(c, &none, JANITOR_LEFT);
         return;
     }
+    if (!server.one_connection)
+        cleanup_slot_name(j->name, (unsigned)c->slot);
     j->session = pid;
     j->connection = c;
     j->ended = *ended;
@@ -1880,6 +1929,7 @@ static struct job *job_make(const char *id)
         return NULL;
     }
     snprintf(j->id, sizeof j->id, "%s", id);
+    snprintf(j->name, sizeof j->name, "%s", id);
     return j;
 }
 
@@ -1973,13 +2023,17 @@ static bool was_delivered(const struct witness *w, uint64_t n)
  * client's acknowledgement whether it has arrived. Returns what the janitor says. */
 static int janitor_settle(const struct job *j, const struct witness *w)
 {
+    struct cleanup_look before;
+    bool there = cleanup_look_ledger(server.dir, j->name, &before) && strcmp(before.id, j->id) == 0;
+    const char *name = there ? j->name : j->id; /* it may have left its slot meanwhile */
+    bool made = (there || cleanup_look_ledger(server.dir, name, &before)) && before.made;
     struct cleanup_settling how = {.dir = server.dir,
                                    .id = j->id,
-                                   .pool_path = settings.handler.pool_path,
+                                   .name = name,
                                    .run = run_command,
                                    .after_crash = is_adopted(j->id)};
     uint64_t n;
-    int sent = cleanup_was_sent(server.dir, j->id, &n);
+    int sent = cleanup_was_sent(server.dir, name, &n);
     if (sent < 0 && j->verdict == VERDICT_OPEN) {
         cleanup_report(j->id, "could not look for the ledger's sent mark");
         return JANITOR_LEFT | JANITOR_UNDECIDED;
@@ -1989,8 +2043,6 @@ static int janitor_settle(const struct job *j, const struct witness *w)
         return JANITOR_KEPT | (cleanup_settle_kept(&how) == CLEANUP_DONE ? 0 : JANITOR_LEFT);
     if (sent > 0 && w->fd >= 0) /* it must not complete any more while it is undone */
         handler_cut(w->fd, w->is_tcp);
-    struct cleanup_look before;
-    bool made = cleanup_look_ledger(server.dir, j->id, &before) && before.made;
     if ((sent != 0 ? cleanup_settle_refuted(&how) : cleanup_settle(&how)) != CLEANUP_DONE)
         return JANITOR_LEFT;
     return made ? 0 : JANITOR_NOTHING;
@@ -2002,13 +2054,13 @@ static bool is_last_try(const struct job *j)
 }
 
 /* Put the ledger aside, and say once, loudly, WHAT is left and how it is tried again. */
-static bool park(const char *id, const char *what, int patience_ms)
+static bool park(const struct job *j, const char *what, int patience_ms)
 {
-    if (!cleanup_park(server.state.fd, server.dir, id))
+    if (!cleanup_park(server.state.fd, server.dir, j->name, j->id))
         return false;
     log_sink.patience_ms = patience_ms;
-    log_eventf(id, "UNDO FAILED for good: %s; when that is mended: %s", what,
-               recover_words(server.state.path, id));
+    log_eventf(j->id, "UNDO FAILED for good: %s; when that is mended: %s", what,
+               recover_words(server.state.path, j->id));
     return true;
 }
 
@@ -2030,7 +2082,7 @@ static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
         hunt_once(j->id, j->session, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
     int result = janitor_settle(j, w);
     if ((result & (JANITOR_LEFT | JANITOR_UNDECIDED)) == JANITOR_LEFT && is_last_try(j) &&
-        park(j->id, failure_take(), LOG_PATIENCE_MS))
+        park(j, failure_take(), LOG_PATIENCE_MS))
         result |= JANITOR_PARKED;
     _exit(JANITOR_SPEAKS | result);
 }
@@ -2067,6 +2119,14 @@ static void job_again(struct job *j)
     job_delay(j, pause);
 }
 
+/* Give the ledger the name of its request, as its slot is given back. If that fails the slot's next
+ * child does it. */
+static void job_outlives_slot(struct job *j)
+{
+    if (strcmp(j->name, j->id) != 0 && cleanup_move(server.dir, j->name, server.dir, j->id))
+        snprintf(j->name, sizeof j->name, "%s", j->id);
+}
+
 /* Its janitor has ended, and has said the bits in RESULT: remember them, let the connection go, and
  * try again or be done. */
 static void job_ended(struct job *j, int result)
@@ -2088,6 +2148,8 @@ static void job_ended(struct job *j, int result)
     if (j->connection != NULL && !(undecided && again)) {
         struct connection *c = j->connection;
         j->connection = NULL;
+        if (!done && !parked)
+            job_outlives_slot(j);
         request_settled(c, j, result);
     } else if (done && !is_recovery && (j->tries > 0 || is_adopted(j->id))) {
         log_event(j->id, j->verdict == VERDICT_ANSWERED ? "kept at last, as it had been answered"
@@ -2111,7 +2173,7 @@ static void job_give_up(const struct job *j)
     if (j->id[0] == '\0')
         log_event(NULL, "could not recover from dead servers; the next start tries again, or "
                         "hangupd recover");
-    else if (!park(j->id, "the janitor could not say what", 0) && errno != ENOENT)
+    else if (!park(j, "the janitor could not say what", 0) && errno != ENOENT)
         log_eventf(j->id,
                    "UNDO FAILED for good, and the ledger could not be put aside: %s; the "
                    "next start tries again",

@@ -46,11 +46,12 @@ struct cleanup_owner {
     const char *tmpdir; /* absolute; where scratch directories go if there is no pool */
     bool sync;          /* every record is on the disk when its call returns: for power loss */
     uint64_t forked;    /* clock_ticks() just before this process was made; 0: not known */
-    /* The server's own directory for scratch directories (cleanup_pool_open), open, and its path;
-     * NULL: there is none. */
-    int pool;
+    pid_t pid;          /* the calling process; 0: it is asked for */
+    /* The server's own directory for scratch directories (cleanup_pool_open); NULL: none. */
     const char *pool_path;
-    unsigned spare; /* what is reused has this number, which is no other's now; 0: nothing is */
+    /* The number of the slot that keeps the ledger, plus 1. It is no other process's now. 0: there
+     * is none, and the ledger is made for this request. */
+    unsigned slot;
 };
 
 /* Name the owner of this process's ledger, once in its life. Nothing is written before the first
@@ -112,8 +113,8 @@ int cleanup_fileid(const char *path, char text[CLEANUP_FILEID_SIZE], bool *direc
 struct cleanup_settling {
     int dir; /* STATE/SERVER, open */
     const char *id;
-    const char *pool_path; /* as in cleanup_owner, if its scratch directory may be there; or NULL */
-    bool after_crash;      /* its server is dead: identities without a birth time prove nothing */
+    const char *name; /* of its files, if a slot keeps them (cleanup_slot_name); NULL: the id */
+    bool after_crash; /* its server is dead: identities without a birth time prove nothing */
     /* Run COMMAND for the request ID to its end. Returns 0, or -1 if it failed, with errno 0 if it
      * has been reported. NULL: no command is run, CLEANUP_RUN_LEFT instead. */
     int (*run)(const char *id, const char *command);
@@ -129,15 +130,21 @@ enum cleanup_result cleanup_settle_kept(const struct cleanup_settling *how);
 enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how);
 /* Look for the `sent` mark of the ledger ID in DIR. Returns 1 and the number of bytes in *N, 0 if
  * there is none, or -1 with errno if it cannot be told. */
-int cleanup_was_sent(int dir, const char *id, uint64_t *n);
+int cleanup_was_sent(int dir, const char *name, uint64_t *n);
+
 /* Returns true if DIR has a ledger of ID, or its program's. */
 bool cleanup_exists(int dir, const char *id);
 /* Returns the ids of the ledgers in DIR, *COUNT of them, for the caller to free; NULL if there are
  * none. errno is 0 if that is all there are, else it says why not. */
 char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE];
-/* Move the ledger ID from one directory to another on the same file system. Returns true if it is
- * there now, or was nowhere; false with errno. */
-bool cleanup_adopt(int from, int to, const char *id);
+
+/* Move the ledger NAME from one directory to another, where it is called ID. This is how a ledger
+ * outlives its slot, is adopted from a dead server, and is parked. It may be repeated after a
+ * crash. Returns false with errno; then a part of it may have been moved. */
+bool cleanup_move(int from, const char *name, int to, const char *id);
+
+/* The name of the files of the ledger that the slot number SLOT keeps. Async-signal-safe. */
+void cleanup_slot_name(char name[CLEANUP_ID_SIZE], unsigned slot);
 
 /* ---- Directories of state ------------------------------------------------------------------ */
 
@@ -153,6 +160,9 @@ void cleanup_server_close(int state, int dir, const char *token);
 /* Make the server's directory for scratch directories, in TMPDIR. Returns a descriptor on it, and
  * its path in PATH (PATH_MAX bytes); or -1 with errno. It goes with the server's directory DIR. */
 int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path);
+/* Returns true if PATH still is the directory POOL. If not, whoever cleans TMPDIR up has removed or
+ * renamed it, and another one can be opened. */
+bool cleanup_pool_is_there(int pool, const char *path);
 
 /* ---- Recovery: the ledgers that dead servers left, and those that were parked -------------- */
 
@@ -176,9 +186,11 @@ bool cleanup_recover_parked(const struct cleanup_recovery *how);
 /* Open STATE/failed, which is made first if MAKE is true. Returns a descriptor, or -1 with errno:
  * ENOENT if there is none, EPERM if it is another user's. */
 int cleanup_failed_open(int state, bool make);
-/* Move the ledger ID from DIR to STATE/failed. Returns true if it is there now, or false with
- * errno. */
-bool cleanup_park(int state, int dir, const char *id);
+
+/* Move the ledger ID from DIR to STATE/failed. Returns true if it is there now; false with errno.
+ */
+bool cleanup_park(int state, int dir, const char *name, const char *id);
+
 /* Where a ledger is: nowhere; in STATE/failed; in the directory of a dead server; or of a server
  * that lives, or is being recovered, by the process *HOLDER. */
 enum cleanup_place { CLEANUP_NOWHERE, CLEANUP_PARKED, CLEANUP_LEFT, CLEANUP_HELD };
@@ -223,16 +235,18 @@ int cleanup_look_lock(int dir, pid_t *pid);
 #define CLEANUP_EXCERPT_SIZE 256
 struct cleanup_look {
     char id[CLEANUP_ID_SIZE];
-    uint64_t records;   /* that an undo would still act on; marks are not records */
-    int64_t changed_ms; /* when the ledger was changed last: milliseconds since 1970 */
-    bool made;          /* there is, or was, more to undo than scratch directories */
+    char name[CLEANUP_ID_SIZE]; /* of its files in the directory */
+    uint64_t records;           /* that an undo would still act on; marks are not records */
+    int64_t changed_ms;         /* when the ledger was changed last: milliseconds since 1970 */
+    bool made;                  /* there is, or was, more to undo than scratch directories */
     /* Cut to fit: the title in its header, and the record that is undone next; "" for none. */
     char title[CLEANUP_EXCERPT_SIZE], next[CLEANUP_EXCERPT_SIZE];
 };
 
 /* Look at the ledger ID in DIR, with its program's: the first 16 MB of each. Returns false if there
  * is none, or it cannot be read (errno). */
-bool cleanup_look_ledger(int dir, const char *id, struct cleanup_look *l);
+bool cleanup_look_ledger(int dir, const char *name, struct cleanup_look *l);
+
 /* Returns all ledgers in DIR, by id; NULL only if there is no memory. */
 struct cleanup_look *cleanup_look_ledgers(int dir, size_t *count);
 

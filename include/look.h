@@ -71,9 +71,9 @@ int cleanup_look_lock(int dir, pid_t *pid)
 #define LOOK_MOST (16 << 20)
 
 /* Copy the line at hand to an excerpt, cut to fit. */
-static void excerpt(char to[CLEANUP_EXCERPT_SIZE], const struct reader *r)
+static void excerpt(char *to, size_t size, const struct reader *r)
 {
-    size_t n = r->length < CLEANUP_EXCERPT_SIZE ? r->length : CLEANUP_EXCERPT_SIZE - 1;
+    size_t n = r->length < size ? r->length : size - 1;
     memcpy(to, r->line, n);
     to[n] = '\0';
 }
@@ -83,8 +83,8 @@ struct tally {
     bool kept; /* a `commit` is below: of what comes now only scratch directories are undone */
     bool made; /* there is, or was, a record other than a scratch directory's */
     unsigned records;
-    char header[CLEANUP_EXCERPT_SIZE]; /* the first comment */
-    char next[CLEANUP_EXCERPT_SIZE];   /* the record that is undone next */
+    char header[LEDGER_HEAD_SIZE];   /* the first comment */
+    char next[CLEANUP_EXCERPT_SIZE]; /* the record that is undone next */
 };
 
 static void tally_line(struct tally *t, struct reader *r)
@@ -96,7 +96,7 @@ static void tally_line(struct tally *t, struct reader *r)
         return;
     if (r->line[0] == '#') {
         t->made = t->made || (r->length > 1 && r->line[1] != ' '); /* struck out */
-        excerpt(t->header, r);
+        excerpt(t->header, sizeof t->header, r);
         return;
     }
     struct record record = record_parse(r->line);
@@ -106,7 +106,7 @@ static void tally_line(struct tally *t, struct reader *r)
     else if (record.verb != VERB_SENT && (scratch || !t->kept)) {
         t->made = t->made || !scratch;
         if (t->records++ == 0)
-            excerpt(t->next, r);
+            excerpt(t->next, sizeof t->next, r);
     }
 }
 
@@ -121,7 +121,7 @@ static const char *title_of(const char *header)
 
 /* Count what is left in the file NAME of a ledger, and add it to LOOK. Returns false, with errno,
  * if it cannot be read. */
-static bool tally_file(int dir, const char *name, struct cleanup_look *look)
+static bool tally_file(int dir, const char *name, struct cleanup_look *look, struct header *h)
 {
     struct reader r; /* not cleanup.c's: a janitor looks before it settles */
     struct tally t = {.kept = false};
@@ -134,7 +134,8 @@ static bool tally_file(int dir, const char *name, struct cleanup_look *look)
         errno = EINVAL;
         return false;
     }
-    reader_begin(&r, fd, now.st_size < LOOK_MOST ? now.st_size : LOOK_MOST);
+    *h = header_read(fd);
+    reader_begin(&r, fd, now.st_size < LOOK_MOST ? now.st_size : LOOK_MOST, h->from);
     while (reader_next(&r) > 0)
         tally_line(&t, &r);
     close(fd);
@@ -151,31 +152,39 @@ static bool tally_file(int dir, const char *name, struct cleanup_look *look)
     return true;
 }
 
-bool cleanup_look_ledger(int dir, const char *id, struct cleanup_look *l)
+bool cleanup_look_ledger(int dir, const char *name, struct cleanup_look *l)
 {
     char program[LEDGER_NAME_SIZE];
+    struct header h = {0}, of_program;
+    bool slot = ledger_is_slot_name(name);
     *l = (struct cleanup_look){.records = 0};
     errno = ENOENT;
-    if (!cleanup_is_id(id))
+    if (!slot && !cleanup_is_id(name))
         return false;
-    memcpy(l->id, id, strlen(id) + 1);
     /* The program's second: its records are newer, and so one of them is undone next. */
-    bool own_there = tally_file(dir, id, l);
-    bool program_there = tally_file(dir, ledger_program_name(program, id), l);
+    bool own_there = tally_file(dir, name, l, &h);
+    if (slot && !cleanup_is_id(h.id)) {
+        errno = own_there ? ENOENT : errno;
+        return false;
+    }
+    memcpy(l->name, name, strlen(name) + 1);
+    memcpy(l->id, slot ? h.id : name, strlen(slot ? h.id : name) + 1);
+    bool program_there = (!h.valid || h.program) &&
+                         tally_file(dir, ledger_program_name(program, name), l, &of_program);
     return own_there || program_there;
 }
 
 struct cleanup_look *cleanup_look_ledgers(int dir, size_t *count)
 {
     size_t names;
-    char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &names);
+    char(*list)[CLEANUP_ID_SIZE] = list_names(dir, CLEANUP_ID_SIZE, ledger_name_of_file, &names);
     int error = errno;
     struct cleanup_look *all = calloc(names + 1, sizeof *all);
     *count = 0;
-    for (size_t i = 0; all != NULL && ids != NULL && i < names; i++)
-        if (cleanup_look_ledger(dir, ids[i], &all[*count])) /* else it was settled meanwhile */
+    for (size_t i = 0; all != NULL && list != NULL && i < names; i++)
+        if (cleanup_look_ledger(dir, list[i], &all[*count])) /* else it was settled meanwhile */
             ++*count;
-    free(ids);
+    free(list);
     if (all != NULL)
         qsort(all, *count, sizeof *all, compare_names);
     errno = all == NULL ? ENOMEM : error;

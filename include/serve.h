@@ -40,8 +40,8 @@ struct handler_settings {
     enum on_hangup on_hangup;      /* of a route that does not say */
     bool sync;                     /* flush ledgers to the disk: they outlive a power cut */
     const char *tmpdir;            /* absolute; for scratch directories and bodies */
-    int pool;                      /* of scratch directories (ledger.h), open; */
-    const char *pool_path;         /* ...NULL: none */
+    int null;                      /* /dev/null, for reading */
+    const char *pool_path;         /* of scratch directories (ledger.h); NULL: there is none */
     const char *self;              /* the path of what is running; NULL: not known */
     const char *state;             /* the absolute path of STATE; NULL: programs are not told */
     char *head;                    /* handler_head_room bytes, which each child has to itself */
@@ -57,6 +57,8 @@ struct handler_call {
     int connection;                   /* SO_LINGER{1,0} is set on it */
     int state_dir;                    /* STATE/SERVER */
     int nudge;                        /* write slot_number here after setting limit_ms or turn */
+    bool once;                        /* the slot keeps nothing: there is no next request */
+    pid_t pid, parent;                /* the calling process, and the server */
     uint32_t slot_number;
     bool is_tcp;     /* else AF_UNIX */
     uint64_t forked; /* clock_ticks() just before */

@@ -335,10 +335,11 @@ static const char *phase_of_state(uint32_t state)
     }
 }
 
-static struct status_request request_of_slot(int dir, const struct slot *s)
+static struct status_request request_of_slot(int dir, const struct slot *s, uint64_t number)
 {
     struct status_request r = {.pid = s->pid, .processes = UNKNOWN};
     struct cleanup_look ledger;
+    char name[CLEANUP_ID_SIZE];
     uint32_t state = s->state;
     int64_t now = clock_ms();
     copy_bounded(r.id, s->id, sizeof r.id);
@@ -346,7 +347,9 @@ static struct status_request request_of_slot(int dir, const struct slot *s)
     copy_bounded(r.line, s->request, sizeof r.line);
     r.age_ms = s->started < 0 || s->started > now ? 0 : (uint64_t)(now - s->started);
     r.cause = cause_name(s->cause);
-    if (cleanup_look_ledger(dir, r.id, &ledger))
+    cleanup_slot_name(name, (unsigned)number);
+    if ((cleanup_look_ledger(dir, name, &ledger) && strcmp(ledger.id, r.id) == 0) ||
+        cleanup_look_ledger(dir, r.id, &ledger))
         r.records = ledger.records;
     bool failed = s->outcome > OUTCOME_OK && s->undo == UNDO_NONE && r.records > 0;
     bool settling = (state & SLOT_SETTLING) != 0;
@@ -375,7 +378,7 @@ static bool read_slots(int fd, int dir, struct status_server *s)
             no_memory();
         for (size_t k = 0; k < got; k++)
             if ((some[k].state & SLOT_STATE_MASK) != SLOT_FREE)
-                s->requests[s->request_count++] = request_of_slot(dir, &some[k]);
+                s->requests[s->request_count++] = request_of_slot(dir, &some[k], i + k);
     }
     return true;
 }
@@ -473,7 +476,7 @@ static void keep_undoing(int dir, struct status_server *s)
         bool busy = false;
         for (size_t k = 0; k < s->request_count && !busy; k++)
             busy = !s->requests[k].undoing && strcmp(s->requests[k].id, s->undoing[i].id) == 0;
-        if (!busy && cleanup_look_ledger(dir, s->undoing[i].id, &now))
+        if (!busy && cleanup_look_ledger(dir, s->undoing[i].name, &now))
             s->undoing[kept++] = now;
     }
     s->undoing_count = kept;

@@ -600,7 +600,6 @@ static void undo_beside_a_stranger(void)
                                   .id = ID,
                                   .title = "GET /test",
                                   .tmpdir = strdup(at("tmp")),
-                                  .pool = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC),
                                   .pool_path = path};
     ck_assert_int_eq(rmdir(path), 0);
     ck_assert_int_eq(mkdir(path, 0700), 0);
@@ -635,9 +634,8 @@ TEST(scratch_that_cannot_be_removed)
                                   .id = ID,
                                   .title = "GET /test",
                                   .tmpdir = strdup(at("tmp")),
-                                  .pool = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC),
                                   .pool_path = path,
-                                  .spare = 1};
+                                  .slot = 1};
     cleanup_begin(&owner);
     int fd = cleanup_open_for_program();
     ck_assert_int_ge(fd, 0);

@@ -218,6 +218,7 @@ void begin(void)
 
 void begin_pooled(const char *id, const char *title, int pool)
 {
+    (void)pool;
     static struct cleanup_owner owner;
     static char tmp[PATH_MAX];
 
@@ -226,9 +227,8 @@ void begin_pooled(const char *id, const char *title, int pool)
                                    .id = id,
                                    .title = title,
                                    .tmpdir = tmp,
-                                   .pool = pool,
                                    .pool_path = tmp,
-                                   .spare = 1};
+                                   .slot = 1};
     cleanup_begin(&owner);
 }
 
