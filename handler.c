@@ -176,6 +176,7 @@ static void start_answer(struct request *rq);
 static bool outlives_client(const struct request *rq);
 /* Finish */
 static void block_sigterm(struct request *rq);
+_Noreturn static void finish_badly(struct request *rq, enum outcome outcome);
 _Noreturn static void finish(struct request *rq, int result);
 _Noreturn static void refuse_request(struct request *rq, int status, const char *reason);
 /* Deliver */
@@ -319,11 +320,7 @@ _Noreturn static void refuse_truncated(struct request *rq)
     rq->head.keep_alive = false;
     respond_text(rq, 400, "400 Bad Request: the request ended before it was complete\n");
     block_sigterm(rq);
-    start_answer(rq);
-    if (send_rest(rq, true) == 0)
-        handler_end_sending(rq->call->connection);
-    rq->slot->outcome = OUTCOME_HANGUP;
-    leave(rq, HANDLER_EXIT_CLOSE);
+    finish_badly(rq, OUTCOME_HANGUP); /* open_named_spool may have made a directory */
 }
 
 /* Read the head: peek, look for its end, and take what belongs to it. While the end is not there
@@ -1671,9 +1668,9 @@ _Noreturn static void finish_well(struct request *rq)
 /* Undo, then send an answer of 400 or above: when it is complete nothing is left of what it failed
  * at. Except for what only a janitor may do, `run` commands: the parent has it done, and the
  * connection ends with this answer. */
-_Noreturn static void finish_badly(struct request *rq)
+_Noreturn static void finish_badly(struct request *rq, enum outcome outcome)
 {
-    rq->slot->outcome = OUTCOME_ERROR;
+    rq->slot->outcome = (uint8_t)outcome;
     bool undone = undo(rq);
     if (!undone)
         rq->must_close = true;
@@ -1719,7 +1716,7 @@ _Noreturn static void finish(struct request *rq, int result)
         answer_again(rq);
         respond_text(rq, 500, "500 Internal Server Error: %s\n", words_for(500, CAUSE_NONE));
     }
-    finish_badly(rq);
+    finish_badly(rq, OUTCOME_ERROR);
 }
 
 /* Refuse the request, of which nothing has been made, with REASON in plain words. */

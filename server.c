@@ -864,7 +864,8 @@ static void sooner(int64_t *at, int64_t other)
         *at = other;
 }
 
-/* Every time that do_what_is_due looks at must be here, or what is due waits for the next event. */
+/* Every time that do_what_is_due looks at must be here, on the same condition: one that is left out
+ * waits for the next event, and one that it does not act on keeps the loop awake. */
 static int time_to_wait(int64_t now)
 {
     int64_t at = server.heap_size > 0 ? server.connections[server.heap[0]].deadline : 0;
@@ -872,7 +873,7 @@ static int time_to_wait(int64_t now)
         sooner(&at, server.unmute_at);
     if (server.stage == DRAINING)
         sooner(&at, server.drain_end);
-    if (server.idle_exit_ms >= 0 && server.open_count == 0)
+    if (server.idle_exit_ms >= 0 && server.open_count == 0 && !is_stopping())
         sooner(&at, server.idle_since + server.idle_exit_ms);
     if (!TAILQ_EMPTY(&server.jobs.delayed))
         sooner(&at, TAILQ_FIRST(&server.jobs.delayed)->due);
