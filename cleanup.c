@@ -25,7 +25,8 @@
  *     left      its undo failed: the slot gives it away     janitors, recovery
  *     parked    it failed too often: in STATE/failed        `hangupd recover`
  *
- * Beside them is `scratch`, a link to the pool of scratch directories, which goes with STATE/SERVER.
+ * Beside them is `scratch`, a link to the pool of scratch directories, which goes with
+ * STATE/SERVER.
  *
  * Plan:
  *   TELL - how a failure to undo is told
@@ -1235,24 +1236,30 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
         cut_slashes(&r);
     if (how == UNDO_SCRATCH && r.error == 0)
         return undo_scratch(s->how, r.argument) < 0 ? -1 : 1;
-    if (s->kept || r.verb == VERB_SENT)
+    if (s->kept || how == UNDO_MARK_SENT)
         return 0;
     if (r.error != 0) { /* no such verb, or its argument is not what it takes */
         errno = r.error;
         return -1;
     }
     switch (how) {
-    case UNDO_NOTHING: /* `commit`, as `sent` has been dealt with */
-        s->kept = true;
-        return 0;
+    case UNDO_FILE:
+    case UNDO_TREE:
+        return undo_thing(s, &r) < 0 ? -1 : 1;
     case UNDO_COMMAND:
         if (s->how->run != NULL)
             return s->how->run(s->how->id, r.argument) < 0 ? -1 : 1;
         s->run_left = true;
-        return 0;
-    default:
-        return undo_thing(s, &r) < 0 ? -1 : 1;
+        break;
+    case UNDO_MARK_KEEP:
+        s->kept = true;
+        break;
+    case UNDO_NOTHING:
+    case UNDO_SCRATCH:
+    case UNDO_MARK_SENT:
+        break; /* dealt with above; no default, so that a new kind must be named here */
     }
+    return 0;
 }
 
 /* Strike out the record that starts AT, so that it is a comment. FD must not be O_APPEND: on Linux
