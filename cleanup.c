@@ -1,6 +1,7 @@
 /* cleanup.c: the ledger of what a request made, and how that is undone.
  *
- * It owns one ledger per request: text, append-only, one record a line.
+ * It owns one ledger per request, which is one file, or two where a program records: text,
+ * append-only, one record a line.
  *
  *     # hangupd ledger 2 id=... from=0000000512 program=1 pid=... start=... boot=... GET /report
  *     scratch /tmp/hangupd-1f0c2/0
@@ -19,8 +20,8 @@
  *     idle      the slot's head says that there is none     the request's child begins it
  *     begun     the request runs; records are appended      the child; its program through NAME.p
  *     sent      the answer is complete but for the client's acknowledgement
- *     settling  read backwards, each record undone, then    the child, in its signal handler; else
- *               struck out: its first byte becomes '#'      a janitor; else recovery; under flock
+ *     settling  read backwards, each record undone, then    the child, as it ends or in its signal
+ *               struck out: its first byte becomes '#'      handler; else a janitor; else recovery
  *     dropped   undone or kept: idle again, or unlinked
  *     left      its undo failed: the slot gives it away     janitors, recovery
  *     parked    it failed too often: in STATE/failed        `hangupd recover`
@@ -49,10 +50,13 @@
  *     `from`, nor a program's file. Both are cleared before the head says so.
  *   - `touched` and `recorded` are set before what they speak of can exist. A signal handler that
  *     runs at any instruction looks once too often, never once too little.
- *   - A record is struck out only after it has been undone. After a death in between it is undone
- *     twice, which is success as well.
- *   - A ledger is settled under its flock, and unlinked last. A server's ledgers are settled by it
- *     and its children alone while it holds STATE/SERVER/lock; after its death by whoever has that.
+ *   - A record is struck out only when its thing is not there: it has been undone, or could not be
+ *     made (record_withdraw). After a death in between it is undone twice, which is success as
+ *     well. A `sent` mark is struck when the connection has been cut (cleanup_unsent).
+ *   - A ledger is settled under its flock, and unlinked last. Only where its child keeps it and no
+ *     record is read (the short way of cleanup_keep) is there no lock. A server's ledgers are
+ *     settled by it and its children alone while it holds STATE/SERVER/lock; after its death by
+ *     whoever has that.
  *   - Where both files of a ledger are moved or removed, ID.p is first: ID alone would look whole.
  *   - Only the process that called cleanup_begin records and undoes; a fork of it does neither.
  *

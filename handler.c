@@ -551,7 +551,7 @@ static void await_turn(struct request *rq)
     announce_limit(rq, limit);
     uint32_t fin = half_close_flags(rq) & SLOT_FIN_HANGUP;
     uint32_t was = slot_advance(rq->slot, SLOT_READING, SLOT_WAITING | fin, 0);
-    if ((was & SLOT_FIN_SEEN) != 0 && fin != 0)
+    if ((was & SLOT_FIN_SEEN) != 0 && fin_means(fin) == FIN_HANGUP)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
     if (await_answer(rq, TURN_WAITING, since + limit) != TURN_GRANTED)
         refuse_request(rq, 503, late);
@@ -691,19 +691,16 @@ static void enter_running(struct request *rq)
     enum on_hangup policy =
         rq->route->on_hangup != ON_HANGUP_DEFAULT ? rq->route->on_hangup : rq->settings->on_hangup;
     if (policy == ON_HANGUP_FINISH)
-        flags |= SLOT_FINISH;
+        flags |= SLOT_OUTLIVES;
     if (rq->head.minor == 0)
         flags |= SLOT_NOPROBE;
     if (rq->route->timeout_ms > 0 || atomic_load(&rq->slot->limit_ms) > 0)
         announce_limit(rq, rq->waited_ms);
     uint32_t was = slot_advance(rq->slot, SLOT_RUNNING, flags, 0);
-    if ((was & SLOT_FIN_SEEN) == 0 || (flags & (SLOT_FINISH | SLOT_FIN_IGNORE)) != 0)
-        return;
-    if ((flags & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0)
-        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
     /* The FIN came while we were reading, when it could not be asked about. The parent, who is told
      * of a FIN once, has noted it and leaves the question to us. */
-    if (send_continue(rq) < 0)
+    enum fin means = (was & SLOT_FIN_SEEN) != 0 ? fin_means(flags) : FIN_NOTHING;
+    if (means == FIN_HANGUP || (means == FIN_ASK && send_continue(rq) < 0))
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
 }
 
@@ -1528,7 +1525,7 @@ static void start_answer(struct request *rq)
 /* Returns true if the route has on-hangup=finish: the work is kept even if nobody reads of it. */
 static bool outlives_client(const struct request *rq)
 {
-    return (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
+    return (atomic_load(&rq->slot->state) & SLOT_OUTLIVES) != 0;
 }
 
 /* Send LENGTH bytes of the body, with what must come before and behind them, by one call: pieces

@@ -1505,7 +1505,7 @@ static void refuse_queued(struct connection *c, enum outcome outcome, const char
 static bool is_slow(struct connection *c, int64_t now)
 {
     uint32_t flags = atomic_load(&slot_of(c)->state), state = flags & SLOT_STATE_MASK;
-    if (c->phase != PHASE_BUSY || !c->is_tcp || c->signalled || (flags & SLOT_FINISH) != 0 ||
+    if (c->phase != PHASE_BUSY || !c->is_tcp || c->signalled || (flags & SLOT_OUTLIVES) != 0 ||
         (c->looked_at != 0 && now - c->looked_at < SLOW_MS))
         return false;
     uint32_t unsendable;
@@ -1602,16 +1602,17 @@ static void fin_arrived(struct connection *c)
 static bool judge_fin(struct connection *c, uint32_t *was)
 {
     uint32_t state = *was & SLOT_STATE_MASK;
-    bool reading = state == SLOT_READING;
+    enum fin means = fin_means(*was);
     if ((*was & SLOT_FIN_SEEN) != 0)
-        return true;                              /* asked already, or the child is going to */
-    if (reading && (*was & SLOT_FIN_HANGUP) == 0) /* the child asks when it has read the request */
+        return true;                                  /* asked already, or the child is going to */
+    if (state == SLOT_READING && means != FIN_HANGUP) /* the child asks when it has read all */
         return atomic_compare_exchange_strong(&slot_of(c)->state, was, *was | SLOT_FIN_SEEN);
-    if (!reading && (state != SLOT_RUNNING || (*was & (SLOT_FIN_IGNORE | SLOT_FINISH)) != 0))
+    if (state != SLOT_READING && state != SLOT_RUNNING)
         return true; /* answering: writing tells */
-    if ((*was & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) == 0)
+    if (means == FIN_ASK)
         return probe(c, was);
-    hangup(c);
+    if (means == FIN_HANGUP)
+        hangup(c);
     return true;
 }
 
@@ -1642,7 +1643,7 @@ static void hangup(struct connection *c)
     uint32_t state = atomic_load(&slot_of(c)->state);
     if ((state & SLOT_STATE_MASK) == SLOT_DONE) /* if it does not exit after all, it is killed */
         set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
-    else if ((state & SLOT_FINISH) == 0)
+    else if ((state & SLOT_OUTLIVES) == 0)
         request_end(c, CAUSE_HANGUP);
 }
 
@@ -1785,9 +1786,9 @@ static struct slot slot_copy(const struct connection *c)
     struct slot s;
     memcpy(&s, slot_of(c), sizeof s);
     s.id[sizeof s.id - 1] = s.client[sizeof s.client - 1] = s.request[sizeof s.request - 1] = '\0';
-    if (s.outcome > OUTCOME_KILLED)
+    if (s.outcome >= OUTCOME_COUNT)
         s.outcome = OUTCOME_NONE;
-    if (s.undo > UNDO_FAILED)
+    if (s.undo >= UNDO_COUNT)
         s.undo = UNDO_NONE;
     return s;
 }

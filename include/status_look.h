@@ -132,7 +132,7 @@ struct status_server {
     uint64_t pid;                     /* UNKNOWN: not of this pid namespace */
     struct figures figures;
     uint64_t slot_count, uptime_ms, oldest_ms, processes, ended_count;
-    struct status_ended ended[(OUTCOME_KILLED + 1) * (UNDO_FAILED + 1)];
+    struct status_ended ended[OUTCOME_COUNT * UNDO_COUNT];
     char listening[LISTENERS_MAX][LISTENER_NAME_SIZE];
     char where[LISTENERS_MAX * (LISTENER_NAME_SIZE + 2)]; /* the same in one line */
     struct status_request *requests;                      /* the oldest first */
@@ -393,8 +393,8 @@ static void copy_figures(struct status_server *s, const struct scoreboard *head)
     s->figures.draining = s->figures.draining != 0;
     s->condition = s->figures.draining ? CONDITION_DRAINING : CONDITION_SERVING;
     s->uptime_ms = s->figures.started < now ? now - s->figures.started : 0;
-    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
-        for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
+    for (int outcome = OUTCOME_OK; outcome < OUTCOME_COUNT; outcome++)
+        for (int undo = UNDO_NONE; undo < UNDO_COUNT; undo++) {
             uint64_t n = s->figures.ended[outcome][undo];
             s->ended_count += n;
             if (n != 0)
