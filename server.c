@@ -94,11 +94,15 @@
 #include "http.h"
 #include "listen.h"
 #include "options.h"
+#include "recover_command.h"
 #include "run_command.h"
 #include "scoreboard.h"
 #include "serve.h"
 #include "shell.h"
 #include "state.h"
+#include "status_look.h"
+#include "status_show.h"
+#include "undo_command.h"
 #include "users.h"
 
 const char *program_name = "hangupd";
@@ -510,7 +514,6 @@ static void note_strangers(void);
 static void open_all(void);
 static void begin_serving(void);
 /* Loop: turns until the server is over. */
-static void publish(void);
 static void loop(void);
 /* Accept: the loop says that somebody calls. */
 static void listeners_watch(int how);
@@ -518,46 +521,32 @@ static void unmute(void);
 static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp);
 static void accept_some(const struct listener *l);
 /* Connection: one that was accepted is looked at at once, and is closed from everywhere. */
-static int unread(const struct connection *c);
 static void connection_close(struct connection *c);
 static void connection_idle(struct connection *c);
 static void connection_event(struct connection *c, uint32_t events);
 static void connection_due(struct connection *c, int64_t now);
-/* Request: a connection has bytes. */
-static void request_arrived(struct connection *c);
-static void request_start(struct connection *c);
-/* Child: a request wants a process; Start prepares that. */
+/* Child: Start prepares the forks. */
 static void find_libc(void);
 static void gather_kept(void);
 static void loans_reserve(void);
-static void loan_return(struct connection *c);
-static pid_t fork_for(struct connection *c, int *number);
-static _Noreturn void child_main(struct handler_call *call);
+/* Request: a connection has bytes. */
+static void request_arrived(struct connection *c);
 /* Queue: there is no slot. */
-static void log_unserved(const struct address *from, int64_t since, struct slot *s,
-                         enum outcome outcome);
 static void refuse_queued(struct connection *c, enum outcome outcome, const char *reason);
 static void wait_in_queue(struct connection *c);
 static void queue_serve(void);
+/* Turn: the loop hears of it. */
+static void nudged(void);
 /* Hangup: an event or a deadline of a busy connection; --requests are reached. */
-static void fin_arrived(struct connection *c);
-static bool judge_fin(struct connection *c, uint32_t *was);
-static bool probe(struct connection *c, uint32_t *was);
-static void hangup(struct connection *c);
 static void request_end(struct connection *c, enum cause cause);
 static void request_cut(struct connection *c);
 static void request_due(struct connection *c, int64_t now);
-static void nudged(void);
-static void turn_over(struct connection *c);
-/* Reap: signals end the wait of the loop. */
+static void hangup(struct connection *c);
+static void fin_arrived(struct connection *c);
+/* Reap: signals end the wait of the loop; a failed fork gives its slot back. */
 static void slot_release(struct connection *c);
-static void request_ended(const struct slot *s, enum outcome outcome, enum undo_result undo,
-                          int64_t ms);
-static void signals_arrived(void);
 static void reap_children(void);
-static bool reap(idtype_t which, pid_t pid);
-static void child_ended(struct connection *c, const siginfo_t *ended);
-static void request_done(struct connection *c, bool reuse);
+static void signals_arrived(void);
 /* Settle: a dead child left something. */
 static struct job *job_make(const char *id);
 static void job_ready(struct job *j);
@@ -566,13 +555,9 @@ static void jobs_start(void);
 /* Janitor: forked by Settle. */
 static _Noreturn void janitor_main(const struct job *j, const struct witness *w);
 /* Settled: the janitor has ended, or there is no memory for a job. */
-static void janitor_ended(pid_t pid, const siginfo_t *ended);
-static void job_ended(struct job *j, int result);
-static void job_give_up(const struct job *j);
 static void request_settled(struct connection *c, const struct job *j, int result);
+static void janitor_ended(pid_t pid, const siginfo_t *ended);
 /* Recover: at the start, and after the one connection. */
-static bool is_adopted(const char *id);
-static _Noreturn void recover(void);
 static void recovery_begin(void);
 static void jobs_adopt(bool again);
 /* Stop: signals and times ask for it. */
@@ -580,21 +565,6 @@ static void drain(void);
 static void end_all(void);
 static void jobs_leave(const struct jobs *jobs);
 static bool is_over(void);
-/* Tables: used by all of them. */
-static struct list *list_of(enum phase phase);
-static void list_append(struct list *l, struct connection *c);
-static void list_remove(struct list *l, struct connection *c);
-static struct client *client_find(const struct address *a);
-static void set_phase(struct connection *c, enum phase phase);
-static void set_deadline(struct connection *c, int64_t deadline);
-static void pid_remember(struct connection *c, pid_t pid);
-static struct connection *pid_find(pid_t pid);
-static void pid_forget(struct connection *c);
-
-#include "recover_command.h"
-#include "status_look.h"
-#include "status_show.h"
-#include "undo_command.h"
 
 /* ---- Main --------------------------------------------------------------------------- */
 
@@ -1580,25 +1550,6 @@ static bool may_start(const struct connection *c)
     return client == NULL || client->busy < settings.per_client;
 }
 
-/* The connection has bytes to read, which are the beginning of a request, or of nonsense: that the
- * child will find out. */
-static void request_arrived(struct connection *c)
-{
-    if (is_stopping()) {
-        connection_refuse(c, &(struct slot){0}, "the server is stopping");
-        return;
-    }
-    queue_serve(); /* first come, first served */
-    if (may_start(c)) {
-        request_start(c);
-    } else {
-        set_phase(c, PHASE_QUEUED);
-        c->since = clock_ms();
-        watch(c, WATCH_HANGUP);
-        wait_in_queue(c);
-    }
-}
-
 static void fill_slot(struct connection *c, const char *id)
 {
     struct slot *s = slot_of(c);
@@ -1650,6 +1601,25 @@ static void request_start(struct connection *c)
     set_phase(c, PHASE_BUSY);
     set_deadline(c, settings.handler.request_ms > 0 ? c->since + settings.handler.request_ms : 0);
     watch(c, WATCH_HANGUP);
+}
+
+/* The connection has bytes to read, which are the beginning of a request, or of nonsense: that the
+ * child will find out. */
+static void request_arrived(struct connection *c)
+{
+    if (is_stopping()) {
+        connection_refuse(c, &(struct slot){0}, "the server is stopping");
+        return;
+    }
+    queue_serve(); /* first come, first served */
+    if (may_start(c)) {
+        request_start(c);
+    } else {
+        set_phase(c, PHASE_QUEUED);
+        c->since = clock_ms();
+        watch(c, WATCH_HANGUP);
+        wait_in_queue(c);
+    }
 }
 
 /* ---- Queue -------------------------------------------------------------------------- */
