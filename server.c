@@ -6,7 +6,7 @@
  * Plan:
  *   Data - what the parent holds
  *   Tables - lists, clients, deadlines, pids
- *   Log - the one line of each request, and the totals
+ *   Log - the one line of each request, and the totals; what stands in it: log.h
  *   Forward - what is called before it is defined
  *   Main - server_main, the recipe, and the commands beside it
  *   Start - sockets, user, state, tables, signals
@@ -18,33 +18,41 @@
  *   Queue - waiting for a slot, and who must make room
  *   Turn - what a child asks by a nudge: its own time limit, and a place of its route
  *   Hangup - and every other reason to end a request
- *   Reap - the child has ended; if all is well, this is the request's log line
+ *   Reap - the child has ended; if all is well, the request is over
  *   Settle - it left something: jobs for janitors, and when they work
  *   Janitor - the process that undoes
- *   Settled - what becomes of the job, the client and the slot; the log line after an undo
+ *   Settled - what becomes of the job, the client and the slot
  *   Recover - what dead servers left
  *   Stop - drain, end, leave
  *
  * A connection's phases:
  *
- *     IDLE ──bytes──▶ (QUEUED ──▶) BUSY ──exit 0──▶ IDLE
- *       │                           │ └──exit 1──▶ LINGERING ──▶ closed
- *       └──FIN, time──▶ LINGERING   └──any other end──▶ SETTLING (a janitor undoes) ──▶ ...
+ *     IDLE ──bytes──▶ (QUEUED ──▶) BUSY ──DONE and exit 0──▶ IDLE
+ *       │                │           ├──DONE and exit 1──▶ LINGERING ──▶ closed
+ *       │                │           └──any other end──▶ SETTLING (a janitor undoes)
+ *       │                └──refused──▶ LINGERING             ├──answered──▶ LINGERING
+ *       └──FIN, time──▶ LINGERING                            └──cut──▶ closed
+ *
+ * A reset closes it at once while it is IDLE, QUEUED or LINGERING; while it is BUSY, or SETTLING,
+ * the request comes first.
  *
  * What holds between any two lines:
- *   - No byte of a request is read here, and nothing waits but epoll_wait: a client, a child or a
- *     log that stands still must not stop the others. Sends and receives have MSG_DONTWAIT, since
- *     O_NONBLOCK belongs to the open file that the child has too, and would disturb it.
+ *   - What a client sends is not looked at here: the child reads it. Nothing waits but epoll_wait:
+ *     a client, a child or a log that stands still must not stop the others. Sends and receives
+ * have MSG_DONTWAIT, since O_NONBLOCK belongs to the open file that the child has too, and would
+ *     disturb it.
  *   - A slot is free, or belongs to one connection, which is BUSY or SETTLING. It is given back
- * when the first attempt to undo has ended, so a server never runs more than --requests at once.
+ * when the first attempt to undo has ended and could tell whether the request was answered. So a
+ *     server never runs more than --requests at once.
  *   - A pid in the table of pids is a child that has not been reaped. It is forgotten before the
  *     wait that frees the number, so kill(2) here never hits a stranger.
- *   - A cause stands in the slot before the signal is sent that it is the cause of.
- *   - Every request that got a child, and every one refused in the queue, is logged once, by
- *     request_ended, when nothing can change its outcome any more.
+ *   - A cause stands in the slot before the SIGTERM is sent that it is the cause of.
+ *   - A request is logged once, by request_log_line (its fields are log.h's), when nothing can
+ * change its outcome any more. None is written for a connection on which nothing was asked, for a
+ *     request whose fork failed, which is an event, and for one that meets the stop.
  *   - The scoreboard, which every child can write, is read once and checked before it is used. A
- *     false word may harm its own request, and nothing else. The truth is kept in memory that no
- *     child has.
+ *     false word harms at worst the requests whose slots it is written to. The truth is kept in
+ *     memory that no child has.
  *
  * If this process dies, at whatever line: nothing in its memory is needed to keep the promise. Its
  * children get SIGTERM from the kernel and undo; janitors get SIGKILL, and their ledgers stay. All
@@ -60,8 +68,9 @@
  *     has gone: the next write tells, or TCP keep-alive.
  *   - A child that lies about its turn runs beyond the `max` of its route.
  *   - --per-client does not count callers on unix sockets, which have no address.
- *   - Writes to STATE (a ledger that is put aside) and to a log that is a regular file wait for the
- *     disk, and everybody with them.
+ *   - Calls on STATE (a ledger that is put aside, those that recovery has moved here, the stamp of
+ *     the last recovery), and writes to a log that is a regular file, wait for the disk, and
+ *     everybody with them.
  */
 #include <hangupd/server.h>
 
@@ -487,8 +496,8 @@ static void pid_forget(struct connection *c)
 /* ---- Log --------------------------------------------------------------------------- */
 
 /* The request's end: its one log line, and the totals. */
-static void request_ended(const struct slot *s, enum outcome outcome, enum undo_result undo,
-                          int64_t ms)
+static void request_log_line(const struct slot *s, enum outcome outcome, enum undo_result undo,
+                             int64_t ms)
 {
     server.figures.ended[outcome][undo]++;
     log_request(s, outcome, undo, ms);
@@ -501,7 +510,7 @@ static void log_unserved(const struct address *from, int64_t since, struct slot 
     snprintf(s->id, sizeof s->id, "%s-%llx", server.token,
              (unsigned long long)++server.request_count);
     address_text(from, s->client, sizeof s->client);
-    request_ended(s, outcome, UNDO_NONE, clock_ms() - since);
+    request_log_line(s, outcome, UNDO_NONE, clock_ms() - since);
 }
 
 /* ---- Forward ------------------------------------------------------------------------ */
@@ -538,7 +547,7 @@ static void queue_serve(void);
 /* Turn: the loop hears of it. */
 static void nudged(void);
 /* Hangup: an event or a deadline of a busy connection; --requests are reached. */
-static void request_end(struct connection *c, enum cause cause);
+static void request_stop(struct connection *c, enum cause cause);
 static void request_cut(struct connection *c);
 static void request_due(struct connection *c, int64_t now);
 static void hangup(struct connection *c);
@@ -1268,7 +1277,10 @@ static void connection_finish(struct connection *c)
     watch(c, WATCH_IDLE);
 }
 
-/* Answer 503, as S notes; then the connection ends. */
+/* Answer 503, note in S what was sent, and end the connection. Of the server's own errors only two
+ * do not go this way: there is no connection yet (refuse_one), or a child has died and its outcome
+ * decides (send_failure). Each caller says itself what it logs: refuse_queued the request's line,
+ * request_start the fork that failed, and request_arrived, as the server stops, nothing. */
 static void connection_refuse(struct connection *c, struct slot *s, const char *reason)
 {
     if (handler_send_canned(c->fd, s, 503, false, reason))
@@ -1313,7 +1325,7 @@ static void connection_event(struct connection *c, uint32_t events)
     bool dead = (events & (EPOLLERR | EPOLLHUP)) != 0, fin = (events & EPOLLRDHUP) != 0;
     switch (c->phase) {
     case PHASE_IDLE:
-        c->fin_seen = fin;
+        c->fin_seen = fin;         /* level-triggered here: it is told again with every event */
         if (dead && unread(c) > 0) /* it had asked for something */
             log_unserved(&c->address, c->since, &(struct slot){0}, OUTCOME_HANGUP);
         if (dead)
@@ -1341,7 +1353,6 @@ static void connection_event(struct connection *c, uint32_t events)
             discard_input(c);
         break;
     default: /* SETTLING: what is undone is undone whoever is there */
-        c->fin_seen = c->fin_seen || fin;
         break;
     }
 }
@@ -1415,8 +1426,8 @@ static void loans_reserve(void)
 }
 
 /* Returns a low number for C, or -1 if all are lent to children that do not have their own tables
- * yet. That a child has one is seen by the pid in its slot, which it writes afterwards; one that
- * writes it too early harms itself. */
+ * yet. That a child has one is seen by the pid in its slot, which child_main writes afterwards; one
+ * that writes it too early harms itself. */
 static int loan_take(struct connection *c)
 {
     for (int tries = 0; tries < LOAN_COUNT; tries++) {
@@ -1699,7 +1710,7 @@ static void evict_one(void)
             if (may_be_evicted(c, true))
                 break;
     if (c != NULL)
-        request_end(c, CAUSE_EVICTED);
+        request_stop(c, CAUSE_EVICTED);
     else
         evict_slow();
 }
@@ -1762,7 +1773,7 @@ static void turn_asked(struct connection *c)
 }
 
 /* C's request is over, and nothing is left to undo. Its place goes to the first that waits, but not
- * to one that is being ended, which would hold it for nothing. */
+ * to one that is being ended, which would only keep it from the others. */
 static void turn_over(struct connection *c)
 {
     struct route_line *l = &server.route_lines[c->route];
@@ -1773,12 +1784,12 @@ static void turn_over(struct connection *c)
     if (had != TURN_GRANTED)
         return;
     l->running--;
-    TAILQ_FOREACH(c, &l->waiting, line)
-    if (!c->signalled) {
-        TAILQ_REMOVE(&l->waiting, c, line);
-        turn_grant(c);
+    for (c = TAILQ_FIRST(&l->waiting); c != NULL && c->signalled;)
+        c = TAILQ_NEXT(c, line);
+    if (c == NULL)
         return;
-    }
+    TAILQ_REMOVE(&l->waiting, c, line);
+    turn_grant(c);
 }
 
 /* A child that has something to say names its slot here: a time limit of its own, or that it wants
@@ -1802,7 +1813,7 @@ static void nudged(void)
 
 /* Stop the child: one way for every cause. The child finds out by itself what to undo, and whether
  * there is still somebody to tell. If it does not end, it is killed, and a janitor undoes. */
-static void request_end(struct connection *c, enum cause cause)
+static void request_stop(struct connection *c, enum cause cause)
 {
     if (c->phase != PHASE_BUSY || c->signalled)
         return;
@@ -1814,12 +1825,12 @@ static void request_end(struct connection *c, enum cause cause)
     set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
 }
 
-/* The client is too slow for a server that has no room. In delivery SIGTERM waits: what the client
- * has acknowledged by now decides, a janitor asks. */
+/* The client is too slow for a server that has no room. In delivery SIGTERM waits, so it is killed,
+ * and a janitor decides by what the client has acknowledged. */
 static void request_cut(struct connection *c)
 {
     if ((atomic_load(&slot_of(c)->state) & SLOT_DELIVERING) == 0) {
-        request_end(c, CAUSE_EVICTED);
+        request_stop(c, CAUSE_EVICTED);
         return;
     }
     c->signalled = c->killed = true;
@@ -1845,7 +1856,7 @@ static void request_due(struct connection *c, int64_t now)
         kill(c->pid, SIGKILL);
         set_deadline(c, now + UNKILLABLE_MS);
     } else {
-        request_end(c, CAUSE_TIMEOUT);
+        request_stop(c, CAUSE_TIMEOUT);
     }
 }
 
@@ -1856,7 +1867,7 @@ static void hangup(struct connection *c)
     if ((state & SLOT_STATE_MASK) == SLOT_DONE) /* if it does not exit after all, it is killed */
         set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
     else if ((state & SLOT_OUTLIVES) == 0)
-        request_end(c, CAUSE_HANGUP);
+        request_stop(c, CAUSE_HANGUP);
 }
 
 /* Ask with an interim answer: a closed client's kernel replies with a reset, a half-closed one
@@ -1944,7 +1955,7 @@ static void request_done(struct connection *c, bool reuse)
     struct slot s = slot_copy(c);
     enum outcome outcome = s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome : OUTCOME_OK;
     if (s.request[0] != '\0' || outcome != OUTCOME_OK) /* else nothing was asked */
-        request_ended(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
+        request_log_line(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
     slot_release(c);
     if (reuse)
         connection_idle(c);
@@ -2055,17 +2066,29 @@ static struct job *job_take(struct jobs *jobs)
     return j;
 }
 
-/* A ledger taken over from a dead server: its identities must prove themselves. */
+/* A ledger taken over from a dead server: an identity without a time of birth proves nothing there.
+ */
 static bool is_adopted(const char *id)
 {
     return strncmp(id, server.token, sizeof server.token - 1) != 0;
+}
+
+static bool is_recovery(const struct job *j)
+{
+    return j->id[0] == '\0';
+}
+
+/* Returns the id for the log. The recovery of dead servers has none. */
+static const char *logged_id(const char *id)
+{
+    return *id != '\0' ? id : NULL;
 }
 
 static struct job *job_make(const char *id)
 {
     struct job *j = calloc(1, sizeof *j);
     if (j == NULL) {
-        log_event(id, "no memory to undo now: the ledger stays for the next start");
+        log_event(logged_id(id), "no memory to undo now: the ledger stays for the next start");
         return NULL;
     }
     snprintf(j->id, sizeof j->id, "%s", id);
@@ -2073,7 +2096,7 @@ static struct job *job_make(const char *id)
     return j;
 }
 
-/* Its turn comes: before the others if a connection, and so a slot, waits for it. */
+/* The job may start: before the others if a connection, and so a slot, waits for it. */
 static void job_ready(struct job *j)
 {
     struct jobs *to = j->connection != NULL ? &server.jobs.urgent : &server.jobs.ready;
@@ -2118,7 +2141,7 @@ static void job_start(struct job *j)
         server.jobs.janitors++;
         TAILQ_INSERT_TAIL(&server.jobs.running, j, link);
     } else {
-        log_eventf(j->id, "could not fork a janitor: %s", strerror(errno));
+        log_eventf(logged_id(j->id), "could not fork a janitor: %s", strerror(errno));
         job_delay(j, RETRY_FIRST_MS);
     }
 }
@@ -2242,7 +2265,7 @@ static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
     setpgid(0, 0);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    if (j->id[0] == '\0')
+    if (is_recovery(j))
         recover();
     cleanup_report = report_failure;
     log_sink.patience_ms = LOG_PATIENCE_MS;
@@ -2300,11 +2323,11 @@ static void request_settled(struct connection *c, const struct job *j, int resul
     bool owed = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
     bool orderly =
         owed ? send_failure(c, &s, outcome) : kept || (by_itself && outcome == OUTCOME_ERROR);
-    request_ended(&s, outcome,
-                  nothing || kept                ? UNDO_NONE
-                  : (result & JANITOR_LEFT) == 0 ? UNDO_OK
-                                                 : UNDO_FAILED,
-                  clock_ms() - c->since);
+    request_log_line(&s, outcome,
+                     nothing || kept                ? UNDO_NONE
+                     : (result & JANITOR_LEFT) == 0 ? UNDO_OK
+                                                    : UNDO_FAILED,
+                     clock_ms() - c->since);
     slot_release(c);
     if (orderly)
         connection_finish(c);
@@ -2317,7 +2340,7 @@ static void request_settled(struct connection *c, const struct job *j, int resul
  * more, the janitor had done its work before it died. */
 static void job_give_up(const struct job *j)
 {
-    if (j->id[0] == '\0')
+    if (is_recovery(j))
         log_event(NULL, "could not recover from dead servers; the next start tries again, or "
                         "hangupd recover");
     else if (!park(j, "the janitor could not say what", 0) && errno != ENOENT)
@@ -2331,7 +2354,7 @@ static void job_again(struct job *j)
 {
     int64_t pause = (int64_t)RETRY_FIRST_MS << (j->tries < 9 ? j->tries : 9);
     pause = pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
-    log_eventf(j->id[0] != '\0' ? j->id : NULL, "undo failed; it is tried again in %lld s",
+    log_eventf(logged_id(j->id), "undo failed; it is tried again in %lld s",
                (long long)(pause / 1000));
     j->tries++;
     job_delay(j, pause);
@@ -2349,10 +2372,9 @@ static void job_outlives_slot(struct job *j)
  * try again or be done. */
 static void job_ended(struct job *j, int result)
 {
-    bool is_recovery = j->id[0] == '\0';
     bool done = (result & JANITOR_LEFT) == 0, parked = (result & JANITOR_PARKED) != 0;
     bool undecided = (result & JANITOR_UNDECIDED) != 0;
-    bool leave = is_recovery && server.one_connection; /* the next server goes on */
+    bool leave = is_recovery(j) && server.one_connection; /* the next server goes on */
     bool again = !done && !parked && !leave && !is_last_try(j);
     j->pid = 0;
     if ((result & JANITOR_KEPT) != 0)
@@ -2369,11 +2391,11 @@ static void job_ended(struct job *j, int result)
         if (!done && !parked)
             job_outlives_slot(j);
         request_settled(c, j, result);
-    } else if (done && !is_recovery && (j->tries > 0 || is_adopted(j->id))) {
+    } else if (done && !is_recovery(j) && (j->tries > 0 || is_adopted(j->id))) {
         log_event(j->id, j->verdict == VERDICT_ANSWERED ? "kept at last, as it had been answered"
                                                         : "undone at last");
     }
-    if (is_recovery)
+    if (is_recovery(j))
         jobs_adopt(j->tries > 0); /* also what one that died has moved */
     if (again) {
         job_again(j);
@@ -2399,7 +2421,7 @@ static void janitor_ended(pid_t pid, const siginfo_t *ended)
     bool speaks =
         ended->si_code == CLD_EXITED && (ended->si_status & ~JANITOR_BITS) == JANITOR_SPEAKS;
     if (!speaks)
-        log_eventf(j->id[0] != '\0' ? j->id : NULL, "a janitor ended by %s %d",
+        log_eventf(logged_id(j->id), "a janitor ended by %s %d",
                    ended->si_code == CLD_EXITED ? "exit status" : "signal", ended->si_status);
     job_ended(j, speaks ? ended->si_status & JANITOR_BITS : JANITOR_LEFT | JANITOR_UNDECIDED);
 }
@@ -2503,14 +2525,14 @@ static void end_all(void)
     if (was_serving)
         drain();
     for (c = TAILQ_FIRST(&server.busy.members); c != NULL; c = TAILQ_NEXT(c, link))
-        request_end(c, CAUSE_DRAIN);
+        request_stop(c, CAUSE_DRAIN);
 }
 
 static void jobs_leave(const struct jobs *jobs)
 {
     const struct job *j;
     for (j = TAILQ_FIRST(jobs); j != NULL; j = TAILQ_NEXT(j, link))
-        if (j->id[0] != '\0')
+        if (!is_recovery(j))
             log_event(j->id, "still to be undone: the next start goes on with it");
 }
 
