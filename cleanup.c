@@ -1651,8 +1651,6 @@ static bool is_hex(const char *s, size_t n)
     return strspn(s, "0123456789abcdef") == n;
 }
 
-#define FAILED "failed" /* in STATE: what could not be undone */
-
 bool cleanup_is_server_token(const char *name)
 {
     return strlen(name) == CLEANUP_TOKEN_SIZE - 1 && is_hex(name, CLEANUP_TOKEN_SIZE - 1);
@@ -1693,7 +1691,7 @@ static int open_elsewhere(int state, const char *id)
         return -1;
     struct walk w = walk_open(state, ".", entries, sizeof entries);
     for (const struct dirent64 *e; dir < 0 && (e = walk_next(&w)) != NULL;) {
-        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, FAILED) != 0)
+        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, PARKED_NAME) != 0)
             continue;
         dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (dir >= 0 && !cleanup_exists(dir, id)) {
@@ -1838,7 +1836,7 @@ static struct leaves leaves_needed(int state, const char *pool)
     struct leaves l = {.names = NULL};
     struct walk w = walk_open(state, ".", entries, sizeof entries);
     for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
-        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, FAILED) != 0)
+        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, PARKED_NAME) != 0)
             continue;
         int dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         size_t count = 0;
@@ -1990,7 +1988,7 @@ static bool cannot_look(const char *token)
 static bool recover_directory(const struct cleanup_recovery *r, int dir, const char *token)
 {
     size_t count;
-    const char *where = token != NULL ? token : FAILED;
+    const char *where = token != NULL ? token : PARKED_NAME;
     bool named = name_ledgers(dir) || cannot_look(where);
     char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &count);
     bool listed = (errno == 0 || cannot_look(where)) && named;
@@ -2069,9 +2067,9 @@ bool cleanup_recover(const struct cleanup_recovery *r)
 
 int cleanup_failed_open(int state, bool make)
 {
-    if (make && mkdirat(state, FAILED, 0700) < 0 && errno != EEXIST)
+    if (make && mkdirat(state, PARKED_NAME, 0700) < 0 && errno != EEXIST)
         return -1;
-    int failed = openat(state, FAILED, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int failed = openat(state, PARKED_NAME, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     struct stat now;
     if (failed < 0 || (fstat(failed, &now) == 0 && now.st_uid == geteuid()))
         return failed;
@@ -2100,7 +2098,7 @@ bool cleanup_recover_parked(const struct cleanup_recovery *r)
 {
     int failed = cleanup_failed_open(r->state, false);
     if (failed < 0)
-        return errno == ENOENT || cannot_look(FAILED);
+        return errno == ENOENT || cannot_look(PARKED_NAME);
     bool done = recover_directory(r, failed, NULL);
     close(failed);
     return done;

@@ -655,7 +655,7 @@ static void check_inetd(void)
     bool listening;
     if (settings.inetd && settings.listen.count > 0)
         wrong_use("--inetd and --listen exclude each other");
-    if (settings.inetd && !listen_is_socket(0, &listening))
+    if (settings.inetd && !listen_kind(0, &listening))
         cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
                "systemd socket unit, or use --listen",
                strerror(errno));

@@ -124,6 +124,8 @@ enum status_condition {
     CONDITION_DEAD,
     CONDITION_UNREADABLE
 };
+static const char *const condition_names[] = {"serving",    "draining", "starting",
+                                              "recovering", "dead",     "unreadable"};
 
 struct status_server {
     char token[CLEANUP_TOKEN_SIZE];
@@ -167,6 +169,9 @@ enum field_kind {
     FIELD_ARRAY   /* the array itself; without fields: of char[] */
 };
 
+/* What is to be told is a row of these, and nothing else. A metric is a counter if its name ends in
+ * _total, else a gauge. Where the servers of one address are merged, FIELD_COUNT is added up, and
+ * of any other kind the larger is taken. */
 struct field {
     enum field_kind kind;
     size_t at;                 /* in its struct */
@@ -578,9 +583,7 @@ static int compare_requests(const void *a, const void *b)
 /* What is known only when all processes have been counted. */
 static void complete_server(struct status_server *s)
 {
-    static const char *const names[] = {"serving",    "draining", "starting",
-                                        "recovering", "dead",     "unreadable"};
-    s->condition_name = names[s->condition];
+    s->condition_name = condition_names[s->condition];
     if (s->request_count == 0)
         return;
     qsort(s->requests, s->request_count, sizeof *s->requests, compare_requests);
@@ -612,7 +615,8 @@ static void status_gather(void)
     }
     status.others = status.servers + status.living;
     status.other_count = count - status.living;
-    int failed = openat(status.state.fd, "failed", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int failed =
+        openat(status.state.fd, PARKED_NAME, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (failed < 0)
         return;
     status.parked = cleanup_look_ledgers(failed, &status.parked_count);
