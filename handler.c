@@ -14,6 +14,8 @@
  *     DONE        kept or undone; exit 0 or 1
  *
  * Plan:
+ *   The state word - parent and child in turns
+ *   The connection - wait, send, reset, close
  *   Serve - the recipe: what happens to a request, in order
  *   Read: the head - up to the empty line, and not a byte of the next request
  *   Read: the route - which one serves the path, and may it be asked so
@@ -28,8 +30,6 @@
  *   Finish - the handler has returned: is its answer kept, is it an error, must it be cut
  *   Deliver - send the last byte and wait until the client has acknowledged it
  *   End - undo what was made, on SIGTERM too; the server's own answers; exit
- *   The connection - wait, send, reset, close
- *   The state word - parent and child in turns
  *   The demonstration - the route that runs where none was named
  *
  * Invariants, between any two lines:
@@ -155,6 +155,188 @@ struct request {
  * its beginning: aligned, that is as few pages as can be. */
 static _Alignas(4096) struct request request;
 
+/* ---- The state word ------------------------------------------------------------------ */
+
+ASYNC_SAFE static uint32_t state_of(uint32_t word)
+{
+    return word & SLOT_STATE_MASK;
+}
+
+/* Go to STATE, with the flags SET and without CLEAR. Returns the word as it was. While the parent
+ * is PROBING this waits, for the time of one system call: two writers would mix an interim answer
+ * into the answer. A parent that died in the middle of it probes no more. */
+ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
+                                        uint32_t clear)
+{
+    uint32_t was = atomic_load(&slot->state);
+    for (;;) {
+        while (state_of(was) == SLOT_PROBING && getppid() == request.parent) {
+            sleep_ms(0);
+            was = atomic_load(&slot->state);
+        }
+        uint32_t now = ((was & ~(uint32_t)SLOT_STATE_MASK & ~clear) | set) | state;
+        if (atomic_compare_exchange_weak(&slot->state, &was, now))
+            return was;
+    }
+}
+
+ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag)
+{
+    uint32_t was = atomic_load(&slot->state);
+    while (!atomic_compare_exchange_weak(&slot->state, &was, was | flag))
+        continue;
+}
+
+/* From here on the connection is the child's alone to write: the parent probes in RUNNING only. */
+ASYNC_SAFE static void begin_answering(struct request *rq)
+{
+    if (state_of(atomic_load(&rq->slot->state)) < SLOT_ANSWERING)
+        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN | SLOT_BODY_OPEN | SLOT_WAITING);
+}
+
+/* ---- The connection ------------------------------------------------------------------ */
+
+/* Wait for EVENTS. Returns false if MS have passed without. A signal does not end the wait, but may
+ * end the process in it. */
+static bool wait_for(int fd, short events, int64_t ms)
+{
+    struct pollfd p = {.fd = fd, .events = events};
+    int64_t until = clock_ms() + ms;
+    for (;;) {
+        int64_t left = until - clock_ms();
+        struct timespec t = {.tv_sec = left < 0 ? 0 : left / 1000,
+                             .tv_nsec = left < 0 ? 0 : left % 1000 * 1000000};
+        int n = ppoll(&p, 1, &t, request.mask_of_waits);
+        if (n > 0 || (n < 0 && errno != EINTR))
+            return true; /* an error shows in the call that was waited for */
+        if (n == 0)
+            return false;
+    }
+}
+
+/* Returns how many bytes sent are not acknowledged (TCP), or not read by the peer (AF_UNIX). */
+static int outstanding(int fd)
+{
+    int n = 0;
+    return ioctl(fd, SIOCOUTQ, &n) < 0 ? 0 : n;
+}
+
+/* Wait until FD takes more. Returns false if MS have passed without any progress: a client that
+ * reads slowly may take longer than that to make room, while every acknowledgement shows that it
+ * lives. */
+static bool wait_writable(int fd, int64_t ms)
+{
+    for (int before = outstanding(fd);;) {
+        if (wait_for(fd, POLLOUT, ms))
+            return true;
+        int now = outstanding(fd);
+        if (now >= before)
+            return false;
+        before = now;
+    }
+}
+
+/* Send one call's worth of the vectors. Returns as sendmsg(2). In delivery on AF_UNIX, which counts
+ * no bytes, the call is made so that the kernel notes in the shared slot how many it took: if this
+ * process dies right then, the parent can tell whether all of the answer was sent. */
+static ssize_t send_some(struct request *rq, struct iovec *v, int count)
+{
+    struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
+    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | rq->answer.more;
+    struct slot *slot = rq->slot;
+    if (rq->call->is_tcp || rq->delivering == 0)
+        return sendmsg(rq->call->connection, &m, flags);
+    slot->last = (struct mmsghdr){.msg_hdr = m};
+    slot->rest = 0;
+    for (int i = 0; i < count; i++)
+        slot->rest += v[i].iov_len;
+    int sent = sendmmsg(rq->call->connection, &slot->last, 1, flags);
+    return sent < 0 ? -1 : (ssize_t)slot->last.msg_len;
+}
+
+bool handler_was_sent(const struct slot *slot)
+{
+    return slot->rest > 0 && slot->last.msg_len == slot->rest;
+}
+
+/* Send all of the vectors, which are changed. Returns 0, or -1 with EPIPE, ECONNRESET, ETIMEDOUT:
+ * then the client is gone, or does not read, which comes to the same. */
+static int send_all(struct request *rq, struct iovec *v, int count)
+{
+    while (count > 0) {
+        ssize_t n = send_some(rq, v, count);
+        if (n < 0 && errno == EAGAIN) {
+            if (wait_writable(rq->call->connection, rq->settings->send_ms))
+                continue;
+            errno = ETIMEDOUT;
+        }
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            rq->client_gone = true;
+            return -1;
+        }
+        while (count > 0 && (size_t)n >= v->iov_len) {
+            n -= (ssize_t)v->iov_len;
+            v++;
+            count--;
+        }
+        if (count > 0) {
+            v->iov_base = (char *)v->iov_base + n;
+            v->iov_len -= (size_t)n;
+        }
+    }
+    return 0;
+}
+
+static int send_continue(struct request *rq)
+{
+    static const char interim[] = HTTP_CONTINUE;
+    struct iovec v = {(char *)interim, sizeof interim - 1};
+    return send_all(rq, &v, 1);
+}
+
+/* connect(2) to nobody resets a TCP connection at once, whoever else has a descriptor of it; a
+ * close would wait for the parent's. A unix socket has no reset. */
+ASYNC_SAFE void handler_cut(int connection, bool is_tcp)
+{
+    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+    if (!is_tcp || connect(connection, &nobody, sizeof nobody) < 0)
+        shutdown(connection, SHUT_RDWR);
+}
+
+ASYNC_SAFE int handler_end_sending(int connection)
+{
+    struct linger orderly = {0};
+    setsockopt(connection, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
+    return shutdown(connection, SHUT_WR);
+}
+
+/* Let the kernel give the client up when it has acknowledged nothing for MS (tcp(7)). While an
+ * answer is on its way that is the send timeout; else the time for a peer that vanished. */
+static void set_user_timeout(const struct request *rq, int64_t ms)
+{
+    unsigned value = (unsigned)(ms > INT_MAX ? INT_MAX : ms);
+    if (rq->call->is_tcp && rq->settings->send_ms != rq->settings->dead_peer_ms)
+        setsockopt(rq->call->connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof value);
+}
+
+/* Returns false if FD is no TCP connection; all of INFO is 0 then. */
+static bool get_tcp_info(int fd, struct tcp_info *info)
+{
+    socklen_t size = sizeof *info;
+    memset(info, 0, sizeof *info); /* an older kernel fills less of it */
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) == 0;
+}
+
+uint64_t handler_traffic(int connection, uint32_t *unsendable)
+{
+    struct tcp_info info;
+    get_tcp_info(connection, &info);
+    *unsendable = info.tcpi_notsent_bytes;
+    return info.tcpi_bytes_received + info.tcpi_bytes_acked;
+}
+
 /* Forward: what is called before it is defined. In the order of a life most calls go forward. */
 /* Serve */
 static void arm_signals(void);
@@ -179,8 +361,6 @@ static int run_program(struct request *rq);
 static bool is_reserved_field(const char *name);
 static bool is_complete(const struct request *rq);
 static void answer_again(struct request *rq);
-static void start_answer(struct request *rq);
-static bool outlives_client(const struct request *rq);
 /* Finish */
 static void block_sigterm(struct request *rq);
 _Noreturn static void finish_badly(struct request *rq, enum outcome outcome);
@@ -196,19 +376,6 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
                                          enum cause cause);
 ASYNC_SAFE static void on_sigterm(int signal);
 ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code);
-/* The connection */
-static bool wait_for(int fd, short events, int64_t ms);
-static int outstanding(int fd);
-static int send_all(struct request *rq, struct iovec *v, int count);
-static int send_continue(struct request *rq);
-static void set_user_timeout(const struct request *rq, int64_t ms);
-static bool get_tcp_info(int fd, struct tcp_info *info);
-/* The state word */
-ASYNC_SAFE static uint32_t state_of(uint32_t word);
-ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
-                                        uint32_t clear);
-ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag);
-ASYNC_SAFE static void begin_answering(struct request *rq);
 
 /* ---- Serve --------------------------------------------------------------------------- */
 
@@ -1991,188 +2158,6 @@ ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
     if (code != HANDLER_EXIT_UNDONE)
         slot_advance(rq->slot, SLOT_DONE, 0, 0);
     _exit(code);
-}
-
-/* ---- The connection ------------------------------------------------------------------ */
-
-/* Wait for EVENTS. Returns false if MS have passed without. A signal does not end the wait, but may
- * end the process in it. */
-static bool wait_for(int fd, short events, int64_t ms)
-{
-    struct pollfd p = {.fd = fd, .events = events};
-    int64_t until = clock_ms() + ms;
-    for (;;) {
-        int64_t left = until - clock_ms();
-        struct timespec t = {.tv_sec = left < 0 ? 0 : left / 1000,
-                             .tv_nsec = left < 0 ? 0 : left % 1000 * 1000000};
-        int n = ppoll(&p, 1, &t, request.mask_of_waits);
-        if (n > 0 || (n < 0 && errno != EINTR))
-            return true; /* an error shows in the call that was waited for */
-        if (n == 0)
-            return false;
-    }
-}
-
-/* Returns how many bytes sent are not acknowledged (TCP), or not read by the peer (AF_UNIX). */
-static int outstanding(int fd)
-{
-    int n = 0;
-    return ioctl(fd, SIOCOUTQ, &n) < 0 ? 0 : n;
-}
-
-/* Wait until FD takes more. Returns false if MS have passed without any progress: a client that
- * reads slowly may take longer than that to make room, while every acknowledgement shows that it
- * lives. */
-static bool wait_writable(int fd, int64_t ms)
-{
-    for (int before = outstanding(fd);;) {
-        if (wait_for(fd, POLLOUT, ms))
-            return true;
-        int now = outstanding(fd);
-        if (now >= before)
-            return false;
-        before = now;
-    }
-}
-
-/* Send one call's worth of the vectors. Returns as sendmsg(2). In delivery on AF_UNIX, which counts
- * no bytes, the call is made so that the kernel notes in the shared slot how many it took: if this
- * process dies right then, the parent can tell whether all of the answer was sent. */
-static ssize_t send_some(struct request *rq, struct iovec *v, int count)
-{
-    struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
-    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | rq->answer.more;
-    struct slot *slot = rq->slot;
-    if (rq->call->is_tcp || rq->delivering == 0)
-        return sendmsg(rq->call->connection, &m, flags);
-    slot->last = (struct mmsghdr){.msg_hdr = m};
-    slot->rest = 0;
-    for (int i = 0; i < count; i++)
-        slot->rest += v[i].iov_len;
-    int sent = sendmmsg(rq->call->connection, &slot->last, 1, flags);
-    return sent < 0 ? -1 : (ssize_t)slot->last.msg_len;
-}
-
-bool handler_was_sent(const struct slot *slot)
-{
-    return slot->rest > 0 && slot->last.msg_len == slot->rest;
-}
-
-/* Send all of the vectors, which are changed. Returns 0, or -1 with EPIPE, ECONNRESET, ETIMEDOUT:
- * then the client is gone, or does not read, which comes to the same. */
-static int send_all(struct request *rq, struct iovec *v, int count)
-{
-    while (count > 0) {
-        ssize_t n = send_some(rq, v, count);
-        if (n < 0 && errno == EAGAIN) {
-            if (wait_writable(rq->call->connection, rq->settings->send_ms))
-                continue;
-            errno = ETIMEDOUT;
-        }
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            rq->client_gone = true;
-            return -1;
-        }
-        while (count > 0 && (size_t)n >= v->iov_len) {
-            n -= (ssize_t)v->iov_len;
-            v++;
-            count--;
-        }
-        if (count > 0) {
-            v->iov_base = (char *)v->iov_base + n;
-            v->iov_len -= (size_t)n;
-        }
-    }
-    return 0;
-}
-
-static int send_continue(struct request *rq)
-{
-    static const char interim[] = HTTP_CONTINUE;
-    struct iovec v = {(char *)interim, sizeof interim - 1};
-    return send_all(rq, &v, 1);
-}
-
-/* connect(2) to nobody resets a TCP connection at once, whoever else has a descriptor of it; a
- * close would wait for the parent's. A unix socket has no reset. */
-ASYNC_SAFE void handler_cut(int connection, bool is_tcp)
-{
-    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    if (!is_tcp || connect(connection, &nobody, sizeof nobody) < 0)
-        shutdown(connection, SHUT_RDWR);
-}
-
-ASYNC_SAFE int handler_end_sending(int connection)
-{
-    struct linger orderly = {0};
-    setsockopt(connection, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
-    return shutdown(connection, SHUT_WR);
-}
-
-/* Let the kernel give the client up when it has acknowledged nothing for MS (tcp(7)). While an
- * answer is on its way that is the send timeout; else the time for a peer that vanished. */
-static void set_user_timeout(const struct request *rq, int64_t ms)
-{
-    unsigned value = (unsigned)(ms > INT_MAX ? INT_MAX : ms);
-    if (rq->call->is_tcp && rq->settings->send_ms != rq->settings->dead_peer_ms)
-        setsockopt(rq->call->connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof value);
-}
-
-/* Returns false if FD is no TCP connection; all of INFO is 0 then. */
-static bool get_tcp_info(int fd, struct tcp_info *info)
-{
-    socklen_t size = sizeof *info;
-    memset(info, 0, sizeof *info); /* an older kernel fills less of it */
-    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) == 0;
-}
-
-uint64_t handler_traffic(int connection, uint32_t *unsendable)
-{
-    struct tcp_info info;
-    get_tcp_info(connection, &info);
-    *unsendable = info.tcpi_notsent_bytes;
-    return info.tcpi_bytes_received + info.tcpi_bytes_acked;
-}
-
-/* ---- The state word ------------------------------------------------------------------ */
-
-ASYNC_SAFE static uint32_t state_of(uint32_t word)
-{
-    return word & SLOT_STATE_MASK;
-}
-
-/* Go to STATE, with the flags SET and without CLEAR. Returns the word as it was. While the parent
- * is PROBING this waits, for the time of one system call: two writers would mix an interim answer
- * into the answer. A parent that died in the middle of it probes no more. */
-ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
-                                        uint32_t clear)
-{
-    uint32_t was = atomic_load(&slot->state);
-    for (;;) {
-        while (state_of(was) == SLOT_PROBING && getppid() == request.parent) {
-            sleep_ms(0);
-            was = atomic_load(&slot->state);
-        }
-        uint32_t now = ((was & ~(uint32_t)SLOT_STATE_MASK & ~clear) | set) | state;
-        if (atomic_compare_exchange_weak(&slot->state, &was, now))
-            return was;
-    }
-}
-
-ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag)
-{
-    uint32_t was = atomic_load(&slot->state);
-    while (!atomic_compare_exchange_weak(&slot->state, &was, was | flag))
-        continue;
-}
-
-/* From here on the connection is the child's alone to write: the parent probes in RUNNING only. */
-ASYNC_SAFE static void begin_answering(struct request *rq)
-{
-    if (state_of(atomic_load(&rq->slot->state)) < SLOT_ANSWERING)
-        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN | SLOT_BODY_OPEN | SLOT_WAITING);
 }
 
 /* ---- The demonstration --------------------------------------------------------------- */
