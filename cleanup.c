@@ -1,6 +1,7 @@
 /* cleanup.c: the ledger of what a request made, and how that is undone.
  *
- * It owns one ledger per request: text, append-only, one record a line.
+ * It owns one ledger per request, which is one file, or two where a program records: text,
+ * append-only, one record a line.
  *
  *     # hangupd ledger 2 id=... from=0000000512 program=1 pid=... start=... boot=... GET /report
  *     scratch /tmp/hangupd-1f0c2/0
@@ -19,13 +20,14 @@
  *     idle      the slot's head says that there is none     the request's child begins it
  *     begun     the request runs; records are appended      the child; its program through NAME.p
  *     sent      the answer is complete but for the client's acknowledgement
- *     settling  read backwards, each record undone, then    the child, in its signal handler; else
- *               struck out: its first byte becomes '#'      a janitor; else recovery; under flock
+ *     settling  read backwards, each record undone, then    the child, as it ends or in its signal
+ *               struck out: its first byte becomes '#'      handler; else a janitor; else recovery
  *     dropped   undone or kept: idle again, or unlinked
  *     left      its undo failed: the slot gives it away     janitors, recovery
  *     parked    it failed too often: in STATE/failed        `hangupd recover`
  *
- * Beside them is `scratch`, a link to the pool of scratch directories, which goes with STATE/SERVER.
+ * Beside them is `scratch`, a link to the pool of scratch directories, which goes with
+ * STATE/SERVER.
  *
  * Plan:
  *   TELL - how a failure to undo is told
@@ -48,10 +50,13 @@
  *     `from`, nor a program's file. Both are cleared before the head says so.
  *   - `touched` and `recorded` are set before what they speak of can exist. A signal handler that
  *     runs at any instruction looks once too often, never once too little.
- *   - A record is struck out only after it has been undone. After a death in between it is undone
- *     twice, which is success as well.
- *   - A ledger is settled under its flock, and unlinked last. A server's ledgers are settled by it
- *     and its children alone while it holds STATE/SERVER/lock; after its death by whoever has that.
+ *   - A record is struck out only when its thing is not there: it has been undone, or could not be
+ *     made (record_withdraw). After a death in between it is undone twice, which is success as
+ *     well. A `sent` mark is struck when the connection has been cut (cleanup_unsent).
+ *   - A ledger is settled under its flock, and unlinked last. Only where its child keeps it and no
+ *     record is read (the short way of cleanup_keep) is there no lock. A server's ledgers are
+ *     settled by it and its children alone while it holds STATE/SERVER/lock; after its death by
+ *     whoever has that.
  *   - Where both files of a ledger are moved or removed, ID.p is first: ID alone would look whole.
  *   - Only the process that called cleanup_begin records and undoes; a fork of it does neither.
  *
@@ -1235,24 +1240,30 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
         cut_slashes(&r);
     if (how == UNDO_SCRATCH && r.error == 0)
         return undo_scratch(s->how, r.argument) < 0 ? -1 : 1;
-    if (s->kept || r.verb == VERB_SENT)
+    if (s->kept || how == UNDO_MARK_SENT)
         return 0;
     if (r.error != 0) { /* no such verb, or its argument is not what it takes */
         errno = r.error;
         return -1;
     }
     switch (how) {
-    case UNDO_NOTHING: /* `commit`, as `sent` has been dealt with */
-        s->kept = true;
-        return 0;
+    case UNDO_FILE:
+    case UNDO_TREE:
+        return undo_thing(s, &r) < 0 ? -1 : 1;
     case UNDO_COMMAND:
         if (s->how->run != NULL)
             return s->how->run(s->how->id, r.argument) < 0 ? -1 : 1;
         s->run_left = true;
-        return 0;
-    default:
-        return undo_thing(s, &r) < 0 ? -1 : 1;
+        break;
+    case UNDO_MARK_KEEP:
+        s->kept = true;
+        break;
+    case UNDO_NOTHING:
+    case UNDO_SCRATCH:
+    case UNDO_MARK_SENT:
+        break; /* dealt with above; no default, so that a new kind must be named here */
     }
+    return 0;
 }
 
 /* Strike out the record that starts AT, so that it is a comment. FD must not be O_APPEND: on Linux
@@ -1640,8 +1651,6 @@ static bool is_hex(const char *s, size_t n)
     return strspn(s, "0123456789abcdef") == n;
 }
 
-#define FAILED "failed" /* in STATE: what could not be undone */
-
 bool cleanup_is_server_token(const char *name)
 {
     return strlen(name) == CLEANUP_TOKEN_SIZE - 1 && is_hex(name, CLEANUP_TOKEN_SIZE - 1);
@@ -1682,7 +1691,7 @@ static int open_elsewhere(int state, const char *id)
         return -1;
     struct walk w = walk_open(state, ".", entries, sizeof entries);
     for (const struct dirent64 *e; dir < 0 && (e = walk_next(&w)) != NULL;) {
-        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, FAILED) != 0)
+        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, PARKED_NAME) != 0)
             continue;
         dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (dir >= 0 && !cleanup_exists(dir, id)) {
@@ -1827,7 +1836,7 @@ static struct leaves leaves_needed(int state, const char *pool)
     struct leaves l = {.names = NULL};
     struct walk w = walk_open(state, ".", entries, sizeof entries);
     for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
-        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, FAILED) != 0)
+        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, PARKED_NAME) != 0)
             continue;
         int dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         size_t count = 0;
@@ -1979,7 +1988,7 @@ static bool cannot_look(const char *token)
 static bool recover_directory(const struct cleanup_recovery *r, int dir, const char *token)
 {
     size_t count;
-    const char *where = token != NULL ? token : FAILED;
+    const char *where = token != NULL ? token : PARKED_NAME;
     bool named = name_ledgers(dir) || cannot_look(where);
     char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &count);
     bool listed = (errno == 0 || cannot_look(where)) && named;
@@ -2058,9 +2067,9 @@ bool cleanup_recover(const struct cleanup_recovery *r)
 
 int cleanup_failed_open(int state, bool make)
 {
-    if (make && mkdirat(state, FAILED, 0700) < 0 && errno != EEXIST)
+    if (make && mkdirat(state, PARKED_NAME, 0700) < 0 && errno != EEXIST)
         return -1;
-    int failed = openat(state, FAILED, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int failed = openat(state, PARKED_NAME, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     struct stat now;
     if (failed < 0 || (fstat(failed, &now) == 0 && now.st_uid == geteuid()))
         return failed;
@@ -2089,7 +2098,7 @@ bool cleanup_recover_parked(const struct cleanup_recovery *r)
 {
     int failed = cleanup_failed_open(r->state, false);
     if (failed < 0)
-        return errno == ENOENT || cannot_look(FAILED);
+        return errno == ENOENT || cannot_look(PARKED_NAME);
     bool done = recover_directory(r, failed, NULL);
     close(failed);
     return done;

@@ -10,6 +10,10 @@
  * see, and what the server's own environment says of other names. The strings of that last part
  * are the server's; all others are made by ALLOCATE, and freed by nobody here.
  *
+ * A new variable is a name in own_names, a call of set_variable or the like in one of the parts
+ * below, what it tells in program_facts (filled in by handler.c's serve_program), and a line of
+ * hangupd(8).
+ *
  * For one program of one request, in the request's process: it reads `environ`, and asks the
  * connection for its own address. It is built without stdio, and with no malloc of its own, because
  * each request's process would pay for their pages.
@@ -62,8 +66,9 @@ static char **environment_make(const struct program_facts *facts, environment_al
 
 /* ---- Setting variables --------------------------------------------------------------- */
 
-/* Names that are the request's. What the server's own environment says there is not passed on: a
- * program could not tell it from what the request says. */
+/* Names that are the request's: all that are set here must be among them, as there is room for so
+ * many. What the server's own environment says there is not passed on: a program could not tell it
+ * from what the request says. */
 static const char *const own_names[] = {
     "AUTH_TYPE",       "CONTENT_LENGTH", "CONTENT_TYPE",   "GATEWAY_INTERFACE", "PATH_INFO",
     "PATH_TRANSLATED", "QUERY_STRING",   "REMOTE_ADDR",    "REMOTE_HOST",       "REMOTE_IDENT",
@@ -76,17 +81,17 @@ struct environment {
     const struct program_facts *facts;
     environment_allocate *allocate;
     void *owner;
-    char **variables; /* with room for all that there can be, and a NULL */
-    size_t count;
-    bool lacks; /* one, for want of memory */
+    char **variables;   /* with room for all that there can be, and a NULL */
+    size_t count, room; /* without the NULL */
+    bool lacks;         /* one, for want of memory or of that room */
 };
 
 /* Begin the variable NAME: "NAME=" and room for LENGTH bytes and a NUL. Returns false if there is
- * no memory, which is noted. */
+ * no room for it, which is noted. */
 static bool begin_variable(struct environment *e, struct text *t, const char *name, size_t length)
 {
     *t = (struct text){.room = strlen(name) + 1 + length + 1};
-    t->at = e->allocate(e->owner, t->room);
+    t->at = e->count < e->room ? e->allocate(e->owner, t->room) : NULL;
     if (t->at == NULL) {
         e->lacks = true;
         return false;
@@ -111,7 +116,7 @@ static void set_variable(struct environment *e, const char *name, const char *va
     set_bytes(e, name, value, strlen(value));
 }
 
-static void set_number(struct environment *e, const char *name, uint64_t n)
+static void set_decimal(struct environment *e, const char *name, uint64_t n)
 {
     char digits[24];
     struct text t = TEXT(digits);
@@ -161,7 +166,7 @@ static void set_request_variables(struct environment *e)
         set_variable(e, "PATH_INFO", f->path_info);
     set_variable(e, "QUERY_STRING", f->query);
     if (f->has_body) {
-        set_number(e, "CONTENT_LENGTH", f->body_length);
+        set_decimal(e, "CONTENT_LENGTH", f->body_length);
         set_from_field(e, "CONTENT_TYPE", "Content-Type");
     }
     set_variable(e, "TMPDIR", f->tmpdir);
@@ -236,7 +241,7 @@ static void set_address_variables(struct environment *e)
     else
         set_variable(e, "SERVER_NAME", text_end(&t));
     set_variable(e, "SERVER_ADDR", host);
-    set_number(e, "SERVER_PORT", port);
+    set_decimal(e, "SERVER_PORT", port);
     const char *client = f->client, *colon = strrchr(client, ':');
     if (!f->is_tcp || colon == NULL) {
         set_variable(e, "REMOTE_ADDR", ""); /* a unix socket's peer has none */
@@ -293,11 +298,13 @@ static void set_header_variables(struct environment *e)
 static char **environment_make(const struct program_facts *facts, environment_allocate *allocate,
                                void *owner)
 {
-    struct environment e = {.facts = facts, .allocate = allocate, .owner = owner};
-    size_t most = OWN_NAMES + facts->head->field_count;
+    struct environment e = {.facts = facts,
+                            .allocate = allocate,
+                            .owner = owner,
+                            .room = OWN_NAMES + facts->head->field_count};
     for (char **v = environ; *v != NULL; v++)
-        most++;
-    e.variables = allocate(owner, (most + 1) * sizeof *e.variables);
+        e.room++;
+    e.variables = allocate(owner, (e.room + 1) * sizeof *e.variables);
     if (e.variables == NULL) {
         errno = ENOMEM;
         return NULL;

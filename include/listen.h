@@ -14,6 +14,12 @@
  * none of this may be called once the server serves, but for listen_end, address_of and
  * address_text.
  *
+ * Another kind of socket must offer what the promise is built on: a word on whether the answer has
+ * arrived (bytes acknowledged, or "read": handler_was_delivered), a way to cut an answer that is
+ * not to be taken for whole (handler_cut), an end in order (handler_end_sending), and an address or
+ * its lack (address_text, --per-client, environment.h). TCP and AF_UNIX differ in each: wherever
+ * is_tcp is asked, a third kind needs an answer.
+ *
  * Addresses are numbers, or localhost. Names are not looked up: getaddrinfo(3) loads libraries
  * while it runs, which a statically linked program should not, and it blocks.
  *
@@ -248,8 +254,9 @@ static void listen_on(struct listener *l, const char *name)
     listen_tcp(l, &at, size, name);
 }
 
-/* Returns false, with errno, if FD is not a socket; else sets *LISTENING, or it is a connection. */
-static bool listen_is_socket(int fd, bool *listening)
+/* Returns false, with errno, if FD is not a socket; else *LISTENING tells one that listens from a
+ * connection. */
+static bool listen_kind(int fd, bool *listening)
 {
     int yes = 0;
     socklen_t size = sizeof yes;
@@ -266,7 +273,7 @@ static bool listen_inherit(struct listener *l, int fd, const char *from)
     bool listening;
     int domain = 0, type = 0;
     socklen_t size = sizeof domain;
-    if (!listen_is_socket(fd, &listening))
+    if (!listen_kind(fd, &listening))
         cannot("%s is not a socket (%s); it must be a connection or a listening socket", from,
                strerror(errno));
     getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size);

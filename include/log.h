@@ -4,6 +4,11 @@
  *         ...                                         // errno; until then it is standard error
  *     log_event(id, "new file /tmp/txt");
  *     log_eventf(NULL, "listening on %s", name);
+ *     log_request(&slot, OUTCOME_OK, UNDO_NONE, ms);  // a request's one line, at its end
+ *
+ * A new field of that line is added in log_request, for both forms, and told of in the README and
+ * in hangupd(8); what it shows must be in the slot (scoreboard.h), or be handed in by server.c's
+ * request_log_line.
  *
  * ID is the request's, or NULL. Control characters are escaped here, so callers pass words of a
  * client or a program as they came. A line is one write, because several processes write to the

@@ -6,8 +6,11 @@
  * An option is one row of a table: its name, the word for its value, what it does, where its value
  * goes, and its limits. parse_options() reads by the table and --help is printed from it, with the
  * defaults taken from the values, so they cannot differ; hangupd(8) is made from --help. A command
- * beside the server has a table of its own (status_look.h). All here is done before anything is
- * served: wrong_use() and cannot() end the process, so call neither in the loop or in a child.
+ * beside the server has a table of its own (status_look.h). A new option is a row of server_rows
+ * and a member of `settings`; if a request's child needs it, the member is in `struct
+ * handler_settings` (serve.h), which is the part of the settings that handler.c sees. All here is
+ * done before anything is served: wrong_use() and cannot() end the process, so call neither in the
+ * loop or in a child.
  *
  * Kind: included by server.c alone.
  * Signal safety: none.
@@ -106,7 +109,7 @@ struct option_row {
     const char *argument; /* the word for its value in --help, or the words of a choice */
     void *value;
     int64_t least, most; /* most 0: as its kind has it */
-    int64_t shown_ms;    /* not 0: the default that is shown; *VALUE only says "not given" */
+    int64_t shown_ms;    /* not 0: -1 stands for "not given" in *VALUE; this is shown instead */
 };
 
 struct option_table {

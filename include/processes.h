@@ -136,20 +136,6 @@ void cleanup_mark_process(const char *id)
         mark.at[at] = '\0'; /* the rest of the variable that was here, now cut in two */
 }
 
-/* What to look for in /proc. All that is 0 or NULL is not looked for. */
-struct hunt {
-    char (*ids)[CLEANUP_ID_SIZE]; /* processes of these requests, */
-    size_t id_count;
-    const char *token; /* of all other requests of the server with this token, */
-    int state;         /* except those of which SPARED(STATE, ID) is true: */
-    bool (*spared)(int state, const char *id); /* their ledgers are in somebody else's hands */
-    const pid_t *sessions;                     /* of these sessions, */
-    size_t session_count;
-    pid_t parent;         /* and all children of this process, */
-    pid_t spared_session; /* except those of this session */
-    bool (*known)(pid_t); /* and those of which this is true */
-};
-
 /* Step to the next process in the walk through /proc, zombies left out. Returns false at the end
  * and after a failure. */
 ASYNC_SAFE static bool process_next(struct walk *proc, struct process *p)
@@ -302,6 +288,20 @@ ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *mea
     return none;
 }
 
+/* What to look for in /proc. All that is 0 or NULL is not looked for. */
+struct hunt {
+    char (*ids)[CLEANUP_ID_SIZE]; /* processes of these requests, */
+    size_t id_count;
+    const char *token; /* of all other requests of the server with this token, */
+    int state;         /* except those of which SPARED(STATE, ID) is true: */
+    bool (*spared)(int state, const char *id); /* their ledgers are in somebody else's hands */
+    const pid_t *sessions;                     /* of these sessions, */
+    size_t session_count;
+    pid_t parent;         /* and all children of this process, */
+    pid_t spared_session; /* except those of this session */
+    bool (*known)(pid_t); /* and those of which this is true */
+};
+
 static bool is_hunted(const char *id, const struct hunt *h)
 {
     for (size_t i = 0; i < h->id_count; i++)
@@ -353,7 +353,7 @@ static bool is_quarry(const struct process *p, const struct hunt *h)
 
 /* Kill those that are hunted and what is below them, as far as one look at /proc shows it. Returns
  * how many were found. */
-static size_t hunt_once(const struct hunt *h)
+static size_t hunt_look(const struct hunt *h)
 {
     _Alignas(struct dirent64) char entries[4096];
     static struct pids found;
@@ -374,7 +374,7 @@ static size_t hunt_once(const struct hunt *h)
 static bool hunt_down(const struct hunt *h)
 {
     for (int64_t until = clock_ms() + KILL_PATIENCE_MS; clock_ms() < until; sleep_ms(2))
-        if (hunt_once(h) == 0)
+        if (hunt_look(h) == 0)
             return true;
     return false;
 }

@@ -6,8 +6,9 @@
  *         complain(why);
  *
  * A route is PATH=TARGET[,KEY=VALUE...]; what the keys are, and what --help says of each, is in
- * one table, route_keys. Nothing is printed here: what is wrong is put into words for the caller
- * to print. Files of routes, and the option --routes, are in options.h.
+ * one table, route_keys. A new key is a row there, a function take_... beside the others, and a
+ * member of struct route (hangupd/handler.h). Nothing is printed here: what is wrong is put into
+ * words for the caller to print. Files of routes, and the option --routes, are in options.h.
  *
  * Kind: pure.
  * Signal safety: none.

@@ -124,6 +124,8 @@ enum status_condition {
     CONDITION_DEAD,
     CONDITION_UNREADABLE
 };
+static const char *const condition_names[] = {"serving",    "draining", "starting",
+                                              "recovering", "dead",     "unreadable"};
 
 struct status_server {
     char token[CLEANUP_TOKEN_SIZE];
@@ -132,7 +134,7 @@ struct status_server {
     uint64_t pid;                     /* UNKNOWN: not of this pid namespace */
     struct figures figures;
     uint64_t slot_count, uptime_ms, oldest_ms, processes, ended_count;
-    struct status_ended ended[(OUTCOME_KILLED + 1) * (UNDO_FAILED + 1)];
+    struct status_ended ended[OUTCOME_COUNT * UNDO_COUNT];
     char listening[LISTENERS_MAX][LISTENER_NAME_SIZE];
     char where[LISTENERS_MAX * (LISTENER_NAME_SIZE + 2)]; /* the same in one line */
     struct status_request *requests;                      /* the oldest first */
@@ -167,6 +169,9 @@ enum field_kind {
     FIELD_ARRAY   /* the array itself; without fields: of char[] */
 };
 
+/* What is to be told is a row of these, and nothing else. A metric is a counter if its name ends in
+ * _total, else a gauge. Where the servers of one address are merged, FIELD_COUNT is added up, and
+ * of any other kind the larger is taken. */
 struct field {
     enum field_kind kind;
     size_t at;                 /* in its struct */
@@ -393,8 +398,8 @@ static void copy_figures(struct status_server *s, const struct scoreboard *head)
     s->figures.draining = s->figures.draining != 0;
     s->condition = s->figures.draining ? CONDITION_DRAINING : CONDITION_SERVING;
     s->uptime_ms = s->figures.started < now ? now - s->figures.started : 0;
-    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
-        for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
+    for (int outcome = OUTCOME_OK; outcome < OUTCOME_COUNT; outcome++)
+        for (int undo = UNDO_NONE; undo < UNDO_COUNT; undo++) {
             uint64_t n = s->figures.ended[outcome][undo];
             s->ended_count += n;
             if (n != 0)
@@ -578,9 +583,7 @@ static int compare_requests(const void *a, const void *b)
 /* What is known only when all processes have been counted. */
 static void complete_server(struct status_server *s)
 {
-    static const char *const names[] = {"serving",    "draining", "starting",
-                                        "recovering", "dead",     "unreadable"};
-    s->condition_name = names[s->condition];
+    s->condition_name = condition_names[s->condition];
     if (s->request_count == 0)
         return;
     qsort(s->requests, s->request_count, sizeof *s->requests, compare_requests);
@@ -612,7 +615,8 @@ static void status_gather(void)
     }
     status.others = status.servers + status.living;
     status.other_count = count - status.living;
-    int failed = openat(status.state.fd, "failed", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int failed =
+        openat(status.state.fd, PARKED_NAME, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (failed < 0)
         return;
     status.parked = cleanup_look_ledgers(failed, &status.parked_count);

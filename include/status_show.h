@@ -116,7 +116,7 @@ static void put_totals(FILE *out, const struct status_server *s)
     fprintf(out, "%llu request%s ended: %s", (unsigned long long)s->ended_count,
             plural(s->ended_count), s->ended_count == 0 ? "none yet" : "");
     const char *comma = "";
-    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++) {
+    for (int outcome = OUTCOME_OK; outcome < OUTCOME_COUNT; outcome++) {
         const uint64_t *ended = s->figures.ended[outcome];
         unsigned long long done = ended[UNDO_OK], failed = ended[UNDO_FAILED];
         if (ended[UNDO_NONE] + done + failed == 0)
@@ -364,8 +364,8 @@ static void merge_server(struct status_server *into, const struct status_server 
         uint64_t both = f->kind == FIELD_COUNT ? a + b : a > b ? a : b;
         memcpy((char *)into + f->at, &both, sizeof both);
     }
-    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
-        for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++)
+    for (int outcome = OUTCOME_OK; outcome < OUTCOME_COUNT; outcome++)
+        for (int undo = UNDO_NONE; undo < UNDO_COUNT; undo++)
             into->figures.ended[outcome][undo] += s->figures.ended[outcome][undo];
 }
 
@@ -419,8 +419,8 @@ static void put_ended(FILE *out, size_t count)
     put_metric_head(out, "hangupd_requests_total",
                     "Requests that have ended, by outcome and by the result of their undo.");
     for (size_t i = 0; i < count; i++)
-        for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
-            for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
+        for (int outcome = OUTCOME_OK; outcome < OUTCOME_COUNT; outcome++)
+            for (int undo = UNDO_NONE; undo < UNDO_COUNT; undo++) {
                 put_series(out, "hangupd_requests_total", &status.servers[i]);
                 fprintf(out, ",outcome=\"%s\",undo=\"%s\"} %llu\n",
                         outcome_name((enum outcome)outcome), undo_name((enum undo_result)undo),

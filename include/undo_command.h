@@ -156,8 +156,9 @@ static void undo_argument(struct text *t, enum verb verb, int count, char **word
         break;
     case ARGUMENT_NOTHING:
         if (count != 0)
-            wrong_use("%s takes no argument: it keeps all that was recorded so far",
-                      verbs[verb].name);
+            wrong_use("%s takes no argument%s", verbs[verb].name,
+                      verbs[verb].undo == UNDO_MARK_KEEP ? ": it keeps all that was recorded so far"
+                                                         : "");
         break;
     default:
         undo_path_argument(t, verb, count, words);

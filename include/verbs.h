@@ -8,9 +8,13 @@
  *
  * A record is one line: a verb and, behind one space, its argument up to the end of the line. This
  * table is the only place that knows their names: cleanup.c writes and undoes records by it, status
- * counts by it, and `hangupd undo` takes its help and the kind of argument from it. A new verb is a
- * new row, and, if it is undone in a new way, a new case in cleanup.c's undo_record. A line that
+ * counts by it, and `hangupd undo` takes its help and the kind of argument from it. A line that
  * does not fit the grammar is reported and kept; nothing in it is guessed at.
+ *
+ * A new verb is a row here. If it is undone in a new way, it is also an enum verb_undo, a case in
+ * cleanup.c's undo_record (the compiler asks for it) and, if status does not count it as a record
+ * to undo, one in look.h's tally_line. If it takes a new kind of argument, it is an enum
+ * verb_argument, with a case in record_parse and one in undo_command.h's undo_argument.
  *
  * Kind: pure.
  * Signal safety: what is marked ASYNC_SAFE, which is all of it.
@@ -47,11 +51,11 @@
     VERB(RMTREE_IF, "rmtree-if", FILEID_PATH, TREE,                                                \
          "  hangupd undo rmtree-if [FILEID] PATH   that it is now; or that FILEID, "               \
          "DEV:INO:BTIME, names\n")                                                                 \
-    VERB(COMMIT, "commit", NOTHING, NOTHING,                                                       \
+    VERB(COMMIT, "commit", NOTHING, MARK_KEEP,                                                     \
          "  hangupd undo commit                keep all that was recorded so far, however this "   \
          "ends\n")                                                                                 \
     VERB(SCRATCH, "scratch", PATH, SCRATCH, "")                                                    \
-    VERB(SENT, "sent", NUMBER, NOTHING, "")
+    VERB(SENT, "sent", NUMBER, MARK_SENT, "")
 
 #define VERB_ENUM(id, name, argument, undo, help) VERB_##id,
 enum verb {
@@ -71,11 +75,13 @@ enum verb_argument {
 };
 
 enum verb_undo {
-    UNDO_NOTHING, /* a mark, which says how the records above it are treated */
-    UNDO_COMMAND, /* run it: a janitor's work, never a signal handler's */
-    UNDO_FILE,    /* remove this name */
-    UNDO_TREE,    /* remove this directory and all that is in it */
-    UNDO_SCRATCH  /* the same, even if everything else is kept */
+    UNDO_NOTHING,   /* no verb: a comment, or a line that cannot be obeyed */
+    UNDO_COMMAND,   /* run it: a janitor's work, never a signal handler's */
+    UNDO_FILE,      /* remove this name */
+    UNDO_TREE,      /* remove this directory and all that is in it */
+    UNDO_SCRATCH,   /* the same, even if everything else is kept */
+    UNDO_MARK_KEEP, /* a mark: of what is recorded above it, only scratch is removed */
+    UNDO_MARK_SENT  /* a mark: whether all is kept is decided before the undo begins */
 };
 
 #define VERB_ROW(id, name, argument, undo, help)                                                   \
