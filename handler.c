@@ -86,9 +86,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "cgi.h"
 #include "environment.h"
 #include "files.h"
+#include "http.h"
 #include "log.h"
 #include "routes.h"
 #include "serve.h"
@@ -1412,7 +1412,7 @@ int respond_header(struct request *rq, const char *name, const char *value)
     size_t n = strlen(name), m = strlen(value);
     bool valid = http_is_token(name, n) && !is_reserved_field(name);
     for (size_t i = 0; valid && i < m; i++)
-        valid = http_is_text((unsigned char)value[i]); /* no CR or LF: it would begin a field */
+        valid = http_is_text(value[i]); /* no CR or LF: it would begin a field */
     errno = !valid ? EINVAL : a->prepared ? EALREADY : E2BIG;
     if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
         return -1;
@@ -1430,7 +1430,7 @@ int respond_begin(struct request *rq, int status, const char *type, int64_t leng
     struct answer *a = &rq->answer;
     bool valid = status >= 200 && status <= 599 && length >= -1;
     for (const char *c = type; valid && c != NULL && *c != '\0'; c++)
-        valid = http_is_text((unsigned char)*c) && strlen(type) < 256;
+        valid = http_is_text(*c) && strlen(type) < 256;
     errno = valid ? EALREADY : EINVAL;
     if (!valid || a->prepared)
         return -1;
