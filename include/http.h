@@ -186,17 +186,6 @@ static inline int http_next_line(struct http_head *h, const char *b, size_t leng
 
 /* ---- The request line (RFC 9112 section 3) ------------------------------------------- */
 
-static inline int64_t http_parse_version(struct http_head *h, const char *v, size_t n)
-{
-    if (n != 8 || memcmp(v, "HTTP/", 5) != 0 || !http_is_digit(v[5]) || v[6] != '.' ||
-        !http_is_digit(v[7]))
-        return http_bad(h, 400, "the request line does not end in HTTP/1.1 or HTTP/1.0");
-    if (v[5] != '1')
-        return http_bad(h, 505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
-    h->minor = (uint8_t)(v[7] - '0');
-    return 0;
-}
-
 static inline int64_t http_parse_request_line(struct http_head *h, const char *b,
                                               struct http_span line,
                                               const struct http_limits *limits)
@@ -215,7 +204,14 @@ static inline int64_t http_parse_request_line(struct http_head *h, const char *b
     for (const char *p = first + 1; p < second; p++)
         if (*p <= ' ' || *p > '~' || *p == '#')
             return http_bad(h, 400, "the request target holds a character that it may not");
-    return http_parse_version(h, second + 1, (size_t)(end - second - 1));
+    const char *v = second + 1;
+    if (end - v != 8 || memcmp(v, "HTTP/", 5) != 0 || !http_is_digit(v[5]) || v[6] != '.' ||
+        !http_is_digit(v[7]))
+        return http_bad(h, 400, "the request line does not end in HTTP/1.1 or HTTP/1.0");
+    if (v[5] != '1')
+        return http_bad(h, 505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
+    h->minor = (uint8_t)(v[7] - '0');
+    return 0;
 }
 
 /* ---- Fields (RFC 9112 sections 5, 6; RFC 9110 sections 7.2, 8.6) --------------------- */
