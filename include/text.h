@@ -96,12 +96,13 @@ text_format(struct text *t, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    for (const char *f = format; *f != '\0'; f++) {
+    for (const char *f = format;; f++) {
         unsigned width = 1, longs = 0;
-        if (*f != '%') {
-            text_char(t, *f);
-            continue;
-        }
+        size_t plain = strcspn(f, "%");
+        text_bytes(t, f, plain);
+        f += plain;
+        if (*f == '\0')
+            break;
         for (f++; *f >= '0' && *f <= '9'; f++)
             width = (unsigned)(*f - '0');
         for (; *f == 'l'; f++)
