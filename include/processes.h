@@ -84,31 +84,28 @@ void cleanup_mark_prepare(int argc, char **argv)
 {
     (void)argc;
     (void)argv;
-    size_t count = 0, size = 0;
+    size_t count = 0, kept = 0;
+    char *block = environ[0], *end = block;
     for (; environ[count] != NULL; count++)
-        size += strlen(environ[count]) + 1;
-    /* In one block: no variable is lost when it is taken out again. */
+        if (environ[count] == end) /* still the kernel's block, without a gap */
+            end += strlen(end) + 1;
+    size_t size = (size_t)(end - block);
     char **copy = malloc((count + 2) * sizeof *copy + size);
     if (copy == NULL)
         return;
     char *text = (char *)(copy + count + 2);
-    size_t kept = 0;
     copy[kept++] = mark.variable;
-    char *end = count > 0 ? environ[0] : NULL;
     for (size_t i = 0; i < count; i++) {
-        size_t length = strlen(environ[i]) + 1;
-        if (environ[i] == end) /* still the kernel's block, without a gap */
-            end += length;
+        bool inside = environ[i] >= block && environ[i] < end;
         if (strncmp(environ[i], MARK_NAME, MARK_NAME_LENGTH) == 0)
             continue; /* a server that a request has started is not that request */
-        copy[kept++] = memcpy(text, environ[i], length);
-        text += length;
+        copy[kept++] = inside ? text + (environ[i] - block) : environ[i];
     }
     copy[kept] = NULL;
-    if (count > 0) {
-        mark.at = environ[0];
-        mark.room = (size_t)(end - environ[0]);
-    }
+    if (count > 0)
+        memcpy(text, block, size);
+    mark.at = block;
+    mark.room = size;
     environ = copy;
 }
 
