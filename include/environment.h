@@ -23,10 +23,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -77,28 +73,23 @@ struct environment {
     bool lacks; /* one, for want of memory */
 };
 
-/* Begin the variable NAME: "NAME=" and room for LENGTH bytes and a NUL. Returns false if there is
- * no memory, which is noted. */
-static bool begin_variable(struct environment *e, struct text *t, const char *name, size_t length)
+/* Set NAME to the LENGTH bytes at VALUE, or, if that is NULL, to what the caller writes there.
+ * Returns where the value is, with a NUL behind it, or NULL: there is no memory, which is noted. */
+static char *set_bytes(struct environment *e, const char *name, const char *value, size_t length)
 {
-    *t = (struct text){.room = strlen(name) + 1 + length + 1};
-    t->at = e->allocate(e->owner, t->room);
-    if (t->at == NULL) {
+    size_t at = strlen(name) + 1;
+    char *variable = e->allocate(e->owner, at + length + 1);
+    if (variable == NULL) {
         e->lacks = true;
-        return false;
+        return NULL;
     }
-    text_format(t, "%s=", name);
-    e->variables[e->count++] = t->at;
-    return true;
-}
-
-static void set_bytes(struct environment *e, const char *name, const char *value, size_t length)
-{
-    struct text t;
-    if (!begin_variable(e, &t, name, length))
-        return;
-    text_bytes(&t, value, length);
-    text_end(&t);
+    e->variables[e->count++] = variable;
+    memcpy(variable, name, at - 1);
+    variable[at - 1] = '=';
+    if (value != NULL)
+        memcpy(variable + at, value, length);
+    variable[at + length] = '\0';
+    return variable + at;
 }
 
 static void set_variable(struct environment *e, const char *name, const char *value)
@@ -117,10 +108,10 @@ static void set_number(struct environment *e, const char *name, unsigned long lo
 static void set_from_field(struct environment *e, const char *name, const char *field)
 {
     const struct program_facts *f = e->facts;
-    struct text t;
     size_t size = http_join_values(f->head, f->buffer, field, NULL);
-    if (size > 0 && begin_variable(e, &t, name, size - 1))
-        http_join_values(f->head, f->buffer, field, t.at + t.length);
+    char *values = size > 0 ? set_bytes(e, name, NULL, size - 1) : NULL;
+    if (values != NULL)
+        http_join_values(f->head, f->buffer, field, values);
 }
 
 /* ---- The parts ----------------------------------------------------------------------- */
