@@ -25,10 +25,6 @@
 #ifndef HANGUPD_HTTP_H
 #define HANGUPD_HTTP_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
 #include <strings.h>
 
 #include "text.h"
@@ -766,7 +762,7 @@ static inline int64_t cgi_parse_head(struct cgi_head *h, const char *buffer, siz
     return h->wrong != NULL ? -1 : 0;
 }
 
-/* ---- What every answer says ---------------------------------------------------------- */
+/* ---- What every answer says (RFC 9110 section 15) ------------------------------------ */
 
 /* Add "Date: Mon, 23 Nov 2026 09:20:01 GMT" and the end of the line, RFC 9110 section 5.6.7. */
 ASYNC_SAFE static inline void http_add_date(struct text *t)
@@ -780,8 +776,6 @@ ASYNC_SAFE static inline void http_add_date(struct text *t)
     text_format(t, "Date: %s, %02u %s %04u %02u:%02u:%02u GMT\r\n", days[u.weekday], u.day,
                 months[u.month - 1], u.year, u.hour, u.minute, u.second);
 }
-
-/* ---- Reasons (RFC 9110 section 15) --------------------------------------------------- */
 
 /* Returns the phrase that goes with STATUS in a status line: "Not Found" for 404, "Unknown" for a
  * number that has none here. */
