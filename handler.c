@@ -1417,10 +1417,7 @@ int respond_header(struct request *rq, const char *name, const char *value)
     if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
         return -1;
     struct text t = {.at = a->fields, .length = a->fields_size, .room = sizeof a->fields};
-    text_add(&t, name);
-    text_add(&t, ": ");
-    text_add(&t, value);
-    text_add(&t, "\r\n");
+    text_format(&t, "%s: %s\r\n", name, value);
     a->fields_size = t.length;
     return 0;
 }
@@ -1507,11 +1504,7 @@ static void answer_again(struct request *rq)
 
 ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *reason)
 {
-    text_add(t, "HTTP/1.1 ");
-    text_signed(t, status);
-    text_char(t, ' ');
-    text_add(t, reason != NULL ? reason : http_reason(status));
-    text_add(t, "\r\n");
+    text_format(t, "HTTP/1.1 %d %s\r\n", status, reason != NULL ? reason : http_reason(status));
     http_add_date(t);
 }
 
@@ -1524,18 +1517,12 @@ static void build_head(struct request *rq)
     if (!rq->head.keep_alive || a->framing == FRAMING_CLOSE || rq->unread_body || draining)
         rq->must_close = true;
     add_status_line(&t, a->status, a->reason);
-    if (a->type != NULL) {
-        text_add(&t, "Content-Type: ");
-        text_add(&t, a->type);
-        text_add(&t, "\r\n");
-    }
-    if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304) {
-        text_add(&t, "Content-Length: ");
-        text_number(&t, (unsigned long long)a->length, 1);
-        text_add(&t, "\r\n");
-    } else if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
+    if (a->type != NULL)
+        text_format(&t, "Content-Type: %s\r\n", a->type);
+    if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304)
+        text_format(&t, "Content-Length: %llu\r\n", (unsigned long long)a->length);
+    else if (a->framing == FRAMING_CHUNKED && !has_no_body(rq))
         text_add(&t, "Transfer-Encoding: chunked\r\n");
-    }
     if (rq->must_close)
         text_add(&t, "Connection: close\r\n");
     else if (rq->head.minor == 0)
@@ -1921,21 +1908,13 @@ ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, b
 {
     struct text t = {.at = buffer, .room = room};
     const char *name = http_reason(status);
-    size_t length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
+    unsigned long length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
     add_status_line(&t, status, NULL);
-    text_add(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
-    text_number(&t, length, 1);
-    if (status == 503)
-        text_add(&t, "\r\nRetry-After: 5");
-    text_add(&t, "\r\nConnection: close\r\n\r\n");
-    if (head_only)
-        return t.length;
-    text_signed(&t, status);
-    text_char(&t, ' ');
-    text_add(&t, name);
-    text_add(&t, ": ");
-    text_add(&t, reason);
-    text_char(&t, '\n');
+    text_format(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: %lu\r\n", length);
+    text_add(&t, status == 503 ? "Retry-After: 5\r\n" : "");
+    text_add(&t, "Connection: close\r\n\r\n");
+    if (!head_only)
+        text_format(&t, "%d %s: %s\n", status, name, reason);
     return t.length;
 }
 
