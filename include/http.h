@@ -147,7 +147,8 @@ static inline bool http_span_is(const char *buffer, struct http_span s, const ch
     return true;
 }
 
-static inline int64_t http_bad(struct http_head *h, int status, const char *reason)
+/* Note what is wrong. Returns -1. */
+static inline int http_bad(struct http_head *h, int status, const char *reason)
 {
     h->status = status;
     h->reason = reason;
@@ -161,7 +162,7 @@ static inline int http_next_line(struct http_head *h, const char *b, size_t leng
                                  struct http_span *line)
 {
     for (size_t at = h->line + h->seen; at < length; at++) {
-        unsigned char c = (unsigned char)b[at];
+        char c = b[at];
         bool after_cr = at > h->line && b[at - 1] == '\r';
         if (c == '\n' && after_cr) {
             *line = (struct http_span){h->line, (uint32_t)(at - 1 - h->line)};
@@ -170,11 +171,11 @@ static inline int http_next_line(struct http_head *h, const char *b, size_t leng
             return 1;
         }
         if (c == '\n')
-            return (int)http_bad(h, 400, "a line ends in LF without CR");
+            return http_bad(h, 400, "a line ends in LF without CR");
         if (after_cr)
-            return (int)http_bad(h, 400, "a CR without LF");
-        if (c == 0x7f || (c < 0x20 && c != '\t' && c != '\r'))
-            return (int)http_bad(h, 400, "a control character in the head");
+            return http_bad(h, 400, "a CR without LF");
+        if (c != '\r' && !http_is_text(c))
+            return http_bad(h, 400, "a control character in the head");
     }
     h->seen = (uint32_t)(length - h->line);
     return 0;
@@ -182,9 +183,8 @@ static inline int http_next_line(struct http_head *h, const char *b, size_t leng
 
 /* ---- The request line (RFC 9112 section 3) ------------------------------------------- */
 
-static inline int64_t http_parse_request_line(struct http_head *h, const char *b,
-                                              struct http_span line,
-                                              const struct http_limits *limits)
+static inline int http_parse_request_line(struct http_head *h, const char *b, struct http_span line,
+                                          const struct http_limits *limits)
 {
     const char *s = b + line.at, *end = s + line.length;
     const char *first = memchr(s, ' ', line.length);
@@ -272,8 +272,8 @@ static inline const char *http_parse_content_length(const char *b, struct http_s
     return NULL;
 }
 
-static inline int64_t http_parse_transfer_encoding(struct http_head *h, const char *b,
-                                                   struct http_span value)
+static inline int http_parse_transfer_encoding(struct http_head *h, const char *b,
+                                               struct http_span value)
 {
     struct http_span coding;
     bool any = false;
@@ -291,8 +291,8 @@ static inline int64_t http_parse_transfer_encoding(struct http_head *h, const ch
     return any ? 0 : http_bad(h, 400, "the Transfer-Encoding is empty");
 }
 
-static inline int64_t http_parse_known_field(struct http_head *h, const char *b,
-                                             const struct http_field *f)
+static inline int http_parse_known_field(struct http_head *h, const char *b,
+                                         const struct http_field *f)
 {
     struct http_span list = f->value, option;
     if (http_span_is(b, f->name, "Host")) {
@@ -319,7 +319,7 @@ static inline int64_t http_parse_known_field(struct http_head *h, const char *b,
     return 0;
 }
 
-static inline int64_t http_parse_field(struct http_head *h, const char *b, struct http_span line)
+static inline int http_parse_field(struct http_head *h, const char *b, struct http_span line)
 {
     const char *s = b + line.at, *colon = memchr(s, ':', line.length);
     if (http_is_in(*s, " \t"))
@@ -387,8 +387,6 @@ static inline int64_t http_parse_head(struct http_head *h, const char *buffer, s
         h->started = true;
     }
 }
-
-/* ---- Looking fields up --------------------------------------------------------------- */
 
 /* Returns the first field NAME (any case) of a head that has been parsed, or NULL. */
 static inline const struct http_field *http_find_field(const struct http_head *h,

@@ -98,15 +98,6 @@ ASYNC_SAFE static int remove_directory(int dir, const char *name, int depth, str
     return done < 0 ? -1 : unlinkat(dir, name, AT_REMOVEDIR);
 }
 
-ASYNC_SAFE static int remove_entry(int dir, const struct dirent64 *e, int depth, struct tree *tree)
-{
-    if (e->d_type != DT_DIR && (unlinkat(dir, e->d_name, 0) == 0 || errno == ENOENT))
-        return 0;
-    if (e->d_type != DT_DIR && errno != EISDIR)
-        return -1;
-    return remove_directory(dir, e->d_name, depth, tree);
-}
-
 /* One pass over DIR. Returns how many entries it removed, or -1 if it could not be read; *LEFT is
  * the errno of the first that would not go, or 0 if there was none. */
 ASYNC_SAFE static int empty_pass(int dir, int depth, struct tree *tree, int *left)
@@ -117,7 +108,10 @@ ASYNC_SAFE static int empty_pass(int dir, int depth, struct tree *tree, int *lef
         return -1;
     struct walk w = walk_from(dir, tree_entries[depth], sizeof tree_entries[depth]);
     for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
-        if (remove_entry(dir, e, depth, tree) == 0)
+        bool gone = e->d_type != DT_DIR && (unlinkat(dir, e->d_name, 0) == 0 || errno == ENOENT);
+        if (!gone && (e->d_type == DT_DIR || errno == EISDIR)) /* some file systems tell no types */
+            gone = remove_directory(dir, e->d_name, depth, tree) == 0;
+        if (gone)
             removed++;
         else if (*left == 0)
             *left = errno;
