@@ -89,7 +89,6 @@
 #include <unistd.h>
 
 #include "files.h"
-#include "identity.h"
 #include "ledger.h"
 #include "look.h"
 #include "processes.h"

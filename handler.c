@@ -87,9 +87,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "cgi.h"
 #include "environment.h"
 #include "files.h"
+#include "http.h"
 #include "log.h"
 #include "routes.h"
 #include "serve.h"
@@ -1545,15 +1545,12 @@ int respond_header(struct request *rq, const char *name, const char *value)
     size_t n = strlen(name), m = strlen(value);
     bool valid = http_is_token(name, n) && !is_reserved_field(name);
     for (size_t i = 0; valid && i < m; i++)
-        valid = http_is_text((unsigned char)value[i]); /* no CR or LF: it would begin a field */
+        valid = http_is_text(value[i]); /* no CR or LF: it would begin a field */
     errno = !valid ? EINVAL : a->prepared ? EALREADY : E2BIG;
     if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
         return -1;
     struct text t = {.at = a->fields, .length = a->fields_size, .room = sizeof a->fields};
-    text_add(&t, name);
-    text_add(&t, ": ");
-    text_add(&t, value);
-    text_add(&t, "\r\n");
+    text_format(&t, "%s: %s\r\n", name, value);
     a->fields_size = t.length;
     return 0;
 }
@@ -1563,7 +1560,7 @@ int respond_begin(struct request *rq, int status, const char *type, int64_t leng
     struct answer *a = &rq->answer;
     bool valid = status >= 200 && status <= 599 && length >= -1;
     for (const char *c = type; valid && c != NULL && *c != '\0'; c++)
-        valid = http_is_text((unsigned char)*c) && strlen(type) < 256;
+        valid = http_is_text(*c) && strlen(type) < 256;
     errno = valid ? EALREADY : EINVAL;
     if (!valid || a->prepared)
         return -1;
@@ -1640,11 +1637,7 @@ static void answer_again(struct request *rq)
 
 ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *reason)
 {
-    text_add(t, "HTTP/1.1 ");
-    text_signed(t, status);
-    text_char(t, ' ');
-    text_add(t, reason != NULL ? reason : http_reason(status));
-    text_add(t, "\r\n");
+    text_format(t, "HTTP/1.1 %d %s\r\n", status, reason != NULL ? reason : http_reason(status));
     http_add_date(t);
 }
 
@@ -1657,18 +1650,12 @@ static void build_head(struct request *rq)
     if (!rq->head.keep_alive || a->framing == FRAMING_CLOSE || rq->rest_unread || draining)
         rq->must_close = true;
     add_status_line(&t, a->status, a->reason);
-    if (a->type != NULL) {
-        text_add(&t, "Content-Type: ");
-        text_add(&t, a->type);
-        text_add(&t, "\r\n");
-    }
-    if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304) {
-        text_add(&t, "Content-Length: ");
-        text_number(&t, (unsigned long long)a->length, 1);
-        text_add(&t, "\r\n");
-    } else if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
+    if (a->type != NULL)
+        text_format(&t, "Content-Type: %s\r\n", a->type);
+    if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304)
+        text_format(&t, "Content-Length: %llu\r\n", (unsigned long long)a->length);
+    else if (a->framing == FRAMING_CHUNKED && !has_no_body(rq))
         text_add(&t, "Transfer-Encoding: chunked\r\n");
-    }
     if (rq->must_close)
         text_add(&t, "Connection: close\r\n");
     else if (rq->head.minor == 0)
@@ -2055,21 +2042,13 @@ ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, b
 {
     struct text t = {.at = buffer, .room = room};
     const char *name = http_reason(status);
-    size_t length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
+    unsigned long length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
     add_status_line(&t, status, NULL);
-    text_add(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
-    text_number(&t, length, 1);
-    if (status == 503)
-        text_add(&t, "\r\nRetry-After: " RETRY_AFTER);
-    text_add(&t, "\r\nConnection: close\r\n\r\n");
-    if (head_only)
-        return t.length;
-    text_signed(&t, status);
-    text_char(&t, ' ');
-    text_add(&t, name);
-    text_add(&t, ": ");
-    text_add(&t, reason);
-    text_char(&t, '\n');
+    text_format(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: %lu\r\n", length);
+    text_add(&t, status == 503 ? "Retry-After: " RETRY_AFTER "\r\n" : "");
+    text_add(&t, "Connection: close\r\n\r\n");
+    if (!head_only)
+        text_format(&t, "%d %s: %s\n", status, name, reason);
     return t.length;
 }
 

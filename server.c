@@ -652,10 +652,9 @@ static void note_strangers(void)
 /* Said on standard error: if descriptor 0 is no socket, no client is there to be disturbed. */
 static void check_inetd(void)
 {
-    bool listening;
     if (settings.inetd && settings.listen.count > 0)
         wrong_use("--inetd and --listen exclude each other");
-    if (settings.inetd && !listen_kind(0, &listening))
+    if (settings.inetd && listen_kind(0) < 0)
         cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
                "systemd socket unit, or use --listen",
                strerror(errno));

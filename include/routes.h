@@ -190,20 +190,15 @@ static inline int parse_key(struct route *r, const char *key, const char *value,
         k++;
     if (k < end && k->take(r, value))
         return 0;
-    text_add(&t, k < end ? key : "there is no key ");
-    text_add(&t, k < end ? "=" : key);
     if (k == end) {
-        for (k = route_keys; k < end; k++) {
-            text_add(&t, k == route_keys ? "; there are " : ", ");
-            text_add(&t, k->name);
-        }
+        text_format(&t, "there is no key %s", key);
+        for (k = route_keys; k < end; k++)
+            text_format(&t, k == route_keys ? "; there are %s" : ", %s", k->name);
+    } else if (k->wanted != NULL) {
+        text_format(&t, "%s=%s is not %s", key, value, k->wanted);
     } else {
-        text_add(&t, value);
-        text_add(&t, k->wanted != NULL ? " is not " : " is ");
-        if (k->wanted != NULL)
-            text_add(&t, k->wanted);
-        else
-            text_not_a_choice(&t, k->argument);
+        text_format(&t, "%s=%s is ", key, value);
+        text_not_a_choice(&t, k->argument);
     }
     text_end(&t);
     return -1;
@@ -254,15 +249,10 @@ static inline int parse_target(struct route *r, const char *target, const struct
             r->path = path;
             return 0;
         }
-    text_add(&names, "no handler is called ");
-    text_add(&names, target);
-    text_add(&names, "; there are:");
+    text_format(&names, "no handler is called %s; there are:", target);
     for (const struct route *c = compiled; c->path != NULL; c++)
-        if (c->name != NULL) {
-            text_add(&names, " @");
-            text_add(&names, c->name);
-        }
-    text_end(&names);
+        if (c->name != NULL)
+            text_format(&names, " @%s", c->name);
     return -1;
 }
 

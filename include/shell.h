@@ -82,10 +82,8 @@ static const char *recover_words(const char *path, const char *id)
     struct text t = TEXT(words);
     text_add(&t, "hangupd recover --state ");
     shell_word_printable(&t, path);
-    if (id != NULL) {
-        text_char(&t, ' ');
-        text_add(&t, id);
-    }
+    if (id != NULL)
+        text_format(&t, " %s", id);
     return text_end(&t);
 }
 

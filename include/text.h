@@ -2,9 +2,8 @@
  *
  *     char buffer[64];
  *     struct text t = TEXT(buffer);
- *     text_add(&t, "pid=");
- *     text_signed(&t, getpid());
- *     puts(text_end(&t));
+ *     text_add(&t, "hangupd, ");
+ *     puts(text_format(&t, "process %d of %s", getpid(), name));
  *
  * Text is built in an array of the caller's; what does not fit there is cut off and nothing
  * overflows. Use it for lines of the log and of ledgers, for names, for heads of answers: for all
@@ -17,6 +16,7 @@
 #ifndef HANGUPD_TEXT_H
 #define HANGUPD_TEXT_H
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -87,6 +87,45 @@ ASYNC_SAFE static inline const char *text_end(struct text *t)
     return t->at;
 }
 
+/* Append what printf(3) makes of FORMAT, but without stdio, which no signal handler may use and
+ * whose pages each process would pay for. Of printf's directives it knows %s, %c, and %d and %u,
+ * with l or ll, %u also with zeros up to nine digits (%02u). Returns the string, as text_end does.
+ */
+ASYNC_SAFE __attribute__((format(printf, 2, 3))) static inline const char *
+text_format(struct text *t, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    for (const char *f = format;; f++) {
+        unsigned width = 1, longs = 0;
+        size_t plain = strcspn(f, "%");
+        text_bytes(t, f, plain);
+        f += plain;
+        if (*f == '\0')
+            break;
+        for (f++; *f >= '0' && *f <= '9'; f++)
+            width = (unsigned)(*f - '0');
+        for (; *f == 'l'; f++)
+            longs++;
+        if (*f == 's')
+            text_add(t, va_arg(args, const char *));
+        else if (*f == 'c')
+            text_char(t, (char)va_arg(args, int));
+        else if (*f == 'd')
+            text_signed(t, longs > 1 ? va_arg(args, long long)
+                           : longs   ? va_arg(args, long)
+                                     : va_arg(args, int));
+        else if (longs > 0)
+            text_number(t,
+                        longs > 1 ? va_arg(args, unsigned long long) : va_arg(args, unsigned long),
+                        width);
+        else
+            text_number(t, va_arg(args, unsigned), width);
+    }
+    va_end(args);
+    return text_end(t);
+}
+
 /* Read the decimal number at *S into *N and move *S past it. Returns false, and changes neither, if
  * there is no digit or the number is larger than MAX. What follows the digits is for the caller to
  * judge. */
@@ -125,9 +164,7 @@ ASYNC_SAFE static inline void text_escaped_char(struct text *t, char c, enum esc
         text_char(t, "0123456789abcdef"[byte >> 4]);
         text_char(t, "0123456789abcdef"[byte & 15]);
     } else if (how == ESCAPE_HTML && strchr("&<>\"'", c) != NULL) {
-        text_add(t, "&#");
-        text_number(t, byte, 1);
-        text_char(t, ';');
+        text_format(t, "&#%u;", byte);
     } else {
         if (quoted && (c == '"' || c == '\\'))
             text_char(t, '\\');
@@ -204,17 +241,8 @@ ASYNC_SAFE static inline struct utc utc_at(int64_t seconds)
 ASYNC_SAFE static inline void text_time(struct text *t, int64_t seconds)
 {
     struct utc u = utc_at(seconds);
-    text_number(t, u.year, 4);
-    text_char(t, '-');
-    text_number(t, u.month, 2);
-    text_char(t, '-');
-    text_number(t, u.day, 2);
-    text_char(t, 'T');
-    text_number(t, u.hour, 2);
-    text_char(t, ':');
-    text_number(t, u.minute, 2);
-    text_char(t, ':');
-    text_number(t, u.second, 2);
+    text_format(t, "%04u-%02u-%02uT%02u:%02u:%02u", u.year, u.month, u.day, u.hour, u.minute,
+                u.second);
 }
 
 #endif
