@@ -741,6 +741,12 @@ static void scratch_choose(void)
     scratch_path(made->letter);
     if (scratch_is(made))
         return;
+    /* If somebody has cleaned TMPDIR up, another user may have taken the pool's name. */
+    if (lstat(ledger.owner.pool_path, &there) < 0 || there.st_mode != (S_IFDIR | 0700) ||
+        there.st_uid != own_uid()) {
+        ledger.scratch[0] = '\0';
+        return;
+    }
     if (made->inode != 0)
         (void)undo_rmtree(ledger.scratch); /* somebody has changed it since */
     made->inode = 0;
@@ -803,6 +809,10 @@ static int slot_open(void)
     if (fd < 0)
         return errno == EPERM && unlinkat(dir, ledger.name, 0) == 0 ? fail(ENOENT) : -1;
     struct header was = header_read(fd);
+    if (was.unread) { /* it may be a ledger */
+        close_keep_errno(fd);
+        return -1;
+    }
     bool idle = was.idle;
     bool fits = idle && now.st_size <= SLOT_BLOCK - SLOT_MARK;
     if (idle && (fits || ftruncate(fd, LEDGER_HEAD_SIZE) == 0)) {
@@ -861,9 +871,9 @@ ASYNC_SAFE static bool slot_drop(int fd, const struct scratch_mark *made)
  * by whoever cleans TMPDIR up. */
 static int scratch_make_elsewhere(void)
 {
-    char hex[HEX_SIZE];
+    char hex[HEX_SIZE], path[PATH_MAX];
     struct stat there;
-    struct text t = TEXT(ledger.scratch);
+    struct text t = TEXT(path);
     if (random_hex(hex) < 0)
         return -1;
     text_add(&t, ledger.owner.tmpdir);
@@ -873,10 +883,11 @@ static int scratch_make_elsewhere(void)
     ledger.mark = (struct scratch_mark){0};
     if (t.length + 1 >= t.room)
         return fail(ENAMETOOLONG);
-    if (lstat(ledger.scratch, &there) == 0) /* the record would be of somebody else's */
+    if (lstat(path, &there) == 0) /* the record would be of somebody else's */
         return fail(EEXIST);
-    if (record_add(VERB_SCRATCH, NULL, ledger.scratch) < 0)
+    if (record_add(VERB_SCRATCH, NULL, path) < 0)
         return -1;
+    memcpy(ledger.scratch, path, t.length + 1); /* only now, or the head would record it as well */
     if (mkdir(ledger.scratch, 0700) == 0)
         return 0;
     record_withdraw();
@@ -916,6 +927,9 @@ int cleanup_open_for_program(void)
     if (ledger.program_fd >= 0)
         return ledger.program_fd;
     ledger_program_name(name, ledger.name);
+    /* First the own file: if it has a ledger that was left here, the program's goes with it. */
+    if (own_open() < 0)
+        return -1;
     errno = ENOENT;
     int fd = ledger.owner.slot != 0 ? slot_open_program(name) : -1;
     if (fd < 0 && errno == ENOENT) {
@@ -938,9 +952,10 @@ int cleanup_open_for_program(void)
 ASYNC_SAFE static bool read_from_end(struct reader *r, int fd)
 {
     struct stat now;
-    if (fstat(fd, &now) < 0)
+    struct header h = header_read(fd);
+    if (h.unread || fstat(fd, &now) < 0)
         return false;
-    reader_begin(r, fd, now.st_size, header_read(fd).from);
+    reader_begin(r, fd, now.st_size, h.from);
     return true;
 }
 
@@ -991,6 +1006,8 @@ static struct header header_of(int dir, const char *name)
     if (fd >= 0) {
         h = header_read(fd);
         close_keep_errno(fd);
+    } else {
+        h.unread = errno != ENOENT && errno != EPERM;
     }
     return h;
 }
@@ -1124,22 +1141,20 @@ ASYNC_SAFE static bool is_pool_of(const char *path, const char *token)
 
 /* Remove a scratch directory. A parked ledger's may outlive its server, so the pool is removed with
  * the last one in it, if there is no link to it any more. If somebody has cleaned TMPDIR up,
- * another user may have taken the pool's name: then nothing of ours is there, and it counts as
- * undone. */
+ * another user may have taken the pool's name, even for a link to what is ours: then nothing of the
+ * request is there, and it counts as undone. */
 ASYNC_SAFE static int undo_scratch(const struct cleanup_settling *how, const char *scratch)
 {
     char pool[PATH_MAX], link[] = "../0123456789abcdef/" POOL;
     struct stat now;
     struct text t = TEXT(pool);
-    int done = undo_rmtree(scratch), error = errno;
     text_bytes(&t, scratch, (size_t)(strrchr(scratch, '/') - scratch));
     if (!is_pool_of(text_end(&t), how->id))
-        return done;
-    if (done < 0) {
-        bool strange = lstat(pool, &now) == 0 && now.st_uid != geteuid();
-        errno = error;
-        return strange ? 0 : -1;
-    }
+        return undo_rmtree(scratch);
+    if (lstat(pool, &now) == 0 && (now.st_uid != own_uid() || S_ISLNK(now.st_mode)))
+        return 0;
+    if (undo_rmtree(scratch) < 0)
+        return -1;
     memcpy(link + 3, how->id, CLEANUP_TOKEN_SIZE - 1);
     if (faccessat(how->dir, link, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
         (void)rmdir(pool); /* fails while another request's is in it */
@@ -1342,6 +1357,10 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
 {
     const char *name = fd == f->own ? f->name : f->program_name;
     struct header h = fd == f->own ? f->head : header_read(fd);
+    if (h.unread) {
+        report(how->id, "could not read the ledger", name, errno);
+        return CLEANUP_FAILED;
+    }
     if (!h.valid)
         report(how->id, "the ledger was overwritten and records may be lost:", name, 0);
     struct settlement s = {.how = how,
@@ -1387,6 +1406,12 @@ ASYNC_SAFE static bool files_open(const struct cleanup_settling *how, struct fil
     bool opened = file_open(how, f->name, &f->own);
     if (f->own >= 0)
         f->head = header_read(f->own);
+    if (f->own >= 0 && f->head.unread) { /* where its records start is not known */
+        report(how->id, "could not read the ledger", f->name, errno);
+        close(f->own);
+        f->own = -1;
+        return false;
+    }
     if (f->own >= 0 && f->slot && strcmp(f->head.id, how->id) != 0) {
         close(f->own);
         f->own = -1;
@@ -1479,8 +1504,9 @@ ASYNC_SAFE enum cleanup_result cleanup_keep(void)
     int dir = ledger.owner.dir;
     if (!cleanup_pending() || !ledger.begun || program_has_records())
         return settle_own(true);
+    const struct cleanup_settling how = {.dir = dir, .id = ledger.owner.id};
     bool reuse = scratch_is(&ledger.mark) && (!ledger.fresh || scratch_is_empty());
-    if (ledger.scratch[0] != '\0' && !reuse && undo_rmtree(ledger.scratch) < 0)
+    if (ledger.scratch[0] != '\0' && !reuse && undo_scratch(&how, ledger.scratch) < 0)
         return settle_own(true);
     const struct scratch_mark none = {0};
     bool dropped = ledger.owner.slot != 0
@@ -1784,13 +1810,18 @@ bool cleanup_move(int from, const char *name, int to, const char *id)
 static bool name_ledgers(int dir)
 {
     _Alignas(struct dirent64) char entries[WALK_SIZE];
-    char id[CLEANUP_ID_SIZE];
-    bool done = true;
+    int error = 0;
     struct walk w = walk_open(dir, ".", entries, sizeof entries);
-    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;)
-        if (ledger_is_slot_name(e->d_name) && id_of_file(dir, e->d_name, id))
-            done = cleanup_move(dir, e->d_name, dir, id) && done;
-    return walk_close(&w) && done;
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+        if (!ledger_is_slot_name(e->d_name))
+            continue;
+        struct header h = header_of(dir, e->d_name);
+        bool moved = !h.unread && (!cleanup_is_id(h.id) || cleanup_move(dir, e->d_name, dir, h.id));
+        error = moved ? error : errno;
+    }
+    bool all = walk_close(&w);
+    errno = error != 0 ? error : errno;
+    return all && error == 0;
 }
 
 /* The names of scratch directories in a pool. */
@@ -1910,15 +1941,23 @@ static bool remove_pool(int state, int dir, const char *token)
     return true;
 }
 
-/* Remove the files of slots, none of which has a ledger. */
+/* Remove the files of slots. What has a ledger, as it could not be named after its request, stays,
+ * and so does what cannot be read. */
 static bool remove_slots(int dir)
 {
     _Alignas(struct dirent64) char entries[WALK_SIZE];
+    char own[CLEANUP_ID_SIZE];
     bool done = true;
     struct walk w = walk_open(dir, ".", entries, sizeof entries);
-    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;)
-        if (strncmp(e->d_name, LEDGER_SLOT_NAME, sizeof LEDGER_SLOT_NAME - 1) == 0)
-            done = remove_name(dir, e->d_name, 0) && done;
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+        struct text t = TEXT(own);
+        text_bytes(&t, e->d_name, strcspn(e->d_name, "."));
+        if (!ledger_is_slot_name(text_end(&t)))
+            continue;
+        struct header h = header_of(dir, own);
+        errno = h.valid ? ENOTEMPTY : errno;
+        done = !h.unread && !h.valid && remove_name(dir, e->d_name, 0) && done;
+    }
     return walk_close(&w) && done;
 }
 
@@ -1976,6 +2015,14 @@ static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char
     return false;
 }
 
+/* Returns true if the ledger ID in DIR has that name. */
+static bool is_named(int dir, const char *id)
+{
+    char program[LEDGER_NAME_SIZE];
+    return faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+           faccessat(dir, ledger_program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 static bool cannot_look(const char *token)
 {
     report(token, "could not look for ledgers in", token, errno);
@@ -1996,7 +2043,8 @@ static bool recover_directory(const struct cleanup_recovery *r, int dir, const c
         end_leftovers(r->state, dir, r->wanted == NULL ? token : NULL, ids, count);
     bool done = listed;
     for (size_t i = 0; i < count; i++)
-        done = recover_ledger(r, dir, ids[i]) && done;
+        if (named || is_named(dir, ids[i]))
+            done = recover_ledger(r, dir, ids[i]) && done;
     free(ids);
     return done;
 }

@@ -2186,7 +2186,12 @@ static bool was_delivered(const struct witness *w, uint64_t n)
 static int janitor_settle(const struct job *j, const struct witness *w)
 {
     struct cleanup_look before;
-    bool there = cleanup_look_ledger(server.dir, j->name, &before) && strcmp(before.id, j->id) == 0;
+    bool seen = cleanup_look_ledger(server.dir, j->name, &before);
+    if (!seen && errno != ENOENT) { /* it may well be there */
+        cleanup_report(j->id, "could not look at the ledger");
+        return JANITOR_LEFT | (j->verdict == VERDICT_OPEN ? JANITOR_UNDECIDED : 0);
+    }
+    bool there = seen && strcmp(before.id, j->id) == 0;
     const char *name = there ? j->name : j->id; /* it may have left its slot meanwhile */
     bool made = (there || cleanup_look_ledger(server.dir, name, &before)) && before.made;
     struct cleanup_settling how = {.dir = server.dir,

@@ -14,6 +14,7 @@
 #define HANGUPD_LOOK_H
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
@@ -111,12 +112,13 @@ static void tally_line(struct tally *t, struct reader *r)
     }
 }
 
-/* Returns the title in a ledger's HEADER, or NULL if it is not one. */
+/* Returns the title in a ledger's HEADER, of either version, or NULL if it is not one. */
 static const char *title_of(const char *header)
 {
     const char *boot = strstr(header, " boot=");
     const char *space = boot == NULL ? NULL : strchr(boot + 1, ' ');
-    bool ours = strncmp(header, LEDGER_MAGIC, strlen(LEDGER_MAGIC)) == 0;
+    bool ours = strncmp(header, LEDGER_MAGIC, strlen(LEDGER_MAGIC)) == 0 ||
+                strncmp(header, LEDGER_MAGIC_1, strlen(LEDGER_MAGIC_1)) == 0;
     return ours && space != NULL ? space + 1 : NULL;
 }
 
@@ -136,13 +138,17 @@ static bool tally_file(int dir, const char *name, struct cleanup_look *look, str
         return false;
     }
     *h = header_read(fd);
+    if (h->unread) {
+        close_keep_errno(fd);
+        return false;
+    }
     reader_begin(&r, fd, now.st_size < LOOK_MOST ? now.st_size : LOOK_MOST, h->from);
     while (reader_next(&r) > 0)
         tally_line(&t, &r);
     close(fd);
     const char *title = title_of(t.header);
     if (title != NULL && look->title[0] == '\0')
-        memcpy(look->title, title, strlen(title) + 1);
+        snprintf(look->title, sizeof look->title, "%.*s", CLEANUP_EXCERPT_SIZE - 1, title);
     look->records += t.records;
     look->made = look->made || t.made;
     if (t.records > 0)

@@ -100,6 +100,7 @@ struct scratch_mark {
 
 /* What the first line of a file says. */
 struct header {
+    bool unread;              /* it could not be read (errno), and so may say anything */
     bool valid;               /* it is a ledger's, of a version that is known */
     bool idle;                /* it is a slot's, and there is no ledger in it */
     bool program;             /* the program's file belongs to it */
@@ -141,7 +142,11 @@ ASYNC_SAFE static inline struct header header_read(int fd)
 {
     struct header h = {0};
     char line[LEDGER_HEAD_SIZE];
-    ssize_t n = pread(fd, line, sizeof line - 1, 0);
+    ssize_t n;
+    do
+        n = pread(fd, line, sizeof line - 1, 0);
+    while (n < 0 && errno == EINTR);
+    h.unread = n < 0;
     line[n > 0 ? n : 0] = '\0';
     line[strcspn(line, "\n")] = '\0';
     bool first = strncmp(line, LEDGER_MAGIC_1, sizeof LEDGER_MAGIC_1 - 1) == 0;
@@ -232,7 +237,7 @@ ASYNC_SAFE static inline int reader_next(struct reader *r)
 {
     if (r->floor > 0 && r->end == r->floor) {
         r->floor = 0;
-        r->end = LEDGER_HEAD_SIZE;
+        r->end = reader_line_start(r, LEDGER_HEAD_SIZE); /* its last line may be cut, too */
     }
     if (r->end <= 0)
         return r->end == 0 ? 0 : -1;

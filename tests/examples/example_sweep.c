@@ -1,10 +1,11 @@
 /* example_sweep.c: the request that fault_syscalls disturbs: it makes one of everything.
  *
- *     /c?answer=whole|stream|length[&daemon]
+ *     /c?answer=whole|stream|length[&daemon][&world=before]
  *
  * In the server's current directory: world/new is created, world/over is overwritten, world/dir
  * is made with a file in it, and remote/ID, which stands for a thing in a cloud, is made after
- * the command that removes it has been recorded. A note goes to the scratch directory.
+ * the command that removes it has been recorded. A note goes to the scratch directory. With
+ * world=before it is before/... and before/remote/it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -48,14 +49,23 @@ static int make_note(void)
 }
 
 /* Record first how it is deleted, by a name that is known before it is made. */
-static int make_remote(const struct request *rq)
+static int make_remote(const char *path)
 {
-    char here[PATH_MAX], command[PATH_MAX + 64], path[PATH_MAX];
+    char here[PATH_MAX], command[2 * PATH_MAX + 64];
     if (getcwd(here, sizeof here) == NULL)
         return -1;
-    snprintf(command, sizeof command, "rm -f '%s/remote/%s'", here, request_id(rq));
-    snprintf(path, sizeof path, "remote/%s", request_id(rq));
+    snprintf(command, sizeof command, "rm -f '%s/%s'", here, path);
     return cleanup_run(command) < 0 ? -1 : fill_new(path);
+}
+
+/* Returns NAME in the directory WORLD. */
+static const char *in(const char *world, const char *name)
+{
+    static char paths[8][256];
+    static unsigned next;
+    char *path = paths[next++ % 8];
+    snprintf(path, sizeof paths[0], "%s/%s", world, name);
+    return path;
 }
 
 /* A process out of the handler's session and family, deaf to SIGTERM. */
@@ -96,16 +106,18 @@ static int answer(struct request *rq, const char *how)
 
 static int sweep(struct request *rq)
 {
-    const char *how = request_parameter(rq, "answer");
+    const char *how = request_parameter(rq, "answer"), *world = request_parameter(rq, "world");
+    const char *remote = world != NULL ? in(world, "remote/it") : in("remote", request_id(rq));
+    world = world != NULL ? world : "world";
     if (make_note() < 0)
         return respond_errno(rq, "use the scratch directory");
-    if (fill(cleanup_create("world/new", 0, 0644)) < 0)
+    if (fill(cleanup_create(in(world, "new"), 0, 0644)) < 0)
         return respond_errno(rq, "create a file");
-    if (fill(cleanup_create("world/over", CLEANUP_OVERWRITE, 0644)) < 0)
+    if (fill(cleanup_create(in(world, "over"), CLEANUP_OVERWRITE, 0644)) < 0)
         return respond_errno(rq, "overwrite a file");
-    if (cleanup_mkdir("world/dir", 0755) < 0 || fill_new("world/dir/inside") < 0)
+    if (cleanup_mkdir(in(world, "dir"), 0755) < 0 || fill_new(in(world, "dir/inside")) < 0)
         return respond_errno(rq, "make a directory");
-    if (make_remote(rq) < 0)
+    if (make_remote(remote) < 0)
         return respond_errno(rq, "make the remote thing");
     if (request_parameter(rq, "daemon") != NULL && make_daemon() < 0)
         return respond_errno(rq, "start a daemon");

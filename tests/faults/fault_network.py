@@ -43,6 +43,16 @@ SKIPPED = 77
 HANGUPD_IDLE = 15  # hangupd's --idle-timeout, unless it is told another
 
 
+def ledger_text(directory, name):
+    """A ledger's head and records, without the lines of requests that its slot had before; empty if
+    there is none."""
+    with contextlib.suppress(OSError), open(os.path.join(directory, name), "rb") as f:
+        text = f.read()
+        if found := re.match(rb"# hangupd ledger 2 id=\S+ from=(\d+) ", text):
+            return text[:512] + text[int(found[1]):]
+    return b""
+
+
 class Violation(Exception):
     """What should have held does not."""
 
@@ -172,8 +182,9 @@ class Server(Daemon):
         return sum(row[3] == "01" and row[1].endswith(":1F90") for row in rows)
 
     def ledgers(self):
-        return [name for _, _, files in os.walk(self.state) for name in files
-                if re.fullmatch(r"[0-9a-f]+-[0-9a-f]+(\.p)?", name)]
+        return [name for directory, _, files in os.walk(self.state) for name in files
+                if re.fullmatch(r"[0-9a-f]+-[0-9a-f]+(\.p)?", name) or
+                (re.fullmatch(r"slot-[0-9]+", name) and ledger_text(directory, name))]
 
     def end(self):
         """SIGTERM: it must end well and leave nothing in STATE."""
@@ -453,10 +464,9 @@ def is_delivering(path):
     def look():
         for directory, _, files in os.walk(os.path.dirname(path)):
             for name in files:
-                with contextlib.suppress(OSError), open(os.path.join(directory, name), "rb") as f:
-                    text = f.read()
-                    if path.encode() in text and b"\nsent " in text:
-                        return True
+                text = ledger_text(directory, name)
+                if path.encode() in text and b"\nsent " in text:
+                    return True
         return False
     return look
 

@@ -56,17 +56,27 @@ static void kill_some_children(const struct server *s)
 static int *ledgers;
 static unsigned ledger_count;
 
+static bool is_ledger(const char *text)
+{
+    return strncmp(text, "# hangupd ledger 2 ", 19) == 0;
+}
+
 static void ledgers_hold_in(const char *directory)
 {
+    char head[20];
     DIR *d = opendir(directory);
     if (!d)
         return;
     for (const struct dirent *e; (e = readdir(d));) {
-        if (strlen(e->d_name) < 18 || e->d_name[16] != '-')
-            continue;
+        if (strchr(e->d_name, '-') == NULL || strchr(e->d_name, '.') != NULL)
+            continue; /* a program's file has no marks */
         int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_CLOEXEC);
         if (fd < 0)
             continue;
+        if (pread(fd, head, sizeof(head), 0) != sizeof(head) || !is_ledger(head)) { /* idle slot */
+            close(fd);
+            continue;
+        }
         int *more = realloc(ledgers, (ledger_count + 1) * sizeof(*ledgers));
         must(more);
         ledgers = more;
@@ -87,15 +97,18 @@ static void ledgers_hold(void)
         closedir(d);
 }
 
-/* Which of them said `sent` in the end? A mark that was struck out starts with '#'. */
+/* Which of them said `sent` in the end? A mark that was struck out starts with '#', and what is
+ * above `from` in a slot's file was said of requests before. The mark of a child that has lived on,
+ * and was done with its ledger, is not asked: it has seen that the answer had arrived. */
 static void ledgers_judge(void)
 {
     static char text[65536];
     for (unsigned i = 0; i < ledger_count; i++) {
         ssize_t n = pread(ledgers[i], text, sizeof(text) - 1, 0);
         text[n < 0 ? 0 : n] = '\0';
-        const char *tag = strstr(text, "?tag=");
-        if (tag && strstr(text, "\nsent "))
+        const char *tag = strstr(text, "?tag="), *from = strstr(text, " from=");
+        long at_ = is_ledger(text) && tag && from ? strtol(from + 6, NULL, 10) : n;
+        if (at_ > 0 && at_ < n && strstr(text + at_ - 1, "\nsent "))
             callers_window(strtoul(tag + 5, NULL, 10));
         close(ledgers[i]);
     }

@@ -25,6 +25,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <limits.h>
 #include <linux/netlink.h>
 #include <linux/sockios.h>
@@ -60,6 +61,7 @@
 
 #include "harness_files.h"
 #include "harness_obstacles.h"
+#include "reader.h"
 
 /* ---- The sweeps -------------------------------------------------------------------------- */
 
@@ -72,7 +74,10 @@ static const struct scenario {
         IS_PLAIN = 4,       /* the file system knows neither O_TMPFILE nor RENAME_NOREPLACE */
         ON_UNIX_SOCKET = 8, /* and not on TCP */
         IS_PROGRAM = 16,    /* by CGI */
-        IS_IDLE = 32        /* makes nothing, and so leaves what it got to the next request */
+        IS_IDLE = 32,       /* makes nothing, and so leaves its scratch directory as it was */
+        IS_SECOND = 64,     /* its slot has the records of a request that was answered */
+        IS_CHANGED = 128,   /* its slot's scratch directory is not as its maker left it */
+        IS_FIRST = 256      /* its slot has no files yet */
     } is;
 } scenarios[] = {
     {"whole", "/c?answer=whole", 0},
@@ -82,6 +87,11 @@ static const struct scenario {
     {"unix", "/c?answer=stream", ON_UNIX_SOCKET},
     {"program", "/program", IS_PROGRAM},
     {"idle", "/idle", IS_PROGRAM | IS_IDLE},
+    {"second", "/c?answer=whole", IS_SECOND},
+    {"second-program", "/program", IS_PROGRAM | IS_SECOND},
+    {"changed", "/program", IS_PROGRAM | IS_CHANGED},
+    {"first", "/c?answer=whole", IS_FIRST},
+    {"first-program", "/program", IS_PROGRAM | IS_FIRST},
 };
 
 static bool is(const struct scenario *s, unsigned flag)
@@ -208,6 +218,7 @@ static const struct call calls[] = {
     CALL(write, ENOSPC, EIO, EINTR),
     CALL(pread64, EIO, EINTR),
     CALL(pwrite64, ENOSPC, EIO, EINTR),
+    CALL(pwritev2, ENOSPC, EIO, EINTR),
     {SYS_close, "close", {EIO, EINTR}, true},
     CALL(linkat, ENOSPC, EIO, ENOMEM),
     CALL(renameat2, ENOSPC, EIO, ENOMEM),
@@ -221,7 +232,7 @@ static const struct call calls[] = {
     CALL(fsync, EIO, ENOSPC),
     CALL(fdatasync, EIO, ENOSPC),
     CALL(flock, EINTR, ENOMEM),
-    CALL(fcntl, ENOLCK, EMFILE),
+    CALL(fcntl, ENOLCK, EMFILE, EAGAIN),
     CALL(getdents64, EIO, ENOMEM),
     CALL(getcwd, ENOMEM),
     CALL(getrandom, EINTR),
@@ -562,13 +573,21 @@ static bool plain_refuses(const struct stop *at)
     return at->number == SYS_openat && (at->arguments[2] & O_TMPFILE) == O_TMPFILE;
 }
 
-static bool starts_with(pid_t pid, uint64_t address, const char *text)
+static bool peek(pid_t pid, uint64_t address, void *to, size_t n)
+{
+    struct iovec here = {to, n}, far = {.iov_len = n};
+    memcpy(&far.iov_base, &address, sizeof far.iov_base);
+    return process_vm_readv(pid, &here, 1, &far, 1, 0) == (ssize_t)n;
+}
+
+/* Whether the call that the target makes appends a record that starts with TEXT. */
+static bool appends(pid_t pid, const struct stop *at, const char *text)
 {
     char there[16];
+    uint64_t address; /* the first member of the struct iovec */
     size_t n = strlen(text);
-    struct iovec here = {there, n}, far = {.iov_len = n};
-    memcpy(&far.iov_base, &address, sizeof far.iov_base);
-    return process_vm_readv(pid, &here, 1, &far, 1, 0) == (ssize_t)n && memcmp(there, text, n) == 0;
+    return at->number == SYS_pwritev2 && peek(pid, at->arguments[1], &address, sizeof address) &&
+           peek(pid, address, there, n) && memcmp(there, text, n) == 0;
 }
 
 /* How far the answer is, by what the target calls. */
@@ -578,9 +597,9 @@ static void note_progress(pid_t pid)
     bool ok = at->exit && stop_result(pid) > 0;
     if (!at->exit && at->number == SYS_recvfrom && trial.connection < 0)
         trial.connection = (int)at->arguments[0];
-    if (at->number == SYS_write && !at->exit)
-        trial.marking = starts_with(pid, at->arguments[1], "sent ");
-    if (at->number == SYS_write && trial.marking && ok)
+    if (at->number == SYS_pwritev2 && !at->exit)
+        trial.marking = appends(pid, at, "sent ");
+    if (at->number == SYS_pwritev2 && trial.marking && ok)
         trial.marked = true;
     bool sends = at->number == SYS_sendmsg || at->number == SYS_sendmmsg;
     if (is(trial.scenario, IS_OLD)) {
@@ -596,7 +615,7 @@ static bool is_death(void)
     const struct stop *at = &trial.at;
     switch (trial.sweep->death) {
     case DEATH_UNSENT:
-        return at->number == SYS_write && trial.marking && !at->exit;
+        return at->number == SYS_pwritev2 && trial.marking && !at->exit;
     case DEATH_MARKED:
         return trial.marked;
     default:
@@ -612,7 +631,9 @@ static bool can_give(const struct stop *at, int error)
     if (at->number == SYS_wait4) /* one that does not wait is not interrupted */
         return (at->arguments[2] & WNOHANG) == 0;
     if (at->number == SYS_fcntl)
-        return at->arguments[1] == (error == ENOLCK ? F_SETLK : F_DUPFD_CLOEXEC);
+        return at->arguments[1] == (error == ENOLCK   ? F_SETLK
+                                    : error == EAGAIN ? F_SETLEASE
+                                                      : F_DUPFD_CLOEXEC);
     return true;
 }
 
@@ -932,7 +953,31 @@ static bool holds(const char *path, const char *text)
     return n == (ssize_t)strlen(text) && memcmp(there, text, (size_t)n) == 0;
 }
 
-/* The first name in DIRECTORY that is none of EXPECTED, and no spare, or NULL; *COUNT of all. */
+/* Whether NAME in DIR is a file of a slot that has no ledger, as the head of the slot's own file
+ * says. Before that is made for the first time the program's has its first line alone. */
+static bool is_idle(int dir, const char *name)
+{
+    static const char first[] = "# hangupd ledger 2 of a program; ";
+    char text[256], own[32];
+    size_t n = strcspn(name, ".");
+    snprintf(own, sizeof own, "%.*s", n < sizeof own ? (int)n : 0, name);
+    int fd = ledger_is_slot_name(own) ? openat(dir, own, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd >= 0) {
+        bool idle = header_read(fd).idle;
+        close(fd);
+        return idle;
+    }
+    fd = ledger_is_slot_name(own) ? openat(dir, name, O_RDONLY | O_CLOEXEC) : -1;
+    ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    text[length > 0 ? length : 0] = '\0';
+    return strncmp(text, first, strlen(first)) == 0 &&
+           strchr(text, '\n') == text + strlen(text) - 1;
+}
+
+/* The first name in DIRECTORY that is none of EXPECTED, and no idle slot's, or NULL; *COUNT of all.
+ */
 static const char *stranger(const char *directory, const char *const expected[], unsigned *count)
 {
     static char name[300];
@@ -941,7 +986,7 @@ static const char *stranger(const char *directory, const char *const expected[],
     *count = 0;
     for (const struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
         bool known = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
-                     strncmp(e->d_name, ".spare-", 7) == 0;
+                     is_idle(dirfd(d), e->d_name);
         *count += !known;
         for (size_t i = 0; expected[i] != NULL; i++)
             known = known || strcmp(e->d_name, expected[i]) == 0;
@@ -955,6 +1000,14 @@ static const char *stranger(const char *directory, const char *const expected[],
 
 static const char *const no_names[] = {NULL};
 
+/* Whether there is all that an answered request made before this one, if there was such a one. */
+static bool is_before_intact(void)
+{
+    return !is(trial.scenario, IS_SECOND) ||
+           (holds("before/new", "made\n") && holds("before/over", "made\n") &&
+            holds("before/dir/inside", "made\n") && exists("before/remote/it"));
+}
+
 enum world { WORLD_NONE, WORLD_ALL, WORLD_MIXED };
 
 /* What there is of the request's things, in words at TO. */
@@ -966,6 +1019,8 @@ static enum world world_look(char *to, size_t size)
     const char *odd = stranger("world", names, &count);
     bool new = exists("world/new"), over = !holds("world/over", "old\n") && exists("world/over");
     bool dir = exists("world/dir");
+    if (odd == NULL && !is_before_intact())
+        odd = "what the request before had made is gone";
     stranger("remote", no_names, &count);
     bool remote = count > 0;
     snprintf(to, size, "file %s, overwritten file %s, directory %s, remote thing %s%s%s",
@@ -986,15 +1041,18 @@ static enum world world_look(char *to, size_t size)
 
 static void world_make(void)
 {
-    static const char *const directories[] = {"world", "remote"};
+    static const char *const directories[] = {"world", "remote", "before", "before/remote"};
     for (size_t i = 0; i < COUNT(directories); i++) {
         remove_tree(directories[i]);
         if (mkdir(directories[i], 0755) < 0)
             give_up("make a directory");
     }
-    int fd = open("world/over", O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-    if (fd < 0 || write(fd, "old\n", 4) != 4 || close(fd) < 0)
-        give_up("write the file to be overwritten");
+    static const char *const olds[] = {"world/over", "before/over"};
+    for (size_t i = 0; i < COUNT(olds); i++) {
+        int fd = open(olds[i], O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+        if (fd < 0 || write(fd, "old\n", 4) != 4 || close(fd) < 0)
+            give_up("write the file to be overwritten");
+    }
 }
 
 /* What STATE holds beside the living server's own files, or NULL. */
@@ -1026,27 +1084,35 @@ static const char *state_stranger(void)
     return found != NULL && *found == '\0' ? NULL : found;
 }
 
-/* What TMPDIR holds beside the living server's pool of empty spares, or NULL; *SPARES in that. */
-static const char *tmp_stranger(unsigned *spares)
+/* Who dies before it chooses its scratch directory leaves to the next one what it has not seen; and
+ * who cannot remove it takes another. */
+#define NOTE "note of the last request"
+static const char *const left_by_us[] = {NOTE, NULL};
+
+/* What TMPDIR holds beside the living server's pool of its slots' empty directories, or NULL;
+ * *KEPT in that. */
+static const char *tmp_stranger(unsigned *kept)
 {
     static char what[700];
     const char *found = NULL;
     unsigned pools = 0, count;
-    *spares = 0;
+    *kept = 0;
     DIR *d = opendir("tmp");
     for (const struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
         char path[700];
         if (e->d_name[0] == '.')
             continue;
         snprintf(path, sizeof path, "tmp/%s", e->d_name);
-        DIR *pool = opendir(path);
-        const char *odd = stranger(path, no_names, &count);
+        DIR *pool = is_pool_name(e->d_name) ? opendir(path) : NULL;
+        const char *odd = NULL;
         for (const struct dirent *in; pool != NULL && (in = readdir(pool)) != NULL;) {
+            if (in->d_name[0] == '.')
+                continue;
             snprintf(path, sizeof path, "tmp/%.300s/%.300s", e->d_name, in->d_name);
-            bool is_spare = strncmp(in->d_name, ".spare-", 7) == 0;
-            if (is_spare && stranger(path, no_names, &count) != NULL)
-                odd = "a spare that is not empty";
-            *spares += is_spare;
+            bool may_stay = trial.sweep->action == ACT_ERROR || !is_answered();
+            if (stranger(path, left_by_us, &count) != NULL || (count > 0 && !may_stay))
+                odd = "a directory that is not empty";
+            ++*kept;
         }
         if (pool != NULL)
             closedir(pool);
@@ -1062,23 +1128,37 @@ static const char *tmp_stranger(unsigned *spares)
     return found;
 }
 
-/* Whether a ledger in STATE has the `sent` mark. */
+/* Whether the ledger PATH has the `sent` mark. The lines that its slot had before are not its. */
+static bool is_marked(const char *path)
+{
+    static struct reader r;
+    struct stat now;
+    bool marked = false;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    struct header head = header_read(fd);
+    if (head.valid && fstat(fd, &now) == 0) {
+        reader_begin(&r, fd, now.st_size, head.from);
+        while (!marked && reader_next(&r) > 0)
+            marked = strncmp(r.line, "sent ", 5) == 0;
+    }
+    close(fd);
+    return marked;
+}
+
+/* Whether a ledger in STATE has it. */
 static bool ledger_is_marked(void)
 {
     bool marked = false;
     DIR *d = opendir("state");
     for (const struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
-        char path[600], text[8192];
+        char path[600];
         snprintf(path, sizeof path, "state/%s", e->d_name);
         DIR *ledgers = e->d_name[0] == '.' ? NULL : opendir(path);
         for (const struct dirent *l; ledgers != NULL && (l = readdir(ledgers)) != NULL;) {
             snprintf(path, sizeof path, "state/%s/%s", e->d_name, l->d_name);
-            int fd = strchr(l->d_name, '-') == NULL ? -1 : open(path, O_RDONLY | O_CLOEXEC);
-            ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-            text[n > 0 ? n : 0] = '\0';
-            marked = marked || strstr(text, "\nsent ") != NULL;
-            if (fd >= 0)
-                close(fd);
+            marked = marked || (strchr(l->d_name, '-') != NULL && is_marked(path));
         }
         if (ledgers != NULL)
             closedir(ledgers);
@@ -1383,7 +1463,6 @@ enum result { POINT_OK, POINT_NONE, POINT_VIOLATION };
 static enum result try_point(const struct sweep *sweep, const struct scenario *scenario,
                              unsigned long k)
 {
-    world_make();
     closed_before_fin = false;
     trial = (struct trial){.sweep = sweep,
                            .scenario = scenario,
@@ -1404,15 +1483,67 @@ static enum result try_point(const struct sweep *sweep, const struct scenario *s
     return there ? POINT_OK : POINT_NONE;
 }
 
-/* An idle request that is not disturbed, so that the next one has its ledger and directory. */
-static void leave_spares(const struct sweep *sweep, const struct scenario *scenario)
+/* One request for TARGET that is not disturbed, and is answered. */
+static void ask_before(const char *target)
 {
-    unsigned spares = 0;
-    if (!is(scenario, IS_IDLE))
+    static const struct sweep undisturbed = {"before", TARGET_CHILD, 0, ACT_TERM};
+    struct scenario before = {"before", target, 0};
+    trial = (struct trial){.sweep = &undisturbed,
+                           .scenario = &before,
+                           .k = ULONG_MAX,
+                           .deadline = now_ms() + PATIENCE_MS,
+                           .connection = -1,
+                           .expected = server.pid};
+    client_ask(&before);
+    while (!client_is_served() && !server.ended && now_ms() < trial.deadline)
+        pump(10);
+    bool answered = is_answered();
+    client_close(false);
+    if (answered && wait_for_rest() == NULL)
         return;
-    if (try_point(sweep, scenario, ULONG_MAX) == POINT_NONE)
-        tmp_stranger(&spares);
-    if (spares == 0) {
+    print_log_tail(stdout);
+    errno = EPROTO;
+    give_up("have a request answered before the one that is disturbed");
+}
+
+/* Call EACH with the paths PATTERN stands for: how many there are. */
+static size_t for_each(const char *pattern, int (*each)(const char *path))
+{
+    glob_t found;
+    size_t count = glob(pattern, GLOB_NOSORT, NULL, &found) == 0 ? found.gl_pathc : 0;
+    for (size_t i = 0; i < count; i++)
+        if (each(found.gl_pathv[i]) < 0)
+            give_up("change what a request has left to the next one");
+    if (count > 0)
+        globfree(&found);
+    return count;
+}
+
+static int leave_alone(const char *path)
+{
+    (void)path;
+    return 0;
+}
+
+static int put_note(const char *directory)
+{
+    char path[300];
+    snprintf(path, sizeof path, "%s/" NOTE, directory);
+    return mkdir(path, 0700) == 0 || errno == EEXIST ? 0 : -1;
+}
+
+/* Bring the slot to where the scenario has it. Each request takes the slot that was freed last, and
+ * here one comes after the other: it is always the same one. */
+static void prepare_slot(const struct scenario *scenario)
+{
+    if (is(scenario, IS_SECOND))
+        ask_before(is(scenario, IS_PROGRAM) ? "/program?before" : "/c?answer=whole&world=before");
+    if (is(scenario, IS_FIRST))
+        for_each("state/*/slot-*", unlink);
+    if (!is(scenario, IS_IDLE | IS_CHANGED))
+        return;
+    ask_before("/idle");
+    if (for_each("tmp/hangupd-*/*", is(scenario, IS_CHANGED) ? put_note : leave_alone) == 0) {
         errno = ENOENT;
         give_up("find what a request has left to the next one");
     }
@@ -1467,7 +1598,8 @@ _Noreturn static void work(const struct sweep *sweep, const struct scenario *sce
             atomic_store(&tally->time_up, true);
             break;
         }
-        leave_spares(sweep, scenario);
+        world_make();
+        prepare_slot(scenario);
         enum result result = try_point(sweep, scenario, k);
         undisturbed = result == POINT_NONE ? undisturbed + 1 : 0;
         atomic_fetch_add(&tally->undisturbed, result == POINT_NONE);
@@ -1548,7 +1680,8 @@ static bool is_wanted(const struct sweep *sweep, const struct scenario *scenario
     if ((overrides && !CAN_OVERRIDE) ||
         (sweep->target == TARGET_PROGRAM && !is(scenario, IS_PROGRAM)))
         return false;
-    if (is_left_out(sweep, scenario) || (is(scenario, IS_IDLE) && sweep->target != TARGET_CHILD))
+    bool is_of_child = is(scenario, IS_IDLE | IS_CHANGED | IS_FIRST);
+    if (is_left_out(sweep, scenario) || (is_of_child && sweep->target != TARGET_CHILD))
         return false;
     if (options.handler != NULL &&
         is(scenario, IS_PROGRAM) != (strcmp(options.handler, "program") == 0))

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "harness_ledgers.h"
+#include "reader.h"
 
 SUITE(LEDGERS);
 
@@ -49,9 +50,12 @@ TEST(ledger_header)
     begin();
     ck_assert_int_eq(cleanup_unlink(at("work/a")), 0);
     snprintf(expected, sizeof expected,
-             "# hangupd ledger 1 id=%s pid=%d start=%llu boot=%s GET /test\n", ID, (int)getpid(),
-             start_time(getpid()), boot_id());
-    ck_assert_int_eq(strncmp(ledger_of(ID), expected, strlen(expected)), 0);
+             "# hangupd ledger 2 id=%s from=0000000512 program=0 pid=%d start=%llu boot=%s "
+             "GET /test\n#  ",
+             ID, (int)getpid(), start_time(getpid()), boot_id());
+    const char *text = ledger_of(ID);
+    ck_assert_int_eq(strncmp(text, expected, strlen(expected)), 0);
+    ck_assert_int_eq(strncmp(text + 510, " \nunlink ", 9), 0); /* the comment fills a sector */
     ck_assert_int_eq(fstatat(ledgers, ID, &st, AT_SYMLINK_NOFOLLOW), 0);
     ck_assert_uint_eq(st.st_mode, S_IFREG | 0600);
     ck_assert_done(cleanup_undo());
@@ -115,7 +119,7 @@ TEST(ledger_plain_records)
              "sent 18446744073709551615\ncommit\n",
              test_dir, test_dir);
     const char *text = ledger_of(ID);
-    ck_assert_str_eq(strchr(text, '\n') + 1, expected);
+    ck_assert_str_eq(text + LEDGER_HEAD_SIZE, expected);
 }
 
 /* A file made in the first tenth of a second has a fraction that begins with 0. */
@@ -427,233 +431,6 @@ TEST(program_ledger_first)
     ck_assert_done(settle());
     ck_assert_str_eq(runs, "program again\nprogram\nserver again\nserver\n");
     ck_assert_str_eq(listing("ledgers"), "");
-}
-
-/* A ledger without records and an empty scratch directory are given to the next one, whose first
- * lines are shorter, as long, or longer. */
-static const char *const titles[] = {"GET /", "GET /1", "GET /12", "GET /123456789", "GET"};
-
-TEST_EACH(program_ledger_reused, titles)
-{
-    struct stat first, now;
-    char second[CLEANUP_ID_SIZE];
-    int pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    snprintf(second, sizeof second, "%s-2", TOKEN);
-    begin_pooled(ID, titles[_i], pool);
-    ck_assert_int_eq(fstat(cleanup_open_for_program(), &first), 0);
-    ck_assert_str_eq(cleanup_tempdir(), at("tmp/%s", ID));
-    ck_assert_str_eq(listing("tmp"), with("%s ", ID));
-    ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
-    ck_assert_str_eq(listing("ledgers"), ".spare-1 .spare-1-room ");
-    ck_assert_str_eq(listing("tmp"), ".spare-1 ");
-
-    begin_pooled(second, titles[0], pool);
-    int fd = cleanup_open_for_program();
-    ck_assert_int_eq(fstat(fd, &now), 0);
-    ck_assert(now.st_ino == first.st_ino);
-    ck_assert_ptr_null(cleanup_not_a_ledger(fd)); /* it is appended to, too */
-    ck_assert_str_eq(listing("ledgers"), with(".spare-1-room %s.p ", second));
-    ck_assert_str_eq(listing("tmp"), with("%s ", second));
-    const char *text = text_of(at("ledgers/%s.p", second));
-    ck_assert_line(text, with("^# hangupd ledger 1 id=%s .* GET /$", second));
-    ck_assert_ptr_null(strstr(text, ID));
-    ck_assert(text[strlen(text) - 1] == '\n');
-    ck_assert(!cleanup_has_records());
-    file_write(at("work/a"), "");
-    ck_assert_int_eq(cleanup_append(fd, "unlink", at("work/a"), false), 0);
-    ck_assert(cleanup_has_records());
-    ck_assert_done(_i % 2 == 0 ? cleanup_keep() : cleanup_undo());
-    ck_assert_str_eq(listing("work"), _i % 2 == 0 ? "a " : "");
-    ck_assert_str_eq(listing("ledgers"), ".spare-1-room ");
-    ck_assert_str_eq(listing("tmp"), "");
-    close(fd);
-    close(pool);
-}
-
-static void own_it(const char *path)
-{
-    ck_assert_int_eq(chown(path, geteuid(), getegid()), 0);
-}
-
-static void set_attribute(const char *path, const char *name, const char *value, size_t size)
-{
-    if (setxattr(path, name, value, size, 0) < 0) {
-        ck_assert_int_eq(errno, EOPNOTSUPP);
-        own_it(path);
-    }
-}
-
-/* With it, what the next request makes there would be the user 12345's as well. */
-static void share_it(const char *path)
-{
-    static const char acl[] = "\2\0\0\0" /* version; then tag, rights, who */
-                              "\1\0\7\0\377\377\377\377"
-                              "\2\0\7\0\x39\x30\0\0"
-                              "\4\0\0\0\377\377\377\377"
-                              "\20\0\7\0\377\377\377\377"
-                              "\40\0\0\0\377\377\377\377";
-    set_attribute(path, "system.posix_acl_default", acl, sizeof acl - 1);
-}
-
-static void name_it(const char *path)
-{
-    set_attribute(path, "user.name", "it", 2);
-}
-
-static void use_it(const char *path)
-{
-    char file[PATH_MAX];
-    snprintf(file, sizeof file, "%s/a", path);
-    file_write(file, "");
-    ck_assert_int_eq(unlink(file), 0);
-}
-
-static void (*const changes[])(const char *) = {own_it, use_it, share_it, name_it};
-
-TEST_EACH(changed_scratch_is_not_reused, changes)
-{
-    struct stat made, now;
-    int pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    begin_pooled(ID, "GET /test", pool);
-    ck_assert_int_ge(cleanup_open_for_program(), 0);
-    const char *scratch = cleanup_tempdir();
-    ck_assert_int_eq(stat(scratch, &made), 0);
-    do { /* files may have a clock that goes in steps */
-        changes[_i](scratch);
-        ck_assert_int_eq(stat(scratch, &now), 0);
-    } while (now.st_ctim.tv_sec == made.st_ctim.tv_sec &&
-             now.st_ctim.tv_nsec == made.st_ctim.tv_nsec);
-    ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
-    ck_assert_str_eq(listing("tmp"), "");
-    close(pool);
-}
-
-/* Let CHILD go on until it is about to rename something. False: it has ended, with STATUS. */
-static bool goes_on_to_rename(pid_t child, int *status)
-{
-    for (long signal = 0;;) {
-        struct __ptrace_syscall_info now = {0};
-        ck_assert_int_eq(ptrace(PTRACE_SYSCALL, child, NULL, signal), 0);
-        ck_assert_int_eq(waitpid(child, status, 0), child);
-        if (!WIFSTOPPED(*status))
-            return false;
-        bool at_call = WSTOPSIG(*status) == (SIGTRAP | 0x80);
-        signal = at_call ? 0 : WSTOPSIG(*status);
-        if (at_call && ptrace(PTRACE_GET_SYSCALL_INFO, child, sizeof now, &now) > 0 &&
-            now.op == PTRACE_SYSCALL_INFO_ENTRY && now.entry.nr == SYS_renameat)
-            return true;
-    }
-}
-
-/* Whoever opens the ledger while it is given back breaks the lease, whose signal must not end us;
- * and what he opened is not used again. */
-TEST(lease_that_is_broken)
-{
-    int status, broken = 0, pool = open(at("tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    pid_t child = fork();
-    ck_assert_int_ge(child, 0);
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        ptrace(PTRACE_TRACEME, 0, NULL, NULL);
-        raise(SIGSTOP);
-        begin_pooled(ID, "GET /test", pool);
-        _exit(cleanup_open_for_program() >= 0 && cleanup_keep() == CLEANUP_DONE ? 0 : 1);
-    }
-    ck_assert_int_eq(waitpid(child, &status, 0), child);
-    ck_assert_int_eq(ptrace(PTRACE_SETOPTIONS, child, NULL, PTRACE_O_TRACESYSGOOD), 0);
-    while (goes_on_to_rename(child, &status)) {
-        int fd = open(at("ledgers/%s.p", ID), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-        broken += fd < 0 && errno == EWOULDBLOCK;
-        close(fd);
-    }
-    ck_assert_int_eq(broken, 1);
-    ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %x", (unsigned)status);
-    ck_assert_str_eq(listing("ledgers"), ".spare-1-room ");
-    close(pool);
-}
-
-/* Somebody has cleaned TMPDIR up: the scratch directory is made elsewhere. */
-TEST(pool_that_is_gone)
-{
-    ck_assert_int_eq(mkdir(at("tmp/pool"), 0700), 0);
-    int pool = open(at("tmp/pool"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    ck_assert_int_eq(rmdir(at("tmp/pool")), 0);
-    begin_pooled(ID, "GET /test", pool);
-    int fd = cleanup_open_for_program();
-    ck_assert_int_ge(fd, 0);
-    ck_assert_ptr_nonnull(cleanup_tempdir());
-    ck_assert_str_ne(listing("tmp"), "");
-    ck_assert_int_eq(cleanup_keep(), CLEANUP_DONE);
-    ck_assert_str_eq(listing("ledgers"), ".spare-1 .spare-1-room ");
-    ck_assert_str_eq(listing("tmp"), "");
-    close(pool);
-}
-
-/* ...and another user has taken the name of the pool: nothing of ours is in there. */
-static void undo_beside_a_stranger(void)
-{
-    char *path = strdup(at("tmp/hangupd-%s-1", TOKEN));
-    struct cleanup_owner owner = {.dir = ledgers,
-                                  .id = ID,
-                                  .title = "GET /test",
-                                  .tmpdir = strdup(at("tmp")),
-                                  .pool_path = path};
-    ck_assert_int_eq(rmdir(path), 0);
-    ck_assert_int_eq(mkdir(path, 0700), 0);
-    as_nobody();
-    cleanup_begin(&owner);
-    ck_assert_int_ge(cleanup_open_for_program(), 0);
-    ck_assert_ptr_nonnull(cleanup_tempdir());
-    ck_assert_done(cleanup_undo());
-}
-
-TEST(pool_of_a_stranger)
-{
-    if (geteuid() != 0)
-        return;
-    give_to_nobody("");
-    give_to_nobody("tmp");
-    give_to_nobody("ledgers");
-    ck_assert_int_eq(mkdir(at("tmp/hangupd-%s-1", TOKEN), 0700), 0);
-    in_child(undo_beside_a_stranger);
-    ck_assert_str_eq(listing("tmp"), with("hangupd-%s-1 ", TOKEN));
-    ck_assert_str_eq(listing("ledgers"), "");
-}
-
-/* What could not be removed is named, and it is not the ledger. */
-TEST(scratch_that_cannot_be_removed)
-{
-    if (!may_mount())
-        return;
-    char *path = strdup(at("tmp/hangupd-%s-1", TOKEN));
-    ck_assert_int_eq(mkdir(path, 0700), 0);
-    struct cleanup_owner owner = {.dir = ledgers,
-                                  .id = ID,
-                                  .title = "GET /test",
-                                  .tmpdir = strdup(at("tmp")),
-                                  .pool_path = path,
-                                  .slot = 1};
-    cleanup_begin(&owner);
-    int fd = cleanup_open_for_program();
-    ck_assert_int_ge(fd, 0);
-    char *scratch = strdup(cleanup_tempdir()), *mounted = strdup(with("%s/mounted", scratch));
-    ck_assert_int_eq(mkdir(mounted, 0755), 0);
-    ck_assert_int_eq(mount("tmpfs", mounted, "tmpfs", 0, "size=64k"), 0);
-    ck_assert_int_eq(ftruncate(fd, 0), 0);
-    ck_assert_int_eq(cleanup_undo(), CLEANUP_FAILED);
-    ck_assert_ptr_nonnull(
-        strstr(reports, with("could not remove the scratch directory %s", scratch)));
-    ck_assert_ptr_null(strstr(reports, "could not remove the ledger"));
-    ck_assert_str_eq(listing("ledgers"), with(".spare-1-room %s.p ", ID));
-    ck_assert_int_eq(umount(mounted), 0);
-    ck_assert_done(cleanup_undo());
-    ck_assert_str_eq(listing("tmp"), "");
-    ck_assert_str_eq(listing("ledgers"), ".spare-1-room ");
-    free(mounted);
-    free(scratch);
 }
 
 TEST(program_ledger_kept)

@@ -753,7 +753,7 @@ TEST(refuted_answer_is_not_kept_by_a_later_try)
     int c = get(s, "/big?path=%s&bytes=50000000", at("file"));
     hear_until(c, "bbb");
     const char *id = id_of(s, "big answer is ready");
-    const char *ledger = at("state/%.16s/%s", id, id);
+    const char *ledger = at("state/%.16s/slot-0", id);
     wait_until(strstr(file_read(ledger), "\nsent "));
     if (!set_append_only(ledger, true)) {
         test_skipped("refuted_answer_is_not_kept_by_a_later_try", "no append-only files here");
@@ -776,7 +776,7 @@ TEST(refuted_answer_is_cut_before_it_is_undone)
     hear_until(c, "bbb");
     pid_t child = (pid_t)atoi(strstr(log_wait(s, "big answer is ready"), " pid ") + 5);
     const char *id = id_of(s, "big answer is ready");
-    wait_until(strstr(file_read(at("state/%.16s/%s", id, id)), "\nsent "));
+    wait_until(strstr(file_read(at("state/%.16s/slot-0", id)), "\nsent "));
     kill(child, SIGKILL);
     wait_order("a\n");
     must(hear(c).reset);

@@ -44,11 +44,22 @@ bool is_empty(const char *directory)
     return entries == 2;
 }
 
+/* Returns true if NAME in a pool is a slot's scratch directory, as a slot keeps it. */
 static bool is_free(const char *pool, const char *name)
 {
-    if (strncmp(name, ".spare-", strlen(".spare-")) == 0)
+    size_t number = strspn(name, "0123456789abcdefghijklmnopqrstuv");
+    size_t letter = strspn(name + number, "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    if (number > 0 && letter <= 1 && name[number + letter] == '\0')
         return is_empty(at("tmp/%s/%s", pool, name));
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+}
+
+bool is_pool_name(const char *name)
+{
+    static const char prefix[] = "hangupd-";
+    size_t n = strlen(prefix);
+    return strncmp(name, prefix, n) == 0 && strspn(name + n, "0123456789abcdef") == 5 &&
+           name[n + 5] == '\0';
 }
 
 bool no_scratch(void)
@@ -59,8 +70,7 @@ bool no_scratch(void)
     for (const struct dirent *e; tmp && (e = readdir(tmp));) {
         if (e->d_name[0] == '.')
             continue;
-        bool is_pool = strlen(e->d_name) == strlen("hangupd-") + 16 + 1 + 16;
-        DIR *pool = is_pool ? opendir(at("tmp/%s", e->d_name)) : NULL;
+        DIR *pool = is_pool_name(e->d_name) ? opendir(at("tmp/%s", e->d_name)) : NULL;
         none = none && pool;
         for (const struct dirent *d; pool && (d = readdir(pool));)
             none = none && is_free(e->d_name, d->d_name);

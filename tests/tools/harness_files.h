@@ -8,9 +8,11 @@
 const char *at(const char *format, ...) __attribute__((format(printf, 1, 2)));
 bool exists(const char *path);
 bool is_empty(const char *directory); /* or not there */
-/* Returns true if TMPDIR has nothing of a request: at most the pool of one server, with empty
- * spares. */
+/* Returns true if TMPDIR has nothing of a request: at most the pool of one server, with the empty
+ * directories that its slots keep. */
 bool no_scratch(void);
+/* Returns true if a directory in TMPDIR with this NAME is a server's pool. */
+bool is_pool_name(const char *name);
 void file_write(const char *path, const char *text);
 char *file_read(const char *path);  /* "" if it is not there; valid for the next 3 calls */
 void remove_tree(const char *path); /* of this file system alone */

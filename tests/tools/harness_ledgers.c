@@ -216,9 +216,8 @@ void begin(void)
     begin_as(ID);
 }
 
-void begin_pooled(const char *id, const char *title, int pool)
+void begin_in_slot(unsigned slot, const char *id, const char *title)
 {
-    (void)pool;
     static struct cleanup_owner owner;
     static char tmp[PATH_MAX];
 
@@ -228,7 +227,7 @@ void begin_pooled(const char *id, const char *title, int pool)
                                    .title = title,
                                    .tmpdir = tmp,
                                    .pool_path = tmp,
-                                   .slot = 1};
+                                   .slot = slot + 1};
     cleanup_begin(&owner);
 }
 

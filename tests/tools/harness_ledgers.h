@@ -50,10 +50,11 @@ unsigned long long start_time(pid_t pid);
 
 /* ---- Ledgers ----------------------------------------------------------------------------- */
 
-/* Begin a request that records, called ID (begin); with directories from a POOL. */
+/* Begin a request that records, called ID (begin), without a slot; or in a SLOT, counted from 0,
+ * whose pool of scratch directories is `tmp`. */
 void begin_as(const char *id);
 void begin(void);
-void begin_pooled(const char *id, const char *title, int pool);
+void begin_in_slot(unsigned slot, const char *id, const char *title);
 /* Settle the ledger ID; its commands are not run but noted. */
 enum cleanup_result settle(void);
 enum cleanup_result settle_with(bool after_crash, int (*run)(const char *, const char *));

@@ -18,6 +18,7 @@
 #include "harness_clients.h"
 #include "harness_files.h"
 #include "harness_processes.h"
+#include "ledger.h"
 #include "suite.h"
 
 #define SERVERS_MAX 512
@@ -243,9 +244,43 @@ void log_mark(struct server *s)
     s->mark = s->length;
 }
 
+/* Open STATE's directory NAME. */
+static int state_open(const char *name)
+{
+    return open(at("state/%s", name), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+/* Returns true if the ledger NAME in DIR has a `sent` mark. A slot's file has the lines of requests
+ * that have ended as well, which are none of the ledger's. */
+static bool is_sent(int dir, const char *name)
+{
+    uint64_t n;
+    struct cleanup_look look;
+    return cleanup_look_ledger(dir, name, &look) && cleanup_was_sent(dir, name, &n) == 1;
+}
+
+static bool any_sent(void)
+{
+    size_t count;
+    bool sent = false;
+    DIR *state = opendir(at("state"));
+    for (const struct dirent *e; state && (e = readdir(state));) {
+        int dir = e->d_name[0] != '.' ? state_open(e->d_name) : -1;
+        struct cleanup_look *all = dir >= 0 ? cleanup_look_ledgers(dir, &count) : NULL;
+        for (size_t i = 0; all && i < count; i++)
+            sent = sent || is_sent(dir, all[i].name);
+        free(all);
+        if (dir >= 0)
+            close(dir);
+    }
+    if (state)
+        closedir(state);
+    return sent;
+}
+
 void wait_sent(void)
 {
-    wait_until(run("grep -rlE ^sent %s", at("state")).status == 0);
+    wait_until(any_sent());
 }
 
 pid_t wait_made(struct server *s, const char *path)
@@ -339,11 +374,13 @@ static unsigned count_ledgers(void)
     unsigned count = 0;
     DIR *state = opendir(at("state"));
     for (const struct dirent *e; state && (e = readdir(state));) {
-        DIR *d = e->d_name[0] != '.' ? opendir(at("state/%s", e->d_name)) : NULL;
-        for (const struct dirent *l; d && (l = readdir(d));)
-            count += strlen(l->d_name) > 17 && l->d_name[16] == '-';
-        if (d)
-            closedir(d);
+        int dir = e->d_name[0] != '.' ? state_open(e->d_name) : -1;
+        size_t here = 0;
+        if (dir >= 0) {
+            free(cleanup_list(dir, &here));
+            close(dir);
+        }
+        count += (unsigned)here;
     }
     if (state)
         closedir(state);
