@@ -1473,12 +1473,6 @@ static void hold_signals(sigset_t *before)
     request.mask_of_waits = &waits;
 }
 
-static void release_signals(const sigset_t *before)
-{
-    request.mask_of_waits = NULL;
-    sigprocmask(SIG_SETMASK, before, NULL);
-}
-
 /* Run the program to its end. What it fails at is answered or logged here. Returns as a C handler
  * does: 0, or -1 if what was made is to be undone. */
 static int serve_program(struct request *rq)
@@ -1521,7 +1515,8 @@ static int run_program(struct request *rq)
     hold_signals(&before);
     int result = serve_program(rq);
     log_lines_end(&program.lines, rq->slot->id);
-    release_signals(&before);
+    request.mask_of_waits = NULL;
+    sigprocmask(SIG_SETMASK, &before, NULL);
     return result;
 }
 
@@ -1539,6 +1534,14 @@ static bool is_reserved_field(const char *name)
     return false;
 }
 
+static void add_field(struct text *t, const char *name, const char *value)
+{
+    text_add(t, name);
+    text_add(t, ": ");
+    text_add(t, value);
+    text_add(t, "\r\n");
+}
+
 int respond_header(struct request *rq, const char *name, const char *value)
 {
     struct answer *a = &rq->answer;
@@ -1550,10 +1553,7 @@ int respond_header(struct request *rq, const char *name, const char *value)
     if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
         return -1;
     struct text t = {.at = a->fields, .length = a->fields_size, .room = sizeof a->fields};
-    text_add(&t, name);
-    text_add(&t, ": ");
-    text_add(&t, value);
-    text_add(&t, "\r\n");
+    add_field(&t, name, value);
     a->fields_size = t.length;
     return 0;
 }
@@ -1657,11 +1657,8 @@ static void build_head(struct request *rq)
     if (!rq->head.keep_alive || a->framing == FRAMING_CLOSE || rq->rest_unread || draining)
         rq->must_close = true;
     add_status_line(&t, a->status, a->reason);
-    if (a->type != NULL) {
-        text_add(&t, "Content-Type: ");
-        text_add(&t, a->type);
-        text_add(&t, "\r\n");
-    }
+    if (a->type != NULL)
+        add_field(&t, "Content-Type", a->type);
     if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304) {
         text_add(&t, "Content-Length: ");
         text_number(&t, (unsigned long long)a->length, 1);

@@ -12,6 +12,8 @@
  * What is found is spans of the buffer, which may move between two calls but must begin with the
  * same bytes. It does not matter in which pieces a message comes.
  *
+ * Beside the parser, the reason phrases (http_reason) and the field Date (http_add_date) are here.
+ *
  * It is strict where leniency would let two servers see two different requests: a bare LF, white
  * space before a colon, two lengths, a coding that is not known. For what a client sends; what a
  * program answers is more lenient, and cgi.h's. Not for answers of other servers.
