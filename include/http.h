@@ -15,6 +15,8 @@
  * What is found is spans of the buffer, which may move between two calls but must begin with the
  * same bytes. It does not matter in which pieces a message comes.
  *
+ * Beside the parser, the reason phrases (http_reason) and the field Date (http_add_date) are here.
+ *
  * It is strict where leniency would let two servers see two different requests: a bare LF, white
  * space before a colon, two lengths, a coding that is not known. Only a program's answer may have
  * lines that end in LF alone, as programs write them. Not for answers of other servers.
