@@ -76,12 +76,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "files.h"
 #include "identity.h"
 #include "ledger.h"
 #include "look.h"
 #include "processes.h"
 #include "reader.h"
+#include "text.h"
 #include "tree.h"
 #include "verbs.h"
 #include "walk.h"

@@ -88,10 +88,10 @@
 
 #include "cgi.h"
 #include "environment.h"
-#include "files.h"
 #include "log.h"
 #include "routes.h"
 #include "serve.h"
+#include "text.h"
 
 enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
 

@@ -24,7 +24,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "files.h"
 #include "options.h"
 #include "shell.h"
 #include "state.h"

@@ -1,4 +1,5 @@
-/* text.h: text built in place, numbers, escapes, clocks and dates, without stdio.
+/* text.h: text built in place, numbers, escapes, clocks and dates, without stdio; and small calls
+ * on descriptors that are wanted everywhere in the same way.
  *
  *     char buffer[64];
  *     struct text t = TEXT(buffer);
@@ -12,16 +13,18 @@
  * unbounded length, as the caller is not told that something was cut.
  *
  * Kind: pure.
- * Signal safety: all of it.
+ * Signal safety: what is marked ASYNC_SAFE, which is all but random_hex.
  */
 #ifndef HANGUPD_TEXT_H
 #define HANGUPD_TEXT_H
 
+#include <errno.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 /* A function so marked may run in a signal handler. It goes to a section of its own, and
  * `make lint` proves that nothing in that section calls anything but async-signal-safe
@@ -204,17 +207,57 @@ ASYNC_SAFE static inline struct utc utc_at(int64_t seconds)
 ASYNC_SAFE static inline void text_time(struct text *t, int64_t seconds)
 {
     struct utc u = utc_at(seconds);
-    text_number(t, u.year, 4);
-    text_char(t, '-');
-    text_number(t, u.month, 2);
-    text_char(t, '-');
-    text_number(t, u.day, 2);
-    text_char(t, 'T');
-    text_number(t, u.hour, 2);
-    text_char(t, ':');
-    text_number(t, u.minute, 2);
-    text_char(t, ':');
-    text_number(t, u.second, 2);
+    const unsigned parts[] = {u.year, u.month, u.day, u.hour, u.minute, u.second};
+    for (size_t i = 0; i < 6; i++) {
+        if (i > 0)
+            text_char(t, " --T::"[i]);
+        text_number(t, parts[i], i == 0 ? 4 : 2);
+    }
+}
+
+/* ---- Descriptors, and names that nobody can guess ---------------------------------------- */
+
+/* Write all N BYTES to FD, a file, a pipe or a terminal, going on after a signal and after a short
+ * write. Returns 0, or -1 with errno: some of them may have been written then. It waits where FD
+ * waits. */
+ASYNC_SAFE static inline int write_all(int fd, const void *bytes, size_t n)
+{
+    const char *p = bytes;
+    while (n > 0) {
+        ssize_t done = write(fd, p, n);
+        if (done < 0 && errno != EINTR)
+            return -1;
+        if (done > 0) {
+            p += done;
+            n -= (size_t)done;
+        }
+    }
+    return 0;
+}
+
+/* Close FD on the way out of a failure, whose errno the caller still has to tell. */
+ASYNC_SAFE static inline void close_keep_errno(int fd)
+{
+    int saved = errno;
+    close(fd);
+    errno = saved;
+}
+
+#define HEX_SIZE 17
+
+/* Write HEX_SIZE - 1 hex digits, 64 bits that nobody can guess, and a NUL. Returns 0, or -1 with
+ * errno if the kernel has no randomness yet. */
+static inline int random_hex(char hex[HEX_SIZE])
+{
+    unsigned char bytes[(HEX_SIZE - 1) / 2];
+    if (getrandom(bytes, sizeof bytes, 0) != (ssize_t)sizeof bytes)
+        return -1;
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        hex[2 * i] = "0123456789abcdef"[bytes[i] >> 4];
+        hex[2 * i + 1] = "0123456789abcdef"[bytes[i] & 15];
+    }
+    hex[HEX_SIZE - 1] = '\0';
+    return 0;
 }
 
 #endif
