@@ -95,9 +95,7 @@
 #include "run_command.h"
 #include "scoreboard.h"
 #include "serve.h"
-#include "shell.h"
 #include "state.h"
-#include "users.h"
 
 const char *program_name = "hangupd";
 struct log_sink log_sink = {.fd = STDERR_FILENO};

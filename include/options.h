@@ -127,18 +127,11 @@ struct option_table {
 #define TIME_IN(at, n) .kind = OPTION_TIME, .argument = "TIME", .value = &settings.at, .least = (n)
 #define SIZE_IN(at, n) .kind = OPTION_SIZE, .argument = "SIZE", .value = &settings.at, .least = (n)
 
-/* Rows of more than one table. */
-#define STATE_ROW                                                                                  \
-    {                                                                                              \
-        "state",                                                                                   \
-            "where ledgers are kept (root: " STATE_OF_ROOT "; else\n"                              \
-            "$XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)",                                    \
-            WORD_IN(state, "DIR")                                                                  \
-    }
-#define UNDO_TIMEOUT_ROW                                                                           \
-    {                                                                                              \
-        "undo-timeout", "for each command that undoes something (%s)", TIME_IN(undo_ms, 1)         \
-    }
+/* Of options that more than one table has. */
+#define STATE_HELP                                                                                 \
+    "where ledgers are kept (root: " STATE_OF_ROOT "; else\n"                                      \
+    "$XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)"
+#define UNDO_TIMEOUT_HELP "for each command that undoes something (%s)"
 
 static const char help_begin[] =
     "Usage: hangupd [OPTION...] [ROUTE...]\n"
@@ -218,14 +211,14 @@ static const struct option_row server_rows[] = {
      CHOICE_IN(handler.on_hangup, ON_HANGUP_WORDS)},
     {"grace", "from SIGTERM to SIGKILL for what a request started (%s)",
      TIME_IN(handler.grace_ms, 0)},
-    UNDO_TIMEOUT_ROW,
+    {"undo-timeout", UNDO_TIMEOUT_HELP, TIME_IN(undo_ms, 1)},
     {"undo-retries", "of an undo that fails, after 1 s, 2 s, 4 s... (%s)",
      COUNT_IN(undo_retries, 0)},
     {"undo-at-once", "undos that go on at once, after their requests' ends (%s)",
      COUNT_IN(undo_at_once, 1)},
     {"drain", "on SIGTERM, for requests in flight to finish (%s)", TIME_IN(drain_ms, 0)},
     {NULL, "\nState and log:\n", .kind = OPTION_TEXT},
-    STATE_ROW,
+    {"state", STATE_HELP, WORD_IN(state, "DIR")},
     {"sync", "flush every ledger record to the disk, for power loss", FLAG_IN(handler.sync)},
     {"log", "the form of the log's lines (%s)", CHOICE_IN(log_form, LOG_FORM_WORDS)},
     {"log-to", "where they go (stderr; syslog with --inetd)", CHOICE_IN(log_to, LOG_TO_WORDS)},
@@ -243,8 +236,7 @@ static const struct option_table server_options = {"hangupd", 32, server_rows};
 #define EXIT_WRONG_USE 2
 
 /* Give up starting. Once the log is syslog, standard error may be inetd's client. */
-static _Noreturn void cannot(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static _Noreturn void cannot(const char *format, ...)
+__attribute__((format(printf, 1, 2))) static _Noreturn void cannot(const char *format, ...)
 {
     char line[LOG_LINE_SIZE];
     va_list args;
@@ -269,8 +261,7 @@ static void open_log(void)
 }
 
 /* The command line, the environment or a file of routes is wrong: say what would be right. */
-static _Noreturn void wrong_use(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static _Noreturn void wrong_use(const char *format, ...)
+__attribute__((format(printf, 1, 2))) static _Noreturn void wrong_use(const char *format, ...)
 {
     char line[LOG_LINE_SIZE];
     va_list args;
@@ -293,30 +284,21 @@ static _Noreturn void wrong_use(const char *format, ...)
 /* The value that ROW's option has if it is not given, as --help shows it. */
 static void text_default(struct text *t, const struct option_row *row)
 {
-    int64_t n = row->shown_ms;
-    int place;
-    if (row->kind == OPTION_CHOICE) {
-        memcpy(&place, row->value, sizeof place);
-        text_choice(t, row->argument, place);
-        return;
-    }
-    if (n == 0)
-        memcpy(&n, row->value, sizeof n);
-    if (row->kind == OPTION_SIZE)
-        text_size(t, n);
+    const int64_t *n = row->shown_ms != 0 ? &row->shown_ms : row->value;
+    if (row->kind == OPTION_CHOICE)
+        text_choice(t, row->argument, *(const int *)row->value);
+    else if (row->kind == OPTION_SIZE)
+        text_size(t, *n);
     else if (row->kind == OPTION_COUNT)
-        text_signed(t, n);
+        text_signed(t, *n);
     else
-        text_duration(t, n);
+        text_duration(t, *n);
 }
 
 /* LEFT, and HELP from COLUMN on with STANDARD in the place of "%s". */
 static void print_entry(const char *left, const char *help, const char *standard, int column)
 {
-    if (*help == '\0')
-        printf("  %s", left);
-    else
-        printf("  %-*s  ", column - 4, left);
+    printf("  %-*s  ", column - 4, left);
     for (; *help != '\0'; help++) {
         if (*help == '\n')
             printf("\n%*s", column, "");
@@ -334,9 +316,11 @@ static void print_option(const struct option_row *row, int column)
     struct text t = TEXT(standard);
     if (strstr(row->help, "%s") != NULL)
         text_default(&t, row);
-    const char *before = row->argument == NULL ? "" : row->kind == OPTION_EVERY ? " [" : " ";
-    snprintf(left, sizeof left, "--%s%s%s%s", row->name, before,
-             row->argument != NULL ? row->argument : "", row->kind == OPTION_EVERY ? "]" : "");
+    const char *argument = row->argument != NULL ? row->argument : "";
+    const char *form = row->kind == OPTION_EVERY ? "--%s [%s]"
+                       : *argument != '\0'       ? "--%s %s"
+                                                 : "--%s";
+    snprintf(left, sizeof left, form, row->name, argument);
     print_entry(left, row->help, text_end(&t), column);
 }
 
@@ -366,30 +350,27 @@ static _Noreturn void exit_printed(void)
 
 static void set_number(const struct option_row *row, const char *text)
 {
-    static const char *const wanted[] = {
-        [OPTION_EVERY] = "a time, as in 0.5, 90s, 15m or 2h",
-        [OPTION_TIME] = "a time, as in 0.5, 90s, 15m or 2h",
-        [OPTION_SIZE] = "a size, as in 65536, 64k or 1G",
-        [OPTION_COUNT] = "a whole number up to " DIGITS(COUNT_MOST),
+    static const struct {
+        int64_t (*parse)(const char *text); /* -1: it is not what is wanted */
+        const char *wanted, *unit;
+    } kinds[] = {
+        [OPTION_EVERY] = {parse_duration, "a time, as in 0.5, 90s, 15m or 2h", " ms"},
+        [OPTION_TIME] = {parse_duration, "a time, as in 0.5, 90s, 15m or 2h", " ms"},
+        [OPTION_SIZE] = {parse_size, "a size, as in 65536, 64k or 1G", ""},
+        [OPTION_COUNT] = {parse_count, "a whole number up to " DIGITS(COUNT_MOST), ""},
     };
-    const char *end = text;
     char most[32];
     struct text t = TEXT(most);
-    unsigned long long count = 0;
-    bool is_time = row->kind == OPTION_TIME || row->kind == OPTION_EVERY;
-    int64_t n = is_time                                                  ? parse_duration(text)
-                : row->kind == OPTION_SIZE                               ? parse_size(text)
-                : parse_number(&end, COUNT_MOST, &count) && *end == '\0' ? (int64_t)count
-                                                                         : -1;
+    int64_t n = kinds[row->kind].parse(text);
     if (n < 0)
-        wrong_use("--%s %s is not %s", row->name, text, wanted[row->kind]);
+        wrong_use("--%s %s is not %s", row->name, text, kinds[row->kind].wanted);
     if (n < row->least)
         wrong_use("--%s %s is too little; the least is %lld%s", row->name, text,
-                  (long long)row->least, is_time ? " ms" : "");
+                  (long long)row->least, kinds[row->kind].unit);
     text_size(&t, row->most);
     if (row->most > 0 && n > row->most)
         wrong_use("--%s %s is too much; the most is %s", row->name, text, text_end(&t));
-    memcpy(row->value, &n, sizeof n); /* int64_t, uint64_t or size_t: all of one size */
+    *(int64_t *)row->value = n; /* a size is unsigned there, and as long */
 }
 
 static void set_choice(const struct option_row *row, const char *text)
@@ -400,7 +381,7 @@ static void set_choice(const struct option_row *row, const char *text)
     text_not_a_choice(&t, row->argument);
     if (place == 0)
         wrong_use("--%s %s is %s", row->name, text, text_end(&t));
-    memcpy(row->value, &place, sizeof place);
+    *(int *)row->value = place;
 }
 
 static void add_word(const struct option_row *row, const char *text)
@@ -484,51 +465,36 @@ static void parse_options(int argc, char **argv, const struct option_table *tabl
 
 #define ROUTE_LINE_MAX 8192 /* bytes */
 
-/* The routes so far, and where each of them was written. */
+/* The routes so far, and where each of them was written: "FILE:LINE". */
 static struct {
     struct route *routes;
-    struct route_source {
-        const char *file; /* NULL: the command line */
-        unsigned line;
-    } * sources;
+    char **sources;
     size_t count;
 } route_list;
 
-/* In one of two buffers in turn, as a complaint names two sources. */
-static const char *source_name(struct route_source s)
+/* FROM is NULL for a route of the command line. */
+static void add_route(const char *text, const struct route *compiled, const char *from)
 {
-    static char names[2][PATH_MAX + 16];
-    static unsigned next;
-    char *name = names[next++ % 2];
-    if (s.file == NULL)
-        return "the command line";
-    snprintf(name, sizeof names[0], "%s:%u", s.file, s.line);
-    return name;
-}
-
-static void add_route(const char *text, const struct route *compiled, struct route_source from)
-{
-    char why[512];
-    size_t n = route_list.count;
+    char why[512], *source = strdup(from != NULL ? from : "the command line");
+    size_t n = route_list.count++;
     struct route *routes = reallocarray(route_list.routes, n + 1, sizeof *routes);
-    struct route_source *sources = reallocarray(route_list.sources, n + 1, sizeof *sources);
-    if (routes == NULL || sources == NULL)
+    char **sources = reallocarray(route_list.sources, n + 1, sizeof *sources);
+    if (source == NULL || routes == NULL || sources == NULL)
         cannot("out of memory for %zu routes", n + 1);
     route_list.routes = routes;
     route_list.sources = sources;
+    sources[n] = source;
     if (n == INT16_MAX)
-        wrong_use("%s: there are more than %d routes", source_name(from), INT16_MAX);
+        wrong_use("%s: there are more than %d routes", source, INT16_MAX);
     if (route_parse(text, compiled, &routes[n], why, sizeof why) < 0) {
-        if (from.file == NULL)
+        if (from == NULL)
             wrong_use("in the route %s: %s", text, why);
-        wrong_use("%s: %s", source_name(from), why);
+        wrong_use("%s: %s", source, why);
     }
     for (size_t i = 0; i < n; i++)
         if (strcmp(routes[i].path, routes[n].path) == 0)
             wrong_use("%s: the path %s has two routes; the other one is in %s; remove one of them",
-                      source_name(from), routes[n].path, source_name(sources[i]));
-    sources[n] = from;
-    route_list.count++;
+                      source, routes[n].path, sources[i]);
 }
 
 /* LINE without its comment, its end, and white space around it. */
@@ -554,23 +520,23 @@ static _Noreturn void cannot_read(const char *file)
 
 static void add_routes_of(const char *file, const struct route *compiled)
 {
-    char *line = NULL;
+    char *line = NULL, from[PATH_MAX + 16];
     size_t room = 0;
-    struct route_source at = {file, 1};
+    unsigned number = 0;
     FILE *f = fopen(file, "re");
     if (f == NULL)
         cannot_read(file);
-    for (ssize_t n; (n = getline(&line, &room, f)) >= 0; at.line++) {
+    for (ssize_t n; (n = getline(&line, &room, f)) >= 0;) {
+        snprintf(from, sizeof from, "%s:%u", file, ++number);
         if (n > ROUTE_LINE_MAX)
             wrong_use("%s: the line is longer than %d bytes; a route is one line, as in "
                       "/report=@report",
-                      source_name(at), ROUTE_LINE_MAX);
+                      from, ROUTE_LINE_MAX);
         if (memchr(line, '\0', (size_t)n) != NULL)
-            wrong_use("%s: a NUL byte in the line; the routes must be text, one a line",
-                      source_name(at));
+            wrong_use("%s: a NUL byte in the line; the routes must be text, one a line", from);
         const char *route = bare_line(line);
         if (*route != '\0')
-            add_route(route, compiled, at);
+            add_route(route, compiled, from);
     }
     if (!feof(f))
         cannot_read(file);
@@ -578,23 +544,25 @@ static void add_routes_of(const char *file, const struct route *compiled)
     fclose(f);
 }
 
+/* Read the routes of the files and of the command line into the settings; the COMPILED ones if
+ * there is none. */
 static void parse_routes(int argc, char **argv, const struct route *compiled)
 {
+    struct handler_settings *found = &settings.handler;
     for (size_t i = 0; i < settings.route_files.count; i++)
         add_routes_of(settings.route_files.words[i], compiled);
     for (int i = optind; i < argc; i++)
-        add_route(argv[i], compiled, (struct route_source){0});
+        add_route(argv[i], compiled, NULL);
     if (route_list.count == 0 && settings.route_files.count > 0)
         wrong_use("there is no route in %s; write one a line, as in /report=@report",
                   settings.route_files.words[0]);
+    for (size_t i = 0; i < route_list.count; i++)
+        free(route_list.sources[i]);
     free(route_list.sources);
-    settings.handler.routes = route_list.routes;
-    settings.handler.route_count = route_list.count;
-    if (route_list.count > 0)
-        return;
-    settings.handler.routes = compiled;
-    for (size_t i = 0; compiled[i].path != NULL; i++)
-        settings.handler.route_count = i + 1;
+    found->routes = route_list.count > 0 ? route_list.routes : compiled;
+    found->route_count = route_list.count;
+    while (route_list.count == 0 && compiled[found->route_count].path != NULL)
+        found->route_count++;
 }
 
 #endif

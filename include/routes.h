@@ -17,6 +17,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,13 @@ static inline void text_duration(struct text *t, int64_t ms)
 #define COUNT_MOST 1000000
 #define DIGITS_(number) #number
 #define DIGITS(number) DIGITS_(number)
+
+/* "256": a whole number up to COUNT_MOST. Returns -1 if TEXT is none. */
+static inline int64_t parse_count(const char *text)
+{
+    unsigned long long n;
+    return parse_number(&text, COUNT_MOST, &n) && *text == '\0' ? (int64_t)n : -1;
+}
 
 static const char size_units[] = "kMG"; /* each 1024 times the one before */
 
@@ -126,60 +134,29 @@ static inline void text_not_a_choice(struct text *t, const char *words)
             text_char(t, *words);
 }
 
-/* Returns HALF_CLOSE_DEFAULT if TEXT is not one. */
-static inline enum half_close parse_half_close(const char *text)
-{
-    return (enum half_close)choice_find(HALF_CLOSE_WORDS, text);
-}
-
-/* Returns ON_HANGUP_DEFAULT if TEXT is not one. */
-static inline enum on_hangup parse_on_hangup(const char *text)
-{
-    return (enum on_hangup)choice_find(ON_HANGUP_WORDS, text);
-}
-
 /* ---- The keys of a route ------------------------------------------------------------- */
 
-static inline bool take_timeout(struct route *r, const char *value)
-{
-    return (r->timeout_ms = parse_duration(value)) > 0;
-}
-
-static inline bool take_max(struct route *r, const char *value)
-{
-    unsigned long long n = 0;
-    bool right = parse_number(&value, COUNT_MOST, &n) && *value == '\0' && n > 0;
-    r->max = (int64_t)n;
-    return right;
-}
-
-static inline bool take_on_hangup(struct route *r, const char *value)
-{
-    return (r->on_hangup = parse_on_hangup(value)) != ON_HANGUP_DEFAULT;
-}
-
-static inline bool take_half_close(struct route *r, const char *value)
-{
-    return (r->half_close = parse_half_close(value)) != HALF_CLOSE_DEFAULT;
-}
-
 static const struct route_key {
-    const char *name, *argument, *help;               /* as the columns of options (options.h) */
-    bool (*take)(struct route *r, const char *value); /* false: VALUE is wrong */
-    const char *wanted; /* after "is not"; NULL: one of ARGUMENT's words */
+    const char *name, *argument, *help; /* as the columns of options (options.h) */
+    size_t at;                          /* in struct route */
+    int64_t (*parse)(const char *text); /* of an int64_t; NULL: an enum, one of ARGUMENT's words */
+    const char *wanted;                 /* after "is not", if it is no enum */
 } route_keys[] = {
-    {"timeout", "TIME", "for the whole request, instead of --timeout", take_timeout,
-     "a time; write timeout=90s, 15m or 2h"},
+    {"timeout", "TIME", "for the whole request, instead of --timeout",
+     offsetof(struct route, timeout_ms), parse_duration, "a time; write timeout=90s, 15m or 2h"},
     {"max", "N",
      "requests of this route at once; further ones wait for\n"
      "their turn, up to --queue-timeout",
-     take_max, "a whole number from 1 to " DIGITS(COUNT_MOST)},
-    {"on-hangup", ON_HANGUP_WORDS, "instead of --on-hangup", take_on_hangup, NULL},
-    {"half-close", HALF_CLOSE_WORDS, "instead of --half-close", take_half_close, NULL},
+     offsetof(struct route, max), parse_count, "a whole number from 1 to " DIGITS(COUNT_MOST)},
+    {"on-hangup", ON_HANGUP_WORDS, "instead of --on-hangup",
+     .at = offsetof(struct route, on_hangup)},
+    {"half-close", HALF_CLOSE_WORDS, "instead of --half-close",
+     .at = offsetof(struct route, half_close)},
 };
 #define ROUTE_KEY_COUNT (sizeof route_keys / sizeof route_keys[0])
 
-/* Set KEY to VALUE in *R. Returns 0, or -1 with WHY. */
+/* Set KEY to VALUE in *R. Returns 0, or -1 with WHY. No key may be 0, which says that it is not
+ * given. */
 static inline int parse_key(struct route *r, const char *key, const char *value, char *why,
                             size_t size)
 {
@@ -187,23 +164,32 @@ static inline int parse_key(struct route *r, const char *key, const char *value,
     const struct route_key *k = route_keys, *end = k + ROUTE_KEY_COUNT;
     while (k < end && strcmp(k->name, key) != 0)
         k++;
-    if (k < end && k->take(r, value))
-        return 0;
-    text_add(&t, k < end ? key : "there is no key ");
-    text_add(&t, k < end ? "=" : key);
     if (k == end) {
+        text_add(&t, "there is no key ");
+        text_add(&t, key);
         for (k = route_keys; k < end; k++) {
             text_add(&t, k == route_keys ? "; there are " : ", ");
             text_add(&t, k->name);
         }
-    } else {
-        text_add(&t, value);
-        text_add(&t, k->wanted != NULL ? " is not " : " is ");
-        if (k->wanted != NULL)
-            text_add(&t, k->wanted);
-        else
-            text_not_a_choice(&t, k->argument);
+        text_end(&t);
+        return -1;
     }
+    void *at = (char *)r + k->at;
+    int64_t n = k->parse != NULL ? k->parse(value) : choice_find(k->argument, value);
+    if (k->parse != NULL)
+        *(int64_t *)at = n;
+    else
+        *(int *)at = (int)n;
+    if (n > 0)
+        return 0;
+    text_add(&t, key);
+    text_char(&t, '=');
+    text_add(&t, value);
+    text_add(&t, k->wanted != NULL ? " is not " : " is ");
+    if (k->wanted != NULL)
+        text_add(&t, k->wanted);
+    else
+        text_not_a_choice(&t, k->argument);
     text_end(&t);
     return -1;
 }
@@ -214,30 +200,22 @@ static inline int parse_key(struct route *r, const char *key, const char *value,
 static inline int parse_program(struct route *r, const char *target, char *why, size_t size)
 {
     struct stat now;
-    char cwd[PATH_MAX] = "", *path;
+    char cwd[PATH_MAX] = "", path[PATH_MAX];
     while (target[0] == '.' && target[1] == '/')
         target += 2;
     if (*target != '/' && getcwd(cwd, sizeof cwd) == NULL) {
         snprintf(why, size, "the current directory cannot be found: %s", strerror(errno));
         return -1;
     }
-    if (asprintf(&path, "%s%s%s", cwd, *target != '/' ? "/" : "", target) < 0) {
-        snprintf(why, size, "out of memory");
-        return -1;
-    }
-    if (strlen(path) >= PATH_MAX) {
+    int n = snprintf(path, sizeof path, "%s%s%s", cwd, *target != '/' ? "/" : "", target);
+    if (n >= PATH_MAX)
         snprintf(why, size, "the program's path is too long");
-        free(path);
-        return -1;
-    }
-    if (stat(path, &now) == 0 && S_ISDIR(now.st_mode) && r->path[strlen(r->path) - 1] != '/') {
+    else if (stat(path, &now) == 0 && S_ISDIR(now.st_mode) && r->path[strlen(r->path) - 1] != '/')
         snprintf(why, size, "%s is a directory; for a directory of programs write %s/=%s", target,
                  r->path, target);
-        free(path);
-        return -1;
-    }
-    r->program = path;
-    return 0;
+    else if ((r->program = strdup(path)) == NULL)
+        snprintf(why, size, "out of memory");
+    return r->program != NULL ? 0 : -1;
 }
 
 static inline int parse_target(struct route *r, const char *target, const struct route *compiled,

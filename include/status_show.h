@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 #include "options.h"
-#include "shell.h"
+#include "run_command.h"
 #include "state.h"
 #include "status_look.h"
 #include "text.h"
