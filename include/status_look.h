@@ -44,7 +44,6 @@ static struct view {
     enum status_format format;
     bool chosen[FORMAT_HTML + 1]; /* by an option */
     int64_t every_ms;             /* -1: once; 0: it was not said how often */
-    bool in_place;                /* over what the terminal shows */
     size_t columns, rows;         /* of the terminal; 0: any number */
 } view = {.every_ms = -1};
 
@@ -101,13 +100,10 @@ static void parse_status_options(int argc, char **argv)
 #define UNKNOWN UINT64_MAX /* a count that cannot be seen from here */
 
 struct status_request {
-    char id[CLEANUP_ID_SIZE];
-    char client[sizeof((struct slot *)0)->client];
-    char line[SLOT_REQUEST_SIZE];
+    struct slot slot;          /* with its strings ended */
     const char *phase, *cause; /* NULL: none */
     char doing[32];            /* both */
     bool undoing;
-    pid_t pid;
     uint64_t age_ms, processes, records;
 };
 
@@ -183,15 +179,15 @@ struct field {
 
 #define REQUEST(member) offsetof(struct status_request, member)
 static const struct field request_fields[] = {
-    {FIELD_ID, REQUEST(id), "id", HEADS("ID", "Id")},
+    {FIELD_ID, REQUEST(slot.id), "id", HEADS("ID", "Id")},
     {FIELD_AGE, REQUEST(age_ms), "age_seconds", HEADS("AGE", "Age")},
-    {FIELD_WORDS, REQUEST(client), "client", HEADS("CLIENT", "Client")},
+    {FIELD_WORDS, REQUEST(slot.client), "client", HEADS("CLIENT", "Client")},
     {FIELD_NAME, REQUEST(phase), .json = "phase"},
     {FIELD_NAME, REQUEST(cause), .json = "cause"},
     {FIELD_WORDS, REQUEST(doing), HEADS("PHASE", "Phase")},
     {FIELD_COUNT, REQUEST(processes), "processes", HEADS("PROCS", "Processes")},
     {FIELD_COUNT, REQUEST(records), "records", HEADS("RECORDS", "Records")},
-    {FIELD_CODE, REQUEST(line), "request", HEADS("REQUEST", "Request")},
+    {FIELD_CODE, REQUEST(slot.request), "request", HEADS("REQUEST", "Request")},
     {0},
 };
 
@@ -277,34 +273,32 @@ static const struct field status_fields[] = {
     {0},
 };
 
+static const void *field_at(const struct field *f, const void *row)
+{
+    return (const char *)row + f->at;
+}
+
 static uint64_t field_number(const struct field *f, const void *row)
 {
-    uint64_t n;
-    memcpy(&n, (const char *)row + f->at, sizeof n);
-    return n;
+    return *(const uint64_t *)field_at(f, row);
 }
 
 static const char *field_words(const struct field *f, const void *row)
 {
-    const char *at = (const char *)row + f->at, *words;
-    if (f->kind != FIELD_NAME && f->kind != FIELD_WHY)
-        return at;
-    memcpy(&words, at, sizeof words);
-    return words;
+    bool named = f->kind == FIELD_NAME || f->kind == FIELD_WHY;
+    return named ? *(const char *const *)field_at(f, row) : field_at(f, row);
 }
 
 static size_t row_count(const struct field *f, const void *of)
 {
-    size_t n;
-    memcpy(&n, (const char *)of + f->count_at, sizeof n);
-    return n;
+    return *(const size_t *)(const void *)((const char *)of + f->count_at);
 }
 
 static const void *row_at(const struct field *f, const void *of, size_t i)
 {
-    const char *at = (const char *)of + f->at, *first = at;
+    const char *first = field_at(f, of);
     if (f->kind == FIELD_ROWS)
-        memcpy(&first, at, sizeof first);
+        memcpy(&first, field_at(f, of), sizeof first);
     return first + i * f->size;
 }
 
@@ -313,12 +307,6 @@ static const void *row_at(const struct field *f, const void *of, size_t i)
 static _Noreturn void no_memory(void)
 {
     cannot("out of memory for the status");
-}
-
-static void copy_bounded(char *to, const char *from, size_t size)
-{
-    memcpy(to, from, size);
-    to[size - 1] = '\0';
 }
 
 static const char *phase_of_state(uint32_t state)
@@ -337,25 +325,23 @@ static const char *phase_of_state(uint32_t state)
 
 static struct status_request request_of_slot(int dir, const struct slot *s)
 {
-    struct status_request r = {.pid = s->pid, .processes = UNKNOWN};
+    struct status_request r = {.slot = *s, .processes = UNKNOWN, .cause = cause_name(s->cause)};
     struct cleanup_look ledger;
-    uint32_t state = s->state;
     int64_t now = clock_ms();
-    copy_bounded(r.id, s->id, sizeof r.id);
-    copy_bounded(r.client, s->client, sizeof r.client);
-    copy_bounded(r.line, s->request, sizeof r.line);
+    r.slot.id[sizeof r.slot.id - 1] = '\0';
+    r.slot.client[sizeof r.slot.client - 1] = '\0';
+    r.slot.request[sizeof r.slot.request - 1] = '\0';
     r.age_ms = s->started < 0 || s->started > now ? 0 : (uint64_t)(now - s->started);
-    r.cause = cause_name(s->cause);
-    if (cleanup_look_ledger(dir, r.id, &ledger))
+    if (cleanup_look_ledger(dir, r.slot.id, &ledger))
         r.records = ledger.records;
     bool failed = s->outcome > OUTCOME_OK && s->undo == UNDO_NONE && r.records > 0;
-    bool settling = (state & SLOT_SETTLING) != 0;
+    bool settling = (s->state & SLOT_SETTLING) != 0;
     r.undoing = settling || failed || r.cause != NULL;
-    r.phase = r.undoing ? "undoing" : phase_of_state(state);
+    r.phase = r.undoing ? "undoing" : phase_of_state(s->state);
     snprintf(r.doing, sizeof r.doing, "%s%s%s", r.phase, r.cause != NULL ? ": " : "",
              r.cause != NULL ? r.cause : "");
     if (settling)
-        r.pid = 0; /* reaped: the number may be another's */
+        r.slot.pid = 0; /* reaped: the number may be another's */
     return r;
 }
 
@@ -400,7 +386,7 @@ static void copy_figures(struct status_server *s, const struct scoreboard *head)
         }
     for (size_t i = 0; i < LISTENERS_MAX; i++) {
         char *name = s->listening[s->listening_count];
-        copy_bounded(name, head->listening[i], LISTENER_NAME_SIZE);
+        memcpy(name, head->listening[i], LISTENER_NAME_SIZE - 1);
         if (name[0] == '\0')
             continue;
         text_add(&where, s->listening_count++ > 0 ? ", " : "");
@@ -472,7 +458,7 @@ static void keep_undoing(int dir, struct status_server *s)
         struct cleanup_look now;
         bool busy = false;
         for (size_t k = 0; k < s->request_count && !busy; k++)
-            busy = !s->requests[k].undoing && strcmp(s->requests[k].id, s->undoing[i].id) == 0;
+            busy = !s->requests[k].undoing && strcmp(s->requests[k].slot.id, s->undoing[i].id) == 0;
         if (!busy && cleanup_look_ledger(dir, s->undoing[i].id, &now))
             s->undoing[kept++] = now;
     }
@@ -539,10 +525,11 @@ static void count_processes(size_t server_count)
     for (size_t i = 0; all != NULL && i < server_count; i++) {
         const struct status_server *s = &status.servers[i];
         for (size_t k = 0; s->pid != UNKNOWN && k < s->request_count; k++) {
-            const struct cleanup_process *p = cleanup_find_process(all, count, s->requests[k].pid);
-            s->requests[k].processes = 0;
+            struct status_request *r = &s->requests[k];
+            const struct cleanup_process *p = cleanup_find_process(all, count, r->slot.pid);
+            r->processes = 0;
             if (p != NULL)
-                requests[p - all] = &s->requests[k];
+                requests[p - all] = r;
         }
     }
     for (size_t i = 0; all != NULL && i < count; i++) {
@@ -569,7 +556,7 @@ static int compare_requests(const void *a, const void *b)
 {
     const struct status_request *x = a, *y = b;
     int order = compare_numbers(y->age_ms, x->age_ms);
-    return order != 0 ? order : strcmp(x->id, y->id);
+    return order != 0 ? order : strcmp(x->slot.id, y->slot.id);
 }
 
 /* What is known only when all processes have been counted. */
