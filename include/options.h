@@ -4,8 +4,8 @@
  *     serve(settings.requests);
  *
  * An option is one row of a table: its name, the word for its value, what it does, where its value
- * goes, and its limits. parse_options() reads by the table and --help is printed from it, with the
- * defaults taken from the values, so they cannot differ; hangupd(8) is made from --help. A command
+ * goes, its limits, and its default. parse_options() reads by the table and --help is printed from
+ * it, so they cannot differ; hangupd(8) is made from --help. A command
  * beside the server has a table of its own (status_look.h). All here is done before anything is
  * served: wrong_use() and cannot() end the process, so call neither in the loop or in a child.
  *
@@ -52,33 +52,13 @@ static struct settings {
     enum { LOG_FORM_TEXT = 1, LOG_FORM_JSON } log_form;
     enum { LOG_TO_STDERR = 1, LOG_TO_SYSLOG } log_to; /* 0: not asked for */
 } settings = {
-    .handler = {.max_header = 32 << 10,
-                .max_target = 8 << 10,
-                .max_body = 1ULL << 30,
-                .header_ms = 10000,
-                .body_ms = 30000,
-                .send_ms = 30000,
-                .grace_ms = 2000,
-                .idle_ms = 15000,
-                .request_ms = 3600000,
-                .queue_ms = 30000,
-                .dead_peer_ms = 30000,
-                .half_close = HALF_CLOSE_PROBE,
-                .on_hangup = ON_HANGUP_UNDO},
     .listen = {.advice = ""},
     .route_files = {.advice = "; one file can hold all routes"},
     .idle_exit_ms = -1,
-    .requests = 256,
-    .connections = 4096,
-    .drain_ms = 30000,
-    .undo_ms = 30000,
-    .undo_retries = 5,
-    .undo_at_once = 16,
-    .log_form = LOG_FORM_TEXT,
 };
 
 #define LISTEN_DEFAULT "127.0.0.1:8080"
-#define IDLE_EXIT_WAIT_MS 60000 /* inetd's `wait`: it starts the server again when it is needed */
+#define IDLE_EXIT_WAIT_S 60 /* inetd's `wait`: it starts the server again when it is needed */
 #define STATE_OF_ROOT "/var/lib/hangupd"
 
 /* ---- Options, one row each ----------------------------------------------------------- */
@@ -101,12 +81,13 @@ enum option_kind {
 
 struct option_row {
     const char *name; /* without dashes; NULL: no option */
-    const char *help; /* what it does, in lines; "%s" becomes the default; NULL: it is not listed */
+    const char *help; /* what it does, in lines; "%s" becomes STANDARD; NULL: it is not listed */
     enum option_kind kind;
     const char *argument; /* the word for its value in --help, or the words of a choice */
     void *value;
-    int64_t least, most; /* most 0: as its kind has it */
-    int64_t shown_ms;    /* not 0: the default that is shown; *VALUE only says "not given" */
+    int64_t least;
+    const char *most;     /* in words; NULL: as its kind has it */
+    const char *standard; /* the default, in words; NULL: *VALUE as it is, or none */
 };
 
 struct option_table {
@@ -115,17 +96,20 @@ struct option_table {
     const struct option_row *rows;
 };
 
-#define OPTIONS_MAX 48         /* of one table */
-#define HEAD_MOST (64LL << 20) /* head and target are held in memory, once for each child */
+#define OPTIONS_MAX 48  /* of one table */
+#define HEAD_MOST "64M" /* head and target are held in memory, once for each child */
 
 /* The parts of a row that go together, for a value in `settings`. */
 #define FLAG_IN(at) .kind = OPTION_FLAG, .value = &settings.at
 #define WORD_IN(at, word) .kind = OPTION_STRING, .argument = (word), .value = &settings.at
 #define LIST_IN(at, word) .kind = OPTION_LIST, .argument = (word), .value = &settings.at
-#define CHOICE_IN(at, words) .kind = OPTION_CHOICE, .argument = (words), .value = &settings.at
-#define COUNT_IN(at, n) .kind = OPTION_COUNT, .argument = "N", .value = &settings.at, .least = (n)
-#define TIME_IN(at, n) .kind = OPTION_TIME, .argument = "TIME", .value = &settings.at, .least = (n)
-#define SIZE_IN(at, n) .kind = OPTION_SIZE, .argument = "SIZE", .value = &settings.at, .least = (n)
+#define CHOICE_IN(at, words, is)                                                                   \
+    .kind = OPTION_CHOICE, .argument = (words), .value = &settings.at, .standard = (is)
+#define NUMBER_IN(what, word, at, n, is)                                                           \
+    .kind = (what), .argument = (word), .value = &settings.at, .least = (n), .standard = (is)
+#define COUNT_IN(at, n, is) NUMBER_IN(OPTION_COUNT, "N", at, n, is)
+#define TIME_IN(at, n, is) NUMBER_IN(OPTION_TIME, "TIME", at, n, is)
+#define SIZE_IN(at, n, is) NUMBER_IN(OPTION_SIZE, "SIZE", at, n, is)
 
 /* Of options that more than one table has. */
 #define STATE_HELP                                                                                 \
@@ -183,45 +167,52 @@ static const struct option_row server_rows[] = {
      "serve descriptor 0, from inetd, xinetd or systemd: a\n"
      "connection (nowait) or a listening socket (wait)",
      FLAG_IN(inetd)},
-    {"idle-exit", "leave after TIME without a connection (wait: %s; else never)",
-     TIME_IN(idle_exit_ms, 0), .shown_ms = IDLE_EXIT_WAIT_MS},
+    {"idle-exit",
+     "leave after TIME without a connection (wait: " DIGITS(IDLE_EXIT_WAIT_S) "; else never)",
+     TIME_IN(idle_exit_ms, 0, NULL)},
     {"user", "become NAME, of /etc/passwd, when the sockets are open", WORD_IN(user, "NAME")},
     {NULL, "\nLimits:\n", .kind = OPTION_TEXT},
-    {"requests", "at once; further ones queue (%s)", COUNT_IN(requests, 1)},
-    {"connections", "open at once; the oldest idle one makes room (%s)", COUNT_IN(connections, 1)},
-    {"per-client", "requests at once from one address; 0: no limit (%s)", COUNT_IN(per_client, 0)},
+    {"requests", "at once; further ones queue (%s)", COUNT_IN(requests, 1, "256")},
+    {"connections", "open at once; the oldest idle one makes room (%s)",
+     COUNT_IN(connections, 1, "4096")},
+    {"per-client", "requests at once from one address; 0: no limit (%s)",
+     COUNT_IN(per_client, 0, "0")},
     {"queue-timeout", "in the queue, or for a route's turn, then 503 (%s)",
-     TIME_IN(handler.queue_ms, 0)},
-    {"header-timeout", "for the header to arrive, then 408 (%s)", TIME_IN(handler.header_ms, 1)},
-    {"body-timeout", "without progress of the body, then 408 (%s)", TIME_IN(handler.body_ms, 1)},
+     TIME_IN(handler.queue_ms, 0, "30")},
+    {"header-timeout", "for the header to arrive, then 408 (%s)",
+     TIME_IN(handler.header_ms, 1, "10")},
+    {"body-timeout", "without progress of the body, then 408 (%s)",
+     TIME_IN(handler.body_ms, 1, "30")},
     {"timeout", "for the whole request, then undo and 504; 0: none (%s)",
-     TIME_IN(handler.request_ms, 0)},
-    {"idle-timeout", "for a connection between requests (%s)", TIME_IN(handler.idle_ms, 1)},
-    {"send-timeout", "without progress of the answer, then undo (%s)", TIME_IN(handler.send_ms, 1)},
+     TIME_IN(handler.request_ms, 0, "3600")},
+    {"idle-timeout", "for a connection between requests (%s)", TIME_IN(handler.idle_ms, 1, "15")},
+    {"send-timeout", "without progress of the answer, then undo (%s)",
+     TIME_IN(handler.send_ms, 1, "30")},
     {"dead-peer", "until a client that vanished without a word is found (%s)",
-     TIME_IN(handler.dead_peer_ms, 3000)},
-    {"max-body", "else 413 (%s)", SIZE_IN(handler.max_body, 0)},
-    {"max-header", "else 431 (%s)", SIZE_IN(handler.max_header, 64), .most = HEAD_MOST},
-    {"max-target", "of the request target, else 414 (%s)", SIZE_IN(handler.max_target, 16),
+     TIME_IN(handler.dead_peer_ms, 3000, "30")},
+    {"max-body", "else 413 (%s)", SIZE_IN(handler.max_body, 0, "1G")},
+    {"max-header", "else 431 (%s)", SIZE_IN(handler.max_header, 64, "32k"), .most = HEAD_MOST},
+    {"max-target", "of the request target, else 414 (%s)", SIZE_IN(handler.max_target, 16, "8k"),
      .most = HEAD_MOST},
     {NULL, "\nHangup and undo:\n", .kind = OPTION_TEXT},
     {"half-close", "what a FIN alone means: ask the client's kernel, a\nhangup, or nothing (%s)",
-     CHOICE_IN(handler.half_close, HALF_CLOSE_WORDS)},
+     CHOICE_IN(handler.half_close, HALF_CLOSE_WORDS, "probe")},
     {"on-hangup", "undo the request, or let it finish and be kept (%s)",
-     CHOICE_IN(handler.on_hangup, ON_HANGUP_WORDS)},
+     CHOICE_IN(handler.on_hangup, ON_HANGUP_WORDS, "undo")},
     {"grace", "from SIGTERM to SIGKILL for what a request started (%s)",
-     TIME_IN(handler.grace_ms, 0)},
-    {"undo-timeout", UNDO_TIMEOUT_HELP, TIME_IN(undo_ms, 1)},
+     TIME_IN(handler.grace_ms, 0, "2")},
+    {"undo-timeout", UNDO_TIMEOUT_HELP, TIME_IN(undo_ms, 1, "30")},
     {"undo-retries", "of an undo that fails, after 1 s, 2 s, 4 s... (%s)",
-     COUNT_IN(undo_retries, 0)},
+     COUNT_IN(undo_retries, 0, "5")},
     {"undo-at-once", "undos that go on at once, after their requests' ends (%s)",
-     COUNT_IN(undo_at_once, 1)},
-    {"drain", "on SIGTERM, for requests in flight to finish (%s)", TIME_IN(drain_ms, 0)},
+     COUNT_IN(undo_at_once, 1, "16")},
+    {"drain", "on SIGTERM, for requests in flight to finish (%s)", TIME_IN(drain_ms, 0, "30")},
     {NULL, "\nState and log:\n", .kind = OPTION_TEXT},
     {"state", STATE_HELP, WORD_IN(state, "DIR")},
     {"sync", "flush every ledger record to the disk, for power loss", FLAG_IN(handler.sync)},
-    {"log", "the form of the log's lines (%s)", CHOICE_IN(log_form, LOG_FORM_WORDS)},
-    {"log-to", "where they go (stderr; syslog with --inetd)", CHOICE_IN(log_to, LOG_TO_WORDS)},
+    {"log", "the form of the log's lines (%s)", CHOICE_IN(log_form, LOG_FORM_WORDS, "text")},
+    {"log-to", "where they go (stderr; syslog with --inetd)",
+     CHOICE_IN(log_to, LOG_TO_WORDS, NULL)},
     {NULL, help_end, .kind = OPTION_TEXT},
     {"help", NULL, .kind = OPTION_HELP},
     {"version", NULL, .kind = OPTION_VERSION},
@@ -281,20 +272,6 @@ __attribute__((format(printf, 1, 2))) static _Noreturn void wrong_use(const char
 
 /* ---- Help, from the table ------------------------------------------------------------ */
 
-/* The value that ROW's option has if it is not given, as --help shows it. */
-static void text_default(struct text *t, const struct option_row *row)
-{
-    const int64_t *n = row->shown_ms != 0 ? &row->shown_ms : row->value;
-    if (row->kind == OPTION_CHOICE)
-        text_choice(t, row->argument, *(const int *)row->value);
-    else if (row->kind == OPTION_SIZE)
-        text_size(t, *n);
-    else if (row->kind == OPTION_COUNT)
-        text_signed(t, *n);
-    else
-        text_duration(t, *n);
-}
-
 /* LEFT, and HELP from COLUMN on with STANDARD in the place of "%s". */
 static void print_entry(const char *left, const char *help, const char *standard, int column)
 {
@@ -310,20 +287,6 @@ static void print_entry(const char *left, const char *help, const char *standard
     putchar('\n');
 }
 
-static void print_option(const struct option_row *row, int column)
-{
-    char left[128], standard[64];
-    struct text t = TEXT(standard);
-    if (strstr(row->help, "%s") != NULL)
-        text_default(&t, row);
-    const char *argument = row->argument != NULL ? row->argument : "";
-    const char *form = row->kind == OPTION_EVERY ? "--%s [%s]"
-                       : *argument != '\0'       ? "--%s %s"
-                                                 : "--%s";
-    snprintf(left, sizeof left, form, row->name, argument);
-    print_entry(left, row->help, text_end(&t), column);
-}
-
 static void print_help(const struct option_table *table)
 {
     char left[128];
@@ -335,8 +298,13 @@ static void print_help(const struct option_table *table)
         }
         if (row->kind == OPTION_TEXT)
             fputs(row->help, stdout);
-        else if (row->help != NULL)
-            print_option(row, table->column);
+        if (row->name == NULL || row->help == NULL)
+            continue;
+        const char *argument = row->argument != NULL ? row->argument : "";
+        const char *before = row->kind == OPTION_EVERY ? " [" : *argument != '\0' ? " " : "";
+        snprintf(left, sizeof left, "--%s%s%s%s", row->name, before, argument,
+                 row->kind == OPTION_EVERY ? "]" : "");
+        print_entry(left, row->help, row->standard, table->column);
     }
 }
 
@@ -359,17 +327,14 @@ static void set_number(const struct option_row *row, const char *text)
         [OPTION_SIZE] = {parse_size, "a size, as in 65536, 64k or 1G", ""},
         [OPTION_COUNT] = {parse_count, "a whole number up to " DIGITS(COUNT_MOST), ""},
     };
-    char most[32];
-    struct text t = TEXT(most);
     int64_t n = kinds[row->kind].parse(text);
     if (n < 0)
         wrong_use("--%s %s is not %s", row->name, text, kinds[row->kind].wanted);
     if (n < row->least)
         wrong_use("--%s %s is too little; the least is %lld%s", row->name, text,
                   (long long)row->least, kinds[row->kind].unit);
-    text_size(&t, row->most);
-    if (row->most > 0 && n > row->most)
-        wrong_use("--%s %s is too much; the most is %s", row->name, text, text_end(&t));
+    if (row->most != NULL && n > kinds[row->kind].parse(row->most))
+        wrong_use("--%s %s is too much; the most is %s", row->name, text, row->most);
     *(int64_t *)row->value = n; /* a size is unsigned there, and as long */
 }
 
@@ -395,30 +360,23 @@ static void add_word(const struct option_row *row, const char *text)
 /* TEXT is NULL for an option without a value. */
 static void set_option(const struct option_row *row, const char *text)
 {
-    switch (row->kind) {
-    case OPTION_FLAG:
+    if (row->kind == OPTION_FLAG)
         *(bool *)row->value = true;
-        break;
-    case OPTION_STRING:
+    else if (row->kind == OPTION_STRING)
         *(const char **)row->value = text;
-        break;
-    case OPTION_CHOICE:
+    else if (row->kind == OPTION_CHOICE)
         set_choice(row, text);
-        break;
-    case OPTION_LIST:
+    else if (row->kind == OPTION_LIST)
         add_word(row, text);
-        break;
-    default:
-        if (text == NULL) /* OPTION_EVERY */
-            *(int64_t *)row->value = 0;
-        else
-            set_number(row, text);
-        break;
-    }
+    else if (text == NULL) /* OPTION_EVERY */
+        *(int64_t *)row->value = 0;
+    else
+        set_number(row, text);
 }
 
-/* TABLE for getopt(3), which writes the number of the row it has met to *WHICH. */
-static void list_options(const struct option_table *table, struct option *options, int *which)
+/* Set the defaults, and put TABLE into OPTIONS for getopt(3), which writes the number of the row
+ * that it has met to *WHICH. */
+static void begin_options(const struct option_table *table, struct option *options, int *which)
 {
     for (int i = 0; table->rows[i].kind != OPTION_END; i++) {
         const struct option_row *row = &table->rows[i];
@@ -427,6 +385,8 @@ static void list_options(const struct option_table *table, struct option *option
                                                    : required_argument;
         if (row->name != NULL)
             *options++ = (struct option){row->name, argument, which, i};
+        if (row->standard != NULL)
+            set_option(row, row->standard);
     }
 }
 
@@ -434,10 +394,9 @@ static void list_options(const struct option_table *table, struct option *option
 static void parse_options(int argc, char **argv, const struct option_table *table)
 {
     struct option options[OPTIONS_MAX] = {0};
-    const struct settings defaults = settings;
     int which = 0;
     program_name = table->command;
-    list_options(table, options, &which);
+    begin_options(table, options, &which);
     opterr = 0;
     for (int c; (c = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
         const struct option_row *row = &table->rows[which];
@@ -446,7 +405,6 @@ static void parse_options(int argc, char **argv, const struct option_table *tabl
         if (c != 0)
             wrong_use("there is no option %s", argv[optind - 1]);
         if (row->kind == OPTION_HELP) {
-            settings = defaults; /* not what stands before --help */
             print_help(table);
             exit_printed();
         } else if (row->kind == OPTION_VERSION) {

@@ -17,6 +17,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,13 +49,6 @@ static inline int64_t parse_duration(const char *text)
     return -1;
 }
 
-/* The inverse, in seconds if that is exact: "30", or "250ms". */
-static inline void text_duration(struct text *t, int64_t ms)
-{
-    text_signed(t, ms % 1000 == 0 ? ms / 1000 : ms);
-    text_add(t, ms % 1000 == 0 ? "" : "ms");
-}
-
 /* The most of requests, connections and the like; and how to have it in a string literal. */
 #define COUNT_MOST 1000000
 #define DIGITS_(number) #number
@@ -67,32 +61,20 @@ static inline int64_t parse_count(const char *text)
     return parse_number(&text, COUNT_MOST, &n) && *text == '\0' ? (int64_t)n : -1;
 }
 
-static const char size_units[] = "kMG"; /* each 1024 times the one before */
-
 /* "65536", "64k", "1M", "2G": bytes. Returns -1 if TEXT is none of these. */
 static inline int64_t parse_size(const char *text)
 {
+    static const char units[] = "kKmMgG"; /* each 1024 times the one before */
     unsigned long long n;
     int shift = 0;
     if (!parse_number(&text, INT64_MAX, &n))
         return -1;
-    for (int i = 0; *text != '\0' && shift == 0 && i < 3; i++)
-        if ((*text | 0x20) == (size_units[i] | 0x20))
-            shift = 10 * (i + 1);
+    const char *unit = *text != '\0' ? strchr(units, *text) : NULL;
+    if (unit != NULL)
+        shift = 10 * (int)((unit - units) / 2 + 1);
     if (text[shift > 0] != '\0' || n > (unsigned long long)INT64_MAX >> shift)
         return -1;
     return (int64_t)(n << shift);
-}
-
-/* The inverse, in the largest unit that is exact: "32k". */
-static inline void text_size(struct text *t, int64_t bytes)
-{
-    int unit = 0;
-    for (; unit < 3 && bytes > 0 && bytes % 1024 == 0; unit++)
-        bytes /= 1024;
-    text_signed(t, bytes);
-    if (unit > 0)
-        text_char(t, size_units[unit - 1]);
 }
 
 /* ---- Choices: one of several words, as in --help ------------------------------------- */
@@ -113,14 +95,6 @@ static inline int choice_find(const char *words, const char *word)
     }
 }
 
-/* The word at PLACE, which must be there. */
-static inline void text_choice(struct text *t, const char *words, int place)
-{
-    while (--place > 0)
-        words = strchr(words, '|') + 1;
-    text_bytes(t, words, strcspn(words, "|"));
-}
-
 /* "neither undo nor finish", "none of probe, hangup, ignore" */
 static inline void text_not_a_choice(struct text *t, const char *words)
 {
@@ -135,6 +109,17 @@ static inline void text_not_a_choice(struct text *t, const char *words)
 }
 
 /* ---- The keys of a route ------------------------------------------------------------- */
+
+/* Say in WHY, as printf() would, what is wrong. Returns -1. */
+__attribute__((format(printf, 3, 4))) static inline int refuse(char *why, size_t size,
+                                                               const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, size, format, args);
+    va_end(args);
+    return -1;
+}
 
 static const struct route_key {
     const char *name, *argument, *help; /* as the columns of options (options.h) */
@@ -155,24 +140,22 @@ static const struct route_key {
 };
 #define ROUTE_KEY_COUNT (sizeof route_keys / sizeof route_keys[0])
 
-/* Set KEY to VALUE in *R. Returns 0, or -1 with WHY. No key may be 0, which says that it is not
+/* Set KEY to VALUE in *R. Returns 0, or -1 with WHY. No value may be 0, which says that it is not
  * given. */
 static inline int parse_key(struct route *r, const char *key, const char *value, char *why,
                             size_t size)
 {
-    struct text t = {.at = why, .room = size};
+    char words[256];
+    struct text t = TEXT(words);
     const struct route_key *k = route_keys, *end = k + ROUTE_KEY_COUNT;
     while (k < end && strcmp(k->name, key) != 0)
         k++;
     if (k == end) {
-        text_add(&t, "there is no key ");
-        text_add(&t, key);
         for (k = route_keys; k < end; k++) {
-            text_add(&t, k == route_keys ? "; there are " : ", ");
+            text_add(&t, k == route_keys ? "" : ", ");
             text_add(&t, k->name);
         }
-        text_end(&t);
-        return -1;
+        return refuse(why, size, "there is no key %s; there are %s", key, text_end(&t));
     }
     void *at = (char *)r + k->at;
     int64_t n = k->parse != NULL ? k->parse(value) : choice_find(k->argument, value);
@@ -182,16 +165,10 @@ static inline int parse_key(struct route *r, const char *key, const char *value,
         *(int *)at = (int)n;
     if (n > 0)
         return 0;
-    text_add(&t, key);
-    text_char(&t, '=');
-    text_add(&t, value);
-    text_add(&t, k->wanted != NULL ? " is not " : " is ");
-    if (k->wanted != NULL)
-        text_add(&t, k->wanted);
-    else
-        text_not_a_choice(&t, k->argument);
-    text_end(&t);
-    return -1;
+    if (k->parse != NULL)
+        return refuse(why, size, "%s=%s is not %s", key, value, k->wanted);
+    text_not_a_choice(&t, k->argument);
+    return refuse(why, size, "%s=%s is %s", key, value, text_end(&t));
 }
 
 /* ---- A route ------------------------------------------------------------------------- */
@@ -203,44 +180,38 @@ static inline int parse_program(struct route *r, const char *target, char *why, 
     char cwd[PATH_MAX] = "", path[PATH_MAX];
     while (target[0] == '.' && target[1] == '/')
         target += 2;
-    if (*target != '/' && getcwd(cwd, sizeof cwd) == NULL) {
-        snprintf(why, size, "the current directory cannot be found: %s", strerror(errno));
-        return -1;
-    }
+    if (*target != '/' && getcwd(cwd, sizeof cwd) == NULL)
+        return refuse(why, size, "the current directory cannot be found: %s", strerror(errno));
     int n = snprintf(path, sizeof path, "%s%s%s", cwd, *target != '/' ? "/" : "", target);
     if (n >= PATH_MAX)
-        snprintf(why, size, "the program's path is too long");
-    else if (stat(path, &now) == 0 && S_ISDIR(now.st_mode) && r->path[strlen(r->path) - 1] != '/')
-        snprintf(why, size, "%s is a directory; for a directory of programs write %s/=%s", target,
-                 r->path, target);
-    else if ((r->program = strdup(path)) == NULL)
-        snprintf(why, size, "out of memory");
-    return r->program != NULL ? 0 : -1;
+        return refuse(why, size, "the program's path is too long");
+    if (stat(path, &now) == 0 && S_ISDIR(now.st_mode) && r->path[strlen(r->path) - 1] != '/')
+        return refuse(why, size, "%s is a directory; for a directory of programs write %s/=%s",
+                      target, r->path, target);
+    r->program = strdup(path);
+    return r->program != NULL ? 0 : refuse(why, size, "out of memory");
 }
 
 static inline int parse_target(struct route *r, const char *target, const struct route *compiled,
                                char *why, size_t size)
 {
-    struct text names = {.at = why, .room = size};
+    char words[512];
+    struct text names = TEXT(words);
     if (*target != '@')
         return parse_program(r, target, why, size);
-    for (const struct route *c = compiled; c->path != NULL; c++)
-        if (c->name != NULL && strcmp(c->name, target + 1) == 0) {
+    for (const struct route *c = compiled; c->path != NULL; c++) {
+        if (c->name == NULL)
+            continue;
+        if (strcmp(c->name, target + 1) == 0) {
             const char *path = r->path;
             *r = *c;
             r->path = path;
             return 0;
         }
-    text_add(&names, "no handler is called ");
-    text_add(&names, target);
-    text_add(&names, "; there are:");
-    for (const struct route *c = compiled; c->path != NULL; c++)
-        if (c->name != NULL) {
-            text_add(&names, " @");
-            text_add(&names, c->name);
-        }
-    text_end(&names);
-    return -1;
+        text_add(&names, " @");
+        text_add(&names, c->name);
+    }
+    return refuse(why, size, "no handler is called %s; there are:%s", target, text_end(&names));
 }
 
 /* Parse "PATH=TARGET[,KEY=VALUE...]" into *ROUTE, whose strings are then allocated, with COMPILED
@@ -251,13 +222,11 @@ static inline int route_parse(const char *text, const struct route *compiled, st
 {
     char *copy = strdup(text), *save = NULL;
     *route = (struct route){0};
-    if (copy == NULL) {
-        snprintf(why, why_size, "out of memory");
-        return -1;
-    }
+    if (copy == NULL)
+        return refuse(why, why_size, "out of memory");
     char *equals = strchr(copy, '=');
     if (*copy != '/' || equals == NULL || equals[1] == '\0' || equals[1] == ',') {
-        snprintf(why, why_size, "a route is PATH=TARGET, as in /report=./report.sh or /a=@a");
+        refuse(why, why_size, "a route is PATH=TARGET, as in /report=./report.sh or /a=@a");
         goto wrong;
     }
     *equals = '\0';
@@ -269,7 +238,7 @@ static inline int route_parse(const char *text, const struct route *compiled, st
     for (char *key; (key = strtok_r(NULL, ",", &save)) != NULL;) {
         char *value = strchr(key, '=');
         if (value == NULL) {
-            snprintf(why, why_size, "%s has no value; write %s=VALUE", key, key);
+            refuse(why, why_size, "%s has no value; write %s=VALUE", key, key);
             goto wrong;
         }
         *value = '\0';

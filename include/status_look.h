@@ -33,8 +33,8 @@
 
 /* ---- hangupd status: what is asked --------------------------------------------------- */
 
-#define WATCH_MS 1000
-#define PAGE_MS 5000
+#define WATCH_S 1
+#define PAGE_S 5
 #define WATCH_LEAST_MS 100
 
 enum status_format { FORMAT_TEXT, FORMAT_JSON, FORMAT_PROMETHEUS, FORMAT_HTML };
@@ -71,10 +71,10 @@ static const struct option_row status_rows[] = {
      WORD_IN(state, "DIR")},
     {"json", "one JSON object", FORMAT_IN(FORMAT_JSON)},
     {"prometheus", "metrics for Prometheus (text format 0.0.4)", FORMAT_IN(FORMAT_PROMETHEUS)},
-    {"html", "a page, which loads itself again every TIME of --watch (%s)", FORMAT_IN(FORMAT_HTML),
-     .shown_ms = PAGE_MS},
-    {"watch", "show it again every TIME (%s), until Ctrl-C", OPTION_EVERY, "TIME", &view.every_ms,
-     .least = WATCH_LEAST_MS, .shown_ms = WATCH_MS},
+    {"html", "a page, which loads itself again every TIME of --watch (" DIGITS(PAGE_S) ")",
+     FORMAT_IN(FORMAT_HTML)},
+    {"watch", "show it again every TIME (" DIGITS(WATCH_S) "), until Ctrl-C", OPTION_EVERY, "TIME",
+     &view.every_ms, .least = WATCH_LEAST_MS},
     {"help", NULL, .kind = OPTION_HELP},
     {NULL, status_notes, .kind = OPTION_TEXT},
     {0},
