@@ -16,12 +16,9 @@
 #define HANGUPD_OPTIONS_H
 
 #include <ctype.h>
-#include <errno.h>
 #include <getopt.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "log.h"
 #include "routes.h"

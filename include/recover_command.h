@@ -11,17 +11,10 @@
 #ifndef HANGUPD_RECOVER_COMMAND_H
 #define HANGUPD_RECOVER_COMMAND_H
 
-#include <errno.h>
-#include <signal.h>
-#include <string.h>
 #include <sys/file.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "ledger.h"
-#include "log.h"
 #include "options.h"
 #include "run_command.h"
 #include "state.h"

@@ -15,21 +15,14 @@
 #ifndef HANGUPD_STATUS_LOOK_H
 #define HANGUPD_STATUS_LOOK_H
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "ledger.h"
 #include "options.h"
 #include "scoreboard.h"
 #include "state.h"
-#include "text.h"
 
 /* ---- hangupd status: what is asked --------------------------------------------------- */
 
@@ -348,20 +341,17 @@ static struct status_request request_of_slot(int dir, const struct slot *s)
 /* All requests in the slots of the scoreboard FD. Returns false if it was cut short meanwhile. */
 static bool read_slots(int fd, int dir, struct status_server *s)
 {
-    struct slot some[32];
-    for (uint64_t i = 0, got; i < s->slot_count; i += got) {
-        uint64_t want = s->slot_count - i < 32 ? s->slot_count - i : 32;
-        off_t at = (off_t)(offsetof(struct scoreboard, slots) + i * sizeof some[0]);
-        ssize_t n = pread(fd, some, want * sizeof some[0], at);
-        if (n < (ssize_t)sizeof some[0])
+    for (uint64_t i = 0; i < s->slot_count; i++) {
+        struct slot slot;
+        off_t at = (off_t)(offsetof(struct scoreboard, slots) + i * sizeof slot);
+        if (pread(fd, &slot, sizeof slot, at) != (ssize_t)sizeof slot)
             return false;
-        got = (size_t)n / sizeof some[0];
-        s->requests = reallocarray(s->requests, s->request_count + got, sizeof *s->requests);
+        if ((slot.state & SLOT_STATE_MASK) == SLOT_FREE)
+            continue;
+        s->requests = reallocarray(s->requests, s->request_count + 1, sizeof *s->requests);
         if (s->requests == NULL)
             no_memory();
-        for (size_t k = 0; k < got; k++)
-            if ((some[k].state & SLOT_STATE_MASK) != SLOT_FREE)
-                s->requests[s->request_count++] = request_of_slot(dir, &some[k]);
+        s->requests[s->request_count++] = request_of_slot(dir, &slot);
     }
     return true;
 }
@@ -426,27 +416,24 @@ static bool is_living(const struct status_server *s)
     return s->condition == CONDITION_SERVING || s->condition == CONDITION_DRAINING;
 }
 
-/* Returns true if PID is the number NAMED in the pid namespace that it lives in. */
-static bool is_in_its_namespace(pid_t pid, uint64_t named)
+/* The lock's holder is the server itself, which knows itself by its number in its own pid
+ * namespace, or a process that recovers a dead one. */
+static void judge_holder(struct status_server *s, pid_t holder)
 {
     char path[32], line[256];
     bool same = false;
-    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    if (holder != 0 && (!is_living(s) || (uint64_t)holder == s->figures.pid))
+        s->pid = (uint64_t)holder;
+    if (holder == 0 || s->pid != UNKNOWN)
+        return;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)holder);
     FILE *in = fopen(path, "re");
     while (in != NULL && fgets(line, sizeof line, in) != NULL)
         if (strncmp(line, "NSpid:", 6) == 0)
-            same = strtoull(strrchr(line, '\t'), NULL, 10) == named;
+            same = strtoull(strrchr(line, '\t'), NULL, 10) == s->figures.pid;
     if (in != NULL)
         fclose(in);
-    return same;
-}
-
-/* The lock's holder is the server itself, or a process that recovers a dead one. */
-static void judge_holder(struct status_server *s, pid_t holder)
-{
-    if (holder != 0 && (!is_living(s) || (uint64_t)holder == s->figures.pid))
-        s->pid = (uint64_t)holder;
-    else if (holder != 0 && !is_in_its_namespace(holder, s->figures.pid))
+    if (!same)
         s->condition = CONDITION_RECOVERING;
 }
 
@@ -485,11 +472,10 @@ static bool read_server(const char *token, struct status_server *s)
         s->why = strerror(error);
     } else if (lives <= 0) {
         s->condition = CONDITION_DEAD;
+    } else if (board < 0 && errno == ENOENT) {
+        s->condition = CONDITION_STARTING;
     } else if (board < 0) {
-        if (errno == ENOENT)
-            s->condition = CONDITION_STARTING;
-        else
-            s->why = strerror(errno);
+        s->why = strerror(errno);
     } else {
         s->why = read_board(board, dir, s);
         if (s->why != NULL)

@@ -10,12 +10,6 @@
 #ifndef HANGUPD_UNDO_COMMAND_H
 #define HANGUPD_UNDO_COMMAND_H
 
-#include <errno.h>
-#include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "ledger.h"
 #include "options.h"
 #include "run_command.h"
