@@ -78,7 +78,7 @@ enum option_kind {
 
 struct option_row {
     const char *name; /* without dashes; NULL: no option */
-    const char *help; /* what it does, in lines; "%s" becomes STANDARD; NULL: it is not listed */
+    const char *help; /* what it does, in lines; NULL: it is not listed */
     enum option_kind kind;
     const char *argument; /* the word for its value in --help, or the words of a choice */
     void *value;
@@ -100,19 +100,20 @@ struct option_table {
 #define FLAG_IN(at) .kind = OPTION_FLAG, .value = &settings.at
 #define WORD_IN(at, word) .kind = OPTION_STRING, .argument = (word), .value = &settings.at
 #define LIST_IN(at, word) .kind = OPTION_LIST, .argument = (word), .value = &settings.at
-#define CHOICE_IN(at, words, is)                                                                   \
-    .kind = OPTION_CHOICE, .argument = (words), .value = &settings.at, .standard = (is)
-#define NUMBER_IN(what, word, at, n, is)                                                           \
-    .kind = (what), .argument = (word), .value = &settings.at, .least = (n), .standard = (is)
-#define COUNT_IN(at, n, is) NUMBER_IN(OPTION_COUNT, "N", at, n, is)
-#define TIME_IN(at, n, is) NUMBER_IN(OPTION_TIME, "TIME", at, n, is)
-#define SIZE_IN(at, n, is) NUMBER_IN(OPTION_SIZE, "SIZE", at, n, is)
 
-/* Of options that more than one table has. */
+/* All of a row of an option that has a default, IS, which --help shows. */
+#define CHOICE(name, help, at, words, is)                                                          \
+    name, help " (" is ")", OPTION_CHOICE, words, &settings.at, .standard = (is)
+#define NUMBER(kind, word, name, help, at, n, is)                                                  \
+    name, help " (" is ")", kind, word, &settings.at, .least = (n), .standard = (is)
+#define COUNT(name, help, at, n, is) NUMBER(OPTION_COUNT, "N", name, help, at, n, is)
+#define TIME(name, help, at, n, is) NUMBER(OPTION_TIME, "TIME", name, help, at, n, is)
+#define SIZE(name, help, at, n, is) NUMBER(OPTION_SIZE, "SIZE", name, help, at, n, is)
+
+/* What `state` is in more than one table. */
 #define STATE_HELP                                                                                 \
     "where ledgers are kept (root: " STATE_OF_ROOT "; else\n"                                      \
     "$XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)"
-#define UNDO_TIMEOUT_HELP "for each command that undoes something (%s)"
 
 static const char help_begin[] =
     "Usage: hangupd [OPTION...] [ROUTE...]\n"
@@ -166,50 +167,43 @@ static const struct option_row server_rows[] = {
      FLAG_IN(inetd)},
     {"idle-exit",
      "leave after TIME without a connection (wait: " DIGITS(IDLE_EXIT_WAIT_S) "; else never)",
-     TIME_IN(idle_exit_ms, 0, NULL)},
+     OPTION_TIME, "TIME", .value = &settings.idle_exit_ms},
     {"user", "become NAME, of /etc/passwd, when the sockets are open", WORD_IN(user, "NAME")},
     {NULL, "\nLimits:\n", .kind = OPTION_TEXT},
-    {"requests", "at once; further ones queue (%s)", COUNT_IN(requests, 1, "256")},
-    {"connections", "open at once; the oldest idle one makes room (%s)",
-     COUNT_IN(connections, 1, "4096")},
-    {"per-client", "requests at once from one address; 0: no limit (%s)",
-     COUNT_IN(per_client, 0, "0")},
-    {"queue-timeout", "in the queue, or for a route's turn, then 503 (%s)",
-     TIME_IN(handler.queue_ms, 0, "30")},
-    {"header-timeout", "for the header to arrive, then 408 (%s)",
-     TIME_IN(handler.header_ms, 1, "10")},
-    {"body-timeout", "without progress of the body, then 408 (%s)",
-     TIME_IN(handler.body_ms, 1, "30")},
-    {"timeout", "for the whole request, then undo and 504; 0: none (%s)",
-     TIME_IN(handler.request_ms, 0, "3600")},
-    {"idle-timeout", "for a connection between requests (%s)", TIME_IN(handler.idle_ms, 1, "15")},
-    {"send-timeout", "without progress of the answer, then undo (%s)",
-     TIME_IN(handler.send_ms, 1, "30")},
-    {"dead-peer", "until a client that vanished without a word is found (%s)",
-     TIME_IN(handler.dead_peer_ms, 3000, "30")},
-    {"max-body", "else 413 (%s)", SIZE_IN(handler.max_body, 0, "1G")},
-    {"max-header", "else 431 (%s)", SIZE_IN(handler.max_header, 64, "32k"), .most = HEAD_MOST},
-    {"max-target", "of the request target, else 414 (%s)", SIZE_IN(handler.max_target, 16, "8k"),
+    {COUNT("requests", "at once; further ones queue", requests, 1, "256")},
+    {COUNT("connections", "open at once; the oldest idle one makes room", connections, 1, "4096")},
+    {COUNT("per-client", "requests at once from one address; 0: no limit", per_client, 0, "0")},
+    {TIME("queue-timeout", "in the queue, or for a route's turn, then 503", handler.queue_ms, 0,
+          "30")},
+    {TIME("header-timeout", "for the header to arrive, then 408", handler.header_ms, 1, "10")},
+    {TIME("body-timeout", "without progress of the body, then 408", handler.body_ms, 1, "30")},
+    {TIME("timeout", "for the whole request, then undo and 504; 0: none", handler.request_ms, 0,
+          "3600")},
+    {TIME("idle-timeout", "for a connection between requests", handler.idle_ms, 1, "15")},
+    {TIME("send-timeout", "without progress of the answer, then undo", handler.send_ms, 1, "30")},
+    {TIME("dead-peer", "until a client that vanished without a word is found", handler.dead_peer_ms,
+          3000, "30")},
+    {SIZE("max-body", "else 413", handler.max_body, 0, "1G")},
+    {SIZE("max-header", "else 431", handler.max_header, 64, "32k"), .most = HEAD_MOST},
+    {SIZE("max-target", "of the request target, else 414", handler.max_target, 16, "8k"),
      .most = HEAD_MOST},
     {NULL, "\nHangup and undo:\n", .kind = OPTION_TEXT},
-    {"half-close", "what a FIN alone means: ask the client's kernel, a\nhangup, or nothing (%s)",
-     CHOICE_IN(handler.half_close, HALF_CLOSE_WORDS, "probe")},
-    {"on-hangup", "undo the request, or let it finish and be kept (%s)",
-     CHOICE_IN(handler.on_hangup, ON_HANGUP_WORDS, "undo")},
-    {"grace", "from SIGTERM to SIGKILL for what a request started (%s)",
-     TIME_IN(handler.grace_ms, 0, "2")},
-    {"undo-timeout", UNDO_TIMEOUT_HELP, TIME_IN(undo_ms, 1, "30")},
-    {"undo-retries", "of an undo that fails, after 1 s, 2 s, 4 s... (%s)",
-     COUNT_IN(undo_retries, 0, "5")},
-    {"undo-at-once", "undos that go on at once, after their requests' ends (%s)",
-     COUNT_IN(undo_at_once, 1, "16")},
-    {"drain", "on SIGTERM, for requests in flight to finish (%s)", TIME_IN(drain_ms, 0, "30")},
+    {CHOICE("half-close", "what a FIN alone means: ask the client's kernel, a\nhangup, or nothing",
+            handler.half_close, HALF_CLOSE_WORDS, "probe")},
+    {CHOICE("on-hangup", "undo the request, or let it finish and be kept", handler.on_hangup,
+            ON_HANGUP_WORDS, "undo")},
+    {TIME("grace", "from SIGTERM to SIGKILL for what a request started", handler.grace_ms, 0, "2")},
+    {TIME("undo-timeout", "for each command that undoes something", undo_ms, 1, "30")},
+    {COUNT("undo-retries", "of an undo that fails, after 1 s, 2 s, 4 s...", undo_retries, 0, "5")},
+    {COUNT("undo-at-once", "undos that go on at once, after their requests' ends", undo_at_once, 1,
+           "16")},
+    {TIME("drain", "on SIGTERM, for requests in flight to finish", drain_ms, 0, "30")},
     {NULL, "\nState and log:\n", .kind = OPTION_TEXT},
     {"state", STATE_HELP, WORD_IN(state, "DIR")},
     {"sync", "flush every ledger record to the disk, for power loss", FLAG_IN(handler.sync)},
-    {"log", "the form of the log's lines (%s)", CHOICE_IN(log_form, LOG_FORM_WORDS, "text")},
-    {"log-to", "where they go (stderr; syslog with --inetd)",
-     CHOICE_IN(log_to, LOG_TO_WORDS, NULL)},
+    {CHOICE("log", "the form of the log's lines", log_form, LOG_FORM_WORDS, "text")},
+    {"log-to", "where they go (stderr; syslog with --inetd)", OPTION_CHOICE, LOG_TO_WORDS,
+     .value = &settings.log_to},
     {NULL, help_end, .kind = OPTION_TEXT},
     {"help", NULL, .kind = OPTION_HELP},
     {"version", NULL, .kind = OPTION_VERSION},
@@ -269,17 +263,14 @@ __attribute__((format(printf, 1, 2))) static _Noreturn void wrong_use(const char
 
 /* ---- Help, from the table ------------------------------------------------------------ */
 
-/* LEFT, and HELP from COLUMN on with STANDARD in the place of "%s". */
-static void print_entry(const char *left, const char *help, const char *standard, int column)
+/* LEFT, and HELP from COLUMN on. */
+static void print_entry(const char *left, const char *help, int column)
 {
     printf("  %-*s  ", column - 4, left);
     for (; *help != '\0'; help++) {
+        putchar(*help);
         if (*help == '\n')
-            printf("\n%*s", column, "");
-        else if (strncmp(help, "%s", 2) == 0)
-            fputs((help++, standard), stdout);
-        else
-            putchar(*help);
+            printf("%*s", column, "");
     }
     putchar('\n');
 }
@@ -291,7 +282,7 @@ static void print_help(const struct option_table *table)
         for (size_t i = 0; row->kind == OPTION_KEYS && i < ROUTE_KEY_COUNT; i++) {
             const struct route_key *k = &route_keys[i];
             snprintf(left, sizeof left, "%s=%s", k->name, k->argument);
-            print_entry(left, k->help, "", table->column);
+            print_entry(left, k->help, table->column);
         }
         if (row->kind == OPTION_TEXT)
             fputs(row->help, stdout);
@@ -301,7 +292,7 @@ static void print_help(const struct option_table *table)
         const char *before = row->kind == OPTION_EVERY ? " [" : *argument != '\0' ? " " : "";
         snprintf(left, sizeof left, "--%s%s%s%s", row->name, before, argument,
                  row->kind == OPTION_EVERY ? "]" : "");
-        print_entry(left, row->help, row->standard, table->column);
+        print_entry(left, row->help, table->column);
     }
 }
 

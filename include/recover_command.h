@@ -41,7 +41,7 @@ static const char recover_notes[] =
 static const struct option_row recover_rows[] = {
     {NULL, recover_about, .kind = OPTION_TEXT},
     {"state", STATE_HELP, WORD_IN(state, "DIR")},
-    {"undo-timeout", UNDO_TIMEOUT_HELP, TIME_IN(undo_ms, 1, "30")},
+    {TIME("undo-timeout", "for each command that undoes something", undo_ms, 1, "30")},
     {"help", NULL, .kind = OPTION_HELP},
     {NULL, recover_notes, .kind = OPTION_TEXT},
     {0},

@@ -140,11 +140,14 @@ static const struct route_key {
 };
 #define ROUTE_KEY_COUNT (sizeof route_keys / sizeof route_keys[0])
 
-/* Set KEY to VALUE in *R. Returns 0, or -1 with WHY. No value may be 0, which says that it is not
- * given. */
-static inline int parse_key(struct route *r, const char *key, const char *value, char *why,
-                            size_t size)
+/* Set what the TEXT "KEY=VALUE", which is taken apart, says in *R. Returns 0, or -1 with WHY. No
+ * value may be 0, which says that it is not given. */
+static inline int parse_key(struct route *r, char *text, char *why, size_t size)
 {
+    char *key = text, *value = strchr(text, '=');
+    if (value == NULL)
+        return refuse(why, size, "%s has no value; write %s=VALUE", key, key);
+    *value++ = '\0';
     char words[256];
     struct text t = TEXT(words);
     const struct route_key *k = route_keys, *end = k + ROUTE_KEY_COUNT;
@@ -218,40 +221,31 @@ static inline int parse_target(struct route *r, const char *target, const struct
  * (ended by path NULL) for @NAME. Returns 0, or -1 with WHY: what is wrong, and what would be
  * right. */
 static inline int route_parse(const char *text, const struct route *compiled, struct route *route,
-                              char *why, size_t why_size)
+                              char *why, size_t size)
 {
     char *copy = strdup(text), *save = NULL;
+    int result = -1;
     *route = (struct route){0};
     if (copy == NULL)
-        return refuse(why, why_size, "out of memory");
+        return refuse(why, size, "out of memory");
     char *equals = strchr(copy, '=');
     if (*copy != '/' || equals == NULL || equals[1] == '\0' || equals[1] == ',') {
-        refuse(why, why_size, "a route is PATH=TARGET, as in /report=./report.sh or /a=@a");
-        goto wrong;
+        refuse(why, size, "a route is PATH=TARGET, as in /report=./report.sh or /a=@a");
+    } else {
+        *equals = '\0';
+        route->path = strdup(copy);
+        char *target = strtok_r(equals + 1, ",", &save);
+        if (route->path != NULL && target != NULL)
+            result = parse_target(route, target, compiled, why, size);
     }
-    *equals = '\0';
-    route->path = strdup(copy);
-    char *target = strtok_r(equals + 1, ",", &save);
-    if (route->path == NULL || target == NULL ||
-        parse_target(route, target, compiled, why, why_size) < 0)
-        goto wrong;
-    for (char *key; (key = strtok_r(NULL, ",", &save)) != NULL;) {
-        char *value = strchr(key, '=');
-        if (value == NULL) {
-            refuse(why, why_size, "%s has no value; write %s=VALUE", key, key);
-            goto wrong;
-        }
-        *value = '\0';
-        if (parse_key(route, key, value + 1, why, why_size) < 0)
-            goto wrong;
+    for (char *key; result == 0 && (key = strtok_r(NULL, ",", &save)) != NULL;)
+        result = parse_key(route, key, why, size);
+    free(copy);
+    if (result < 0) {
+        free((char *)route->path);
+        *route = (struct route){0};
     }
-    free(copy);
-    return 0;
-wrong:
-    free(copy);
-    free((char *)route->path);
-    *route = (struct route){0};
-    return -1;
+    return result;
 }
 
 #endif

@@ -63,23 +63,20 @@ static void shell_word(struct text *t, const char *word)
  * would then be another word. */
 static void shell_word_printable(struct text *t, const char *word)
 {
-    bool printable = true;
-    for (const char *s = word; *s != '\0'; s++)
-        printable = printable && isprint((unsigned char)*s);
-    if (printable) {
+    const char *s = word;
+    while (isprint((unsigned char)*s))
+        s++;
+    if (*s == '\0') {
         shell_word(t, word);
         return;
     }
     text_add(t, "\"$(printf '");
-    for (const char *s = word; *s != '\0'; s++) {
+    for (s = word; *s != '\0'; s++) {
         unsigned char c = (unsigned char)*s;
-        if (isprint(c) && strchr("'\\%", c) == NULL) {
-            text_char(t, *s);
-            continue;
-        }
-        text_char(t, '\\');
-        for (int shift = 6; shift >= 0; shift -= 3)
-            text_char(t, (char)('0' + (c >> shift & 7)));
+        char piece[8];
+        bool plain = isprint(c) && strchr("'\\%", c) == NULL;
+        snprintf(piece, sizeof piece, plain ? "%c" : "\\%03o", c);
+        text_add(t, piece);
     }
     text_add(t, "')\"");
 }

@@ -105,13 +105,12 @@ static int find_groups(const char *name, gid_t group, gid_t groups[NGROUPS_MAX])
 static void become_user(const char *name, uid_t user, gid_t group)
 {
     static gid_t groups[NGROUPS_MAX];
+    const char *told = name != NULL ? name : "without a name";
     int count = name != NULL ? find_groups(name, group, groups) : 0;
     if (count < 0 || setgroups((size_t)count, groups) < 0 || setgid(group) < 0 || setuid(user) < 0)
-        cannot("could not become the user %s (%u): %s", name != NULL ? name : "without a name",
-               (unsigned)user, strerror(errno));
+        cannot("could not become the user %s (%u): %s", told, (unsigned)user, strerror(errno));
     if (user != 0 && (setuid(0) == 0 || seteuid(0) == 0))
-        cannot("the user %s (%u) can become root again: not going on",
-               name != NULL ? name : "without a name", (unsigned)user);
+        cannot("the user %s (%u) can become root again: not going on", told, (unsigned)user);
 }
 
 #endif

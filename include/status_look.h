@@ -304,16 +304,12 @@ static _Noreturn void no_memory(void)
 
 static const char *phase_of_state(uint32_t state)
 {
-    switch (state & SLOT_STATE_MASK) {
-    case SLOT_READING:
+    uint32_t at = state & SLOT_STATE_MASK;
+    if (at == SLOT_READING)
         return (state & SLOT_WAITING) != 0 ? "waiting" : "reading";
-    case SLOT_DONE:
-        return "ending";
-    case SLOT_ANSWERING:
+    if (at == SLOT_ANSWERING)
         return (state & SLOT_DELIVERING) != 0 ? "delivering" : "answering";
-    default:
-        return "running";
-    }
+    return at == SLOT_DONE ? "ending" : "running";
 }
 
 static struct status_request request_of_slot(int dir, const struct slot *s)

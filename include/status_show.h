@@ -559,22 +559,6 @@ static void open_status(void)
                                : "--state DIR names the one that the server was started with");
 }
 
-/* Returns the status as it is now, for the caller to free. */
-static char *status_render(void)
-{
-    char *words = NULL;
-    size_t length;
-    FILE *out = open_memstream(&words, &length);
-    if (out == NULL)
-        no_memory();
-    status_gather();
-    status_formats[view.format].put(out);
-    status_forget();
-    if (fclose(out) != 0)
-        no_memory();
-    return words;
-}
-
 static void status_write(const char *words, size_t length)
 {
     if (write_all(STDOUT_FILENO, words, length) < 0)
@@ -584,38 +568,46 @@ static void status_write(const char *words, size_t length)
 /* WORDS over what the terminal shows, as much as it holds; in one write, so as not to flicker. */
 static void show_in_place(const char *words)
 {
-    char *frame = NULL;
-    size_t length, rows = view.rows > 1 ? view.rows - 1 : SIZE_MAX;
-    FILE *out = open_memstream(&frame, &length);
-    if (out == NULL)
+    size_t rows = view.rows > 1 ? view.rows - 1 : SIZE_MAX;
+    size_t room = 4 * strlen(words) + 64; /* an empty line becomes four bytes */
+    struct text frame = {.at = malloc(room), .room = room};
+    if (frame.at == NULL)
         no_memory();
-    fputs("\033[H", out);
+    text_add(&frame, "\033[H");
     while (*words != '\0' && rows-- > 0) {
-        size_t n = strcspn(words, "\n"), room = view.columns > 0 ? view.columns : INT_MAX;
+        size_t n = strcspn(words, "\n"), shown = view.columns > 0 ? view.columns : n;
         if (rows == 0 && words[n] != '\0' && words[n + 1] != '\0')
-            fputs("...\033[K\n", out);
+            text_add(&frame, "...");
         else
-            fprintf(out, "%.*s\033[K\n", (int)(n < room ? n : room), words);
+            text_bytes(&frame, words, n < shown ? n : shown);
+        text_add(&frame, "\033[K\n");
         words += n + (words[n] != '\0');
     }
-    fputs("\033[J", out);
-    if (fclose(out) != 0)
-        no_memory();
-    status_write(frame, length);
-    free(frame);
+    text_add(&frame, "\033[J");
+    status_write(frame.at, frame.length);
+    free(frame.at);
 }
 
 static void status_show(void)
 {
     struct winsize screen = {0}; /* it may change while it is watched */
     bool terminal = isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &screen) == 0;
+    char *words = NULL;
+    size_t length;
+    FILE *out = open_memstream(&words, &length);
+    if (out == NULL)
+        no_memory();
     view.columns = screen.ws_col;
     view.rows = screen.ws_row;
-    char *words = status_render();
+    status_gather();
+    status_formats[view.format].put(out);
+    status_forget();
+    if (fclose(out) != 0)
+        no_memory();
     if (terminal && view.every_ms >= 0)
         show_in_place(words);
     else
-        status_write(words, strlen(words));
+        status_write(words, length);
     free(words);
 }
 
