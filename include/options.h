@@ -45,8 +45,8 @@ static struct settings {
     const char *user;
     int64_t requests, connections, per_client;
     int64_t drain_ms, undo_ms, undo_retries, undo_at_once;
-    const char *state; /* NULL: default_state() */
-    enum { LOG_FORM_TEXT = 1, LOG_FORM_JSON } log_form;
+    const char *state;                                /* NULL: default_state() */
+    enum { LOG_FORM_JSON = 2 } log_form;              /* the word of this place in LOG_FORM_WORDS */
     enum { LOG_TO_STDERR = 1, LOG_TO_SYSLOG } log_to; /* 0: not asked for */
 } settings = {
     .listen = {.advice = ""},
@@ -288,10 +288,9 @@ static void print_help(const struct option_table *table)
             fputs(row->help, stdout);
         if (row->name == NULL || row->help == NULL)
             continue;
-        const char *argument = row->argument != NULL ? row->argument : "";
-        const char *before = row->kind == OPTION_EVERY ? " [" : *argument != '\0' ? " " : "";
-        snprintf(left, sizeof left, "--%s%s%s%s", row->name, before, argument,
-                 row->kind == OPTION_EVERY ? "]" : "");
+        bool bare = row->argument == NULL;
+        snprintf(left, sizeof left, "--%s%s%s", row->name, bare ? "" : " ",
+                 bare ? "" : row->argument);
         print_entry(left, row->help, table->column);
     }
 }

@@ -22,14 +22,9 @@
 #ifndef HANGUPD_RUN_COMMAND_H
 #define HANGUPD_RUN_COMMAND_H
 
-#include <ctype.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <poll.h>
-#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include "log.h"
 #include "options.h"

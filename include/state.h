@@ -17,9 +17,7 @@
 #define HANGUPD_STATE_H
 
 #include <grp.h>
-#include <limits.h>
 #include <pwd.h>
-#include <unistd.h>
 
 #include "ledger.h"
 #include "options.h"

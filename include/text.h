@@ -51,7 +51,6 @@ ASYNC_SAFE static inline void text_bytes(struct text *t, const void *bytes, size
     t->length += n;
 }
 
-/* Append the string S. */
 ASYNC_SAFE static inline void text_add(struct text *t, const char *s)
 {
     text_bytes(t, s, strlen(s));
@@ -138,7 +137,6 @@ ASYNC_SAFE static inline void text_escaped_char(struct text *t, char c, enum esc
     }
 }
 
-/* The same for each byte of the string S. */
 ASYNC_SAFE static inline void text_escaped(struct text *t, const char *s, enum escape how)
 {
     for (; *s != '\0'; s++)
