@@ -358,40 +358,14 @@ static void status_json(FILE *out)
 /* ---- hangupd status: Prometheus, text exposition format 0.0.4 ------------------------ */
 
 /* A server's series have the label `listen`, where it listens, because a restart does not change
- * that. While one server drains another may listen at the same address: counts are added up then,
- * and of times the larger is taken. */
-static void merge_server(struct status_server *into, const struct status_server *s)
+ * that. While one server drains another may listen at the same address: then the first of them is
+ * told of, with counts added up, and of times the larger. */
+static bool is_first_of_address(const struct status_server *s)
 {
-    for (const struct field *f = server_fields; f->kind != FIELD_END; f++) {
-        if (f->metric == NULL)
-            continue;
-        uint64_t *a = (uint64_t *)field_at(f, into), b = field_number(f, s);
-        *a = f->kind == FIELD_COUNT ? *a + b : *a > b ? *a : b;
-    }
-    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
-        for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++)
-            into->figures.ended[outcome][undo] += s->figures.ended[outcome][undo];
-}
-
-/* Put one server for each address first, with the others added to it. Returns how many these are.
- */
-static size_t merge_addresses(void)
-{
-    struct status_server *all = status.servers;
-    size_t count = 0;
-    for (size_t i = 0; i < status.living; i++) {
-        size_t k = 0;
-        while (k < count && strcmp(all[k].where, all[i].where) != 0)
-            k++;
-        if (k < count) {
-            merge_server(&all[k], &all[i]);
-            continue;
-        }
-        struct status_server other = all[count];
-        all[count++] = all[i];
-        all[i] = other;
-    }
-    return count;
+    const struct status_server *first = status.servers;
+    while (strcmp(first->where, s->where) != 0)
+        first++;
+    return first == s;
 }
 
 static void metric_head(FILE *out, const char *name, const char *words)
@@ -406,24 +380,32 @@ static void metric_whole(FILE *out, const char *name, const char *words, size_t 
     fprintf(out, "%s %zu\n", name, value);
 }
 
-static void metric_series(FILE *out, const char *name, const struct status_server *s)
+static void metric_series(FILE *out, const struct field *f, const struct status_server *first,
+                          const char *labels)
 {
-    fprintf(out, "%s{listen=\"", name);
-    put_escaped(out, s->where);
-    putc('"', out);
+    uint64_t value = 0;
+    for (const struct status_server *s = first; s < status.others; s++) {
+        uint64_t n = strcmp(s->where, first->where) == 0 ? field_number(f, s) : 0;
+        value = f->kind == FIELD_COUNT ? value + n : n > value ? n : value;
+    }
+    fprintf(out, "%s{listen=\"", f->metric);
+    put_escaped(out, first->where);
+    fprintf(out, "\"%s} ", labels);
+    put_number(out, f->kind, value);
+    putc('\n', out);
 }
 
-static void metric_ended(FILE *out, const char *name, size_t count)
+static void metric_ended(FILE *out, const struct status_server *first)
 {
-    metric_head(out, name, "Requests that have ended, by outcome and by the result of their undo.");
-    for (size_t i = 0; i < count; i++)
-        for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
-            for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
-                metric_series(out, name, &status.servers[i]);
-                fprintf(out, ",outcome=\"%s\",undo=\"%s\"} %llu\n",
-                        outcome_name((enum outcome)outcome), undo_name((enum undo_result)undo),
-                        (unsigned long long)status.servers[i].figures.ended[outcome][undo]);
-            }
+    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
+        for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
+            char labels[64];
+            const struct field f = {FIELD_COUNT, SERVER(figures.ended[outcome][undo]),
+                                    .metric = "hangupd_requests_total"};
+            snprintf(labels, sizeof labels, ",outcome=\"%s\",undo=\"%s\"",
+                     outcome_name((enum outcome)outcome), undo_name((enum undo_result)undo));
+            metric_series(out, &f, first, labels);
+        }
 }
 
 static void status_prometheus(FILE *out)
@@ -433,19 +415,18 @@ static void status_prometheus(FILE *out)
         left += status.others[i].undoing_count;
     metric_whole(out, "hangupd_servers", "Servers that run with this state directory.",
                  status.living);
-    size_t count = merge_addresses();
     for (const struct field *f = server_fields; f->kind != FIELD_END; f++) {
-        if (f->metric == NULL)
-            continue;
-        metric_head(out, f->metric, f->help);
-        for (size_t i = 0; i < count; i++) {
-            metric_series(out, f->metric, &status.servers[i]);
-            fputs("} ", out);
-            put_number(out, f->kind, field_number(f, &status.servers[i]));
-            putc('\n', out);
-        }
+        if (f->metric != NULL)
+            metric_head(out, f->metric, f->help);
+        for (size_t i = 0; f->metric != NULL && i < status.living; i++)
+            if (is_first_of_address(&status.servers[i]))
+                metric_series(out, f, &status.servers[i], "");
     }
-    metric_ended(out, "hangupd_requests_total", count);
+    metric_head(out, "hangupd_requests_total",
+                "Requests that have ended, by outcome and by the result of their undo.");
+    for (size_t i = 0; i < status.living; i++)
+        if (is_first_of_address(&status.servers[i]))
+            metric_ended(out, &status.servers[i]);
     metric_whole(out, "hangupd_undo_parked", "Requests whose undo has failed for good.",
                  status.parked_count);
     metric_whole(out, "hangupd_undo_left_by_dead",
