@@ -456,22 +456,13 @@ static char *bare_line(char *line)
     return line + strspn(line, blank);
 }
 
-static _Noreturn void cannot_read(const char *file)
-{
-    wrong_use("could not read the routes in %s: %s; --routes wants a text file with one route a "
-              "line, as in /report=@report",
-              file, strerror(errno));
-}
-
 static void add_routes_of(const char *file, const struct route *compiled)
 {
     char *line = NULL, from[PATH_MAX + 16];
     size_t room = 0;
     unsigned number = 0;
     FILE *f = fopen(file, "re");
-    if (f == NULL)
-        cannot_read(file);
-    for (ssize_t n; (n = getline(&line, &room, f)) >= 0;) {
+    for (ssize_t n; f != NULL && (n = getline(&line, &room, f)) >= 0;) {
         snprintf(from, sizeof from, "%s:%u", file, ++number);
         if (n > ROUTE_LINE_MAX)
             wrong_use("%s: the line is longer than %d bytes; a route is one line, as in "
@@ -483,8 +474,10 @@ static void add_routes_of(const char *file, const struct route *compiled)
         if (*route != '\0')
             add_route(route, compiled, from);
     }
-    if (!feof(f))
-        cannot_read(file);
+    if (f == NULL || !feof(f))
+        wrong_use("could not read the routes in %s: %s; --routes wants a text file with one route "
+                  "a line, as in /report=@report",
+                  file, strerror(errno));
     free(line);
     fclose(f);
 }
