@@ -141,7 +141,7 @@ run: all
 
 need-check:
 	@tests/tools/need.sh pkg-config check curl procps python3 python3-prometheus-client perl git \
-	    netbase
+	    g++ netbase
 	@tests/tools/need.sh --unpack $(TOOLS) xinetd openbsd-inetd
 
 # A sanitizer's finding is a crash, which no test takes for an ordinary ending. Leaks are not looked
