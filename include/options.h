@@ -45,7 +45,7 @@ static struct settings {
     const char *user;
     int64_t requests, connections, per_client;
     int64_t drain_ms, undo_ms, undo_retries, undo_at_once;
-    const char *state;                                /* NULL: default_state() */
+    const char *state;                                /* NULL: the default of state.h */
     enum { LOG_FORM_JSON = 2 } log_form;              /* the word of this place in LOG_FORM_WORDS */
     enum { LOG_TO_STDERR = 1, LOG_TO_SYSLOG } log_to; /* 0: not asked for */
 } settings = {
@@ -305,22 +305,22 @@ static _Noreturn void exit_printed(void)
 
 static void set_number(const struct option_row *row, const char *text)
 {
-    static const struct {
+    static const struct number {
         int64_t (*parse)(const char *text); /* -1: it is not what is wanted */
         const char *wanted, *unit;
-    } kinds[] = {
-        [OPTION_EVERY] = {parse_duration, "a time, as in 0.5, 90s, 15m or 2h", " ms"},
-        [OPTION_TIME] = {parse_duration, "a time, as in 0.5, 90s, 15m or 2h", " ms"},
-        [OPTION_SIZE] = {parse_size, "a size, as in 65536, 64k or 1G", ""},
-        [OPTION_COUNT] = {parse_count, "a whole number up to " DIGITS(COUNT_MOST), ""},
-    };
-    int64_t n = kinds[row->kind].parse(text);
+    } time = {parse_duration, "a time, as in 0.5, 90s, 15m or 2h", " ms"},
+      size = {parse_size, "a size, as in 65536, 64k or 1G", ""},
+      count = {parse_count, "a whole number up to " DIGITS(COUNT_MOST), ""};
+    const struct number *is = row->kind == OPTION_SIZE    ? &size
+                              : row->kind == OPTION_COUNT ? &count
+                                                          : &time;
+    int64_t n = is->parse(text);
     if (n < 0)
-        wrong_use("--%s %s is not %s", row->name, text, kinds[row->kind].wanted);
+        wrong_use("--%s %s is not %s", row->name, text, is->wanted);
     if (n < row->least)
         wrong_use("--%s %s is too little; the least is %lld%s", row->name, text,
-                  (long long)row->least, kinds[row->kind].unit);
-    if (row->most != NULL && n > kinds[row->kind].parse(row->most))
+                  (long long)row->least, is->unit);
+    if (row->most != NULL && n > is->parse(row->most))
         wrong_use("--%s %s is too much; the most is %s", row->name, text, row->most);
     *(int64_t *)row->value = n; /* a size is unsigned there, and as long */
 }

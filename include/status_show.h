@@ -480,7 +480,7 @@ static void page_server(FILE *out, const struct status_server *s)
 
 static void status_page(FILE *out)
 {
-    int64_t every_ms = view.every_ms > 0 ? view.every_ms : PAGE_S * 1000;
+    int64_t every_ms = view.every_ms > 0 ? view.every_ms : INT64_C(1000) * PAGE_S;
     size_t in_flight = 0;
     for (size_t i = 0; i < status.living; i++)
         in_flight += status.servers[i].request_count;
@@ -596,7 +596,7 @@ static void status_show(void)
  * so that what is shown last is whole. */
 static void watch_status(void)
 {
-    int64_t every = view.every_ms > 0 ? view.every_ms : WATCH_S * 1000;
+    int64_t every = view.every_ms > 0 ? view.every_ms : INT64_C(1000) * WATCH_S;
     struct timespec pause = {.tv_sec = every / 1000, .tv_nsec = every % 1000 * 1000000};
     sigset_t ending;
     sigemptyset(&ending);
