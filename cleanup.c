@@ -88,11 +88,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "files.h"
 #include "ledger.h"
 #include "look.h"
 #include "processes.h"
 #include "reader.h"
+#include "text.h"
 #include "tree.h"
 #include "verbs.h"
 #include "walk.h"

@@ -88,11 +88,11 @@
 #include <unistd.h>
 
 #include "environment.h"
-#include "files.h"
 #include "http.h"
 #include "log.h"
 #include "routes.h"
 #include "serve.h"
+#include "text.h"
 
 enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
 

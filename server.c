@@ -107,12 +107,10 @@
 #include "run_command.h"
 #include "scoreboard.h"
 #include "serve.h"
-#include "shell.h"
 #include "state.h"
 #include "status_look.h"
 #include "status_show.h"
 #include "undo_command.h"
-#include "users.h"
 
 const char *program_name = "hangupd";
 struct log_sink log_sink = {.fd = STDERR_FILENO};
@@ -685,7 +683,7 @@ static void open_sockets(void)
             cannot("could not keep the socket: %s", strerror(errno));
         inherit(fd, "--inetd: descriptor 0");
         if (!server.one_connection && server.idle_exit_ms < 0)
-            server.idle_exit_ms = IDLE_EXIT_WAIT_MS; /* inetd starts us again when it is called */
+            server.idle_exit_ms = INT64_C(1000) * IDLE_EXIT_WAIT_S; /* inetd starts us again */
         return;
     }
     int handed = settings.listen.count == 0 ? listen_handed_over() : 0;

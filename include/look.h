@@ -18,9 +18,9 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-#include "files.h"
 #include "ledger.h"
 #include "reader.h"
+#include "text.h"
 #include "verbs.h"
 #include "walk.h"
 

@@ -1,4 +1,5 @@
-/* text.h: text built in place, numbers, escapes, clocks and dates, without stdio.
+/* text.h: text built in place, numbers, escapes, clocks and dates, without stdio; and small calls
+ * on descriptors that are wanted everywhere in the same way.
  *
  *     char buffer[64];
  *     struct text t = TEXT(buffer);
@@ -11,17 +12,19 @@
  * unbounded length, as the caller is not told that something was cut.
  *
  * Kind: pure.
- * Signal safety: all of it.
+ * Signal safety: what is marked ASYNC_SAFE, which is all but random_hex.
  */
 #ifndef HANGUPD_TEXT_H
 #define HANGUPD_TEXT_H
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 /* A function so marked may run in a signal handler. It goes to a section of its own, and
  * `make lint` proves that nothing in that section calls anything but async-signal-safe
@@ -48,7 +51,6 @@ ASYNC_SAFE static inline void text_bytes(struct text *t, const void *bytes, size
     t->length += n;
 }
 
-/* Append the string S. */
 ASYNC_SAFE static inline void text_add(struct text *t, const char *s)
 {
     text_bytes(t, s, strlen(s));
@@ -172,7 +174,6 @@ ASYNC_SAFE static inline void text_escaped_char(struct text *t, char c, enum esc
     }
 }
 
-/* The same for each byte of the string S. */
 ASYNC_SAFE static inline void text_escaped(struct text *t, const char *s, enum escape how)
 {
     for (; *s != '\0'; s++)
@@ -243,6 +244,51 @@ ASYNC_SAFE static inline void text_time(struct text *t, int64_t seconds)
     struct utc u = utc_at(seconds);
     text_format(t, "%04u-%02u-%02uT%02u:%02u:%02u", u.year, u.month, u.day, u.hour, u.minute,
                 u.second);
+}
+
+/* ---- Descriptors, and names that nobody can guess ---------------------------------------- */
+
+/* Write all N BYTES to FD, a file, a pipe or a terminal, going on after a signal and after a short
+ * write. Returns 0, or -1 with errno: some of them may have been written then. It waits where FD
+ * waits. */
+ASYNC_SAFE static inline int write_all(int fd, const void *bytes, size_t n)
+{
+    const char *p = bytes;
+    while (n > 0) {
+        ssize_t done = write(fd, p, n);
+        if (done < 0 && errno != EINTR)
+            return -1;
+        if (done > 0) {
+            p += done;
+            n -= (size_t)done;
+        }
+    }
+    return 0;
+}
+
+/* Close FD on the way out of a failure, whose errno the caller still has to tell. */
+ASYNC_SAFE static inline void close_keep_errno(int fd)
+{
+    int saved = errno;
+    close(fd);
+    errno = saved;
+}
+
+#define HEX_SIZE 17
+
+/* Write HEX_SIZE - 1 hex digits, 64 bits that nobody can guess, and a NUL. Returns 0, or -1 with
+ * errno if the kernel has no randomness yet. */
+static inline int random_hex(char hex[HEX_SIZE])
+{
+    unsigned char bytes[(HEX_SIZE - 1) / 2];
+    if (getrandom(bytes, sizeof bytes, 0) != (ssize_t)sizeof bytes)
+        return -1;
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        hex[2 * i] = "0123456789abcdef"[bytes[i] >> 4];
+        hex[2 * i + 1] = "0123456789abcdef"[bytes[i] & 15];
+    }
+    hex[HEX_SIZE - 1] = '\0';
+    return 0;
 }
 
 #endif
