@@ -1451,7 +1451,7 @@ static bool ended_well(const struct request *rq, const char *file)
     return false;
 }
 
-static void on_sigchld(int signal)
+ASYNC_SAFE static void on_sigchld(int signal)
 {
     (void)signal;
     program.child_ended = 1;

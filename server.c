@@ -39,17 +39,17 @@
  * What holds between any two lines:
  *   - What a client sends is not looked at here: the child reads it. Nothing waits but epoll_wait:
  *     a client, a child or a log that stands still must not stop the others. Sends and receives
- * have MSG_DONTWAIT, since O_NONBLOCK belongs to the open file that the child has too, and would
- *     disturb it.
+ *     have MSG_DONTWAIT, since O_NONBLOCK belongs to the open file that the child has too, and
+ *     would disturb it.
  *   - A slot is free, or belongs to one connection, which is BUSY or SETTLING. It is given back
- * when the first attempt to undo has ended and could tell whether the request was answered. So a
- *     server never runs more than --requests at once.
+ *     when the first attempt to undo has ended and could tell whether the request was answered. So
+ *     a server never runs more than --requests at once.
  *   - A pid in the table of pids is a child that has not been reaped. It is forgotten before the
  *     wait that frees the number, so kill(2) here never hits a stranger.
  *   - A cause stands in the slot before the SIGTERM is sent that it is the cause of.
  *   - A request is logged once, by request_log_line (its fields are log.h's), when nothing can
- * change its outcome any more. None is written for a connection on which nothing was asked, for a
- *     request whose fork failed, which is an event, and for one that meets the stop.
+ *     change its outcome any more. No line is written for a connection on which nothing was asked,
+ *     for a request whose fork failed, which is an event, and for one that meets the stop.
  *   - The scoreboard, which every child can write, is read once and checked before it is used. A
  *     false word harms at worst the requests whose slots it is written to. The truth is kept in
  *     memory that no child has.
