@@ -1628,13 +1628,22 @@ static int pool_path(char path[PATH_MAX], const char *tmpdir, const char *token,
 int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path)
 {
     struct stat there;
+    char last[PATH_MAX];
     if (strchr(tmpdir, '\n') != NULL)
         return fail(EINVAL);
+    /* A pool that was cleaned up does not get its name back: ledgers that outlive their requests
+     * may have records of what was in it, and whoever undoes them would remove another's directory.
+     */
+    ssize_t n = readlinkat(dir, POOL, last, sizeof last - 1);
+    last[n > 0 ? n : 0] = '\0';
+    bool is_new = n < 0;
     for (int at = 0; at + POOL_DIGITS < CLEANUP_TOKEN_SIZE; at++) {
         if (pool_path(path, tmpdir, token, at) < 0)
             return -1;
-        if (lstat(path, &there) == 0)
+        if (!is_new || lstat(path, &there) == 0) {
+            is_new = is_new || strcmp(path, last) == 0;
             continue;
+        }
         /* The link first: if the process dies in between, nothing is left that is not known. */
         if (!remove_name(dir, POOL, 0) || symlinkat(path, dir, POOL) < 0 || mkdir(path, 0700) < 0)
             return -1;

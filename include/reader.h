@@ -229,7 +229,8 @@ ASYNC_SAFE static inline off_t reader_line_start(struct reader *r, off_t end)
 ASYNC_SAFE static inline void reader_begin(struct reader *r, int fd, off_t size, off_t from)
 {
     r->fd = fd;
-    r->floor = from <= LEDGER_HEAD_SIZE ? 0 : from < size ? from : size;
+    bool gap = from > LEDGER_HEAD_SIZE && size > LEDGER_HEAD_SIZE;
+    r->floor = !gap ? 0 : from < size ? from : size;
     r->from = r->to = 0;
     r->end = reader_line_start(r, size);
 }

@@ -139,6 +139,7 @@ struct ledger {
     char *bytes;
     size_t size;
     bool is_there, this_boot;
+    bool is_valid, has_program; /* by its header, if that is one; the program's file counts */
     struct record records[RECORDS_MAX]; /* oldest first; only those that are live */
     size_t count;
 };
@@ -233,11 +234,11 @@ static void ledger_load(struct ledger *l)
     close(fd);
 }
 
-static void ledger_understand(struct ledger *l)
+/* Understand the whole lines of the bytes FROM to TO. */
+static void lines_understand(struct ledger *l, size_t from, size_t to)
 {
-    static const char magic[] = "# hangupd ledger 1 ";
-    for (size_t at = 0; at < l->size && l->count < RECORDS_MAX;) {
-        const char *line = l->bytes + at, *end = memchr(line, '\n', l->size - at);
+    for (size_t at = from; at < to && l->count < RECORDS_MAX;) {
+        const char *line = l->bytes + at, *end = memchr(line, '\n', to - at);
         if (end == NULL)
             break; /* it never happened */
         struct record r = record_of(line, (size_t)(end - line));
@@ -250,16 +251,44 @@ static void ledger_understand(struct ledger *l)
         }
         at += (size_t)(end - line) + 1;
     }
+}
+
+/* The number behind KEY in the HEADER, 0 if there is none. */
+static unsigned long long number_of(const char *header, const char *key)
+{
+    const char *at = strstr(header, key);
+    if (at == NULL || at[strlen(key)] < '0' || at[strlen(key)] > '9')
+        return 0;
+    errno = 0;
+    unsigned long long n = strtoull(at + strlen(key), NULL, 10);
+    return errno == 0 ? n : 0;
+}
+
+static void ledger_understand(struct ledger *l)
+{
+    static const char first[] = "# hangupd ledger 1 ", second[] = "# hangupd ledger 2 ";
+    /* The header is what the first line says, or as much of it as is ever looked at. */
+    char *header = text_of(l->bytes != NULL ? l->bytes : "", l->size < 511 ? l->size : 511);
+    header[strcspn(header, "\n")] = '\0';
+    bool is_second = strncmp(header, second, sizeof second - 1) == 0;
+    bool is_first = strncmp(header, first, sizeof first - 1) == 0;
+    long long from = is_second ? (long long)number_of(header, " from=") : 0;
+    l->is_valid = is_first || is_second;
+    l->has_program = !is_second || number_of(header, " program=") != 0;
+    if (from > 512 && l->size > 512) { /* between the head and FROM is what nobody reads */
+        lines_understand(l, 0, 512);
+        lines_understand(l, (size_t)from < l->size ? (size_t)from : l->size, l->size);
+    } else {
+        lines_understand(l, 0, l->size);
+    }
     bool kept = mode.kept;
     for (size_t i = l->count; i-- > 0;) {
         l->records[i].is_kept = kept && l->records[i].verb != SCRATCH;
         kept = kept || l->records[i].verb == COMMIT;
     }
-    /* The header is what the first line says, or as much of it as is ever looked at. */
-    char *header = text_of(l->bytes != NULL ? l->bytes : "", l->size < 511 ? l->size : 511);
     char *said = strstr(header, " boot=");
-    l->this_boot = strncmp(header, magic, sizeof magic - 1) == 0 && said != NULL &&
-                   strncmp(said + 6, boot, strlen(boot)) == 0;
+    l->this_boot =
+        (is_first || is_second) && said != NULL && strncmp(said + 6, boot, strlen(boot)) == 0;
     free(header);
 }
 
@@ -303,12 +332,27 @@ static bool record_allows(const struct ledger *l, const struct record *r, enum t
     }
 }
 
+/* Whether PATH is the pool, by its name, in which the record's scratch directory is: it may be
+ * removed when it is empty. */
+static bool is_pool_of(const char *path, const struct record *r)
+{
+    const char *leaf = strrchr(r->argument, '/'), *name = strrchr(path, '/');
+    size_t n = leaf != NULL ? (size_t)(leaf - r->argument) : 0;
+    if (r->verb != SCRATCH || name == NULL || strlen(path) != n ||
+        memcmp(path, r->argument, n) != 0 || strncmp(name, "/hangupd-", 9) != 0)
+        return false;
+    return strncmp(name + 9, ID, 16) == 0 ||
+           (strlen(name + 9) == 5 && strstr(ID, name + 9) != NULL);
+}
+
 static bool is_allowed(const char *path, enum touch how)
 {
     for (size_t k = 0; k < COUNT(ledgers); k++)
         for (size_t i = 0; i < ledgers[k].count; i++) {
             const struct record *r = &ledgers[k].records[i];
             if (!r->is_kept && strcmp(r->argument, path) == 0 && record_allows(&ledgers[k], r, how))
+                return true;
+            if (how == REMOVE_DIRECTORY && is_pool_of(path, r))
                 return true;
         }
     return false;
@@ -560,8 +604,11 @@ static void check_after(enum cleanup_result result, size_t runs)
     for (size_t k = 0; k < COUNT(ledgers); k++) {
         after[k].name = ledgers[k].name;
         ledger_load(&after[k]);
+        bool counts = k == 1 || !ledgers[1].is_there || ledgers[1].has_program;
         if (result == CLEANUP_DONE)
-            must(!after[k].is_there);
+            must(counts != after[k].is_there || !ledgers[k].is_there);
+        else if (!counts)
+            must(after[k].is_there == ledgers[k].is_there);
         else if (ledgers[k].is_there)
             check_strikes(&ledgers[k], &after[k]);
         for (size_t i = 0; result != CLEANUP_RUN_LEFT && i < ledgers[k].count; i++)
@@ -597,6 +644,11 @@ static void settle_once(void)
         ledger_load(&ledgers[k]);
         ledger_understand(&ledgers[k]);
     }
+    /* The own file knows best of which boot they are, and whether the other one belongs to it. */
+    if (ledgers[1].is_valid)
+        ledgers[0].this_boot = ledgers[1].this_boot;
+    if (ledgers[1].is_there && !ledgers[1].has_program)
+        ledger_forget(&ledgers[0]);
     check_sent();
     while (run_expected(runs) != NULL)
         runs++;

@@ -101,7 +101,7 @@ findings()
             if (unit) {
                 if (block ~ /\((server|handler|cleanup)\.c:|\([a-z_]+\.h:/ &&
                     !made_by(block, "start") &&
-                    !made_by(block, "ledger_make|ledger_reuse|cleanup_server_open|" \
+                    !made_by(block, "ledger_make|slot_open|slot_open_program|cleanup_server_open|" \
                                     "cleanup_state_open"))
                     found(block)
             } else if (made_by(block, "add_routes_of")) {
