@@ -1002,7 +1002,7 @@ const char *request_header(struct request *rq, const char *name)
 const char *request_parameter(struct request *rq, const char *name)
 {
     if (rq->parameters == NULL) {
-        rq->parameters = malloc(http_query_room(rq->query));
+        rq->parameters = calloc(1, http_query_room(rq->query)); /* a NUL (%00) ends it early */
         if (rq->parameters != NULL)
             http_decode_query(rq->query, rq->parameters);
     }
