@@ -141,7 +141,7 @@ run: all
 
 need-check:
 	@tests/tools/need.sh pkg-config check curl procps python3 python3-prometheus-client perl git \
-	    netbase
+	    g++ netbase
 	@tests/tools/need.sh --unpack $(TOOLS) xinetd openbsd-inetd
 
 # A sanitizer's finding is a crash, which no test takes for an ordinary ending. Leaks are not looked
@@ -232,7 +232,7 @@ need-bench:
 	@tests/tools/need.sh python3 strace apache2-bin busybox golang-go ucspi-tcp
 	@tests/tools/need.sh --unpack $(TOOLS) lighttpd nginx fcgiwrap
 
-# All of it takes a quarter of an hour and wants the machine for itself. BENCH=hangup is one part;
+# All of it takes half an hour and wants the machine for itself. BENCH=hangup is one part;
 # BENCH_ROUNDS and BENCH_SECONDS make it shorter.
 bench: need-bench all $(MEASURED) $(MEASURES) $(BUILD)/bench/peers
 	@PATH="$$PATH:/usr/sbin:/sbin:$(abspath $(TOOLS))/usr/sbin" \

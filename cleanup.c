@@ -1,6 +1,7 @@
 /* cleanup.c: the ledger of what a request made, and how that is undone.
  *
- * It owns one ledger per request: text, append-only, one record a line.
+ * It owns one ledger per request, which is one file, or two where a program records: text,
+ * append-only, one record a line.
  *
  *     # hangupd ledger 2 id=... from=0000000512 program=1 pid=... start=... boot=... GET /report
  *     scratch /tmp/hangupd-1f0c2/0
@@ -19,8 +20,8 @@
  *     idle      the slot's head says that there is none     the request's child begins it
  *     begun     the request runs; records are appended      the child; its program through NAME.p
  *     sent      the answer is complete but for the client's acknowledgement
- *     settling  read backwards, each record undone, then    the child, in its signal handler; else
- *               struck out: its first byte becomes '#'      a janitor; else recovery; under flock
+ *     settling  read backwards, each record undone, then    the child, as it ends or in its signal
+ *               struck out: its first byte becomes '#'      handler; else a janitor; else recovery
  *     dropped   undone or kept: idle again, or unlinked
  *     left      its undo failed: the slot gives it away     janitors, recovery
  *     parked    it failed too often: in STATE/failed        `hangupd recover`
@@ -49,10 +50,13 @@
  *     `from`, nor a program's file. Both are cleared before the head says so.
  *   - `touched` and `recorded` are set before what they speak of can exist. A signal handler that
  *     runs at any instruction looks once too often, never once too little.
- *   - A record is struck out only after it has been undone. After a death in between it is undone
- *     twice, which is success as well.
- *   - A ledger is settled under its flock, and unlinked last. A server's ledgers are settled by it
- *     and its children alone while it holds STATE/SERVER/lock; after its death by whoever has that.
+ *   - A record is struck out only when its thing is not there: it has been undone, or could not be
+ *     made (record_withdraw). After a death in between it is undone twice, which is success as
+ *     well. A `sent` mark is struck when the connection has been cut (cleanup_unsent).
+ *   - A ledger is settled under its flock, and unlinked last. Only where its child keeps it and no
+ *     record is read (the short way of cleanup_keep) is there no lock. A server's ledgers are
+ *     settled by it and its children alone while it holds STATE/SERVER/lock; after its death by
+ *     whoever has that.
  *   - Where both files of a ledger are moved or removed, ID.p is first: ID alone would look whole.
  *   - Only the process that called cleanup_begin records and undoes; a fork of it does neither.
  *
@@ -84,12 +88,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "files.h"
-#include "identity.h"
 #include "ledger.h"
 #include "look.h"
 #include "processes.h"
 #include "reader.h"
+#include "text.h"
 #include "tree.h"
 #include "verbs.h"
 #include "walk.h"
@@ -110,10 +113,7 @@ ASYNC_SAFE static void report_on_stderr(const char *id, const char *what)
 {
     char buffer[1024];
     struct text line = TEXT(buffer);
-    text_add(&line, id);
-    text_char(&line, ' ');
-    text_add(&line, what);
-    text_char(&line, '\n');
+    text_format(&line, "%s %s\n", id, what);
     if (write_all(STDERR_FILENO, buffer, line.length) < 0)
         return; /* there is nobody left to tell */
 }
@@ -128,8 +128,7 @@ ASYNC_SAFE static void report(const char *id, const char *doing, const char *wha
 {
     char buffer[1024];
     struct text t = TEXT(buffer);
-    text_add(&t, doing);
-    text_char(&t, ' ');
+    text_format(&t, "%s ", doing);
     t.room -= REPORT_REASON; /* WHAT may be a record of 8 KiB: the reason is not cut */
     text_add(&t, what);
     t.room += REPORT_REASON;
@@ -195,20 +194,18 @@ static struct {
     off_t from;                     /* where its records start */
     off_t last;                     /* where the newest record starts */
     bool begun;                     /* its head is written */
-    bool fresh;                     /* the scratch directory's ctime does not tell yet */
+    bool lent;                      /* the scratch directory is made, and the request has it */
     volatile sig_atomic_t touched;  /* set before a file of the ledger can exist */
     volatile sig_atomic_t recorded; /* set before a record other than `scratch` can exist */
     struct scratch_mark mark;       /* of the scratch directory, if it is the slot's */
     char name[CLEANUP_ID_SIZE];     /* of its files */
-    char scratch[PATH_MAX];         /* "": not made yet */
+    char scratch[PATH_MAX];         /* what the head says; "": none */
 } ledger;
 
 void cleanup_slot_name(char name[CLEANUP_ID_SIZE], unsigned slot)
 {
     struct text t = {.at = name, .room = CLEANUP_ID_SIZE};
-    text_add(&t, LEDGER_SLOT_NAME);
-    text_number(&t, slot, 1);
-    text_end(&t);
+    text_format(&t, LEDGER_SLOT_NAME "%u", slot);
 }
 
 void cleanup_begin(const struct cleanup_owner *owner)
@@ -217,7 +214,7 @@ void cleanup_begin(const struct cleanup_owner *owner)
     ledger.owner = *owner;
     ledger.fd = ledger.program_fd = -1;
     ledger.from = LEDGER_HEAD_SIZE;
-    ledger.begun = ledger.fresh = false;
+    ledger.begun = ledger.lent = false;
     ledger.touched = ledger.recorded = 0;
     ledger.mark = (struct scratch_mark){0};
     ledger.scratch[0] = '\0';
@@ -279,10 +276,8 @@ static int line_compose(struct line *line, enum verb verb, const struct identity
         text_char(t, ' ');
         identity_write(t, id);
     }
-    if (*argument != '\0') {
-        text_char(t, ' ');
-        text_add(t, argument);
-    }
+    if (*argument != '\0')
+        text_format(t, " %s", argument);
     text_end(t);
     errno = ENAMETOOLONG;
     if (t->length >= CLEANUP_RECORD_MAX)
@@ -334,19 +329,10 @@ static void head_write(struct text *t)
     struct process self = {0};
     if (ledger.start == 0 && process_read(ledger.pid, &self))
         ledger.start = self.start;
-    text_add(t, LEDGER_MAGIC "id=");
-    text_add(t, ledger.owner.id);
-    text_add(t, " from=");
+    text_format(t, LEDGER_MAGIC "id=%s from=", ledger.owner.id);
     text_number(t, (unsigned long long)ledger.from, 10);
-    text_add(t, " program=");
-    text_number(t, ledger.program_fd >= 0, 1);
-    text_add(t, " pid=");
-    text_signed(t, ledger.pid);
-    text_add(t, " start=");
-    text_number(t, ledger.start, 1);
-    text_add(t, " boot=");
-    text_add(t, boot_id);
-    text_char(t, ' ');
+    text_format(t, " program=%d pid=%d start=%llu boot=%s ", ledger.program_fd >= 0, ledger.pid,
+                ledger.start, boot_id);
     size_t scratch =
         ledger.scratch[0] != '\0' ? strlen("scratch ") + strlen(ledger.scratch) + 1 : 0;
     size_t room = t->length + scratch + 1 < LEDGER_HEAD_SIZE ? LEDGER_HEAD_SIZE - scratch - 1 : 0;
@@ -388,9 +374,7 @@ static int link_nameless(int fd, int dir, const char *name)
 {
     char path[32];
     struct text t = TEXT(path);
-    text_add(&t, "/proc/self/fd/");
-    text_signed(&t, fd);
-    return linkat(AT_FDCWD, text_end(&t), dir, name, AT_SYMLINK_FOLLOW);
+    return linkat(AT_FDCWD, text_format(&t, "/proc/self/fd/%d", fd), dir, name, AT_SYMLINK_FOLLOW);
 }
 
 /* Returns the name that the file NAME has until its header is whole, on a file system without
@@ -398,9 +382,7 @@ static int link_nameless(int fd, int dir, const char *name)
 ASYNC_SAFE static const char *partial_name(char partial[CLEANUP_ID_SIZE + 8], const char *name)
 {
     struct text t = {.at = partial, .room = CLEANUP_ID_SIZE + 8};
-    text_char(&t, '.');
-    text_add(&t, name);
-    return text_end(&t);
+    return text_format(&t, ".%s", name);
 }
 
 /* Make the file NAME in the server's directory, with its first lines HEAD, in one step. Returns a
@@ -500,8 +482,7 @@ int cleanup_sent(uint64_t n)
 {
     char digits[24];
     struct text t = TEXT(digits);
-    text_number(&t, n, 1);
-    return record_add(VERB_SENT, NULL, text_end(&t));
+    return record_add(VERB_SENT, NULL, text_format(&t, "%llu", (unsigned long long)n));
 }
 
 int cleanup_commit(void)
@@ -549,10 +530,7 @@ static int place_find(const char *path, struct place *p)
     size_t directory = (size_t)(strrchr(p->path, '/') - p->path) + 1;
     struct text d = TEXT(p->dir), q = TEXT(p->private);
     text_bytes(&d, p->path, directory);
-    text_add(&q, text_end(&d));
-    text_add(&q, ".hangupd-");
-    text_add(&q, hex);
-    text_end(&q);
+    text_format(&q, "%s.hangupd-%s", text_end(&d), hex);
     return q.length + 1 < q.room ? 0 : fail(ENAMETOOLONG);
 }
 
@@ -730,6 +708,36 @@ ASYNC_SAFE static bool scratch_is(const struct scratch_mark *made)
            now.st_ctim.tv_nsec == made->nsec;
 }
 
+/* Returns true if the scratch directory is empty and has no attributes: a default ACL would open
+ * what the next program makes there to whom the last one wanted. */
+ASYNC_SAFE static bool scratch_is_empty(void)
+{
+    _Alignas(struct dirent64) char entries[512]; /* on the stack, whose page is there already */
+    char names[256];
+    int fd = open(ledger.scratch, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    struct walk w = walk_from(fd, entries, sizeof entries);
+    bool empty = walk_next(&w) == NULL && w.error == 0;
+    ssize_t n = empty ? flistxattr(fd, names, sizeof names) : 0;
+    for (ssize_t at = 0; at < n; at += (ssize_t)strlen(names + at) + 1)
+        empty = empty && strncmp(names + at, "security.", sizeof "security." - 1) == 0;
+    if (fd >= 0)
+        close(fd);
+    return empty && (n >= 0 || errno == EOPNOTSUPP);
+}
+
+/* Returns true if the last request's scratch directory is as it was made. The clock of files stands
+ * still for up to 10 ms, and what was done within the tick in which it was made does not show: then
+ * it is looked into, by each request until that tick is over. */
+static bool scratch_is_still_good(struct scratch_mark *made)
+{
+    struct timespec now; /* before the look, so that a change after it shows */
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    if (!scratch_is(made) || (made->fresh && !scratch_is_empty()))
+        return false;
+    made->fresh = now.tv_sec < made->sec || (now.tv_sec == made->sec && now.tv_nsec <= made->nsec);
+    return true;
+}
+
 /* Choose the slot's scratch directory: the last request's if it is as it was made, else a name that
  * nothing has. The slot's children come one after the other, and nobody else makes names there.
  * Without any, ledger.scratch is empty. */
@@ -738,7 +746,7 @@ static void scratch_choose(void)
     struct scratch_mark *made = &ledger.mark;
     struct stat there;
     scratch_path(made->letter);
-    if (scratch_is(made))
+    if (scratch_is_still_good(made))
         return;
     /* If somebody has cleaned TMPDIR up, another user may have taken the pool's name. */
     if (lstat(ledger.owner.pool_path, &there) < 0 || there.st_mode != (S_IFDIR | 0700) ||
@@ -758,48 +766,26 @@ static void scratch_choose(void)
     ledger.scratch[0] = '\0';
 }
 
-/* Make the slot's scratch directory, which the head names already, if it is not there, and find out
- * whether a change in it would show. */
+/* Make the slot's scratch directory, which the head names already, if it is not there. */
 static int scratch_make(void)
 {
     struct stat now;
-    struct timespec clock;
-    if (ledger.mark.inode == 0) {
-        if (mkdir(ledger.scratch, 0700) < 0)
-            return -1;
-        if (lstat(ledger.scratch, &now) == 0) {
-            ledger.mark.inode = now.st_ino;
-            ledger.mark.sec = now.st_ctim.tv_sec;
-            ledger.mark.nsec = now.st_ctim.tv_nsec;
-        }
-    }
-    /* The clock of files stands still for up to 10 ms: within the tick in which the directory was
-     * made, its ctime does not tell, and it is looked into at the end. */
-    clock_gettime(CLOCK_REALTIME_COARSE, &clock);
-    ledger.fresh = clock.tv_sec < ledger.mark.sec ||
-                   (clock.tv_sec == ledger.mark.sec && clock.tv_nsec <= ledger.mark.nsec);
+    if (ledger.mark.inode != 0)
+        return 0;
+    if (mkdir(ledger.scratch, 0700) < 0)
+        return -1;
+    if (lstat(ledger.scratch, &now) == 0)
+        ledger.mark = (struct scratch_mark){.letter = ledger.mark.letter,
+                                            .fresh = true,
+                                            .inode = now.st_ino,
+                                            .sec = now.st_ctim.tv_sec,
+                                            .nsec = now.st_ctim.tv_nsec};
     return 0;
 }
 
-/* Returns true if the scratch directory is empty and has no attributes: a default ACL would open
- * what the next program makes there to whom the last one wanted. */
-ASYNC_SAFE static bool scratch_is_empty(void)
-{
-    _Alignas(struct dirent64) char entries[512]; /* on the stack, whose page is there already */
-    char names[256];
-    int fd = open(ledger.scratch, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    struct walk w = walk_from(fd, entries, sizeof entries);
-    bool empty = walk_next(&w) == NULL && w.error == 0;
-    ssize_t n = empty ? flistxattr(fd, names, sizeof names) : 0;
-    for (ssize_t at = 0; at < n; at += (ssize_t)strlen(names + at) + 1)
-        empty = empty && strncmp(names + at, "security.", sizeof "security." - 1) == 0;
-    if (fd >= 0)
-        close(fd);
-    return empty && (n >= 0 || errno == EOPNOTSUPP);
-}
-
 /* Open the slot's own file for a new request, with its records from ledger.from on. Returns -1 with
- * ENOENT if the file must be made. */
+ * ENOENT if the file must be made. A request that wants no scratch directory names the kept one in
+ * its head all the same: else nothing would speak of it, if it ended badly. */
 static int slot_open(void)
 {
     struct stat now;
@@ -817,6 +803,10 @@ static int slot_open(void)
     if (idle && (fits || ftruncate(fd, LEDGER_HEAD_SIZE) == 0)) {
         ledger.from = fits ? now.st_size : LEDGER_HEAD_SIZE;
         ledger.mark = was.mark;
+        if (ledger.mark.inode != 0 && ledger.owner.pool_path != NULL)
+            scratch_choose();
+        if (ledger.mark.inode == 0) /* nothing was kept: there is none until it is asked for */
+            ledger.scratch[0] = '\0';
         return fd;
     }
     close(fd);
@@ -853,16 +843,10 @@ ASYNC_SAFE static bool slot_drop(int fd, const struct scratch_mark *made)
 {
     char bytes[LEDGER_HEAD_SIZE + 1];
     struct text t = TEXT(bytes);
-    text_add(&t, IDLE_MAGIC);
-    text_add(&t, "letter=");
-    text_number(&t, (unsigned char)made->letter, 1);
-    text_add(&t, " inode=");
-    text_number(&t, made->inode, 1);
-    text_add(&t, " sec=");
-    text_number(&t, (unsigned long long)made->sec, 1);
-    text_add(&t, " nsec=");
-    text_number(&t, (unsigned long long)made->nsec, 1);
-    text_add(&t, "\n# The lines below are of requests that have ended: nothing is to be undone.\n");
+    text_format(&t, IDLE_MAGIC "letter=%u fresh=%u inode=%llu sec=%lld nsec=%lld\n",
+                (unsigned char)made->letter, made->fresh, (unsigned long long)made->inode,
+                (long long)made->sec, (long long)made->nsec);
+    text_add(&t, "# The lines below are of requests that have ended: nothing is to be undone.\n");
     return head_put(fd, &t);
 }
 
@@ -896,15 +880,16 @@ static int scratch_make_elsewhere(void)
 /* Begin the ledger with the slot's scratch directory, if it has one. */
 static bool begin_with_scratch(void)
 {
-    if (ledger.scratch[0] != '\0')
+    if (ledger.lent)
         return ledger_begin() == 0;
     if (ledger.owner.slot == 0 || ledger.owner.pool_path == NULL || own_open() < 0)
         return false;
-    scratch_choose();
-    bool made = ledger.scratch[0] != '\0' && ledger_begin() == 0 && scratch_make() == 0;
-    if (!made)
+    if (ledger.begun || ledger.mark.inode == 0) /* else slot_open has, just now */
+        scratch_choose();
+    ledger.lent = ledger.scratch[0] != '\0' && ledger_begin() == 0 && scratch_make() == 0;
+    if (!ledger.lent)
         ledger.scratch[0] = '\0';
-    return made;
+    return ledger.lent;
 }
 
 const char *cleanup_tempdir(void)
@@ -913,9 +898,11 @@ const char *cleanup_tempdir(void)
         errno = EPERM;
         return NULL;
     }
-    if (ledger.scratch[0] == '\0' && !begin_with_scratch() && scratch_make_elsewhere() < 0)
+    if (!ledger.lent && !begin_with_scratch())
+        ledger.lent = scratch_make_elsewhere() == 0;
+    if (!ledger.lent)
         ledger.scratch[0] = '\0';
-    return ledger.scratch[0] != '\0' ? ledger.scratch : NULL;
+    return ledger.lent ? ledger.scratch : NULL;
 }
 
 int cleanup_open_for_program(void)
@@ -1253,24 +1240,30 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
         cut_slashes(&r);
     if (how == UNDO_SCRATCH && r.error == 0)
         return undo_scratch(s->how, r.argument) < 0 ? -1 : 1;
-    if (s->kept || r.verb == VERB_SENT)
+    if (s->kept || how == UNDO_MARK_SENT)
         return 0;
     if (r.error != 0) { /* no such verb, or its argument is not what it takes */
         errno = r.error;
         return -1;
     }
     switch (how) {
-    case UNDO_NOTHING: /* `commit`, as `sent` has been dealt with */
-        s->kept = true;
-        return 0;
+    case UNDO_FILE:
+    case UNDO_TREE:
+        return undo_thing(s, &r) < 0 ? -1 : 1;
     case UNDO_COMMAND:
         if (s->how->run != NULL)
             return s->how->run(s->how->id, r.argument) < 0 ? -1 : 1;
         s->run_left = true;
-        return 0;
-    default:
-        return undo_thing(s, &r) < 0 ? -1 : 1;
+        break;
+    case UNDO_MARK_KEEP:
+        s->kept = true;
+        break;
+    case UNDO_NOTHING:
+    case UNDO_SCRATCH:
+    case UNDO_MARK_SENT:
+        break; /* dealt with above; no default, so that a new kind must be named here */
     }
+    return 0;
 }
 
 /* Strike out the record that starts AT, so that it is a comment. FD must not be O_APPEND: on Linux
@@ -1498,7 +1491,7 @@ ASYNC_SAFE enum cleanup_result cleanup_keep(void)
     if (!cleanup_pending() || !ledger.begun || program_has_records())
         return settle_own(true);
     const struct cleanup_settling how = {.dir = dir, .id = ledger.owner.id};
-    bool reuse = scratch_is(&ledger.mark) && (!ledger.fresh || scratch_is_empty());
+    bool reuse = scratch_is(&ledger.mark) && (!ledger.mark.fresh || scratch_is_empty());
     if (ledger.scratch[0] != '\0' && !reuse && undo_scratch(&how, ledger.scratch) < 0)
         return settle_own(true);
     const struct scratch_mark none = {0};
@@ -1678,8 +1671,6 @@ static bool is_hex(const char *s, size_t n)
     return strspn(s, "0123456789abcdef") == n;
 }
 
-#define FAILED "failed" /* in STATE: what could not be undone */
-
 bool cleanup_is_server_token(const char *name)
 {
     return strlen(name) == CLEANUP_TOKEN_SIZE - 1 && is_hex(name, CLEANUP_TOKEN_SIZE - 1);
@@ -1720,7 +1711,7 @@ static int open_elsewhere(int state, const char *id)
         return -1;
     struct walk w = walk_open(state, ".", entries, sizeof entries);
     for (const struct dirent64 *e; dir < 0 && (e = walk_next(&w)) != NULL;) {
-        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, FAILED) != 0)
+        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, PARKED_NAME) != 0)
             continue;
         dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (dir >= 0 && !cleanup_exists(dir, id)) {
@@ -1870,7 +1861,7 @@ static struct leaves leaves_needed(int state, const char *pool)
     struct leaves l = {.names = NULL};
     struct walk w = walk_open(state, ".", entries, sizeof entries);
     for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
-        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, FAILED) != 0)
+        if (!cleanup_is_server_token(e->d_name) && strcmp(e->d_name, PARKED_NAME) != 0)
             continue;
         int dir = openat(state, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         size_t count = 0;
@@ -2038,7 +2029,7 @@ static bool cannot_look(const char *token)
 static bool recover_directory(const struct cleanup_recovery *r, int dir, const char *token)
 {
     size_t count;
-    const char *where = token != NULL ? token : FAILED;
+    const char *where = token != NULL ? token : PARKED_NAME;
     bool named = name_ledgers(dir) || cannot_look(where);
     char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &count);
     bool listed = (errno == 0 || cannot_look(where)) && named;
@@ -2118,9 +2109,9 @@ bool cleanup_recover(const struct cleanup_recovery *r)
 
 int cleanup_failed_open(int state, bool make)
 {
-    if (make && mkdirat(state, FAILED, 0700) < 0 && errno != EEXIST)
+    if (make && mkdirat(state, PARKED_NAME, 0700) < 0 && errno != EEXIST)
         return -1;
-    int failed = openat(state, FAILED, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int failed = openat(state, PARKED_NAME, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     struct stat now;
     if (failed < 0 || (fstat(failed, &now) == 0 && now.st_uid == geteuid()))
         return failed;
@@ -2149,7 +2140,7 @@ bool cleanup_recover_parked(const struct cleanup_recovery *r)
 {
     int failed = cleanup_failed_open(r->state, false);
     if (failed < 0)
-        return errno == ENOENT || cannot_look(FAILED);
+        return errno == ENOENT || cannot_look(PARKED_NAME);
     bool done = recover_directory(r, failed, NULL);
     close(failed);
     return done;

@@ -4,15 +4,18 @@
  * then keeps what the request made or undoes it. It knows one request and one connection, which it
  * borrows from the parent and gives back by exiting:
  *
- *     READING     the head, the line of a route with `max`,    error: answered, nothing was made
- *                 then the whole body into a file
- *     RUNNING     the route's handler works                    SIGTERM: undone in on_sigterm
- *     ANSWERING   from the first byte of the answer on         SIGTERM: the connection is reset
- *     delivery    the answer's last byte goes out; then the    SIGTERM waits: the client's
- *                 client's acknowledgement is awaited          acknowledgement alone decides
+ *     READING     the head, the line of a route with `max`,    SIGTERM: answered by on_sigterm
+ *                 then the whole body into a file              (408, 503 or 504)
+ *     RUNNING     the route's handler works                    SIGTERM: undone in on_sigterm, then
+ *                                                              answered if somebody is there
+ *     ANSWERING   from the first byte of the answer on         SIGTERM: reset, then undone
+ *       delivery  a flag: the answer's last byte goes out;     SIGTERM waits: the client's
+ *                 then its acknowledgement is awaited          acknowledgement alone decides
  *     DONE        kept or undone; exit 0 or 1
  *
  * Plan:
+ *   The state word - parent and child in turns
+ *   The connection - wait, send, reset, close
  *   Serve - the recipe: what happens to a request, in order
  *   Read: the head - up to the empty line, and not a byte of the next request
  *   Read: the route - which one serves the path, and may it be asked so
@@ -27,8 +30,6 @@
  *   Finish - the handler has returned: is its answer kept, is it an error, must it be cut
  *   Deliver - send the last byte and wait until the client has acknowledged it
  *   End - undo what was made, on SIGTERM too; the server's own answers; exit
- *   The connection - wait, send, reset, close
- *   The state word - parent and child in turns
  *   The demonstration - the route that runs where none was named
  *
  * Invariants, between any two lines:
@@ -39,8 +40,9 @@
  *   - SIGTERM may come anywhere but while it is blocked. `request` and `program` are in order then:
  *     a descriptor there is open or -1, and answer.started is set before the first byte goes out.
  *   - The byte that completes an answer below 400 goes out last, when the handler has returned 0
- *     and after `sent N` is in the ledger: whoever asks later, this process or the parent after its
- *     death, can tell from N whether the client has it. From block_sigterm on nothing else decides.
+ *     and, if anything is recorded, after `sent N` is in the ledger: whoever asks later, this
+ *     process or the parent after its death, can tell from N whether the client has it. From
+ *     block_sigterm on nothing else decides.
  *   - An answer of 400 or above is completed only after the undo: it says that nothing is left.
  *   - Memory is touched sparingly. Every page that this process is the first to write to since the
  *     fork costs a fault and a copy, which is what a short request consists of.
@@ -85,14 +87,18 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "cgi.h"
 #include "environment.h"
-#include "files.h"
+#include "http.h"
 #include "log.h"
 #include "routes.h"
 #include "serve.h"
+#include "text.h"
 
 enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
+
+/* Seconds, in a 503 of the server's. One for a program that could not be started (not_started) has
+ * none, as nobody knows when that will be mended. */
+#define RETRY_AFTER "5"
 
 #define ANSWER_FIELDS_SIZE 16384
 #define ANSWER_HEAD_SIZE (ANSWER_FIELDS_SIZE + 1024) /* with a status line and our own fields */
@@ -121,8 +127,8 @@ struct request {
     const struct handler_call *call;
     const struct handler_settings *settings;
     struct slot *slot;
-    char *buffer; /* the head as it came, and behind it what request_keep keeps */
-    size_t room, have;
+    char *buffer;      /* the head as it came, and behind it what request_keep keeps */
+    size_t room, used; /* of the buffer */
     struct http_head head;
     char *method, *path, *query;
     char *parameters; /* of the query, decoded; NULL until asked for */
@@ -131,8 +137,9 @@ struct request {
     int body; /* -1: none */
     uint64_t body_length;
     bool is_head;
+    bool has_body;     /* the head announces one */
+    bool rest_unread;  /* what comes next on the connection is not a request */
     bool must_close;   /* the connection is of no use after this request */
-    bool unread_body;  /* what comes next on it is not a request */
     int64_t waited_ms; /* in its route's line */
     bool client_gone;  /* a write has failed: why it failed is not the handler's fault */
     char *redirect;    /* a program's local redirect: the target to go on with */
@@ -147,6 +154,188 @@ struct request {
 /* The process's one request, where the signal handler finds it. What most requests touch of it is
  * its beginning: aligned, that is as few pages as can be. */
 static _Alignas(4096) struct request request;
+
+/* ---- The state word ------------------------------------------------------------------ */
+
+ASYNC_SAFE static uint32_t state_of(uint32_t word)
+{
+    return word & SLOT_STATE_MASK;
+}
+
+/* Go to STATE, with the flags SET and without CLEAR. Returns the word as it was. While the parent
+ * is PROBING this waits, for the time of one system call: two writers would mix an interim answer
+ * into the answer. A parent that died in the middle of it probes no more. */
+ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
+                                        uint32_t clear)
+{
+    uint32_t was = atomic_load(&slot->state);
+    for (;;) {
+        while (state_of(was) == SLOT_PROBING && getppid() == request.parent) {
+            sleep_ms(0);
+            was = atomic_load(&slot->state);
+        }
+        uint32_t now = ((was & ~(uint32_t)SLOT_STATE_MASK & ~clear) | set) | state;
+        if (atomic_compare_exchange_weak(&slot->state, &was, now))
+            return was;
+    }
+}
+
+ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag)
+{
+    uint32_t was = atomic_load(&slot->state);
+    while (!atomic_compare_exchange_weak(&slot->state, &was, was | flag))
+        continue;
+}
+
+/* From here on the connection is the child's alone to write: the parent probes in RUNNING only. */
+ASYNC_SAFE static void begin_answering(struct request *rq)
+{
+    if (state_of(atomic_load(&rq->slot->state)) < SLOT_ANSWERING)
+        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN | SLOT_BODY_OPEN | SLOT_WAITING);
+}
+
+/* ---- The connection ------------------------------------------------------------------ */
+
+/* Wait for EVENTS. Returns false if MS have passed without. A signal does not end the wait, but may
+ * end the process in it. */
+static bool wait_for(int fd, short events, int64_t ms)
+{
+    struct pollfd p = {.fd = fd, .events = events};
+    int64_t until = clock_ms() + ms;
+    for (;;) {
+        int64_t left = until - clock_ms();
+        struct timespec t = {.tv_sec = left < 0 ? 0 : left / 1000,
+                             .tv_nsec = left < 0 ? 0 : left % 1000 * 1000000};
+        int n = ppoll(&p, 1, &t, request.mask_of_waits);
+        if (n > 0 || (n < 0 && errno != EINTR))
+            return true; /* an error shows in the call that was waited for */
+        if (n == 0)
+            return false;
+    }
+}
+
+/* Returns how many bytes sent are not acknowledged (TCP), or not read by the peer (AF_UNIX). */
+static int outstanding(int fd)
+{
+    int n = 0;
+    return ioctl(fd, SIOCOUTQ, &n) < 0 ? 0 : n;
+}
+
+/* Wait until FD takes more. Returns false if MS have passed without any progress: a client that
+ * reads slowly may take longer than that to make room, while every acknowledgement shows that it
+ * lives. */
+static bool wait_writable(int fd, int64_t ms)
+{
+    for (int before = outstanding(fd);;) {
+        if (wait_for(fd, POLLOUT, ms))
+            return true;
+        int now = outstanding(fd);
+        if (now >= before)
+            return false;
+        before = now;
+    }
+}
+
+/* Send one call's worth of the vectors. Returns as sendmsg(2). In delivery on AF_UNIX, which counts
+ * no bytes, the call is made so that the kernel notes in the shared slot how many it took: if this
+ * process dies right then, the parent can tell whether all of the answer was sent. */
+static ssize_t send_some(struct request *rq, struct iovec *v, int count)
+{
+    struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
+    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | rq->answer.more;
+    struct slot *slot = rq->slot;
+    if (rq->call->is_tcp || rq->delivering == 0)
+        return sendmsg(rq->call->connection, &m, flags);
+    slot->last = (struct mmsghdr){.msg_hdr = m};
+    slot->rest = 0;
+    for (int i = 0; i < count; i++)
+        slot->rest += v[i].iov_len;
+    int sent = sendmmsg(rq->call->connection, &slot->last, 1, flags);
+    return sent < 0 ? -1 : (ssize_t)slot->last.msg_len;
+}
+
+bool handler_was_sent(const struct slot *slot)
+{
+    return slot->rest > 0 && slot->last.msg_len == slot->rest;
+}
+
+/* Send all of the vectors, which are changed. Returns 0, or -1 with EPIPE, ECONNRESET, ETIMEDOUT:
+ * then the client is gone, or does not read, which comes to the same. */
+static int send_all(struct request *rq, struct iovec *v, int count)
+{
+    while (count > 0) {
+        ssize_t n = send_some(rq, v, count);
+        if (n < 0 && errno == EAGAIN) {
+            if (wait_writable(rq->call->connection, rq->settings->send_ms))
+                continue;
+            errno = ETIMEDOUT;
+        }
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            rq->client_gone = true;
+            return -1;
+        }
+        while (count > 0 && (size_t)n >= v->iov_len) {
+            n -= (ssize_t)v->iov_len;
+            v++;
+            count--;
+        }
+        if (count > 0) {
+            v->iov_base = (char *)v->iov_base + n;
+            v->iov_len -= (size_t)n;
+        }
+    }
+    return 0;
+}
+
+static int send_continue(struct request *rq)
+{
+    static const char interim[] = HTTP_CONTINUE;
+    struct iovec v = {(char *)interim, sizeof interim - 1};
+    return send_all(rq, &v, 1);
+}
+
+/* connect(2) to nobody resets a TCP connection at once, whoever else has a descriptor of it; a
+ * close would wait for the parent's. A unix socket has no reset. */
+ASYNC_SAFE void handler_cut(int connection, bool is_tcp)
+{
+    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+    if (!is_tcp || connect(connection, &nobody, sizeof nobody) < 0)
+        shutdown(connection, SHUT_RDWR);
+}
+
+ASYNC_SAFE int handler_end_sending(int connection)
+{
+    struct linger orderly = {0};
+    setsockopt(connection, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
+    return shutdown(connection, SHUT_WR);
+}
+
+/* Let the kernel give the client up when it has acknowledged nothing for MS (tcp(7)). While an
+ * answer is on its way that is the send timeout; else the time for a peer that vanished. */
+static void set_user_timeout(const struct request *rq, int64_t ms)
+{
+    unsigned value = (unsigned)(ms > INT_MAX ? INT_MAX : ms);
+    if (rq->call->is_tcp && rq->settings->send_ms != rq->settings->dead_peer_ms)
+        setsockopt(rq->call->connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof value);
+}
+
+/* Returns false if FD is no TCP connection; all of INFO is 0 then. */
+static bool get_tcp_info(int fd, struct tcp_info *info)
+{
+    socklen_t size = sizeof *info;
+    memset(info, 0, sizeof *info); /* an older kernel fills less of it */
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) == 0;
+}
+
+uint64_t handler_traffic(int connection, uint32_t *unsendable)
+{
+    struct tcp_info info;
+    get_tcp_info(connection, &info);
+    *unsendable = info.tcpi_notsent_bytes;
+    return info.tcpi_bytes_received + info.tcpi_bytes_acked;
+}
 
 /* Forward: what is called before it is defined. In the order of a life most calls go forward. */
 /* Serve */
@@ -172,10 +361,9 @@ static int run_program(struct request *rq);
 static bool is_reserved_field(const char *name);
 static bool is_complete(const struct request *rq);
 static void answer_again(struct request *rq);
-static void start_answer(struct request *rq);
-static bool outlives_client(const struct request *rq);
 /* Finish */
 static void block_sigterm(struct request *rq);
+_Noreturn static void finish_badly(struct request *rq, enum outcome outcome);
 _Noreturn static void finish(struct request *rq, int result);
 _Noreturn static void refuse_request(struct request *rq, int status, const char *reason);
 /* Deliver */
@@ -188,19 +376,6 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
                                          enum cause cause);
 ASYNC_SAFE static void on_sigterm(int signal);
 ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code);
-/* The connection */
-static bool wait_for(int fd, short events, int64_t ms);
-static int outstanding(int fd);
-static int send_all(struct request *rq, struct iovec *v, int count);
-static int send_continue(struct request *rq);
-static void set_user_timeout(const struct request *rq, int64_t ms);
-static bool get_tcp_info(int fd, struct tcp_info *info);
-/* The state word */
-ASYNC_SAFE static uint32_t state_of(uint32_t word);
-ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
-                                        uint32_t clear);
-ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag);
-ASYNC_SAFE static void begin_answering(struct request *rq);
 
 /* ---- Serve --------------------------------------------------------------------------- */
 
@@ -229,7 +404,6 @@ _Noreturn void handler_serve(const struct handler_call *call)
                                   .slot = call->once ? 0 : call->slot_number + 1};
     cleanup_begin(&owner);
     arm_signals(); /* after it: on_sigterm asks cleanup.c whose ledger this is */
-    rq->slot->route = -1;
     request_read_head(rq);
     request_decode_head(rq);
     request_check(rq);
@@ -262,7 +436,7 @@ size_t handler_head_room(const struct handler_settings *s)
  * is refused or never completes, the log should show what there was. */
 static void note_request(struct request *rq)
 {
-    size_t at = rq->head.method.at, n = rq->have - at;
+    size_t at = rq->head.method.at, n = rq->used - at;
     const char *from = rq->buffer + at, *end = memchr(from, '\r', n);
     if (end != NULL)
         n = (size_t)(end - from);
@@ -285,7 +459,7 @@ static size_t peek(struct request *rq, char *to, size_t room, int64_t deadline, 
         if (errno == EAGAIN) {
             int64_t left = deadline - clock_ms();
             if (left <= 0 || !wait_for(fd, POLLIN, left)) {
-                rq->unread_body = true; /* the rest may still come */
+                rq->rest_unread = true;
                 refuse_request(rq, 408, late);
             }
         } else if (errno != EINTR) {
@@ -313,17 +487,12 @@ static void consume(struct request *rq, char *to, size_t n)
  * that ended before the first byte is no request at all. */
 _Noreturn static void refuse_truncated(struct request *rq)
 {
-    if (rq->have == 0)
+    if (rq->used == 0)
         leave(rq, HANDLER_EXIT_CLOSE);
-    rq->unread_body = true;
     rq->head.keep_alive = false;
     respond_text(rq, 400, "400 Bad Request: the request ended before it was complete\n");
     block_sigterm(rq);
-    start_answer(rq);
-    if (send_rest(rq, true) == 0)
-        handler_end_sending(rq->call->connection);
-    rq->slot->outcome = OUTCOME_HANGUP;
-    leave(rq, HANDLER_EXIT_CLOSE);
+    finish_badly(rq, OUTCOME_HANGUP); /* open_named_spool may have made a directory */
 }
 
 /* Read the head: peek, look for its end, and take what belongs to it. While the end is not there
@@ -336,21 +505,20 @@ static void request_read_head(struct request *rq)
                                  .max_header = (uint32_t)s->max_header};
     int64_t deadline = clock_ms() + s->header_ms;
     for (;;) {
-        size_t n = peek(rq, rq->buffer + rq->have, rq->room - rq->have, deadline,
+        size_t n = peek(rq, rq->buffer + rq->used, rq->room - rq->used, deadline,
                         "the header did not arrive in time");
         if (n == 0)
             refuse_truncated(rq);
-        int64_t size = http_parse_head(&rq->head, rq->buffer, rq->have + n, &limits);
-        size_t used = size > 0 ? (size_t)size - rq->have : n;
-        consume(rq, rq->buffer + rq->have, used);
-        rq->have += used;
+        int64_t size = http_parse_head(&rq->head, rq->buffer, rq->used + n, &limits);
+        size_t taken = size > 0 ? (size_t)size - rq->used : n;
+        consume(rq, rq->buffer + rq->used, taken);
+        rq->used += taken;
         note_request(rq);
         if (size > 0)
             break;
-        if (size < 0 || rq->have == rq->room) {
-            rq->unread_body = true;
-            rq->is_head = http_span_is(rq->buffer, rq->head.method, "HEAD");
-            rq->slot->head = rq->is_head;
+        if (size < 0 || rq->used == rq->room) {
+            rq->rest_unread = true;
+            rq->slot->head = rq->is_head = http_span_is(rq->buffer, rq->head.method, "HEAD");
             refuse_request(rq, size < 0 ? rq->head.status : 431,
                            size < 0 ? rq->head.reason : "the header is too large");
         }
@@ -371,11 +539,10 @@ static void request_decode_head(struct request *rq)
     rq->path = request_keep(rq, rq->buffer + h->target.at, (size_t)h->target.length + 1);
     if (rq->method == NULL || rq->path == NULL)
         refuse_request(rq, 503, "out of memory");
-    rq->is_head = strcmp(rq->method, "HEAD") == 0;
-    rq->slot->head = rq->is_head;
+    rq->slot->head = rq->is_head = strcmp(rq->method, "HEAD") == 0;
     if (strcmp(rq->method, "CONNECT") == 0)
         rq->must_close = true; /* what follows was meant for a tunnel */
-    rq->unread_body = h->chunked || h->body_length > 0;
+    rq->has_body = rq->rest_unread = h->chunked || h->body_length > 0;
     const char *target = rq->buffer + h->target.at;
     if (strcmp(rq->method, "OPTIONS") == 0 && h->target.length == 1 && *target == '*') {
         memcpy(rq->path, "*", 2);
@@ -491,7 +658,7 @@ static void request_check(struct request *rq)
 /* ---- Read: the turn ------------------------------------------------------------------ */
 
 /* A parent that lives has looked at a slot that was named to it in much less. */
-#define ANSWER_MS 10000
+#define TURN_ASK_MS 10000
 
 /* Let the parent look at this request's slot. Returns false, and logs it, if it cannot be told. */
 static bool nudge(const struct request *rq)
@@ -517,7 +684,7 @@ static void announce_limit(struct request *rq, int64_t waiting)
 
 /* Sleep until the parent has changed the turn from WAS, or until UNTIL on clock_ms. Returns what it
  * is then. */
-static enum turn await_answer(const struct request *rq, enum turn was, int64_t until)
+static enum turn await_turn_change(const struct request *rq, enum turn was, int64_t until)
 {
     struct timespec end = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
     _Atomic uint32_t *word = &rq->slot->turn;
@@ -546,7 +713,7 @@ static void await_turn(struct request *rq)
     atomic_store(&rq->slot->turn, TURN_ASKED);
     if (!nudge(rq))
         refuse_request(rq, 503, late);
-    enum turn turn = await_answer(rq, TURN_ASKED, since + limit + ANSWER_MS);
+    enum turn turn = await_turn_change(rq, TURN_ASKED, since + limit + TURN_ASK_MS);
     if (turn == TURN_GRANTED)
         return;
     if (turn != TURN_WAITING)
@@ -554,9 +721,9 @@ static void await_turn(struct request *rq)
     announce_limit(rq, limit);
     uint32_t fin = half_close_flags(rq) & SLOT_FIN_HANGUP;
     uint32_t was = slot_advance(rq->slot, SLOT_READING, SLOT_WAITING | fin, 0);
-    if ((was & SLOT_FIN_SEEN) != 0 && fin != 0)
+    if ((was & SLOT_FIN_SEEN) != 0 && fin_means(fin) == FIN_HANGUP)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
-    if (await_answer(rq, TURN_WAITING, since + limit) != TURN_GRANTED)
+    if (await_turn_change(rq, TURN_WAITING, since + limit) != TURN_GRANTED)
         refuse_request(rq, 503, late);
     slot_advance(rq->slot, SLOT_READING, 0, SLOT_WAITING | fin);
     rq->waited_ms = clock_ms() - since;
@@ -651,7 +818,7 @@ static void read_sized_body(struct request *rq, char *piece)
 static void request_read_body(struct request *rq)
 {
     char piece[BODY_PIECE];
-    if (!rq->unread_body)
+    if (!rq->has_body)
         return;
     rq->body = open_spool(rq);
     if (rq->body < 0) {
@@ -669,7 +836,7 @@ static void request_read_body(struct request *rq)
     else
         read_sized_body(rq, piece);
     slot_advance(rq->slot, SLOT_READING, 0, SLOT_BODY_OPEN);
-    rq->unread_body = false;
+    rq->rest_unread = false;
     if (lseek(rq->body, 0, SEEK_SET) < 0)
         refuse_request(rq, 500, "the body could not be read back");
 }
@@ -694,19 +861,17 @@ static void enter_running(struct request *rq)
     enum on_hangup policy =
         rq->route->on_hangup != ON_HANGUP_DEFAULT ? rq->route->on_hangup : rq->settings->on_hangup;
     if (policy == ON_HANGUP_FINISH)
-        flags |= SLOT_FINISH;
+        flags |= SLOT_OUTLIVES;
     if (rq->head.minor == 0)
         flags |= SLOT_NOPROBE;
+    /* In a line the limit that was told included the longest wait: the true one is known now. */
     if (rq->route->timeout_ms > 0 || atomic_load(&rq->slot->limit_ms) > 0)
         announce_limit(rq, rq->waited_ms);
     uint32_t was = slot_advance(rq->slot, SLOT_RUNNING, flags, 0);
-    if ((was & SLOT_FIN_SEEN) == 0 || (flags & (SLOT_FINISH | SLOT_FIN_IGNORE)) != 0)
-        return;
-    if ((flags & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0)
-        abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
     /* The FIN came while we were reading, when it could not be asked about. The parent, who is told
      * of a FIN once, has noted it and leaves the question to us. */
-    if (send_continue(rq) < 0)
+    enum fin means = (was & SLOT_FIN_SEEN) != 0 ? fin_means(flags) : FIN_NOTHING;
+    if (means == FIN_HANGUP || (means == FIN_ASK && send_continue(rq) < 0))
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
 }
 
@@ -766,10 +931,10 @@ static int run_route(struct request *rq)
 static void *request_allocate(void *of, size_t size)
 {
     struct request *rq = of;
-    size_t at = (rq->have + sizeof(void *) - 1) & ~(sizeof(void *) - 1);
+    size_t at = (rq->used + sizeof(void *) - 1) & ~(sizeof(void *) - 1);
     if (at > rq->room || size > rq->room - at)
         return malloc(size);
-    rq->have = at + size;
+    rq->used = at + size;
     return rq->buffer + at;
 }
 
@@ -837,7 +1002,7 @@ const char *request_header(struct request *rq, const char *name)
 const char *request_parameter(struct request *rq, const char *name)
 {
     if (rq->parameters == NULL) {
-        rq->parameters = malloc(http_query_room(rq->query));
+        rq->parameters = calloc(1, http_query_room(rq->query)); /* a NUL (%00) ends it early */
         if (rq->parameters != NULL)
             http_decode_query(rq->query, rq->parameters);
     }
@@ -952,8 +1117,8 @@ struct launch {
 };
 
 /* The newborn. It is in our memory until it executes, and we wait so long: only system calls, and
- * nothing written but what is for us. (AddressSanitizer is kept out: it
- * would mark the frames of a process that never returns, in memory that is ours.) */
+ * nothing written but what is for us. (AddressSanitizer is kept out: it would mark the frames of a
+ * process that never returns, in memory that is ours.) */
 __attribute__((no_sanitize("address"))) static int become_program(void *data)
 {
     struct launch *l = data;
@@ -1216,9 +1381,7 @@ static void let_signals_in(void)
     ppoll(NULL, 0, &at_once, request.mask_of_waits);
 }
 
-#define ROUNDS_WITHOUT_SIGNALS                                                                     \
-    16 /* pieces of its output; the parent's signals are seen at once                              \
-        */
+#define ROUNDS_WITHOUT_SIGNALS 16 /* pieces of output; the parent's signals are seen at once */
 
 /* Pass on what the program writes until it has ended. Then what its pipes hold is read, and no end
  * of file is waited for: a grandchild that still has them open would keep the answer back. Returns
@@ -1288,7 +1451,7 @@ static bool ended_well(const struct request *rq, const char *file)
     return false;
 }
 
-static void on_sigchld(int signal)
+ASYNC_SAFE static void on_sigchld(int signal)
 {
     (void)signal;
     program.child_ended = 1;
@@ -1382,15 +1545,12 @@ int respond_header(struct request *rq, const char *name, const char *value)
     size_t n = strlen(name), m = strlen(value);
     bool valid = http_is_token(name, n) && !is_reserved_field(name);
     for (size_t i = 0; valid && i < m; i++)
-        valid = http_is_text((unsigned char)value[i]); /* no CR or LF: it would begin a field */
+        valid = http_is_text(value[i]); /* no CR or LF: it would begin a field */
     errno = !valid ? EINVAL : a->prepared ? EALREADY : E2BIG;
     if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
         return -1;
     struct text t = {.at = a->fields, .length = a->fields_size, .room = sizeof a->fields};
-    text_add(&t, name);
-    text_add(&t, ": ");
-    text_add(&t, value);
-    text_add(&t, "\r\n");
+    text_format(&t, "%s: %s\r\n", name, value);
     a->fields_size = t.length;
     return 0;
 }
@@ -1400,7 +1560,7 @@ int respond_begin(struct request *rq, int status, const char *type, int64_t leng
     struct answer *a = &rq->answer;
     bool valid = status >= 200 && status <= 599 && length >= -1;
     for (const char *c = type; valid && c != NULL && *c != '\0'; c++)
-        valid = http_is_text((unsigned char)*c) && strlen(type) < 256;
+        valid = http_is_text(*c) && strlen(type) < 256;
     errno = valid ? EALREADY : EINVAL;
     if (!valid || a->prepared)
         return -1;
@@ -1477,11 +1637,7 @@ static void answer_again(struct request *rq)
 
 ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *reason)
 {
-    text_add(t, "HTTP/1.1 ");
-    text_signed(t, status);
-    text_char(t, ' ');
-    text_add(t, reason != NULL ? reason : http_reason(status));
-    text_add(t, "\r\n");
+    text_format(t, "HTTP/1.1 %d %s\r\n", status, reason != NULL ? reason : http_reason(status));
     http_add_date(t);
 }
 
@@ -1491,21 +1647,15 @@ static void build_head(struct request *rq)
     struct answer *a = &rq->answer;
     struct text t = TEXT(a->head);
     bool draining = atomic_load(rq->call->draining) != 0;
-    if (!rq->head.keep_alive || a->framing == FRAMING_CLOSE || rq->unread_body || draining)
+    if (!rq->head.keep_alive || a->framing == FRAMING_CLOSE || rq->rest_unread || draining)
         rq->must_close = true;
     add_status_line(&t, a->status, a->reason);
-    if (a->type != NULL) {
-        text_add(&t, "Content-Type: ");
-        text_add(&t, a->type);
-        text_add(&t, "\r\n");
-    }
-    if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304) {
-        text_add(&t, "Content-Length: ");
-        text_number(&t, (unsigned long long)a->length, 1);
-        text_add(&t, "\r\n");
-    } else if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
+    if (a->type != NULL)
+        text_format(&t, "Content-Type: %s\r\n", a->type);
+    if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304)
+        text_format(&t, "Content-Length: %llu\r\n", (unsigned long long)a->length);
+    else if (a->framing == FRAMING_CHUNKED && !has_no_body(rq))
         text_add(&t, "Transfer-Encoding: chunked\r\n");
-    }
     if (rq->must_close)
         text_add(&t, "Connection: close\r\n");
     else if (rq->head.minor == 0)
@@ -1531,7 +1681,7 @@ static void start_answer(struct request *rq)
 /* Returns true if the route has on-hangup=finish: the work is kept even if nobody reads of it. */
 static bool outlives_client(const struct request *rq)
 {
-    return (atomic_load(&rq->slot->state) & SLOT_FINISH) != 0;
+    return (atomic_load(&rq->slot->state) & SLOT_OUTLIVES) != 0;
 }
 
 /* Send LENGTH bytes of the body, with what must come before and behind them, by one call: pieces
@@ -1671,9 +1821,9 @@ _Noreturn static void finish_well(struct request *rq)
 /* Undo, then send an answer of 400 or above: when it is complete nothing is left of what it failed
  * at. Except for what only a janitor may do, `run` commands: the parent has it done, and the
  * connection ends with this answer. */
-_Noreturn static void finish_badly(struct request *rq)
+_Noreturn static void finish_badly(struct request *rq, enum outcome outcome)
 {
-    rq->slot->outcome = OUTCOME_ERROR;
+    rq->slot->outcome = (uint8_t)outcome;
     bool undone = undo(rq);
     if (!undone)
         rq->must_close = true;
@@ -1719,14 +1869,14 @@ _Noreturn static void finish(struct request *rq, int result)
         answer_again(rq);
         respond_text(rq, 500, "500 Internal Server Error: %s\n", words_for(500, CAUSE_NONE));
     }
-    finish_badly(rq);
+    finish_badly(rq, OUTCOME_ERROR);
 }
 
 /* Refuse the request, of which nothing has been made, with REASON in plain words. */
 _Noreturn static void refuse_request(struct request *rq, int status, const char *reason)
 {
     if (status == 503)
-        respond_header(rq, "Retry-After", "5");
+        respond_header(rq, "Retry-After", RETRY_AFTER);
     respond_text(rq, status, "%d %s: %s\n", status, http_reason(status), reason);
     finish(rq, 0);
 }
@@ -1751,10 +1901,9 @@ static int send_rest(struct request *rq, bool more)
 
 /* Returns how many bytes send_rest will send. A FIN counts one, where that completes the answer:
  * the kernel's count of what was acknowledged has it, too. */
-static uint64_t rest_size(struct request *rq)
+static uint64_t rest_size(const struct request *rq)
 {
     const struct answer *a = &rq->answer;
-    start_answer(rq);
     uint64_t n = a->head_size + a->held_size;
     if (!has_no_body(rq))
         n += a->body != NULL ? a->body_size : a->framing == FRAMING_CHUNKED ? 5U : 0U;
@@ -1832,11 +1981,13 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
 
 /* Send the end of an answer below 400 and learn whether the client has it. Returns OK or HANGUP; or
  * ERROR, if it must not go out. N is in the ledger before the byte that completes the answer is
- * out: if this process dies between the two, the parent asks the connection, which cannot say yes
- * yet. Where nothing is recorded there is nothing to undo, and no wait for the acknowledgement. */
+ * out: if this process dies between the two, the parent asks the connection, and the connection
+ * answers no, as that byte was never sent. Where nothing is recorded there is nothing to undo, and
+ * no wait for the acknowledgement. */
 static enum outcome deliver(struct request *rq)
 {
     bool recorded = cleanup_has_records(), is_tcp = rq->call->is_tcp;
+    start_answer(rq); /* builds the head, which counts */
     uint64_t n = rest_size(rq);
     if (recorded && is_tcp)
         n = acked_when_all_is(rq->call->connection, n);
@@ -1891,21 +2042,13 @@ ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, b
 {
     struct text t = {.at = buffer, .room = room};
     const char *name = http_reason(status);
-    size_t length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
+    unsigned long length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
     add_status_line(&t, status, NULL);
-    text_add(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ");
-    text_number(&t, length, 1);
-    if (status == 503)
-        text_add(&t, "\r\nRetry-After: 5");
-    text_add(&t, "\r\nConnection: close\r\n\r\n");
-    if (head_only)
-        return t.length;
-    text_signed(&t, status);
-    text_char(&t, ' ');
-    text_add(&t, name);
-    text_add(&t, ": ");
-    text_add(&t, reason);
-    text_char(&t, '\n');
+    text_format(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: %lu\r\n", length);
+    text_add(&t, status == 503 ? "Retry-After: " RETRY_AFTER "\r\n" : "");
+    text_add(&t, "Connection: close\r\n\r\n");
+    if (!head_only)
+        text_format(&t, "%d %s: %s\n", status, name, reason);
     return t.length;
 }
 
@@ -1994,188 +2137,6 @@ ASYNC_SAFE _Noreturn static void leave(struct request *rq, int code)
     if (code != HANDLER_EXIT_UNDONE)
         slot_advance(rq->slot, SLOT_DONE, 0, 0);
     _exit(code);
-}
-
-/* ---- The connection ------------------------------------------------------------------ */
-
-/* Wait for EVENTS. Returns false if MS have passed without. A signal does not end the wait, but may
- * end the process in it. */
-static bool wait_for(int fd, short events, int64_t ms)
-{
-    struct pollfd p = {.fd = fd, .events = events};
-    int64_t until = clock_ms() + ms;
-    for (;;) {
-        int64_t left = until - clock_ms();
-        struct timespec t = {.tv_sec = left < 0 ? 0 : left / 1000,
-                             .tv_nsec = left < 0 ? 0 : left % 1000 * 1000000};
-        int n = ppoll(&p, 1, &t, request.mask_of_waits);
-        if (n > 0 || (n < 0 && errno != EINTR))
-            return true; /* an error shows in the call that was waited for */
-        if (n == 0)
-            return false;
-    }
-}
-
-/* Returns how many bytes sent are not acknowledged (TCP), or not read by the peer (AF_UNIX). */
-static int outstanding(int fd)
-{
-    int n = 0;
-    return ioctl(fd, SIOCOUTQ, &n) < 0 ? 0 : n;
-}
-
-/* Wait until FD takes more. Returns false if MS have passed without any progress: a client that
- * reads slowly may take longer than that to make room, while every acknowledgement shows that it
- * lives. */
-static bool wait_writable(int fd, int64_t ms)
-{
-    for (int before = outstanding(fd);;) {
-        if (wait_for(fd, POLLOUT, ms))
-            return true;
-        int now = outstanding(fd);
-        if (now >= before)
-            return false;
-        before = now;
-    }
-}
-
-/* Send one call's worth of the vectors. Returns as sendmsg(2). In delivery on AF_UNIX, which counts
- * no bytes, the call is made so that the kernel notes in the shared slot how many it took: if this
- * process dies right then, the parent can tell whether all of the answer was sent. */
-static ssize_t send_some(struct request *rq, struct iovec *v, int count)
-{
-    struct msghdr m = {.msg_iov = v, .msg_iovlen = (size_t)count};
-    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | rq->answer.more;
-    struct slot *slot = rq->slot;
-    if (rq->call->is_tcp || rq->delivering == 0)
-        return sendmsg(rq->call->connection, &m, flags);
-    slot->last = (struct mmsghdr){.msg_hdr = m};
-    slot->rest = 0;
-    for (int i = 0; i < count; i++)
-        slot->rest += v[i].iov_len;
-    int sent = sendmmsg(rq->call->connection, &slot->last, 1, flags);
-    return sent < 0 ? -1 : (ssize_t)slot->last.msg_len;
-}
-
-bool handler_was_sent(const struct slot *slot)
-{
-    return slot->rest > 0 && slot->last.msg_len == slot->rest;
-}
-
-/* Send all of the vectors, which are changed. Returns 0, or -1 with EPIPE, ECONNRESET, ETIMEDOUT:
- * then the client is gone, or does not read, which comes to the same. */
-static int send_all(struct request *rq, struct iovec *v, int count)
-{
-    while (count > 0) {
-        ssize_t n = send_some(rq, v, count);
-        if (n < 0 && errno == EAGAIN) {
-            if (wait_writable(rq->call->connection, rq->settings->send_ms))
-                continue;
-            errno = ETIMEDOUT;
-        }
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            rq->client_gone = true;
-            return -1;
-        }
-        while (count > 0 && (size_t)n >= v->iov_len) {
-            n -= (ssize_t)v->iov_len;
-            v++;
-            count--;
-        }
-        if (count > 0) {
-            v->iov_base = (char *)v->iov_base + n;
-            v->iov_len -= (size_t)n;
-        }
-    }
-    return 0;
-}
-
-static int send_continue(struct request *rq)
-{
-    static const char interim[] = HTTP_CONTINUE;
-    struct iovec v = {(char *)interim, sizeof interim - 1};
-    return send_all(rq, &v, 1);
-}
-
-/* connect(2) to nobody resets a TCP connection at once, whoever else has a descriptor of it; a
- * close would wait for the parent's. A unix socket has no reset. */
-ASYNC_SAFE void handler_cut(int connection, bool is_tcp)
-{
-    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    if (!is_tcp || connect(connection, &nobody, sizeof nobody) < 0)
-        shutdown(connection, SHUT_RDWR);
-}
-
-ASYNC_SAFE int handler_end_sending(int connection)
-{
-    struct linger orderly = {0};
-    setsockopt(connection, SOL_SOCKET, SO_LINGER, &orderly, sizeof orderly);
-    return shutdown(connection, SHUT_WR);
-}
-
-/* Let the kernel give the client up when it has acknowledged nothing for MS (tcp(7)). While an
- * answer is on its way that is the send timeout; else the time for a peer that vanished. */
-static void set_user_timeout(const struct request *rq, int64_t ms)
-{
-    unsigned value = (unsigned)(ms > INT_MAX ? INT_MAX : ms);
-    if (rq->call->is_tcp && rq->settings->send_ms != rq->settings->dead_peer_ms)
-        setsockopt(rq->call->connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof value);
-}
-
-/* Returns false if FD is no TCP connection; all of INFO is 0 then. */
-static bool get_tcp_info(int fd, struct tcp_info *info)
-{
-    socklen_t size = sizeof *info;
-    memset(info, 0, sizeof *info); /* an older kernel fills less of it */
-    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) == 0;
-}
-
-uint64_t handler_traffic(int connection, uint32_t *unsendable)
-{
-    struct tcp_info info;
-    get_tcp_info(connection, &info);
-    *unsendable = info.tcpi_notsent_bytes;
-    return info.tcpi_bytes_received + info.tcpi_bytes_acked;
-}
-
-/* ---- The state word ------------------------------------------------------------------ */
-
-ASYNC_SAFE static uint32_t state_of(uint32_t word)
-{
-    return word & SLOT_STATE_MASK;
-}
-
-/* Go to STATE, with the flags SET and without CLEAR. Returns the word as it was. While the parent
- * is PROBING this waits, for the time of one system call: two writers would mix an interim answer
- * into the answer. A parent that died in the middle of it probes no more. */
-ASYNC_SAFE static uint32_t slot_advance(struct slot *slot, uint32_t state, uint32_t set,
-                                        uint32_t clear)
-{
-    uint32_t was = atomic_load(&slot->state);
-    for (;;) {
-        while (state_of(was) == SLOT_PROBING && getppid() == request.parent) {
-            sleep_ms(0);
-            was = atomic_load(&slot->state);
-        }
-        uint32_t now = ((was & ~(uint32_t)SLOT_STATE_MASK & ~clear) | set) | state;
-        if (atomic_compare_exchange_weak(&slot->state, &was, now))
-            return was;
-    }
-}
-
-ASYNC_SAFE static void slot_flag(struct slot *slot, uint32_t flag)
-{
-    uint32_t was = atomic_load(&slot->state);
-    while (!atomic_compare_exchange_weak(&slot->state, &was, was | flag))
-        continue;
-}
-
-/* From here on the connection is the child's alone to write: the parent probes in RUNNING only. */
-ASYNC_SAFE static void begin_answering(struct request *rq)
-{
-    if (state_of(atomic_load(&rq->slot->state)) < SLOT_ANSWERING)
-        slot_advance(rq->slot, SLOT_ANSWERING, 0, SLOT_HEAD_OPEN | SLOT_BODY_OPEN | SLOT_WAITING);
 }
 
 /* ---- The demonstration --------------------------------------------------------------- */

@@ -5,44 +5,54 @@
  *
  * Plan:
  *   Data - what the parent holds
+ *   Tables - lists, clients, deadlines, pids
+ *   Log - the one line of each request, and the totals; what stands in it: log.h
  *   Forward - what is called before it is defined
  *   Main - server_main, the recipe, and the commands beside it
  *   Start - sockets, user, state, tables, signals
  *   Loop - wait, hand on events, do what is due
  *   Accept - connections come; what happens when there is no room for them
  *   Connection - what an event and a deadline mean in each phase; idle, finished, closed
- *   Request - it has arrived: refuse, start, or let it wait
  *   Child - forking for it, cheaply at any number of open connections
+ *   Request - it has arrived: refuse, start, or let it wait
  *   Queue - waiting for a slot, and who must make room
+ *   Turn - what a child asks by a nudge: its own time limit, and a place of its route
  *   Hangup - and every other reason to end a request
- *   Reap - the child has ended; if all is well, this is the request's log line
+ *   Reap - the child has ended; if all is well, the request is over
  *   Settle - it left something: jobs for janitors, and when they work
  *   Janitor - the process that undoes
- *   Settled - what becomes of the job, the client and the slot; the log line after an undo
+ *   Settled - what becomes of the job, the client and the slot
  *   Recover - what dead servers left
  *   Stop - drain, end, leave
- *   Tables - lists, clients, deadlines, pids
  *
  * A connection's phases:
  *
- *     IDLE ──bytes──▶ (QUEUED ──▶) BUSY ──exit 0──▶ IDLE
- *       │                           │ └──exit 1──▶ LINGERING ──▶ closed
- *       └──FIN, time──▶ LINGERING   └──any other end──▶ SETTLING (a janitor undoes) ──▶ ...
+ *     IDLE ──bytes──▶ (QUEUED ──▶) BUSY ──DONE and exit 0──▶ IDLE
+ *       │                │           ├──DONE and exit 1──▶ LINGERING ──▶ closed
+ *       │                │           └──any other end──▶ SETTLING (a janitor undoes)
+ *       │                └──refused──▶ LINGERING             ├──answered──▶ LINGERING
+ *       └──FIN, time──▶ LINGERING                            └──cut──▶ closed
+ *
+ * A reset closes it at once while it is IDLE, QUEUED or LINGERING; while it is BUSY, or SETTLING,
+ * the request comes first.
  *
  * What holds between any two lines:
- *   - No byte of a request is read here, and nothing waits but epoll_wait: a client, a child or a
- *     log that stands still must not stop the others. Sends and receives have MSG_DONTWAIT, since
- *     O_NONBLOCK belongs to the open file that the child has too, and would disturb it.
+ *   - What a client sends is not looked at here: the child reads it. Nothing waits but epoll_wait:
+ *     a client, a child or a log that stands still must not stop the others. Sends and receives
+ *     have MSG_DONTWAIT, since O_NONBLOCK belongs to the open file that the child has too, and
+ *     would disturb it.
  *   - A slot is free, or belongs to one connection, which is BUSY or SETTLING. It is given back
- * when the first attempt to undo has ended, so a server never runs more than --requests at once.
+ *     when the first attempt to undo has ended and could tell whether the request was answered. So
+ *     a server never runs more than --requests at once.
  *   - A pid in the table of pids is a child that has not been reaped. It is forgotten before the
  *     wait that frees the number, so kill(2) here never hits a stranger.
- *   - A cause stands in the slot before the signal is sent that it is the cause of.
- *   - Every request that got a child, and every one refused in the queue, is logged once, by
- *     request_ended, when nothing can change its outcome any more.
+ *   - A cause stands in the slot before the SIGTERM is sent that it is the cause of.
+ *   - A request is logged once, by request_log_line (its fields are log.h's), when nothing can
+ *     change its outcome any more. No line is written for a connection on which nothing was asked,
+ *     for a request whose fork failed, which is an event, and for one that meets the stop.
  *   - The scoreboard, which every child can write, is read once and checked before it is used. A
- *     false word may harm its own request, and nothing else. The truth is kept in memory that no
- *     child has.
+ *     false word harms at worst the requests whose slots it is written to. The truth is kept in
+ *     memory that no child has.
  *
  * If this process dies, at whatever line: nothing in its memory is needed to keep the promise. Its
  * children get SIGTERM from the kernel and undo; janitors get SIGKILL, and their ledgers stay. All
@@ -58,8 +68,9 @@
  *     has gone: the next write tells, or TCP keep-alive.
  *   - A child that lies about its turn runs beyond the `max` of its route.
  *   - --per-client does not count callers on unix sockets, which have no address.
- *   - Writes to STATE (a ledger that is put aside) and to a log that is a regular file wait for the
- *     disk, and everybody with them.
+ *   - Calls on STATE (a ledger that is put aside, those that recovery has moved here, the stamp of
+ *     the last recovery), and writes to a log that is a regular file, wait for the disk, and
+ *     everybody with them.
  */
 #include <hangupd/server.h>
 
@@ -92,12 +103,14 @@
 #include "http.h"
 #include "listen.h"
 #include "options.h"
+#include "recover_command.h"
 #include "run_command.h"
 #include "scoreboard.h"
 #include "serve.h"
-#include "shell.h"
 #include "state.h"
-#include "users.h"
+#include "status_look.h"
+#include "status_show.h"
+#include "undo_command.h"
 
 const char *program_name = "hangupd";
 struct log_sink log_sink = {.fd = STDERR_FILENO};
@@ -310,9 +323,192 @@ static int index_of(const struct connection *c)
     return (int)(c - server.connections);
 }
 
+/* Returns how many bytes the client has sent that nobody has read. */
+static int unread(const struct connection *c)
+{
+    int n = 0;
+    return ioctl(c->fd, FIONREAD, &n) < 0 ? 0 : n;
+}
+
 static bool is_stopping(void)
 {
     return server.stage != SERVING;
+}
+
+/* ---- Tables ------------------------------------------------------------------------- */
+
+static struct list *list_of(enum phase phase)
+{
+    return phase == PHASE_FREE        ? &server.free
+           : phase == PHASE_IDLE      ? &server.idle
+           : phase == PHASE_QUEUED    ? &server.queue
+           : phase == PHASE_LINGERING ? &server.lingering
+                                      : &server.busy;
+}
+
+static void list_append(struct list *l, struct connection *c)
+{
+    TAILQ_INSERT_TAIL(&l->members, c, link);
+    l->count++;
+}
+
+static void list_remove(struct list *l, struct connection *c)
+{
+    TAILQ_REMOVE(&l->members, c, link);
+    l->count--;
+}
+
+/* How much of an address tells one client from another. */
+static size_t client_bytes(const struct address *a)
+{
+    return a->family == AF_INET6 ? CLIENT_BYTES : 4;
+}
+
+/* The number is 2^64 divided by the golden ratio: it spreads neighbouring addresses. */
+static struct client_bucket *client_bucket(const struct address *a)
+{
+    uint64_t bits = 0;
+    memcpy(&bits, a->bytes, client_bytes(a));
+    return &server.client_buckets[bits * 0x9e3779b97f4a7c15 >> 32 &
+                                  (uint64_t)(server.bucket_count - 1)];
+}
+
+static struct client *client_find(const struct address *a)
+{
+    struct client *client;
+    for (client = SLIST_FIRST(client_bucket(a)); client != NULL; client = SLIST_NEXT(client, link))
+        if (client->address.family == a->family &&
+            memcmp(client->address.bytes, a->bytes, client_bytes(a)) == 0)
+            break;
+    return client;
+}
+
+/* A request of this client begins. There is always a free entry, as there are not more clients than
+ * slots. */
+static void client_enter(const struct address *a)
+{
+    struct client *client = client_find(a);
+    if (client == NULL) {
+        client = SLIST_FIRST(&server.free_clients);
+        SLIST_REMOVE_HEAD(&server.free_clients, link);
+        *client = (struct client){.address = *a};
+        SLIST_INSERT_HEAD(client_bucket(a), client, link);
+    }
+    client->busy++;
+}
+
+/* It has ended. */
+static void client_leave(const struct address *a)
+{
+    struct client *client = client_find(a);
+    if (client == NULL || --client->busy > 0)
+        return;
+    SLIST_REMOVE(client_bucket(a), client, client, link);
+    SLIST_INSERT_HEAD(&server.free_clients, client, link);
+}
+
+/* Phase, list and --per-client's count change together, here alone. */
+static void set_phase(struct connection *c, enum phase phase)
+{
+    struct list *from = list_of(c->phase), *to = list_of(phase);
+    c->phase = phase;
+    if (from == to)
+        return;
+    list_remove(from, c);
+    list_append(to, c);
+    bool counts = settings.per_client > 0 && c->is_tcp;
+    if (counts && from == &server.busy)
+        client_leave(&c->address);
+    if (counts && to == &server.busy)
+        client_enter(&c->address);
+}
+
+static void heap_put(int place, int connection)
+{
+    server.heap[place] = connection;
+    server.connections[connection].timer = place;
+}
+
+static bool heap_before(int a, int b)
+{
+    return server.connections[a].deadline < server.connections[b].deadline;
+}
+
+/* Put CONNECTION where it belongs, given that the heap is one but for PLACE. */
+static void heap_settle(int place, int connection)
+{
+    while (place > 0 && heap_before(connection, server.heap[(place - 1) / 2])) {
+        heap_put(place, server.heap[(place - 1) / 2]);
+        place = (place - 1) / 2;
+    }
+    for (int child; (child = 2 * place + 1) < server.heap_size; place = child) {
+        if (child + 1 < server.heap_size && heap_before(server.heap[child + 1], server.heap[child]))
+            child++;
+        if (!heap_before(server.heap[child], connection))
+            break;
+        heap_put(place, server.heap[child]);
+    }
+    heap_put(place, connection);
+}
+
+/* Look at the connection again at DEADLINE; 0: never. */
+static void set_deadline(struct connection *c, int64_t deadline)
+{
+    c->deadline = deadline;
+    if (deadline != 0) {
+        heap_settle(c->timer != NOBODY ? c->timer : server.heap_size++, index_of(c));
+    } else if (c->timer != NOBODY) {
+        int place = c->timer, last = server.heap[--server.heap_size];
+        c->timer = NOBODY;
+        if (last != index_of(c))
+            heap_settle(place, last);
+    }
+}
+
+static struct pid_bucket *pid_bucket(pid_t pid)
+{
+    return &server.pid_buckets[pid & (server.bucket_count - 1)];
+}
+
+static void pid_remember(struct connection *c, pid_t pid)
+{
+    c->pid = pid;
+    SLIST_INSERT_HEAD(pid_bucket(pid), c, pid_link);
+}
+
+static struct connection *pid_find(pid_t pid)
+{
+    struct connection *c;
+    for (c = SLIST_FIRST(pid_bucket(pid)); c != NULL; c = SLIST_NEXT(c, pid_link))
+        if (c->pid == pid)
+            break;
+    return c;
+}
+
+static void pid_forget(struct connection *c)
+{
+    SLIST_REMOVE(pid_bucket(c->pid), c, connection, pid_link);
+    c->pid = 0;
+}
+
+/* ---- Log --------------------------------------------------------------------------- */
+
+/* The request's end: its one log line, and the totals. */
+static void request_log_line(const struct slot *s, enum outcome outcome, enum undo_result undo,
+                             int64_t ms)
+{
+    server.figures.ended[outcome][undo]++;
+    log_request(s, outcome, undo, ms);
+}
+
+/* The one log line of a request that never got a child. S has what was answered. */
+static void log_unserved(const struct address *from, int64_t since, struct slot *s,
+                         enum outcome outcome)
+{
+    snprintf(s->id, sizeof s->id, "%s-%llx", server.token,
+             (unsigned long long)++server.request_count);
+    address_text(from, s->client, sizeof s->client);
+    request_log_line(s, outcome, UNDO_NONE, clock_ms() - since);
 }
 
 /* ---- Forward ------------------------------------------------------------------------ */
@@ -325,7 +521,6 @@ static void note_strangers(void);
 static void open_all(void);
 static void begin_serving(void);
 /* Loop: turns until the server is over. */
-static void publish(void);
 static void loop(void);
 /* Accept: the loop says that somebody calls. */
 static void listeners_watch(int how);
@@ -333,46 +528,32 @@ static void unmute(void);
 static void connection_open(int fd, const struct sockaddr_storage *from, bool is_tcp);
 static void accept_some(const struct listener *l);
 /* Connection: one that was accepted is looked at at once, and is closed from everywhere. */
-static int unread(const struct connection *c);
 static void connection_close(struct connection *c);
 static void connection_idle(struct connection *c);
 static void connection_event(struct connection *c, uint32_t events);
 static void connection_due(struct connection *c, int64_t now);
-/* Request: a connection has bytes. */
-static void request_arrived(struct connection *c);
-static void request_start(struct connection *c);
-/* Child: a request wants a process; Start prepares that. */
+/* Child: Start prepares the forks. */
 static void find_libc(void);
 static void gather_kept(void);
 static void loans_reserve(void);
-static void loan_return(struct connection *c);
-static pid_t fork_for(struct connection *c, int *number);
-static _Noreturn void child_main(struct handler_call *call);
+/* Request: a connection has bytes. */
+static void request_arrived(struct connection *c);
 /* Queue: there is no slot. */
-static void log_unserved(const struct address *from, int64_t since, struct slot *s,
-                         enum outcome outcome);
 static void refuse_queued(struct connection *c, enum outcome outcome, const char *reason);
 static void wait_in_queue(struct connection *c);
 static void queue_serve(void);
+/* Turn: the loop hears of it. */
+static void nudged(void);
 /* Hangup: an event or a deadline of a busy connection; --requests are reached. */
-static void fin_arrived(struct connection *c);
-static bool judge_fin(struct connection *c, uint32_t *was);
-static bool probe(struct connection *c, uint32_t *was);
-static void hangup(struct connection *c);
-static void request_end(struct connection *c, enum cause cause);
+static void request_stop(struct connection *c, enum cause cause);
 static void request_cut(struct connection *c);
 static void request_due(struct connection *c, int64_t now);
-static void nudged(void);
-static void turn_over(struct connection *c);
-/* Reap: signals end the wait of the loop. */
+static void hangup(struct connection *c);
+static void fin_arrived(struct connection *c);
+/* Reap: signals end the wait of the loop; a failed fork gives its slot back. */
 static void slot_release(struct connection *c);
-static void request_ended(const struct slot *s, enum outcome outcome, enum undo_result undo,
-                          int64_t ms);
-static void signals_arrived(void);
 static void reap_children(void);
-static bool reap(idtype_t which, pid_t pid);
-static void child_ended(struct connection *c, const siginfo_t *ended);
-static void request_done(struct connection *c, bool reuse);
+static void signals_arrived(void);
 /* Settle: a dead child left something. */
 static struct job *job_make(const char *id);
 static void job_ready(struct job *j);
@@ -381,13 +562,9 @@ static void jobs_start(void);
 /* Janitor: forked by Settle. */
 static _Noreturn void janitor_main(const struct job *j, const struct witness *w);
 /* Settled: the janitor has ended, or there is no memory for a job. */
-static void janitor_ended(pid_t pid, const siginfo_t *ended);
-static void job_ended(struct job *j, int result);
-static void job_give_up(const struct job *j);
 static void request_settled(struct connection *c, const struct job *j, int result);
+static void janitor_ended(pid_t pid, const siginfo_t *ended);
 /* Recover: at the start, and after the one connection. */
-static bool is_adopted(const char *id);
-static _Noreturn void recover(void);
 static void recovery_begin(void);
 static void jobs_adopt(bool again);
 /* Stop: signals and times ask for it. */
@@ -395,21 +572,6 @@ static void drain(void);
 static void end_all(void);
 static void jobs_leave(const struct jobs *jobs);
 static bool is_over(void);
-/* Tables: used by all of them. */
-static struct list *list_of(enum phase phase);
-static void list_append(struct list *l, struct connection *c);
-static void list_remove(struct list *l, struct connection *c);
-static struct client *client_find(const struct address *a);
-static void set_phase(struct connection *c, enum phase phase);
-static void set_deadline(struct connection *c, int64_t deadline);
-static void pid_remember(struct connection *c, pid_t pid);
-static struct connection *pid_find(pid_t pid);
-static void pid_forget(struct connection *c);
-
-#include "recover_command.h"
-#include "status_look.h"
-#include "status_show.h"
-#include "undo_command.h"
 
 /* ---- Main --------------------------------------------------------------------------- */
 
@@ -488,10 +650,9 @@ static void note_strangers(void)
 /* Said on standard error: if descriptor 0 is no socket, no client is there to be disturbed. */
 static void check_inetd(void)
 {
-    bool listening;
     if (settings.inetd && settings.listen.count > 0)
         wrong_use("--inetd and --listen exclude each other");
-    if (settings.inetd && !listen_is_socket(0, &listening))
+    if (settings.inetd && listen_kind(0) < 0)
         cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
                "systemd socket unit, or use --listen",
                strerror(errno));
@@ -522,7 +683,7 @@ static void open_sockets(void)
             cannot("could not keep the socket: %s", strerror(errno));
         inherit(fd, "--inetd: descriptor 0");
         if (!server.one_connection && server.idle_exit_ms < 0)
-            server.idle_exit_ms = IDLE_EXIT_WAIT_MS; /* inetd starts us again when it is called */
+            server.idle_exit_ms = INT64_C(1000) * IDLE_EXIT_WAIT_S; /* inetd starts us again */
         return;
     }
     int handed = settings.listen.count == 0 ? listen_handed_over() : 0;
@@ -663,6 +824,18 @@ static void pool_look(int64_t now)
         log_eventf(NULL, "the directory %s has been removed; another one is made", h->pool_path);
         open_pool();
     }
+}
+
+/* Write out what `hangupd status` tells. It is never read back: a child can write there too. */
+static void publish(void)
+{
+    const uint64_t *words = (const uint64_t *)&server.figures;
+    server.figures.draining = is_stopping();
+    server.figures.open = (uint64_t)server.open_count;
+    server.figures.idle = (uint64_t)server.idle.count;
+    server.figures.queued = (uint64_t)server.queue.count;
+    for (size_t i = 0; i < FIGURE_WORDS; i++)
+        atomic_store_explicit(&server.board->figures[i], words[i], memory_order_relaxed);
 }
 
 static void open_scoreboard(void)
@@ -846,25 +1019,14 @@ static void begin_serving(void)
 
 /* ---- Loop --------------------------------------------------------------------------- */
 
-/* Write out what `hangupd status` tells. It is never read back: a child can write there too. */
-static void publish(void)
-{
-    const uint64_t *words = (const uint64_t *)&server.figures;
-    server.figures.draining = is_stopping();
-    server.figures.open = (uint64_t)server.open_count;
-    server.figures.idle = (uint64_t)server.idle.count;
-    server.figures.queued = (uint64_t)server.queue.count;
-    for (size_t i = 0; i < FIGURE_WORDS; i++)
-        atomic_store_explicit(&server.board->figures[i], words[i], memory_order_relaxed);
-}
-
 static void sooner(int64_t *at, int64_t other)
 {
     if (other != 0 && (*at == 0 || other < *at))
         *at = other;
 }
 
-/* Every time that do_what_is_due looks at must be here, or what is due waits for the next event. */
+/* Every time that do_what_is_due looks at must be here, on the same condition: one that is left out
+ * waits for the next event, and one that it does not act on keeps the loop awake. */
 static int time_to_wait(int64_t now)
 {
     int64_t at = server.heap_size > 0 ? server.connections[server.heap[0]].deadline : 0;
@@ -872,7 +1034,7 @@ static int time_to_wait(int64_t now)
         sooner(&at, server.unmute_at);
     if (server.stage == DRAINING)
         sooner(&at, server.drain_end);
-    if (server.idle_exit_ms >= 0 && server.open_count == 0)
+    if (server.idle_exit_ms >= 0 && server.open_count == 0 && !is_stopping())
         sooner(&at, server.idle_since + server.idle_exit_ms);
     if (!TAILQ_EMPTY(&server.jobs.delayed))
         sooner(&at, TAILQ_FIRST(&server.jobs.delayed)->due);
@@ -1085,13 +1247,6 @@ static void watch(struct connection *c, uint32_t events)
         log_eventf(NULL, "could not watch a connection: %s", strerror(errno));
 }
 
-/* Returns how many bytes the client has sent that nobody has read. */
-static int unread(const struct connection *c)
-{
-    int n = 0;
-    return ioctl(c->fd, FIONREAD, &n) < 0 ? 0 : n;
-}
-
 /* Close at once: by a reset, unless our side was ended in order before. */
 static void connection_close(struct connection *c)
 {
@@ -1119,7 +1274,10 @@ static void connection_finish(struct connection *c)
     watch(c, WATCH_IDLE);
 }
 
-/* Answer 503, as S notes; then the connection ends. */
+/* Answer 503, note in S what was sent, and end the connection. Of the server's own errors only two
+ * do not go this way: there is no connection yet (refuse_one), or a child has died and its outcome
+ * decides (send_failure). Each caller says itself what it logs: refuse_queued the request's line,
+ * request_start the fork that failed, and request_arrived, as the server stops, nothing. */
 static void connection_refuse(struct connection *c, struct slot *s, const char *reason)
 {
     if (handler_send_canned(c->fd, s, 503, false, reason))
@@ -1164,7 +1322,7 @@ static void connection_event(struct connection *c, uint32_t events)
     bool dead = (events & (EPOLLERR | EPOLLHUP)) != 0, fin = (events & EPOLLRDHUP) != 0;
     switch (c->phase) {
     case PHASE_IDLE:
-        c->fin_seen = fin;
+        c->fin_seen = fin;         /* level-triggered here: it is told again with every event */
         if (dead && unread(c) > 0) /* it had asked for something */
             log_unserved(&c->address, c->since, &(struct slot){0}, OUTCOME_HANGUP);
         if (dead)
@@ -1192,7 +1350,6 @@ static void connection_event(struct connection *c, uint32_t events)
             discard_input(c);
         break;
     default: /* SETTLING: what is undone is undone whoever is there */
-        c->fin_seen = c->fin_seen || fin;
         break;
     }
 }
@@ -1220,88 +1377,6 @@ static void connection_due(struct connection *c, int64_t now)
     default: /* SETTLING: its janitor has limits of its own */
         break;
     }
-}
-
-/* ---- Request ------------------------------------------------------------------------ */
-
-static bool may_start(const struct connection *c)
-{
-    if (server.free_slot_count == 0)
-        return false;
-    const struct client *client = settings.per_client > 0 ? client_find(&c->address) : NULL;
-    return client == NULL || client->busy < settings.per_client;
-}
-
-/* The connection has bytes to read, which are the beginning of a request, or of nonsense: that the
- * child will find out. */
-static void request_arrived(struct connection *c)
-{
-    if (is_stopping()) {
-        connection_refuse(c, &(struct slot){0}, "the server is stopping");
-        return;
-    }
-    queue_serve(); /* first come, first served */
-    if (may_start(c)) {
-        request_start(c);
-    } else {
-        set_phase(c, PHASE_QUEUED);
-        c->since = clock_ms();
-        watch(c, WATCH_HANGUP);
-        wait_in_queue(c);
-    }
-}
-
-static void fill_slot(struct connection *c, const char *id)
-{
-    struct slot *s = slot_of(c);
-    memset(s, 0, sizeof *s);
-    s->started = c->since;
-    s->route = -1;
-    snprintf(s->id, sizeof s->id, "%s", id);
-    address_text(&c->address, s->client, sizeof s->client);
-    /* Last: a slot in a state is one that `hangupd status` shows. */
-    atomic_store(&s->state, SLOT_READING | (c->fin_seen ? SLOT_FIN_SEEN : 0));
-}
-
-/* Fork a child for the connection's next request. A slot is free. */
-static void request_start(struct connection *c)
-{
-    char id[CLEANUP_ID_SIZE];
-    c->id_number = ++server.request_count;
-    snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
-    c->slot = server.free_slots[--server.free_slot_count];
-    server.slot_users[c->slot] = c;
-    c->since = clock_ms();
-    c->requests++;
-    c->cause = CAUSE_NONE;
-    c->signalled = c->killed = c->prolonged = false;
-    c->looked_at = 0;
-    fill_slot(c, id);
-    struct handler_call call = {.settings = &settings.handler,
-                                .slot = slot_of(c),
-                                .draining = &server.board->draining,
-                                .state_dir = server.dir,
-                                .nudge = server.nudge[1],
-                                .slot_number = (uint32_t)c->slot,
-                                .once = server.one_connection,
-                                .parent = server.pid,
-                                .is_tcp = c->is_tcp,
-                                .forked = clock_ticks()};
-    pid_t pid = fork_for(c, &call.connection);
-    if (pid == 0)
-        child_main(&call);
-    if (pid < 0) {
-        log_eventf(id, "could not fork for a request: %s", strerror(errno));
-        loan_return(c);
-        slot_release(c);
-        connection_refuse(c, &(struct slot){0}, "the server has no room for another process");
-        return;
-    }
-    server.figures.requests++;
-    pid_remember(c, pid);
-    set_phase(c, PHASE_BUSY);
-    set_deadline(c, settings.handler.request_ms > 0 ? c->since + settings.handler.request_ms : 0);
-    watch(c, WATCH_HANGUP);
 }
 
 /* ---- Child -------------------------------------------------------------------------- */
@@ -1348,8 +1423,8 @@ static void loans_reserve(void)
 }
 
 /* Returns a low number for C, or -1 if all are lent to children that do not have their own tables
- * yet. That a child has one is seen by the pid in its slot, which it writes afterwards; one that
- * writes it too early harms itself. */
+ * yet. That a child has one is seen by the pid in its slot, which child_main writes afterwards; one
+ * that writes it too early harms itself. */
 static int loan_take(struct connection *c)
 {
     for (int tries = 0; tries < LOAN_COUNT; tries++) {
@@ -1473,22 +1548,94 @@ static _Noreturn void child_main(struct handler_call *call)
     handler_serve(call);
 }
 
+/* ---- Request ------------------------------------------------------------------------ */
+
+static bool may_start(const struct connection *c)
+{
+    if (server.free_slot_count == 0)
+        return false;
+    const struct client *client = settings.per_client > 0 ? client_find(&c->address) : NULL;
+    return client == NULL || client->busy < settings.per_client;
+}
+
+static void fill_slot(struct connection *c, const char *id)
+{
+    struct slot *s = slot_of(c);
+    memset(s, 0, sizeof *s);
+    s->started = c->since;
+    s->route = -1;
+    snprintf(s->id, sizeof s->id, "%s", id);
+    address_text(&c->address, s->client, sizeof s->client);
+    /* Last: a slot in a state is one that `hangupd status` shows. */
+    atomic_store(&s->state, SLOT_READING | (c->fin_seen ? SLOT_FIN_SEEN : 0));
+}
+
+/* Fork a child for the connection's next request. A slot is free. */
+static void request_start(struct connection *c)
+{
+    char id[CLEANUP_ID_SIZE];
+    c->id_number = ++server.request_count;
+    snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
+    c->slot = server.free_slots[--server.free_slot_count];
+    server.slot_users[c->slot] = c;
+    c->since = clock_ms();
+    c->requests++;
+    c->cause = CAUSE_NONE;
+    c->signalled = c->killed = c->prolonged = false;
+    c->looked_at = 0;
+    fill_slot(c, id);
+    struct handler_call call = {.settings = &settings.handler,
+                                .slot = slot_of(c),
+                                .draining = &server.board->draining,
+                                .state_dir = server.dir,
+                                .nudge = server.nudge[1],
+                                .slot_number = (uint32_t)c->slot,
+                                .once = server.one_connection,
+                                .parent = server.pid,
+                                .is_tcp = c->is_tcp,
+                                .forked = clock_ticks()};
+    pid_t pid = fork_for(c, &call.connection);
+    if (pid == 0)
+        child_main(&call);
+    if (pid < 0) {
+        log_eventf(id, "could not fork for a request: %s", strerror(errno));
+        loan_return(c);
+        slot_release(c);
+        connection_refuse(c, &(struct slot){0}, "the server has no room for another process");
+        return;
+    }
+    server.figures.requests++;
+    pid_remember(c, pid);
+    set_phase(c, PHASE_BUSY);
+    set_deadline(c, settings.handler.request_ms > 0 ? c->since + settings.handler.request_ms : 0);
+    watch(c, WATCH_HANGUP);
+}
+
+/* The connection has bytes to read, which are the beginning of a request, or of nonsense: that the
+ * child will find out. */
+static void request_arrived(struct connection *c)
+{
+    if (is_stopping()) {
+        connection_refuse(c, &(struct slot){0}, "the server is stopping");
+        return;
+    }
+    queue_serve(); /* first come, first served */
+    if (may_start(c)) {
+        request_start(c);
+    } else {
+        set_phase(c, PHASE_QUEUED);
+        c->since = clock_ms();
+        watch(c, WATCH_HANGUP);
+        wait_in_queue(c);
+    }
+}
+
 /* ---- Queue -------------------------------------------------------------------------- */
 
 #define EVICT_AGE_MS 1000 /* a header may take so long before it must make room */
 #define SLOW_MS 2000      /* a client that moves less than SLOW_BYTES in this time must, too */
 #define SLOW_BYTES 2048
 #define SLOW_LOOK_MS 250
-
-/* The one log line of a request that never got a child. S has what was answered. */
-static void log_unserved(const struct address *from, int64_t since, struct slot *s,
-                         enum outcome outcome)
-{
-    snprintf(s->id, sizeof s->id, "%s-%llx", server.token,
-             (unsigned long long)++server.request_count);
-    address_text(from, s->client, sizeof s->client);
-    request_ended(s, outcome, UNDO_NONE, clock_ms() - since);
-}
 
 static void refuse_queued(struct connection *c, enum outcome outcome, const char *reason)
 {
@@ -1504,7 +1651,7 @@ static void refuse_queued(struct connection *c, enum outcome outcome, const char
 static bool is_slow(struct connection *c, int64_t now)
 {
     uint32_t flags = atomic_load(&slot_of(c)->state), state = flags & SLOT_STATE_MASK;
-    if (c->phase != PHASE_BUSY || !c->is_tcp || c->signalled || (flags & SLOT_FINISH) != 0 ||
+    if (c->phase != PHASE_BUSY || !c->is_tcp || c->signalled || (flags & SLOT_OUTLIVES) != 0 ||
         (c->looked_at != 0 && now - c->looked_at < SLOW_MS))
         return false;
     uint32_t unsendable;
@@ -1560,7 +1707,7 @@ static void evict_one(void)
             if (may_be_evicted(c, true))
                 break;
     if (c != NULL)
-        request_end(c, CAUSE_EVICTED);
+        request_stop(c, CAUSE_EVICTED);
     else
         evict_slow();
 }
@@ -1585,114 +1732,7 @@ static void queue_serve(void)
     }
 }
 
-/* ---- Hangup ------------------------------------------------------------------------- */
-
-/* The client has closed, or has only ended its own side and waits for the answer. */
-static void fin_arrived(struct connection *c)
-{
-    uint32_t was = atomic_load(&slot_of(c)->state);
-    c->fin_seen = true;
-    for (int tries = 0; tries < 100 && !judge_fin(c, &was); tries++)
-        continue; /* a child that plays with the word cannot keep us here */
-}
-
-/* Act on a FIN that came in the state WAS. Returns false if the state has changed meanwhile, and
- * sets *WAS to what it is now. */
-static bool judge_fin(struct connection *c, uint32_t *was)
-{
-    uint32_t state = *was & SLOT_STATE_MASK;
-    bool reading = state == SLOT_READING;
-    if ((*was & SLOT_FIN_SEEN) != 0)
-        return true;                              /* asked already, or the child is going to */
-    if (reading && (*was & SLOT_FIN_HANGUP) == 0) /* the child asks when it has read the request */
-        return atomic_compare_exchange_strong(&slot_of(c)->state, was, *was | SLOT_FIN_SEEN);
-    if (!reading && (state != SLOT_RUNNING || (*was & (SLOT_FIN_IGNORE | SLOT_FINISH)) != 0))
-        return true; /* answering: writing tells */
-    if ((*was & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) == 0)
-        return probe(c, was);
-    hangup(c);
-    return true;
-}
-
-/* Ask with an interim answer: a closed client's kernel replies with a reset, a half-closed one
- * stays quiet. Only in the turn that PROBING gives us, because the child would otherwise begin to
- * answer in the middle of it. Returns false as judge_fin does. */
-static bool probe(struct connection *c, uint32_t *was)
-{
-    _Atomic uint32_t *word = &slot_of(c)->state;
-    uint32_t mine = (*was & ~(uint32_t)SLOT_STATE_MASK) | SLOT_PROBING;
-    if (!atomic_compare_exchange_strong(word, was, mine))
-        return false;
-    ssize_t n = send(c->fd, HTTP_CONTINUE, sizeof HTTP_CONTINUE - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-    bool gone = n < 0 && errno != EAGAIN;
-    /* Give the word back. The child may set flags beside the state meanwhile. */
-    for (int tries = 0; tries < 100 && (mine & SLOT_STATE_MASK) == SLOT_PROBING; tries++)
-        if (atomic_compare_exchange_strong(
-                word, &mine, (mine & ~(uint32_t)SLOT_STATE_MASK) | SLOT_RUNNING | SLOT_FIN_SEEN))
-            break;
-    if (gone)
-        hangup(c);
-    return true;
-}
-
-/* The client has gone. A child that has settled its ledger is about to exit, and knows. */
-static void hangup(struct connection *c)
-{
-    uint32_t state = atomic_load(&slot_of(c)->state);
-    if ((state & SLOT_STATE_MASK) == SLOT_DONE) /* if it does not exit after all, it is killed */
-        set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
-    else if ((state & SLOT_FINISH) == 0)
-        request_end(c, CAUSE_HANGUP);
-}
-
-/* Stop the child: one way for every cause. The child finds out by itself what to undo, and whether
- * there is still somebody to tell. If it does not end, it is killed, and a janitor undoes. */
-static void request_end(struct connection *c, enum cause cause)
-{
-    if (c->phase != PHASE_BUSY || c->signalled)
-        return;
-    c->signalled = true;
-    c->cause = cause;
-    atomic_store(&slot_of(c)->cause, cause);
-    kill(c->pid, SIGTERM);
-    kill(c->pid, SIGCONT); /* a stopped child cannot act on it */
-    set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
-}
-
-/* The client is too slow for a server that has no room. In delivery SIGTERM waits: what the client
- * has acknowledged by now decides, a janitor asks. */
-static void request_cut(struct connection *c)
-{
-    if ((atomic_load(&slot_of(c)->state) & SLOT_DELIVERING) == 0) {
-        request_end(c, CAUSE_EVICTED);
-        return;
-    }
-    c->signalled = c->killed = true;
-    c->cause = CAUSE_EVICTED;
-    kill(c->pid, SIGKILL);
-    set_deadline(c, clock_ms() + UNKILLABLE_MS);
-}
-
-/* The deadlines of a request, in turn: its time limit, when it is asked to end; --grace and a
- * second more, when it is killed; and then only complaints. */
-static void request_due(struct connection *c, int64_t now)
-{
-    /* In delivery the client's acknowledgement is awaited, and --send-timeout is the limit. */
-    bool delivering = (atomic_load(&slot_of(c)->state) & SLOT_DELIVERING) != 0;
-    if (c->killed) {
-        log_eventf(NULL, "the process %d does not end, even by SIGKILL", (int)c->pid);
-        set_deadline(c, now + UNKILLABLE_MS);
-    } else if (delivering && !c->prolonged) {
-        c->prolonged = true;
-        set_deadline(c, now + settings.handler.send_ms + KILL_AFTER_MS);
-    } else if (c->signalled || delivering) {
-        c->killed = true;
-        kill(c->pid, SIGKILL);
-        set_deadline(c, now + UNKILLABLE_MS);
-    } else {
-        request_end(c, CAUSE_TIMEOUT);
-    }
-}
+/* ---- Turn -------------------------------------------------------------------------- */
 
 static void turn_tell(const struct connection *c, enum turn turn)
 {
@@ -1730,7 +1770,7 @@ static void turn_asked(struct connection *c)
 }
 
 /* C's request is over, and nothing is left to undo. Its place goes to the first that waits, but not
- * to one that is being ended, which would hold it for nothing. */
+ * to one that is being ended, which would only keep it from the others. */
 static void turn_over(struct connection *c)
 {
     struct route_line *l = &server.route_lines[c->route];
@@ -1741,12 +1781,12 @@ static void turn_over(struct connection *c)
     if (had != TURN_GRANTED)
         return;
     l->running--;
-    TAILQ_FOREACH(c, &l->waiting, line)
-    if (!c->signalled) {
-        TAILQ_REMOVE(&l->waiting, c, line);
-        turn_grant(c);
+    for (c = TAILQ_FIRST(&l->waiting); c != NULL && c->signalled;)
+        c = TAILQ_NEXT(c, line);
+    if (c == NULL)
         return;
-    }
+    TAILQ_REMOVE(&l->waiting, c, line);
+    turn_grant(c);
 }
 
 /* A child that has something to say names its slot here: a time limit of its own, or that it wants
@@ -1766,17 +1806,119 @@ static void nudged(void)
     }
 }
 
+/* ---- Hangup ------------------------------------------------------------------------- */
+
+/* Stop the child: one way for every cause. The child finds out by itself what to undo, and whether
+ * there is still somebody to tell. If it does not end, it is killed, and a janitor undoes. */
+static void request_stop(struct connection *c, enum cause cause)
+{
+    if (c->phase != PHASE_BUSY || c->signalled)
+        return;
+    c->signalled = true;
+    c->cause = cause;
+    atomic_store(&slot_of(c)->cause, cause);
+    kill(c->pid, SIGTERM);
+    kill(c->pid, SIGCONT); /* a stopped child cannot act on it */
+    set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
+}
+
+/* The client is too slow for a server that has no room. In delivery SIGTERM waits, so it is killed,
+ * and a janitor decides by what the client has acknowledged. */
+static void request_cut(struct connection *c)
+{
+    if ((atomic_load(&slot_of(c)->state) & SLOT_DELIVERING) == 0) {
+        request_stop(c, CAUSE_EVICTED);
+        return;
+    }
+    c->signalled = c->killed = true;
+    c->cause = CAUSE_EVICTED;
+    kill(c->pid, SIGKILL);
+    set_deadline(c, clock_ms() + UNKILLABLE_MS);
+}
+
+/* The deadlines of a request, in turn: its time limit, when it is asked to end; --grace and a
+ * second more, when it is killed; and then only complaints. */
+static void request_due(struct connection *c, int64_t now)
+{
+    /* In delivery the client's acknowledgement is awaited, and --send-timeout is the limit. */
+    bool delivering = (atomic_load(&slot_of(c)->state) & SLOT_DELIVERING) != 0;
+    if (c->killed) {
+        log_eventf(NULL, "the process %d does not end, even by SIGKILL", (int)c->pid);
+        set_deadline(c, now + UNKILLABLE_MS);
+    } else if (delivering && !c->prolonged) {
+        c->prolonged = true;
+        set_deadline(c, now + settings.handler.send_ms + KILL_AFTER_MS);
+    } else if (c->signalled || delivering) {
+        c->killed = true;
+        kill(c->pid, SIGKILL);
+        set_deadline(c, now + UNKILLABLE_MS);
+    } else {
+        request_stop(c, CAUSE_TIMEOUT);
+    }
+}
+
+/* The client has gone. A child that has settled its ledger is about to exit, and knows. */
+static void hangup(struct connection *c)
+{
+    uint32_t state = atomic_load(&slot_of(c)->state);
+    if ((state & SLOT_STATE_MASK) == SLOT_DONE) /* if it does not exit after all, it is killed */
+        set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
+    else if ((state & SLOT_OUTLIVES) == 0)
+        request_stop(c, CAUSE_HANGUP);
+}
+
+/* Ask with an interim answer: a closed client's kernel replies with a reset, a half-closed one
+ * stays quiet. Only in the turn that PROBING gives us, because the child would otherwise begin to
+ * answer in the middle of it. Returns false as judge_fin does. */
+static bool probe(struct connection *c, uint32_t *was)
+{
+    _Atomic uint32_t *word = &slot_of(c)->state;
+    uint32_t mine = (*was & ~(uint32_t)SLOT_STATE_MASK) | SLOT_PROBING;
+    if (!atomic_compare_exchange_strong(word, was, mine))
+        return false;
+    ssize_t n = send(c->fd, HTTP_CONTINUE, sizeof HTTP_CONTINUE - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    bool gone = n < 0 && errno != EAGAIN;
+    /* Give the word back. The child may set flags beside the state meanwhile. */
+    for (int tries = 0; tries < 100 && (mine & SLOT_STATE_MASK) == SLOT_PROBING; tries++)
+        if (atomic_compare_exchange_strong(
+                word, &mine, (mine & ~(uint32_t)SLOT_STATE_MASK) | SLOT_RUNNING | SLOT_FIN_SEEN))
+            break;
+    if (gone)
+        hangup(c);
+    return true;
+}
+
+/* Act on a FIN that came in the state WAS. Returns false if the state has changed meanwhile, and
+ * sets *WAS to what it is now. */
+static bool judge_fin(struct connection *c, uint32_t *was)
+{
+    uint32_t state = *was & SLOT_STATE_MASK;
+    enum fin means = fin_means(*was);
+    if ((*was & SLOT_FIN_SEEN) != 0)
+        return true;                                  /* asked already, or the child is going to */
+    if (state == SLOT_READING && means != FIN_HANGUP) /* the child asks when it has read all */
+        return atomic_compare_exchange_strong(&slot_of(c)->state, was, *was | SLOT_FIN_SEEN);
+    if (state != SLOT_READING && state != SLOT_RUNNING)
+        return true; /* answering: writing tells */
+    if (means == FIN_ASK)
+        return probe(c, was);
+    if (means == FIN_HANGUP)
+        hangup(c);
+    return true;
+}
+
+/* The client has closed, or has only ended its own side and waits for the answer. */
+static void fin_arrived(struct connection *c)
+{
+    uint32_t was = atomic_load(&slot_of(c)->state);
+    c->fin_seen = true;
+    for (int tries = 0; tries < 100 && !judge_fin(c, &was); tries++)
+        continue; /* a child that plays with the word cannot keep us here */
+}
+
 /* ---- Reap --------------------------------------------------------------------------- */
 
 #define SIGNALS_AT_ONCE 64
-
-/* The request's end: its one log line, and the totals. */
-static void request_ended(const struct slot *s, enum outcome outcome, enum undo_result undo,
-                          int64_t ms)
-{
-    server.figures.ended[outcome][undo]++;
-    log_request(s, outcome, undo, ms);
-}
 
 /* Returns the slot as it is now, made safe to print: strings end, and words are words. */
 static struct slot slot_copy(const struct connection *c)
@@ -1784,9 +1926,9 @@ static struct slot slot_copy(const struct connection *c)
     struct slot s;
     memcpy(&s, slot_of(c), sizeof s);
     s.id[sizeof s.id - 1] = s.client[sizeof s.client - 1] = s.request[sizeof s.request - 1] = '\0';
-    if (s.outcome > OUTCOME_KILLED)
+    if (s.outcome >= OUTCOME_COUNT)
         s.outcome = OUTCOME_NONE;
-    if (s.undo > UNDO_FAILED)
+    if (s.undo >= UNDO_COUNT)
         s.undo = UNDO_NONE;
     return s;
 }
@@ -1804,58 +1946,18 @@ static void slot_release(struct connection *c)
     c->slot = NOBODY;
 }
 
-/* Taken by sigtimedwait(2) and not read from the signalfd: that gives the pid of the very child
- * that a CHILD_ENDED is about, in a siginfo_t. Slots that have become free are given out at the
- * end, once for all. */
-static void signals_arrived(void)
+/* The child did what it should: nothing is left. */
+static void request_done(struct connection *c, bool reuse)
 {
-    const struct timespec at_once = {0};
-    bool some = false;
-    for (int i = 0; i < SIGNALS_AT_ONCE; i++) {
-        siginfo_t info;
-        int signal = sigtimedwait(&server.handled, &info, &at_once);
-        if (signal < 0)
-            break;
-        if (signal == CHILD_ENDED)
-            some = !reap(P_PID, info.si_pid) || some;
-        else if (signal == SIGCHLD)
-            some = true;
-        else if (signal == SIGINT || is_stopping())
-            end_all();
-        else
-            drain();
-    }
-    if (some)
-        reap_children();
-    jobs_start();
-    queue_serve();
-}
-
-/* All that are dead: janitors, which are made by fork(3) and so send SIGCHLD, orphans that have
- * come to us, and children whose CHILD_ENDED was lost. */
-static void reap_children(void)
-{
-    server.reaped_at = clock_ms();
-    while (reap(P_ALL, 0))
-        continue;
-}
-
-/* Look at a dead child before its number is given away, and only then reap it: while it is a zombie
- * its pid, its group and its session are no one else's, and can be signalled. Returns false if none
- * of these is dead. Only with P_ALL does that cost more the more children there are. */
-static bool reap(idtype_t which, pid_t pid)
-{
-    siginfo_t ended = {0}, gone = {0};
-    const int how = WEXITED | WNOHANG | __WALL;
-    if (waitid(which, (id_t)pid, &ended, how | WNOWAIT) < 0 || ended.si_pid == 0)
-        return false;
-    struct connection *c = pid_find(ended.si_pid);
-    if (c != NULL)
-        child_ended(c, &ended);
-    waitid(P_PID, (id_t)ended.si_pid, &gone, how);
-    if (c == NULL)
-        janitor_ended(ended.si_pid, &ended);
-    return true;
+    struct slot s = slot_copy(c);
+    enum outcome outcome = s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome : OUTCOME_OK;
+    if (s.request[0] != '\0' || outcome != OUTCOME_OK) /* else nothing was asked */
+        request_log_line(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
+    slot_release(c);
+    if (reuse)
+        connection_idle(c);
+    else
+        connection_finish(c);
 }
 
 /* Believe that a child has settled its ledger only if it says so twice, by its exit status and in
@@ -1894,18 +1996,58 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     job_ready(j);
 }
 
-/* The child did what it should: nothing is left. */
-static void request_done(struct connection *c, bool reuse)
+/* Look at a dead child before its number is given away, and only then reap it: while it is a zombie
+ * its pid, its group and its session are no one else's, and can be signalled. Returns false if none
+ * of these is dead. Only with P_ALL does that cost more the more children there are. */
+static bool reap(idtype_t which, pid_t pid)
 {
-    struct slot s = slot_copy(c);
-    enum outcome outcome = s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome : OUTCOME_OK;
-    if (s.request[0] != '\0' || outcome != OUTCOME_OK) /* else nothing was asked */
-        request_ended(&s, outcome, (enum undo_result)s.undo, clock_ms() - c->since);
-    slot_release(c);
-    if (reuse)
-        connection_idle(c);
-    else
-        connection_finish(c);
+    siginfo_t ended = {0}, gone = {0};
+    const int how = WEXITED | WNOHANG | __WALL;
+    if (waitid(which, (id_t)pid, &ended, how | WNOWAIT) < 0 || ended.si_pid == 0)
+        return false;
+    struct connection *c = pid_find(ended.si_pid);
+    if (c != NULL)
+        child_ended(c, &ended);
+    waitid(P_PID, (id_t)ended.si_pid, &gone, how);
+    if (c == NULL)
+        janitor_ended(ended.si_pid, &ended);
+    return true;
+}
+
+/* All that are dead: janitors, which are made by fork(3) and so send SIGCHLD, orphans that have
+ * come to us, and children whose CHILD_ENDED was lost. */
+static void reap_children(void)
+{
+    server.reaped_at = clock_ms();
+    while (reap(P_ALL, 0))
+        continue;
+}
+
+/* Taken by sigtimedwait(2) and not read from the signalfd: that gives the pid of the very child
+ * that a CHILD_ENDED is about, in a siginfo_t. Slots that have become free are given out at the
+ * end, once for all. */
+static void signals_arrived(void)
+{
+    const struct timespec at_once = {0};
+    bool some = false;
+    for (int i = 0; i < SIGNALS_AT_ONCE; i++) {
+        siginfo_t info;
+        int signal = sigtimedwait(&server.handled, &info, &at_once);
+        if (signal < 0)
+            break;
+        if (signal == CHILD_ENDED)
+            some = !reap(P_PID, info.si_pid) || some;
+        else if (signal == SIGCHLD)
+            some = true;
+        else if (signal == SIGINT || is_stopping())
+            end_all();
+        else
+            drain();
+    }
+    if (some)
+        reap_children();
+    jobs_start();
+    queue_serve();
 }
 
 /* ---- Settle ------------------------------------------------------------------------- */
@@ -1921,11 +2063,29 @@ static struct job *job_take(struct jobs *jobs)
     return j;
 }
 
+/* A ledger taken over from a dead server: an identity without a time of birth proves nothing there.
+ */
+static bool is_adopted(const char *id)
+{
+    return strncmp(id, server.token, sizeof server.token - 1) != 0;
+}
+
+static bool is_recovery(const struct job *j)
+{
+    return j->id[0] == '\0';
+}
+
+/* Returns the id for the log. The recovery of dead servers has none. */
+static const char *logged_id(const char *id)
+{
+    return *id != '\0' ? id : NULL;
+}
+
 static struct job *job_make(const char *id)
 {
     struct job *j = calloc(1, sizeof *j);
     if (j == NULL) {
-        log_event(id, "no memory to undo now: the ledger stays for the next start");
+        log_event(logged_id(id), "no memory to undo now: the ledger stays for the next start");
         return NULL;
     }
     snprintf(j->id, sizeof j->id, "%s", id);
@@ -1933,7 +2093,7 @@ static struct job *job_make(const char *id)
     return j;
 }
 
-/* Its turn comes: before the others if a connection, and so a slot, waits for it. */
+/* The job may start: before the others if a connection, and so a slot, waits for it. */
 static void job_ready(struct job *j)
 {
     struct jobs *to = j->connection != NULL ? &server.jobs.urgent : &server.jobs.ready;
@@ -1978,7 +2138,7 @@ static void job_start(struct job *j)
         server.jobs.janitors++;
         TAILQ_INSERT_TAIL(&server.jobs.running, j, link);
     } else {
-        log_eventf(j->id, "could not fork a janitor: %s", strerror(errno));
+        log_eventf(logged_id(j->id), "could not fork a janitor: %s", strerror(errno));
         job_delay(j, RETRY_FIRST_MS);
     }
 }
@@ -2069,6 +2229,34 @@ static bool park(const struct job *j, const char *what, int patience_ms)
     return true;
 }
 
+#define RECOVERY_LIMIT_S 10 /* of a server that was started for one connection */
+
+static void note_recovered(const char *id, enum cleanup_result result, bool kept)
+{
+    if (result == CLEANUP_DONE) {
+        janitor.settled++;
+        log_event(id, kept ? "left by a dead server: kept, as it had been answered"
+                           : "left by a dead server: undone");
+    } else {
+        janitor.left++; /* told of when its job ends */
+    }
+}
+
+/* A janitor's work too. A ledger that can be settled at once is; one that wants commands, or fails,
+ * is moved to our own directory, where it becomes a job like any other (jobs_adopt). */
+static _Noreturn void recover(void)
+{
+    const struct cleanup_recovery how = {
+        .state = server.state.fd, .adopt = server.dir, .settled = note_recovered};
+    if (server.one_connection)
+        alarm(RECOVERY_LIMIT_S);
+    bool done = cleanup_recover(&how);
+    if (janitor.settled > 0 || janitor.left > 0)
+        log_eventf(NULL, "recovered from a dead server: %u undone or kept, %u still to do",
+                   janitor.settled, janitor.left);
+    _exit(JANITOR_SPEAKS | (done ? 0 : JANITOR_LEFT));
+}
+
 /* It is killed with the server, unlike a request's child, which is asked to undo: a ledger has one
  * settler, and when this server is dead that is the next one. It undoes nothing before all that the
  * request has started is dead, or that would go on making things. */
@@ -2079,7 +2267,7 @@ static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
     setpgid(0, 0);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    if (j->id[0] == '\0')
+    if (is_recovery(j))
         recover();
     cleanup_report = report_failure;
     log_sink.patience_ms = LOG_PATIENCE_MS;
@@ -2093,97 +2281,6 @@ static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
 }
 
 /* ---- Settled ------------------------------------------------------------------------ */
-
-/* If PID was a janitor, its job has ended. If it does not speak it may have done anything, or
- * nothing: that is as if it could not tell, and the next one looks again. */
-static void janitor_ended(pid_t pid, const siginfo_t *ended)
-{
-    struct job *j;
-    for (j = TAILQ_FIRST(&server.jobs.running); j != NULL; j = TAILQ_NEXT(j, link))
-        if (j->pid == pid)
-            break;
-    if (j == NULL)
-        return;
-    TAILQ_REMOVE(&server.jobs.running, j, link);
-    server.jobs.janitors--;
-    bool speaks =
-        ended->si_code == CLD_EXITED && (ended->si_status & ~JANITOR_BITS) == JANITOR_SPEAKS;
-    if (!speaks)
-        log_eventf(j->id[0] != '\0' ? j->id : NULL, "a janitor ended by %s %d",
-                   ended->si_code == CLD_EXITED ? "exit status" : "signal", ended->si_status);
-    job_ended(j, speaks ? ended->si_status & JANITOR_BITS : JANITOR_LEFT | JANITOR_UNDECIDED);
-}
-
-static void job_again(struct job *j)
-{
-    int64_t pause = (int64_t)RETRY_FIRST_MS << (j->tries < 9 ? j->tries : 9);
-    pause = pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
-    log_eventf(j->id[0] != '\0' ? j->id : NULL, "undo failed; it is tried again in %lld s",
-               (long long)(pause / 1000));
-    j->tries++;
-    job_delay(j, pause);
-}
-
-/* Give the ledger the name of its request, as its slot is given back. If that fails the slot's next
- * child does it. */
-static void job_outlives_slot(struct job *j)
-{
-    if (strcmp(j->name, j->id) != 0 && cleanup_move(server.dir, j->name, server.dir, j->id))
-        snprintf(j->name, sizeof j->name, "%s", j->id);
-}
-
-/* Its janitor has ended, and has said the bits in RESULT: remember them, let the connection go, and
- * try again or be done. */
-static void job_ended(struct job *j, int result)
-{
-    bool is_recovery = j->id[0] == '\0';
-    bool done = (result & JANITOR_LEFT) == 0, parked = (result & JANITOR_PARKED) != 0;
-    bool undecided = (result & JANITOR_UNDECIDED) != 0;
-    bool leave = is_recovery && server.one_connection; /* the next server goes on */
-    bool again = !done && !parked && !leave && !is_last_try(j);
-    j->pid = 0;
-    if ((result & JANITOR_KEPT) != 0)
-        j->verdict = VERDICT_ANSWERED;
-    else if (!done && !undecided)
-        j->verdict = VERDICT_UNANSWERED;
-    if (j->tries > 0) /* an earlier janitor may have undone it, before it died */
-        result &= ~JANITOR_NOTHING;
-    /* The connection goes after the first attempt, failed or not. But as long as nobody could tell
-     * whether the answer arrived, it is kept to be asked again: nobody else knows. */
-    if (j->connection != NULL && !(undecided && again)) {
-        struct connection *c = j->connection;
-        j->connection = NULL;
-        if (!done && !parked)
-            job_outlives_slot(j);
-        request_settled(c, j, result);
-    } else if (done && !is_recovery && (j->tries > 0 || is_adopted(j->id))) {
-        log_event(j->id, j->verdict == VERDICT_ANSWERED ? "kept at last, as it had been answered"
-                                                        : "undone at last");
-    }
-    if (is_recovery)
-        jobs_adopt(j->tries > 0); /* also what one that died has moved */
-    if (again) {
-        job_again(j);
-        return;
-    }
-    if (!done && !parked)
-        job_give_up(j);
-    free(j);
-}
-
-/* It has failed as often as it may, and its janitor did not put it aside. If there is no ledger any
- * more, the janitor had done its work before it died. */
-static void job_give_up(const struct job *j)
-{
-    if (j->id[0] == '\0')
-        log_event(NULL, "could not recover from dead servers; the next start tries again, or "
-                        "hangupd recover");
-    else if (!park(j, "the janitor could not say what", 0) && errno != ENOENT)
-        log_eventf(j->id,
-                   "UNDO FAILED for good, and the ledger could not be put aside: %s; the "
-                   "next start tries again",
-                   strerror(errno));
-}
 
 /* Signals that an operator or the memory killer sends; any other is the program's own fault. */
 static bool is_sent_by_people(int signal)
@@ -2228,11 +2325,11 @@ static void request_settled(struct connection *c, const struct job *j, int resul
     bool owed = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
     bool orderly =
         owed ? send_failure(c, &s, outcome) : kept || (by_itself && outcome == OUTCOME_ERROR);
-    request_ended(&s, outcome,
-                  nothing || kept                ? UNDO_NONE
-                  : (result & JANITOR_LEFT) == 0 ? UNDO_OK
-                                                 : UNDO_FAILED,
-                  clock_ms() - c->since);
+    request_log_line(&s, outcome,
+                     nothing || kept                ? UNDO_NONE
+                     : (result & JANITOR_LEFT) == 0 ? UNDO_OK
+                                                    : UNDO_FAILED,
+                     clock_ms() - c->since);
     slot_release(c);
     if (orderly)
         connection_finish(c);
@@ -2241,42 +2338,99 @@ static void request_settled(struct connection *c, const struct job *j, int resul
     queue_serve();
 }
 
+/* It has failed as often as it may, and its janitor did not put it aside. If there is no ledger any
+ * more, the janitor had done its work before it died. */
+static void job_give_up(const struct job *j)
+{
+    if (is_recovery(j))
+        log_event(NULL, "could not recover from dead servers; the next start tries again, or "
+                        "hangupd recover");
+    else if (!park(j, "the janitor could not say what", 0) && errno != ENOENT)
+        log_eventf(j->id,
+                   "UNDO FAILED for good, and the ledger could not be put aside: %s; the "
+                   "next start tries again",
+                   strerror(errno));
+}
+
+static void job_again(struct job *j)
+{
+    int64_t pause = (int64_t)RETRY_FIRST_MS << (j->tries < 9 ? j->tries : 9);
+    pause = pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
+    log_eventf(logged_id(j->id), "undo failed; it is tried again in %lld s",
+               (long long)(pause / 1000));
+    j->tries++;
+    job_delay(j, pause);
+}
+
+/* Give the ledger the name of its request, as its slot is given back. If that fails the slot's next
+ * child does it. */
+static void job_outlives_slot(struct job *j)
+{
+    if (strcmp(j->name, j->id) != 0 && cleanup_move(server.dir, j->name, server.dir, j->id))
+        snprintf(j->name, sizeof j->name, "%s", j->id);
+}
+
+/* Its janitor has ended, and has said the bits in RESULT: remember them, let the connection go, and
+ * try again or be done. */
+static void job_ended(struct job *j, int result)
+{
+    bool done = (result & JANITOR_LEFT) == 0, parked = (result & JANITOR_PARKED) != 0;
+    bool undecided = (result & JANITOR_UNDECIDED) != 0;
+    bool leave = is_recovery(j) && server.one_connection; /* the next server goes on */
+    bool again = !done && !parked && !leave && !is_last_try(j);
+    j->pid = 0;
+    if ((result & JANITOR_KEPT) != 0)
+        j->verdict = VERDICT_ANSWERED;
+    else if (!done && !undecided)
+        j->verdict = VERDICT_UNANSWERED;
+    if (j->tries > 0) /* an earlier janitor may have undone it, before it died */
+        result &= ~JANITOR_NOTHING;
+    /* The connection goes after the first attempt, failed or not. But as long as nobody could tell
+     * whether the answer arrived, it is kept to be asked again: nobody else knows. */
+    if (j->connection != NULL && !(undecided && again)) {
+        struct connection *c = j->connection;
+        j->connection = NULL;
+        if (!done && !parked)
+            job_outlives_slot(j);
+        request_settled(c, j, result);
+    } else if (done && !is_recovery(j) && (j->tries > 0 || is_adopted(j->id))) {
+        log_event(j->id, j->verdict == VERDICT_ANSWERED ? "kept at last, as it had been answered"
+                                                        : "undone at last");
+    }
+    if (is_recovery(j))
+        jobs_adopt(j->tries > 0); /* also what one that died has moved */
+    if (again) {
+        job_again(j);
+        return;
+    }
+    if (!done && !parked)
+        job_give_up(j);
+    free(j);
+}
+
+/* If PID was a janitor, its job has ended. If it does not speak it may have done anything, or
+ * nothing: that is as if it could not tell, and the next one looks again. */
+static void janitor_ended(pid_t pid, const siginfo_t *ended)
+{
+    struct job *j;
+    for (j = TAILQ_FIRST(&server.jobs.running); j != NULL; j = TAILQ_NEXT(j, link))
+        if (j->pid == pid)
+            break;
+    if (j == NULL)
+        return;
+    TAILQ_REMOVE(&server.jobs.running, j, link);
+    server.jobs.janitors--;
+    bool speaks =
+        ended->si_code == CLD_EXITED && (ended->si_status & ~JANITOR_BITS) == JANITOR_SPEAKS;
+    if (!speaks)
+        log_eventf(logged_id(j->id), "a janitor ended by %s %d",
+                   ended->si_code == CLD_EXITED ? "exit status" : "signal", ended->si_status);
+    job_ended(j, speaks ? ended->si_status & JANITOR_BITS : JANITOR_LEFT | JANITOR_UNDECIDED);
+}
+
 /* ---- Recover ------------------------------------------------------------------------ */
 
-#define RECOVERY_LIMIT_S 10 /* of a server that was started for one connection */
 #define RECOVERY_EVERY_S 60
-
-/* A ledger taken over from a dead server: its identities must prove themselves. */
-static bool is_adopted(const char *id)
-{
-    return strncmp(id, server.token, sizeof server.token - 1) != 0;
-}
-
-static void note_recovered(const char *id, enum cleanup_result result, bool kept)
-{
-    if (result == CLEANUP_DONE) {
-        janitor.settled++;
-        log_event(id, kept ? "left by a dead server: kept, as it had been answered"
-                           : "left by a dead server: undone");
-    } else {
-        janitor.left++; /* told of when its job ends */
-    }
-}
-
-/* A janitor's work too. A ledger that can be settled at once is; one that wants commands, or fails,
- * is moved to our own directory, where it becomes a job like any other (jobs_adopt). */
-static _Noreturn void recover(void)
-{
-    const struct cleanup_recovery how = {
-        .state = server.state.fd, .adopt = server.dir, .settled = note_recovered};
-    if (server.one_connection)
-        alarm(RECOVERY_LIMIT_S);
-    bool done = cleanup_recover(&how);
-    if (janitor.settled > 0 || janitor.left > 0)
-        log_eventf(NULL, "recovered from a dead server: %u undone or kept, %u still to do",
-                   janitor.settled, janitor.left);
-    _exit(JANITOR_SPEAKS | (done ? 0 : JANITOR_LEFT));
-}
 
 /* Returns true if another server of this STATE has done it a short time ago; if not, this one does
  * now. */
@@ -2373,14 +2527,14 @@ static void end_all(void)
     if (was_serving)
         drain();
     for (c = TAILQ_FIRST(&server.busy.members); c != NULL; c = TAILQ_NEXT(c, link))
-        request_end(c, CAUSE_DRAIN);
+        request_stop(c, CAUSE_DRAIN);
 }
 
 static void jobs_leave(const struct jobs *jobs)
 {
     const struct job *j;
     for (j = TAILQ_FIRST(jobs); j != NULL; j = TAILQ_NEXT(j, link))
-        if (j->id[0] != '\0')
+        if (!is_recovery(j))
             log_event(j->id, "still to be undone: the next start goes on with it");
 }
 
@@ -2392,160 +2546,4 @@ static bool is_over(void)
     if (server.listener_count > 0 || server.open_count > 0 || server.jobs.janitors > 0)
         return false;
     return is_stopping() || (server.one_connection && server.recovered && !waiting);
-}
-
-/* ---- Tables ------------------------------------------------------------------------- */
-
-static struct list *list_of(enum phase phase)
-{
-    return phase == PHASE_FREE        ? &server.free
-           : phase == PHASE_IDLE      ? &server.idle
-           : phase == PHASE_QUEUED    ? &server.queue
-           : phase == PHASE_LINGERING ? &server.lingering
-                                      : &server.busy;
-}
-
-static void list_append(struct list *l, struct connection *c)
-{
-    TAILQ_INSERT_TAIL(&l->members, c, link);
-    l->count++;
-}
-
-static void list_remove(struct list *l, struct connection *c)
-{
-    TAILQ_REMOVE(&l->members, c, link);
-    l->count--;
-}
-
-/* How much of an address tells one client from another. */
-static size_t client_bytes(const struct address *a)
-{
-    return a->family == AF_INET6 ? CLIENT_BYTES : 4;
-}
-
-/* The number is 2^64 divided by the golden ratio: it spreads neighbouring addresses. */
-static struct client_bucket *client_bucket(const struct address *a)
-{
-    uint64_t bits = 0;
-    memcpy(&bits, a->bytes, client_bytes(a));
-    return &server.client_buckets[bits * 0x9e3779b97f4a7c15 >> 32 &
-                                  (uint64_t)(server.bucket_count - 1)];
-}
-
-static struct client *client_find(const struct address *a)
-{
-    struct client *client;
-    for (client = SLIST_FIRST(client_bucket(a)); client != NULL; client = SLIST_NEXT(client, link))
-        if (client->address.family == a->family &&
-            memcmp(client->address.bytes, a->bytes, client_bytes(a)) == 0)
-            break;
-    return client;
-}
-
-/* A request of this client begins. There is always a free entry, as there are not more clients than
- * slots. */
-static void client_enter(const struct address *a)
-{
-    struct client *client = client_find(a);
-    if (client == NULL) {
-        client = SLIST_FIRST(&server.free_clients);
-        SLIST_REMOVE_HEAD(&server.free_clients, link);
-        *client = (struct client){.address = *a};
-        SLIST_INSERT_HEAD(client_bucket(a), client, link);
-    }
-    client->busy++;
-}
-
-/* It has ended. */
-static void client_leave(const struct address *a)
-{
-    struct client *client = client_find(a);
-    if (client == NULL || --client->busy > 0)
-        return;
-    SLIST_REMOVE(client_bucket(a), client, client, link);
-    SLIST_INSERT_HEAD(&server.free_clients, client, link);
-}
-
-/* Phase, list and --per-client's count change together, here alone. */
-static void set_phase(struct connection *c, enum phase phase)
-{
-    struct list *from = list_of(c->phase), *to = list_of(phase);
-    c->phase = phase;
-    if (from == to)
-        return;
-    list_remove(from, c);
-    list_append(to, c);
-    bool counts = settings.per_client > 0 && c->is_tcp;
-    if (counts && from == &server.busy)
-        client_leave(&c->address);
-    if (counts && to == &server.busy)
-        client_enter(&c->address);
-}
-
-static void heap_put(int place, int connection)
-{
-    server.heap[place] = connection;
-    server.connections[connection].timer = place;
-}
-
-static bool heap_before(int a, int b)
-{
-    return server.connections[a].deadline < server.connections[b].deadline;
-}
-
-/* Put CONNECTION where it belongs, given that the heap is one but for PLACE. */
-static void heap_settle(int place, int connection)
-{
-    while (place > 0 && heap_before(connection, server.heap[(place - 1) / 2])) {
-        heap_put(place, server.heap[(place - 1) / 2]);
-        place = (place - 1) / 2;
-    }
-    for (int child; (child = 2 * place + 1) < server.heap_size; place = child) {
-        if (child + 1 < server.heap_size && heap_before(server.heap[child + 1], server.heap[child]))
-            child++;
-        if (!heap_before(server.heap[child], connection))
-            break;
-        heap_put(place, server.heap[child]);
-    }
-    heap_put(place, connection);
-}
-
-/* Look at the connection again at DEADLINE; 0: never. */
-static void set_deadline(struct connection *c, int64_t deadline)
-{
-    c->deadline = deadline;
-    if (deadline != 0) {
-        heap_settle(c->timer != NOBODY ? c->timer : server.heap_size++, index_of(c));
-    } else if (c->timer != NOBODY) {
-        int place = c->timer, last = server.heap[--server.heap_size];
-        c->timer = NOBODY;
-        if (last != index_of(c))
-            heap_settle(place, last);
-    }
-}
-
-static struct pid_bucket *pid_bucket(pid_t pid)
-{
-    return &server.pid_buckets[pid & (server.bucket_count - 1)];
-}
-
-static void pid_remember(struct connection *c, pid_t pid)
-{
-    c->pid = pid;
-    SLIST_INSERT_HEAD(pid_bucket(pid), c, pid_link);
-}
-
-static struct connection *pid_find(pid_t pid)
-{
-    struct connection *c;
-    for (c = SLIST_FIRST(pid_bucket(pid)); c != NULL; c = SLIST_NEXT(c, pid_link))
-        if (c->pid == pid)
-            break;
-    return c;
-}
-
-static void pid_forget(struct connection *c)
-{
-    SLIST_REMOVE(pid_bucket(c->pid), c, connection, pid_link);
-    c->pid = 0;
 }

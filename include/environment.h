@@ -10,6 +10,10 @@
  * see, and what the server's own environment says of other names. The strings of that last part
  * are the server's; all others are made by ALLOCATE, and freed by nobody here.
  *
+ * A new variable is a name in own_names, a call of set_variable or the like in one of the parts
+ * below, what it tells in program_facts (filled in by handler.c's serve_program), and a line of
+ * hangupd(8).
+ *
  * For one program of one request, in the request's process: it reads `environ`, and asks the
  * connection for its own address. It is built without stdio, and with no malloc of its own, because
  * each request's process would pay for their pages.
@@ -23,10 +27,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -56,14 +56,11 @@ struct program_facts {
 /* Returns SIZE bytes that live until the program has been executed, or NULL: out of memory. */
 typedef void *environment_allocate(void *owner, size_t size);
 
-/* Returns the environment as execve(2) takes it, or NULL with errno ENOMEM. */
-static char **environment_make(const struct program_facts *facts, environment_allocate *allocate,
-                               void *owner);
-
 /* ---- Setting variables --------------------------------------------------------------- */
 
-/* Names that are the request's. What the server's own environment says there is not passed on: a
- * program could not tell it from what the request says. */
+/* Names that are the request's: all that are set here must be among them, as there is room for so
+ * many. What the server's own environment says there is not passed on: a program could not tell it
+ * from what the request says. */
 static const char *const own_names[] = {
     "AUTH_TYPE",       "CONTENT_LENGTH", "CONTENT_TYPE",   "GATEWAY_INTERFACE", "PATH_INFO",
     "PATH_TRANSLATED", "QUERY_STRING",   "REMOTE_ADDR",    "REMOTE_HOST",       "REMOTE_IDENT",
@@ -76,34 +73,29 @@ struct environment {
     const struct program_facts *facts;
     environment_allocate *allocate;
     void *owner;
-    char **variables; /* with room for all that there can be, and a NULL */
-    size_t count;
-    bool lacks; /* one, for want of memory */
+    char **variables;   /* with room for all that there can be, and a NULL */
+    size_t count, room; /* without the NULL */
+    bool lacks;         /* one, for want of memory or of that room */
 };
 
-/* Begin the variable NAME: "NAME=" and room for LENGTH bytes and a NUL. Returns false if there is
- * no memory, which is noted. */
-static bool begin_variable(struct environment *e, struct text *t, const char *name, size_t length)
+/* Set NAME to the LENGTH bytes at VALUE, or, if that is NULL, to what the caller writes there.
+ * Returns where the value is, with a NUL behind it, or NULL: there is no room for it, which is
+ * noted. */
+static char *set_bytes(struct environment *e, const char *name, const char *value, size_t length)
 {
-    *t = (struct text){.room = strlen(name) + 1 + length + 1};
-    t->at = e->allocate(e->owner, t->room);
-    if (t->at == NULL) {
+    size_t at = strlen(name) + 1;
+    char *variable = e->count < e->room ? e->allocate(e->owner, at + length + 1) : NULL;
+    if (variable == NULL) {
         e->lacks = true;
-        return false;
+        return NULL;
     }
-    text_add(t, name);
-    text_char(t, '=');
-    e->variables[e->count++] = t->at;
-    return true;
-}
-
-static void set_bytes(struct environment *e, const char *name, const char *value, size_t length)
-{
-    struct text t;
-    if (!begin_variable(e, &t, name, length))
-        return;
-    text_bytes(&t, value, length);
-    text_end(&t);
+    e->variables[e->count++] = variable;
+    memcpy(variable, name, at - 1);
+    variable[at - 1] = '=';
+    if (value != NULL)
+        memcpy(variable + at, value, length);
+    variable[at + length] = '\0';
+    return variable + at;
 }
 
 static void set_variable(struct environment *e, const char *name, const char *value)
@@ -111,22 +103,21 @@ static void set_variable(struct environment *e, const char *name, const char *va
     set_bytes(e, name, value, strlen(value));
 }
 
-static void set_number(struct environment *e, const char *name, uint64_t n)
+static void set_decimal(struct environment *e, const char *name, unsigned long long n)
 {
     char digits[24];
     struct text t = TEXT(digits);
-    text_number(&t, n, 1);
-    set_variable(e, name, text_end(&t));
+    set_variable(e, name, text_format(&t, "%llu", n));
 }
 
 /* Set NAME to the values of all header fields FIELD, joined, if there is one. */
 static void set_from_field(struct environment *e, const char *name, const char *field)
 {
     const struct program_facts *f = e->facts;
-    struct text t;
     size_t size = http_join_values(f->head, f->buffer, field, NULL);
-    if (size > 0 && begin_variable(e, &t, name, size - 1))
-        http_join_values(f->head, f->buffer, field, t.at + t.length);
+    char *values = size > 0 ? set_bytes(e, name, NULL, size - 1) : NULL;
+    if (values != NULL)
+        http_join_values(f->head, f->buffer, field, values);
 }
 
 /* ---- The parts ----------------------------------------------------------------------- */
@@ -161,7 +152,7 @@ static void set_request_variables(struct environment *e)
         set_variable(e, "PATH_INFO", f->path_info);
     set_variable(e, "QUERY_STRING", f->query);
     if (f->has_body) {
-        set_number(e, "CONTENT_LENGTH", f->body_length);
+        set_decimal(e, "CONTENT_LENGTH", f->body_length);
         set_from_field(e, "CONTENT_TYPE", "Content-Type");
     }
     set_variable(e, "TMPDIR", f->tmpdir);
@@ -170,18 +161,6 @@ static void set_request_variables(struct environment *e)
         set_variable(e, "HANGUPD", f->self);
     if (f->state != NULL) /* and `hangupd status` its own server */
         set_variable(e, "HANGUPD_STATE", f->state);
-}
-
-/* inet_ntop without stdio. */
-static void write_ipv4(char host[INET6_ADDRSTRLEN], const uint8_t bytes[4])
-{
-    struct text t = {.at = host, .room = INET6_ADDRSTRLEN};
-    for (int i = 0; i < 4; i++) {
-        if (i > 0)
-            text_char(&t, '.');
-        text_number(&t, bytes[i], 1);
-    }
-    text_end(&t);
 }
 
 /* Our end of the connection, in numbers: "localhost" and 0 for a unix socket, which has none. */
@@ -193,6 +172,7 @@ static void own_address(const struct program_facts *f, char host[INET6_ADDRSTRLE
         struct sockaddr_in6 v6;
     } at = {0};
     socklen_t size = sizeof at;
+    struct text t = {.at = host, .room = INET6_ADDRSTRLEN};
     memcpy(host, "localhost", sizeof "localhost");
     *port = 0;
     if (!f->is_tcp || getsockname(f->connection, &at.any, &size) < 0)
@@ -200,10 +180,11 @@ static void own_address(const struct program_facts *f, char host[INET6_ADDRSTRLE
     bool v6 = at.any.sa_family == AF_INET6;
     bool mapped = v6 && IN6_IS_ADDR_V4MAPPED(&at.v6.sin6_addr); /* a caller by IPv4, on :PORT */
     *port = ntohs(v6 ? at.v6.sin6_port : at.v4.sin_port);
+    const uint8_t *v4 = mapped ? &at.v6.sin6_addr.s6_addr[12] : (uint8_t *)&at.v4.sin_addr;
     if (v6 && !mapped)
         inet_ntop(AF_INET6, &at.v6.sin6_addr, host, INET6_ADDRSTRLEN);
-    else
-        write_ipv4(host, mapped ? &at.v6.sin6_addr.s6_addr[12] : (uint8_t *)&at.v4.sin_addr);
+    else /* inet_ntop would take stdio's pages for these */
+        text_format(&t, "%u.%u.%u.%u", v4[0], v4[1], v4[2], v4[3]);
 }
 
 /* The name by which the client called us, without its port: *LENGTH bytes, 0 if it gave none. */
@@ -227,16 +208,14 @@ static void set_address_variables(struct environment *e)
     size_t n;
     own_address(f, host, &port);
     bool v6 = strchr(host, ':') != NULL;
-    text_add(&t, v6 ? "[" : "");
-    text_add(&t, host);
-    text_add(&t, v6 ? "]" : "");
+    text_format(&t, v6 ? "[%s]" : "%s", host);
     const char *asked = asked_name(f, &n);
     if (n > 0)
         set_bytes(e, "SERVER_NAME", asked, n);
     else
         set_variable(e, "SERVER_NAME", text_end(&t));
     set_variable(e, "SERVER_ADDR", host);
-    set_number(e, "SERVER_PORT", port);
+    set_decimal(e, "SERVER_PORT", port);
     const char *client = f->client, *colon = strrchr(client, ':');
     if (!f->is_tcp || colon == NULL) {
         set_variable(e, "REMOTE_ADDR", ""); /* a unix socket's peer has none */
@@ -263,10 +242,10 @@ static bool header_variable(const char *field, size_t length, char variable[VARI
             return false;
     text_add(&t, "HTTP_");
     for (size_t i = 0; i < length; i++) {
-        unsigned char c = (unsigned char)field[i];
+        char c = field[i];
         if (!http_is_alpha(c) && !http_is_digit(c) && c != '-')
             return false;
-        text_char(&t, (char)(c == '-' ? '_' : http_is_alpha(c) ? c & ~0x20 : c));
+        text_char(&t, c == '-' ? '_' : http_is_alpha(c) ? (char)(c & ~0x20) : c);
     }
     text_end(&t);
     return true;
@@ -290,23 +269,25 @@ static void set_header_variables(struct environment *e)
     }
 }
 
+/* Returns the environment as execve(2) takes it, or NULL with errno ENOMEM. */
 static char **environment_make(const struct program_facts *facts, environment_allocate *allocate,
                                void *owner)
 {
-    struct environment e = {.facts = facts, .allocate = allocate, .owner = owner};
-    size_t most = OWN_NAMES + facts->head->field_count;
+    struct environment e = {.facts = facts,
+                            .allocate = allocate,
+                            .owner = owner,
+                            .room = OWN_NAMES + facts->head->field_count};
     for (char **v = environ; *v != NULL; v++)
-        most++;
-    e.variables = allocate(owner, (most + 1) * sizeof *e.variables);
-    if (e.variables == NULL) {
-        errno = ENOMEM;
-        return NULL;
+        e.room++;
+    e.variables = allocate(owner, (e.room + 1) * sizeof *e.variables);
+    e.lacks = e.variables == NULL;
+    if (!e.lacks) {
+        inherit_variables(&e); /* REQUEST_ID among them */
+        set_request_variables(&e);
+        set_address_variables(&e);
+        set_header_variables(&e);
+        e.variables[e.count] = NULL;
     }
-    inherit_variables(&e); /* REQUEST_ID among them */
-    set_request_variables(&e);
-    set_address_variables(&e);
-    set_header_variables(&e);
-    e.variables[e.count] = NULL;
     if (e.lacks)
         errno = ENOMEM;
     return e.lacks ? NULL : e.variables;

@@ -31,6 +31,7 @@
 
 #define CLEANUP_TOKEN_SIZE 17 /* a server's token: 16 hex digits and a NUL */
 #define CLEANUP_ID_SIZE 40    /* a request's id: TOKEN-NUMBER and a NUL */
+#define PARKED_NAME "failed"  /* in STATE: the ledgers that could not be undone */
 
 /* Returns true if NAME has the form of a server's token, or of a request's id. */
 bool cleanup_is_server_token(const char *name);

@@ -14,6 +14,12 @@
  * none of this may be called once the server serves, but for listen_end, address_of and
  * address_text.
  *
+ * Another kind of socket must offer what the promise is built on: a word on whether the answer has
+ * arrived (bytes acknowledged, or "read": handler_was_delivered), a way to cut an answer that is
+ * not to be taken for whole (handler_cut), an end in order (handler_end_sending), and an address or
+ * its lack (address_text, --per-client, environment.h). TCP and AF_UNIX differ in each: wherever
+ * is_tcp is asked, a third kind needs an answer.
+ *
  * Addresses are numbers, or localhost. Names are not looked up: getaddrinfo(3) loads libraries
  * while it runs, which a statically linked program should not, and it blocks.
  *
@@ -93,8 +99,7 @@ static socklen_t address_parse(const char *host, in_port_t port, struct sockaddr
     size_t length = zone != NULL ? (size_t)(zone - host) : strlen(host);
     if (length >= sizeof number)
         return 0;
-    memcpy(number, host, length);
-    number[length] = '\0';
+    snprintf(number, sizeof number, "%.*s", (int)length, host);
     if (zone != NULL)
         v6.sin6_scope_id = if_nametoindex(zone + 1);
     if (inet_pton(AF_INET6, number, &v6.sin6_addr) != 1 || (zone != NULL && v6.sin6_scope_id == 0))
@@ -221,7 +226,7 @@ static const char *listen_everywhere(void)
 /* Listen on NAME: ADDR:PORT, [V6]:PORT, :PORT or unix:PATH. */
 static void listen_on(struct listener *l, const char *name)
 {
-    char host[256] = "";
+    char host[256];
     if (strncmp(name, "unix:", 5) == 0) {
         listen_unix(l, name + 5);
         return;
@@ -232,10 +237,7 @@ static void listen_on(struct listener *l, const char *name)
     if (!parse_number(&end, 65535, &number) || *end != '\0' || length >= sizeof host)
         wrong_use("--listen %s is not ADDR:PORT, [V6]:PORT, :PORT or unix:PATH", name);
     bool bracketed = length > 2 && name[0] == '[' && name[length - 1] == ']';
-    if (bracketed)
-        memcpy(host, name + 1, length - 2);
-    else
-        memcpy(host, name, length);
+    snprintf(host, sizeof host, "%.*s", (int)length - 2 * bracketed, name + bracketed);
     if (!bracketed && strchr(host, ':') != NULL)
         wrong_use("--listen %s: write an IPv6 address in brackets, as in [::1]:8080", name);
     const char *where = host[0] == '\0'                  ? listen_everywhere()
@@ -248,25 +250,22 @@ static void listen_on(struct listener *l, const char *name)
     listen_tcp(l, &at, size, name);
 }
 
-/* Returns false, with errno, if FD is not a socket; else sets *LISTENING, or it is a connection. */
-static bool listen_is_socket(int fd, bool *listening)
+/* Returns 1 if FD is a socket that listens, 0 if it is a connection, or -1 with errno if it is no
+ * socket. */
+static int listen_kind(int fd)
 {
-    int yes = 0;
-    socklen_t size = sizeof yes;
-    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &yes, &size) < 0)
-        return false;
-    *listening = yes != 0;
-    return true;
+    int listens = 0;
+    socklen_t size = sizeof listens;
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0 ? -1 : listens != 0;
 }
 
 /* Take FD, a socket that was handed to us, described by FROM. Returns false if it is no listening
  * socket but a connection, as inetd's nowait gives: then *L has only fd and is_tcp. */
 static bool listen_inherit(struct listener *l, int fd, const char *from)
 {
-    bool listening;
-    int domain = 0, type = 0;
+    int domain = 0, type = 0, listens = listen_kind(fd);
     socklen_t size = sizeof domain;
-    if (!listen_is_socket(fd, &listening))
+    if (listens < 0)
         cannot("%s is not a socket (%s); it must be a connection or a listening socket", from,
                strerror(errno));
     getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size);
@@ -274,7 +273,7 @@ static bool listen_inherit(struct listener *l, int fd, const char *from)
     if (type != SOCK_STREAM || (domain != AF_UNIX && domain != AF_INET && domain != AF_INET6))
         cannot("%s is not a stream socket of TCP or AF_UNIX", from);
     fcntl(fd, F_SETFD, FD_CLOEXEC);
-    if (listening) {
+    if (listens) {
         /* A caller may vanish between epoll's word and accept(2), which would then wait. */
         fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
         listen_fill(l, fd, domain != AF_UNIX);

@@ -4,6 +4,11 @@
  *         ...                                         // errno; until then it is standard error
  *     log_event(id, "new file /tmp/txt");
  *     log_eventf(NULL, "listening on %s", name);
+ *     log_request(&slot, OUTCOME_OK, UNDO_NONE, ms);  // a request's one line, at its end
+ *
+ * A new field of that line is added in log_request, for both forms, and told of in the README and
+ * in hangupd(8); what it shows must be in the slot (scoreboard.h), or be handed in by server.c's
+ * request_log_line.
  *
  * ID is the request's, or NULL. Control characters are escaped here, so callers pass words of a
  * client or a program as they came. A line is one write, because several processes write to the
@@ -87,39 +92,22 @@ ASYNC_SAFE static inline void log_string(struct text *t, const char *s)
     text_char(t, '"');
 }
 
-ASYNC_SAFE static inline void log_time(struct text *t)
+/* Begin a line: when, if nobody else notes that, and whose it is. */
+ASYNC_SAFE static inline void log_begin(struct text *t, const char *id)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    text_time(t, now.tv_sec);
-    text_char(t, '.');
-    text_number(t, (unsigned long)now.tv_nsec / 1000000, 3);
-    text_char(t, 'Z');
-}
-
-ASYNC_SAFE static inline void log_begin(struct text *t)
-{
-    if (log_sink.syslog) {
-        text_add(t, LOG_SYSLOG_PRIORITY "hangupd[");
-        text_signed(t, getpid());
-        text_add(t, "]: ");
+    bool bare = !log_sink.json && (log_sink.syslog || log_sink.plain);
+    if (log_sink.syslog)
+        text_format(t, LOG_SYSLOG_PRIORITY "hangupd[%d]: ", getpid());
+    if (!bare) {
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        text_add(t, log_sink.json ? "{\"time\":\"" : "");
+        text_time(t, now.tv_sec);
+        text_format(t, ".%03luZ", (unsigned long)now.tv_nsec / 1000000);
+        text_add(t, log_sink.json ? "\",\"id\":" : " ");
     }
-    if (log_sink.json)
-        text_add(t, "{\"time\":\"");
-    if (log_sink.json || !(log_sink.syslog || log_sink.plain))
-        log_time(t);
-    if (log_sink.json)
-        text_add(t, "\",\"id\":");
-    else if (!(log_sink.syslog || log_sink.plain))
-        text_char(t, ' ');
-}
-
-ASYNC_SAFE static inline void log_id(struct text *t, const char *id)
-{
-    if (log_sink.plain)
-        text_add(t, id != NULL ? id : program_name);
-    else if (!log_sink.json)
-        text_add(t, id != NULL ? id : "-");
+    if (!log_sink.json)
+        text_add(t, id != NULL ? id : log_sink.plain ? program_name : "-");
     else if (id != NULL)
         log_string(t, id);
     else
@@ -154,16 +142,12 @@ ASYNC_SAFE static inline void log_event(const char *id, const char *what)
     char buffer[LOG_LINE_SIZE];
     struct text t = TEXT(buffer);
     t.room -= 2; /* for what closes the line, also of one that is cut */
-    log_begin(&t);
-    log_id(&t, id);
+    log_begin(&t, id);
+    text_add(&t, log_sink.json ? ",\"event\":\"" : log_sink.plain ? ": " : " ");
+    text_escaped(&t, what, log_sink.json ? ESCAPE_JSON : ESCAPE_LINE);
     if (log_sink.json) {
-        text_add(&t, ",\"event\":\"");
-        text_escaped(&t, what, ESCAPE_JSON);
         t.room += 2;
         text_add(&t, "\"}");
-    } else {
-        text_add(&t, log_sink.plain ? ": " : " ");
-        text_escaped(&t, what, ESCAPE_LINE);
     }
     log_end(&t);
 }
@@ -221,32 +205,32 @@ ASYNC_SAFE static inline ssize_t log_lines_read(struct log_lines *lines, const c
 /* The request's one line. S is the parent's copy of the slot, which a child cannot change while it
  * is printed. */
 static inline void log_request(const struct slot *s, enum outcome outcome, enum undo_result undo,
-                               int64_t ms)
+                               long long ms)
 {
-    char buffer[LOG_LINE_SIZE];
-    struct text t = TEXT(buffer);
-    const char *line = s->request[0] != '\0' ? s->request : "-";
-    log_begin(&t);
-    log_id(&t, s->id);
-    text_add(&t, log_sink.json ? ",\"client\":" : " ");
-    log_sink.json ? log_string(&t, s->client) : text_add(&t, s->client);
-    text_add(&t, log_sink.json ? ",\"request\":" : " ");
-    log_string(&t, line);
-    text_add(&t, log_sink.json ? ",\"status\":" : " ");
+    char buffer[LOG_LINE_SIZE], status[8];
+    struct text t = TEXT(buffer), number = TEXT(status);
+    unsigned long long bytes = s->bytes;
     if (s->status != 0)
-        text_number(&t, s->status, 3);
+        text_number(&number, s->status, 3);
     else
-        text_add(&t, log_sink.json ? "null" : "-");
-    text_add(&t, log_sink.json ? ",\"bytes\":" : " ");
-    text_number(&t, s->bytes, 1);
-    text_add(&t, log_sink.json ? ",\"ms\":" : " ");
-    text_signed(&t, ms);
-    text_add(&t, log_sink.json ? ",\"outcome\":\"" : "ms ");
-    text_add(&t, outcome_name(outcome));
-    text_add(&t, log_sink.json ? "\",\"undo\":\"" : " undo=");
-    text_add(&t, undo_name(undo));
-    if (log_sink.json)
-        text_add(&t, "\"}");
+        text_add(&number, log_sink.json ? "null" : "-");
+    text_end(&number);
+    const char *line = s->request[0] != '\0' ? s->request : "-";
+    log_begin(&t, s->id);
+    if (log_sink.json) {
+        text_add(&t, ",\"client\":");
+        log_string(&t, s->client);
+        text_add(&t, ",\"request\":");
+        log_string(&t, line);
+        text_format(&t,
+                    ",\"status\":%s,\"bytes\":%llu,\"ms\":%lld,\"outcome\":\"%s\",\"undo\":\"%s\"}",
+                    status, bytes, ms, outcome_name(outcome), undo_name(undo));
+    } else {
+        text_format(&t, " %s ", s->client);
+        log_string(&t, line);
+        text_format(&t, " %s %llu %lldms %s undo=%s", status, bytes, ms, outcome_name(outcome),
+                    undo_name(undo));
+    }
     log_end(&t);
 }
 

@@ -18,9 +18,9 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-#include "files.h"
 #include "ledger.h"
 #include "reader.h"
+#include "text.h"
 #include "verbs.h"
 #include "walk.h"
 
@@ -101,10 +101,11 @@ static void tally_line(struct tally *t, struct reader *r)
         return;
     }
     struct record record = record_parse(r->line);
-    bool scratch = record.verb == VERB_SCRATCH;
-    if (record.verb == VERB_COMMIT && record.error == 0)
+    enum verb_undo how = verbs[record.verb].undo;
+    bool scratch = how == UNDO_SCRATCH;
+    if (how == UNDO_MARK_KEEP && record.error == 0)
         t->kept = true;
-    else if (record.verb != VERB_SENT && (scratch || !t->kept)) {
+    else if (how != UNDO_MARK_SENT && (scratch || !t->kept)) {
         t->made = t->made || !scratch;
         if (t->records++ == 0)
             excerpt(t->next, sizeof t->next, r);

@@ -4,9 +4,11 @@
  *     serve(settings.requests);
  *
  * An option is one row of a table: its name, the word for its value, what it does, where its value
- * goes, and its limits. parse_options() reads by the table and --help is printed from it, with the
- * defaults taken from the values, so they cannot differ; hangupd(8) is made from --help. A command
- * beside the server has a table of its own (status_look.h). All here is done before anything is
+ * goes, its limits, and its default. parse_options() reads by the table and --help is printed from
+ * it, so they cannot differ; hangupd(8) is made from --help. A command beside the server has a
+ * table of its own (status_look.h). A new option is a row of server_rows and a member of
+ * `settings`; if a request's child needs it, the member is in `struct handler_settings` (serve.h),
+ * which is the part of the settings that handler.c sees. All here is done before anything is
  * served: wrong_use() and cannot() end the process, so call neither in the loop or in a child.
  *
  * Kind: included by server.c alone.
@@ -16,12 +18,9 @@
 #define HANGUPD_OPTIONS_H
 
 #include <ctype.h>
-#include <errno.h>
 #include <getopt.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "log.h"
 #include "routes.h"
@@ -48,37 +47,17 @@ static struct settings {
     const char *user;
     int64_t requests, connections, per_client;
     int64_t drain_ms, undo_ms, undo_retries, undo_at_once;
-    const char *state; /* NULL: default_state() */
-    enum { LOG_FORM_TEXT = 1, LOG_FORM_JSON } log_form;
+    const char *state;                                /* NULL: the default of state.h */
+    enum { LOG_FORM_JSON = 2 } log_form;              /* the word of this place in LOG_FORM_WORDS */
     enum { LOG_TO_STDERR = 1, LOG_TO_SYSLOG } log_to; /* 0: not asked for */
 } settings = {
-    .handler = {.max_header = 32 << 10,
-                .max_target = 8 << 10,
-                .max_body = 1ULL << 30,
-                .header_ms = 10000,
-                .body_ms = 30000,
-                .send_ms = 30000,
-                .grace_ms = 2000,
-                .idle_ms = 15000,
-                .request_ms = 3600000,
-                .queue_ms = 30000,
-                .dead_peer_ms = 30000,
-                .half_close = HALF_CLOSE_PROBE,
-                .on_hangup = ON_HANGUP_UNDO},
     .listen = {.advice = ""},
     .route_files = {.advice = "; one file can hold all routes"},
     .idle_exit_ms = -1,
-    .requests = 256,
-    .connections = 4096,
-    .drain_ms = 30000,
-    .undo_ms = 30000,
-    .undo_retries = 5,
-    .undo_at_once = 16,
-    .log_form = LOG_FORM_TEXT,
 };
 
 #define LISTEN_DEFAULT "127.0.0.1:8080"
-#define IDLE_EXIT_WAIT_MS 60000 /* inetd's `wait`: it starts the server again when it is needed */
+#define IDLE_EXIT_WAIT_S 60 /* inetd's `wait`: it starts the server again when it is needed */
 #define STATE_OF_ROOT "/var/lib/hangupd"
 
 /* ---- Options, one row each ----------------------------------------------------------- */
@@ -101,12 +80,13 @@ enum option_kind {
 
 struct option_row {
     const char *name; /* without dashes; NULL: no option */
-    const char *help; /* what it does, in lines; "%s" becomes the default; NULL: it is not listed */
+    const char *help; /* what it does, in lines; NULL: it is not listed */
     enum option_kind kind;
     const char *argument; /* the word for its value in --help, or the words of a choice */
     void *value;
-    int64_t least, most; /* most 0: as its kind has it */
-    int64_t shown_ms;    /* not 0: the default that is shown; *VALUE only says "not given" */
+    int64_t least;
+    const char *most;     /* in words; NULL: as its kind has it */
+    const char *standard; /* the default, in words; NULL: *VALUE as it is, or none */
 };
 
 struct option_table {
@@ -115,30 +95,27 @@ struct option_table {
     const struct option_row *rows;
 };
 
-#define OPTIONS_MAX 48         /* of one table */
-#define HEAD_MOST (64LL << 20) /* head and target are held in memory, once for each child */
+#define OPTIONS_MAX 48  /* of one table */
+#define HEAD_MOST "64M" /* head and target are held in memory, once for each child */
 
 /* The parts of a row that go together, for a value in `settings`. */
 #define FLAG_IN(at) .kind = OPTION_FLAG, .value = &settings.at
 #define WORD_IN(at, word) .kind = OPTION_STRING, .argument = (word), .value = &settings.at
 #define LIST_IN(at, word) .kind = OPTION_LIST, .argument = (word), .value = &settings.at
-#define CHOICE_IN(at, words) .kind = OPTION_CHOICE, .argument = (words), .value = &settings.at
-#define COUNT_IN(at, n) .kind = OPTION_COUNT, .argument = "N", .value = &settings.at, .least = (n)
-#define TIME_IN(at, n) .kind = OPTION_TIME, .argument = "TIME", .value = &settings.at, .least = (n)
-#define SIZE_IN(at, n) .kind = OPTION_SIZE, .argument = "SIZE", .value = &settings.at, .least = (n)
 
-/* Rows of more than one table. */
-#define STATE_ROW                                                                                  \
-    {                                                                                              \
-        "state",                                                                                   \
-            "where ledgers are kept (root: " STATE_OF_ROOT "; else\n"                              \
-            "$XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)",                                    \
-            WORD_IN(state, "DIR")                                                                  \
-    }
-#define UNDO_TIMEOUT_ROW                                                                           \
-    {                                                                                              \
-        "undo-timeout", "for each command that undoes something (%s)", TIME_IN(undo_ms, 1)         \
-    }
+/* All of a row of an option that has a default, IS, which --help shows. */
+#define CHOICE(name, help, at, words, is)                                                          \
+    name, help " (" is ")", OPTION_CHOICE, words, &settings.at, .standard = (is)
+#define NUMBER(kind, word, name, help, at, n, is)                                                  \
+    name, help " (" is ")", kind, word, &settings.at, .least = (n), .standard = (is)
+#define COUNT(name, help, at, n, is) NUMBER(OPTION_COUNT, "N", name, help, at, n, is)
+#define TIME(name, help, at, n, is) NUMBER(OPTION_TIME, "TIME", name, help, at, n, is)
+#define SIZE(name, help, at, n, is) NUMBER(OPTION_SIZE, "SIZE", name, help, at, n, is)
+
+/* What `state` is in more than one table. */
+#define STATE_HELP                                                                                 \
+    "where ledgers are kept (root: " STATE_OF_ROOT "; else\n"                                      \
+    "$XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)"
 
 static const char help_begin[] =
     "Usage: hangupd [OPTION...] [ROUTE...]\n"
@@ -190,45 +167,45 @@ static const struct option_row server_rows[] = {
      "serve descriptor 0, from inetd, xinetd or systemd: a\n"
      "connection (nowait) or a listening socket (wait)",
      FLAG_IN(inetd)},
-    {"idle-exit", "leave after TIME without a connection (wait: %s; else never)",
-     TIME_IN(idle_exit_ms, 0), .shown_ms = IDLE_EXIT_WAIT_MS},
+    {"idle-exit",
+     "leave after TIME without a connection (wait: " DIGITS(IDLE_EXIT_WAIT_S) "; else never)",
+     OPTION_TIME, "TIME", .value = &settings.idle_exit_ms},
     {"user", "become NAME, of /etc/passwd, when the sockets are open", WORD_IN(user, "NAME")},
     {NULL, "\nLimits:\n", .kind = OPTION_TEXT},
-    {"requests", "at once; further ones queue (%s)", COUNT_IN(requests, 1)},
-    {"connections", "open at once; the oldest idle one makes room (%s)", COUNT_IN(connections, 1)},
-    {"per-client", "requests at once from one address; 0: no limit (%s)", COUNT_IN(per_client, 0)},
-    {"queue-timeout", "in the queue, or for a route's turn, then 503 (%s)",
-     TIME_IN(handler.queue_ms, 0)},
-    {"header-timeout", "for the header to arrive, then 408 (%s)", TIME_IN(handler.header_ms, 1)},
-    {"body-timeout", "without progress of the body, then 408 (%s)", TIME_IN(handler.body_ms, 1)},
-    {"timeout", "for the whole request, then undo and 504; 0: none (%s)",
-     TIME_IN(handler.request_ms, 0)},
-    {"idle-timeout", "for a connection between requests (%s)", TIME_IN(handler.idle_ms, 1)},
-    {"send-timeout", "without progress of the answer, then undo (%s)", TIME_IN(handler.send_ms, 1)},
-    {"dead-peer", "until a client that vanished without a word is found (%s)",
-     TIME_IN(handler.dead_peer_ms, 3000)},
-    {"max-body", "else 413 (%s)", SIZE_IN(handler.max_body, 0)},
-    {"max-header", "else 431 (%s)", SIZE_IN(handler.max_header, 64), .most = HEAD_MOST},
-    {"max-target", "of the request target, else 414 (%s)", SIZE_IN(handler.max_target, 16),
+    {COUNT("requests", "at once; further ones queue", requests, 1, "256")},
+    {COUNT("connections", "open at once; the oldest idle one makes room", connections, 1, "4096")},
+    {COUNT("per-client", "requests at once from one address; 0: no limit", per_client, 0, "0")},
+    {TIME("queue-timeout", "in the queue, or for a route's turn, then 503", handler.queue_ms, 0,
+          "30")},
+    {TIME("header-timeout", "for the header to arrive, then 408", handler.header_ms, 1, "10")},
+    {TIME("body-timeout", "without progress of the body, then 408", handler.body_ms, 1, "30")},
+    {TIME("timeout", "for the whole request, then undo and 504; 0: none", handler.request_ms, 0,
+          "3600")},
+    {TIME("idle-timeout", "for a connection between requests", handler.idle_ms, 1, "15")},
+    {TIME("send-timeout", "without progress of the answer, then undo", handler.send_ms, 1, "30")},
+    {TIME("dead-peer", "until a client that vanished without a word is found", handler.dead_peer_ms,
+          3000, "30")},
+    {SIZE("max-body", "else 413", handler.max_body, 0, "1G")},
+    {SIZE("max-header", "else 431", handler.max_header, 64, "32k"), .most = HEAD_MOST},
+    {SIZE("max-target", "of the request target, else 414", handler.max_target, 16, "8k"),
      .most = HEAD_MOST},
     {NULL, "\nHangup and undo:\n", .kind = OPTION_TEXT},
-    {"half-close", "what a FIN alone means: ask the client's kernel, a\nhangup, or nothing (%s)",
-     CHOICE_IN(handler.half_close, HALF_CLOSE_WORDS)},
-    {"on-hangup", "undo the request, or let it finish and be kept (%s)",
-     CHOICE_IN(handler.on_hangup, ON_HANGUP_WORDS)},
-    {"grace", "from SIGTERM to SIGKILL for what a request started (%s)",
-     TIME_IN(handler.grace_ms, 0)},
-    UNDO_TIMEOUT_ROW,
-    {"undo-retries", "of an undo that fails, after 1 s, 2 s, 4 s... (%s)",
-     COUNT_IN(undo_retries, 0)},
-    {"undo-at-once", "undos that go on at once, after their requests' ends (%s)",
-     COUNT_IN(undo_at_once, 1)},
-    {"drain", "on SIGTERM, for requests in flight to finish (%s)", TIME_IN(drain_ms, 0)},
+    {CHOICE("half-close", "what a FIN alone means: ask the client's kernel, a\nhangup, or nothing",
+            handler.half_close, HALF_CLOSE_WORDS, "probe")},
+    {CHOICE("on-hangup", "undo the request, or let it finish and be kept", handler.on_hangup,
+            ON_HANGUP_WORDS, "undo")},
+    {TIME("grace", "from SIGTERM to SIGKILL for what a request started", handler.grace_ms, 0, "2")},
+    {TIME("undo-timeout", "for each command that undoes something", undo_ms, 1, "30")},
+    {COUNT("undo-retries", "of an undo that fails, after 1 s, 2 s, 4 s...", undo_retries, 0, "5")},
+    {COUNT("undo-at-once", "undos that go on at once, after their requests' ends", undo_at_once, 1,
+           "16")},
+    {TIME("drain", "on SIGTERM, for requests in flight to finish", drain_ms, 0, "30")},
     {NULL, "\nState and log:\n", .kind = OPTION_TEXT},
-    STATE_ROW,
+    {"state", STATE_HELP, WORD_IN(state, "DIR")},
     {"sync", "flush every ledger record to the disk, for power loss", FLAG_IN(handler.sync)},
-    {"log", "the form of the log's lines (%s)", CHOICE_IN(log_form, LOG_FORM_WORDS)},
-    {"log-to", "where they go (stderr; syslog with --inetd)", CHOICE_IN(log_to, LOG_TO_WORDS)},
+    {CHOICE("log", "the form of the log's lines", log_form, LOG_FORM_WORDS, "text")},
+    {"log-to", "where they go (stderr; syslog with --inetd)", OPTION_CHOICE, LOG_TO_WORDS,
+     .value = &settings.log_to},
     {NULL, help_end, .kind = OPTION_TEXT},
     {"help", NULL, .kind = OPTION_HELP},
     {"version", NULL, .kind = OPTION_VERSION},
@@ -243,8 +220,7 @@ static const struct option_table server_options = {"hangupd", 32, server_rows};
 #define EXIT_WRONG_USE 2
 
 /* Give up starting. Once the log is syslog, standard error may be inetd's client. */
-static _Noreturn void cannot(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static _Noreturn void cannot(const char *format, ...)
+__attribute__((format(printf, 1, 2))) static _Noreturn void cannot(const char *format, ...)
 {
     char line[LOG_LINE_SIZE];
     va_list args;
@@ -269,8 +245,7 @@ static void open_log(void)
 }
 
 /* The command line, the environment or a file of routes is wrong: say what would be right. */
-static _Noreturn void wrong_use(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static _Noreturn void wrong_use(const char *format, ...)
+__attribute__((format(printf, 1, 2))) static _Noreturn void wrong_use(const char *format, ...)
 {
     char line[LOG_LINE_SIZE];
     va_list args;
@@ -290,54 +265,16 @@ static _Noreturn void wrong_use(const char *format, ...)
 
 /* ---- Help, from the table ------------------------------------------------------------ */
 
-/* The value that ROW's option has if it is not given, as --help shows it. */
-static void text_default(struct text *t, const struct option_row *row)
+/* LEFT, and HELP from COLUMN on. */
+static void print_entry(const char *left, const char *help, int column)
 {
-    int64_t n = row->shown_ms;
-    int place;
-    if (row->kind == OPTION_CHOICE) {
-        memcpy(&place, row->value, sizeof place);
-        text_choice(t, row->argument, place);
-        return;
-    }
-    if (n == 0)
-        memcpy(&n, row->value, sizeof n);
-    if (row->kind == OPTION_SIZE)
-        text_size(t, n);
-    else if (row->kind == OPTION_COUNT)
-        text_signed(t, n);
-    else
-        text_duration(t, n);
-}
-
-/* LEFT, and HELP from COLUMN on with STANDARD in the place of "%s". */
-static void print_entry(const char *left, const char *help, const char *standard, int column)
-{
-    if (*help == '\0')
-        printf("  %s", left);
-    else
-        printf("  %-*s  ", column - 4, left);
+    printf("  %-*s  ", column - 4, left);
     for (; *help != '\0'; help++) {
+        putchar(*help);
         if (*help == '\n')
-            printf("\n%*s", column, "");
-        else if (strncmp(help, "%s", 2) == 0)
-            fputs((help++, standard), stdout);
-        else
-            putchar(*help);
+            printf("%*s", column, "");
     }
     putchar('\n');
-}
-
-static void print_option(const struct option_row *row, int column)
-{
-    char left[128], standard[64];
-    struct text t = TEXT(standard);
-    if (strstr(row->help, "%s") != NULL)
-        text_default(&t, row);
-    const char *before = row->argument == NULL ? "" : row->kind == OPTION_EVERY ? " [" : " ";
-    snprintf(left, sizeof left, "--%s%s%s%s", row->name, before,
-             row->argument != NULL ? row->argument : "", row->kind == OPTION_EVERY ? "]" : "");
-    print_entry(left, row->help, text_end(&t), column);
 }
 
 static void print_help(const struct option_table *table)
@@ -347,12 +284,16 @@ static void print_help(const struct option_table *table)
         for (size_t i = 0; row->kind == OPTION_KEYS && i < ROUTE_KEY_COUNT; i++) {
             const struct route_key *k = &route_keys[i];
             snprintf(left, sizeof left, "%s=%s", k->name, k->argument);
-            print_entry(left, k->help, "", table->column);
+            print_entry(left, k->help, table->column);
         }
         if (row->kind == OPTION_TEXT)
             fputs(row->help, stdout);
-        else if (row->help != NULL)
-            print_option(row, table->column);
+        if (row->name == NULL || row->help == NULL)
+            continue;
+        bool bare = row->argument == NULL;
+        snprintf(left, sizeof left, "--%s%s%s", row->name, bare ? "" : " ",
+                 bare ? "" : row->argument);
+        print_entry(left, row->help, table->column);
     }
 }
 
@@ -366,30 +307,24 @@ static _Noreturn void exit_printed(void)
 
 static void set_number(const struct option_row *row, const char *text)
 {
-    static const char *const wanted[] = {
-        [OPTION_EVERY] = "a time, as in 0.5, 90s, 15m or 2h",
-        [OPTION_TIME] = "a time, as in 0.5, 90s, 15m or 2h",
-        [OPTION_SIZE] = "a size, as in 65536, 64k or 1G",
-        [OPTION_COUNT] = "a whole number up to " DIGITS(COUNT_MOST),
-    };
-    const char *end = text;
-    char most[32];
-    struct text t = TEXT(most);
-    unsigned long long count = 0;
-    bool is_time = row->kind == OPTION_TIME || row->kind == OPTION_EVERY;
-    int64_t n = is_time                                                  ? parse_duration(text)
-                : row->kind == OPTION_SIZE                               ? parse_size(text)
-                : parse_number(&end, COUNT_MOST, &count) && *end == '\0' ? (int64_t)count
-                                                                         : -1;
+    static const struct number {
+        int64_t (*parse)(const char *text); /* -1: it is not what is wanted */
+        const char *wanted, *unit;
+    } time = {parse_duration, "a time, as in 0.5, 90s, 15m or 2h", " ms"},
+      size = {parse_size, "a size, as in 65536, 64k or 1G", ""},
+      count = {parse_count, "a whole number up to " DIGITS(COUNT_MOST), ""};
+    const struct number *is = row->kind == OPTION_SIZE    ? &size
+                              : row->kind == OPTION_COUNT ? &count
+                                                          : &time;
+    int64_t n = is->parse(text);
     if (n < 0)
-        wrong_use("--%s %s is not %s", row->name, text, wanted[row->kind]);
+        wrong_use("--%s %s is not %s", row->name, text, is->wanted);
     if (n < row->least)
         wrong_use("--%s %s is too little; the least is %lld%s", row->name, text,
-                  (long long)row->least, is_time ? " ms" : "");
-    text_size(&t, row->most);
-    if (row->most > 0 && n > row->most)
-        wrong_use("--%s %s is too much; the most is %s", row->name, text, text_end(&t));
-    memcpy(row->value, &n, sizeof n); /* int64_t, uint64_t or size_t: all of one size */
+                  (long long)row->least, is->unit);
+    if (row->most != NULL && n > is->parse(row->most))
+        wrong_use("--%s %s is too much; the most is %s", row->name, text, row->most);
+    *(int64_t *)row->value = n; /* a size is unsigned there, and as long */
 }
 
 static void set_choice(const struct option_row *row, const char *text)
@@ -400,7 +335,7 @@ static void set_choice(const struct option_row *row, const char *text)
     text_not_a_choice(&t, row->argument);
     if (place == 0)
         wrong_use("--%s %s is %s", row->name, text, text_end(&t));
-    memcpy(row->value, &place, sizeof place);
+    *(int *)row->value = place;
 }
 
 static void add_word(const struct option_row *row, const char *text)
@@ -414,30 +349,23 @@ static void add_word(const struct option_row *row, const char *text)
 /* TEXT is NULL for an option without a value. */
 static void set_option(const struct option_row *row, const char *text)
 {
-    switch (row->kind) {
-    case OPTION_FLAG:
+    if (row->kind == OPTION_FLAG)
         *(bool *)row->value = true;
-        break;
-    case OPTION_STRING:
+    else if (row->kind == OPTION_STRING)
         *(const char **)row->value = text;
-        break;
-    case OPTION_CHOICE:
+    else if (row->kind == OPTION_CHOICE)
         set_choice(row, text);
-        break;
-    case OPTION_LIST:
+    else if (row->kind == OPTION_LIST)
         add_word(row, text);
-        break;
-    default:
-        if (text == NULL) /* OPTION_EVERY */
-            *(int64_t *)row->value = 0;
-        else
-            set_number(row, text);
-        break;
-    }
+    else if (text == NULL) /* OPTION_EVERY */
+        *(int64_t *)row->value = 0;
+    else
+        set_number(row, text);
 }
 
-/* TABLE for getopt(3), which writes the number of the row it has met to *WHICH. */
-static void list_options(const struct option_table *table, struct option *options, int *which)
+/* Set the defaults, and put TABLE into OPTIONS for getopt(3), which writes the number of the row
+ * that it has met to *WHICH. */
+static void begin_options(const struct option_table *table, struct option *options, int *which)
 {
     for (int i = 0; table->rows[i].kind != OPTION_END; i++) {
         const struct option_row *row = &table->rows[i];
@@ -446,6 +374,8 @@ static void list_options(const struct option_table *table, struct option *option
                                                    : required_argument;
         if (row->name != NULL)
             *options++ = (struct option){row->name, argument, which, i};
+        if (row->standard != NULL)
+            set_option(row, row->standard);
     }
 }
 
@@ -453,10 +383,9 @@ static void list_options(const struct option_table *table, struct option *option
 static void parse_options(int argc, char **argv, const struct option_table *table)
 {
     struct option options[OPTIONS_MAX] = {0};
-    const struct settings defaults = settings;
     int which = 0;
     program_name = table->command;
-    list_options(table, options, &which);
+    begin_options(table, options, &which);
     opterr = 0;
     for (int c; (c = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
         const struct option_row *row = &table->rows[which];
@@ -465,7 +394,6 @@ static void parse_options(int argc, char **argv, const struct option_table *tabl
         if (c != 0)
             wrong_use("there is no option %s", argv[optind - 1]);
         if (row->kind == OPTION_HELP) {
-            settings = defaults; /* not what stands before --help */
             print_help(table);
             exit_printed();
         } else if (row->kind == OPTION_VERSION) {
@@ -484,51 +412,36 @@ static void parse_options(int argc, char **argv, const struct option_table *tabl
 
 #define ROUTE_LINE_MAX 8192 /* bytes */
 
-/* The routes so far, and where each of them was written. */
+/* The routes so far, and where each of them was written: "FILE:LINE". */
 static struct {
     struct route *routes;
-    struct route_source {
-        const char *file; /* NULL: the command line */
-        unsigned line;
-    } * sources;
+    char **sources;
     size_t count;
 } route_list;
 
-/* In one of two buffers in turn, as a complaint names two sources. */
-static const char *source_name(struct route_source s)
+/* FROM is NULL for a route of the command line. */
+static void add_route(const char *text, const struct route *compiled, const char *from)
 {
-    static char names[2][PATH_MAX + 16];
-    static unsigned next;
-    char *name = names[next++ % 2];
-    if (s.file == NULL)
-        return "the command line";
-    snprintf(name, sizeof names[0], "%s:%u", s.file, s.line);
-    return name;
-}
-
-static void add_route(const char *text, const struct route *compiled, struct route_source from)
-{
-    char why[512];
-    size_t n = route_list.count;
+    char why[512], *source = strdup(from != NULL ? from : "the command line");
+    size_t n = route_list.count++;
     struct route *routes = reallocarray(route_list.routes, n + 1, sizeof *routes);
-    struct route_source *sources = reallocarray(route_list.sources, n + 1, sizeof *sources);
-    if (routes == NULL || sources == NULL)
+    char **sources = reallocarray(route_list.sources, n + 1, sizeof *sources);
+    if (source == NULL || routes == NULL || sources == NULL)
         cannot("out of memory for %zu routes", n + 1);
     route_list.routes = routes;
     route_list.sources = sources;
+    sources[n] = source;
     if (n == INT16_MAX)
-        wrong_use("%s: there are more than %d routes", source_name(from), INT16_MAX);
+        wrong_use("%s: there are more than %d routes", source, INT16_MAX);
     if (route_parse(text, compiled, &routes[n], why, sizeof why) < 0) {
-        if (from.file == NULL)
+        if (from == NULL)
             wrong_use("in the route %s: %s", text, why);
-        wrong_use("%s: %s", source_name(from), why);
+        wrong_use("%s: %s", source, why);
     }
     for (size_t i = 0; i < n; i++)
         if (strcmp(routes[i].path, routes[n].path) == 0)
             wrong_use("%s: the path %s has two routes; the other one is in %s; remove one of them",
-                      source_name(from), routes[n].path, source_name(sources[i]));
-    sources[n] = from;
-    route_list.count++;
+                      source, routes[n].path, sources[i]);
 }
 
 /* LINE without its comment, its end, and white space around it. */
@@ -545,56 +458,51 @@ static char *bare_line(char *line)
     return line + strspn(line, blank);
 }
 
-static _Noreturn void cannot_read(const char *file)
-{
-    wrong_use("could not read the routes in %s: %s; --routes wants a text file with one route a "
-              "line, as in /report=@report",
-              file, strerror(errno));
-}
-
 static void add_routes_of(const char *file, const struct route *compiled)
 {
-    char *line = NULL;
+    char *line = NULL, from[PATH_MAX + 16];
     size_t room = 0;
-    struct route_source at = {file, 1};
+    unsigned number = 0;
     FILE *f = fopen(file, "re");
-    if (f == NULL)
-        cannot_read(file);
-    for (ssize_t n; (n = getline(&line, &room, f)) >= 0; at.line++) {
+    for (ssize_t n; f != NULL && (n = getline(&line, &room, f)) >= 0;) {
+        snprintf(from, sizeof from, "%s:%u", file, ++number);
         if (n > ROUTE_LINE_MAX)
             wrong_use("%s: the line is longer than %d bytes; a route is one line, as in "
                       "/report=@report",
-                      source_name(at), ROUTE_LINE_MAX);
+                      from, ROUTE_LINE_MAX);
         if (memchr(line, '\0', (size_t)n) != NULL)
-            wrong_use("%s: a NUL byte in the line; the routes must be text, one a line",
-                      source_name(at));
+            wrong_use("%s: a NUL byte in the line; the routes must be text, one a line", from);
         const char *route = bare_line(line);
         if (*route != '\0')
-            add_route(route, compiled, at);
+            add_route(route, compiled, from);
     }
-    if (!feof(f))
-        cannot_read(file);
+    if (f == NULL || !feof(f))
+        wrong_use("could not read the routes in %s: %s; --routes wants a text file with one route "
+                  "a line, as in /report=@report",
+                  file, strerror(errno));
     free(line);
     fclose(f);
 }
 
+/* Read the routes of the files and of the command line into the settings; the COMPILED ones if
+ * there is none. */
 static void parse_routes(int argc, char **argv, const struct route *compiled)
 {
+    struct handler_settings *found = &settings.handler;
     for (size_t i = 0; i < settings.route_files.count; i++)
         add_routes_of(settings.route_files.words[i], compiled);
     for (int i = optind; i < argc; i++)
-        add_route(argv[i], compiled, (struct route_source){0});
+        add_route(argv[i], compiled, NULL);
     if (route_list.count == 0 && settings.route_files.count > 0)
         wrong_use("there is no route in %s; write one a line, as in /report=@report",
                   settings.route_files.words[0]);
+    for (size_t i = 0; i < route_list.count; i++)
+        free(route_list.sources[i]);
     free(route_list.sources);
-    settings.handler.routes = route_list.routes;
-    settings.handler.route_count = route_list.count;
-    if (route_list.count > 0)
-        return;
-    settings.handler.routes = compiled;
-    for (size_t i = 0; compiled[i].path != NULL; i++)
-        settings.handler.route_count = i + 1;
+    found->routes = route_list.count > 0 ? route_list.routes : compiled;
+    found->route_count = route_list.count;
+    while (route_list.count == 0 && compiled[found->route_count].path != NULL)
+        found->route_count++;
 }
 
 #endif

@@ -32,7 +32,7 @@
 #include "ledger.h"
 #include "walk.h"
 
-/* ---- Processes: what /proc says of one ----------------------------------------------- */
+/* ---- What /proc says of one process -------------------------------------------------- */
 
 struct process {
     char state;
@@ -45,11 +45,9 @@ struct process {
 ASYNC_SAFE static bool process_read(pid_t pid, struct process *p)
 {
     char path[32], buffer[1024];
+    unsigned long long field[23]; /* by its number in proc(5) */
     struct text t = TEXT(path);
-    text_add(&t, "/proc/");
-    text_signed(&t, pid);
-    text_add(&t, "/stat");
-    int fd = open(text_end(&t), O_RDONLY | O_CLOEXEC);
+    int fd = open(text_format(&t, "/proc/%d/stat", pid), O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
     ssize_t n = read(fd, buffer, sizeof buffer - 1);
@@ -60,25 +58,18 @@ ASYNC_SAFE static bool process_read(pid_t pid, struct process *p)
     const char *s = strrchr(buffer, ')');
     if (s == NULL || s[1] != ' ')
         return false;
-    s += 2;
-    *p = (struct process){.state = *s++, .pid = pid};
-    for (int field = 4; field <= 22; field++) {
-        while (*s == ' ' || *s == '-')
-            s++;
-        unsigned long long value;
-        if (!parse_number(&s, ULLONG_MAX, &value))
+    char state = s[2];
+    s += 3;
+    for (int i = 4; i <= 22; i++) {
+        s += strspn(s, " -");
+        if (!parse_number(&s, ULLONG_MAX, &field[i]))
             return false;
-        if (field == 4)
-            p->parent = (pid_t)value;
-        else if (field == 6)
-            p->session = (pid_t)value;
-        else if (field == 22)
-            p->start = value;
     }
+    *p = (struct process){state, pid, (pid_t)field[4], (pid_t)field[6], field[22]};
     return true;
 }
 
-/* ---- Processes: ending what is left of a request ------------------------------------- */
+/* ---- Ending what is left of a request ------------------------------------------------ */
 
 /* The mark, in two places, as a process may be forked or executed. */
 #define MARK_NAME "REQUEST_ID="
@@ -93,31 +84,28 @@ void cleanup_mark_prepare(int argc, char **argv)
 {
     (void)argc;
     (void)argv;
-    size_t count = 0, size = 0;
+    size_t count = 0, kept = 0;
+    char *block = environ[0], *end = block;
     for (; environ[count] != NULL; count++)
-        size += strlen(environ[count]) + 1;
-    /* In one block: no variable is lost when it is taken out again. */
+        if (environ[count] == end) /* still the kernel's block, without a gap */
+            end += strlen(end) + 1;
+    size_t size = (size_t)(end - block);
     char **copy = malloc((count + 2) * sizeof *copy + size);
     if (copy == NULL)
         return;
     char *text = (char *)(copy + count + 2);
-    size_t kept = 0;
     copy[kept++] = mark.variable;
-    char *end = count > 0 ? environ[0] : NULL;
     for (size_t i = 0; i < count; i++) {
-        size_t length = strlen(environ[i]) + 1;
-        if (environ[i] == end) /* still the kernel's block, without a gap */
-            end += length;
+        bool inside = environ[i] >= block && environ[i] < end;
         if (strncmp(environ[i], MARK_NAME, MARK_NAME_LENGTH) == 0)
             continue; /* a server that a request has started is not that request */
-        copy[kept++] = memcpy(text, environ[i], length);
-        text += length;
+        copy[kept++] = inside ? text + (environ[i] - block) : environ[i];
     }
     copy[kept] = NULL;
-    if (count > 0) {
-        mark.at = environ[0];
-        mark.room = (size_t)(end - environ[0]);
-    }
+    if (count > 0)
+        memcpy(text, block, size);
+    mark.at = block;
+    mark.room = size;
     environ = copy;
 }
 
@@ -135,20 +123,6 @@ void cleanup_mark_process(const char *id)
     for (size_t at = size; at < mark.room && mark.at[at] != '\0'; at++)
         mark.at[at] = '\0'; /* the rest of the variable that was here, now cut in two */
 }
-
-/* What to look for in /proc. All that is 0 or NULL is not looked for. */
-struct hunt {
-    char (*ids)[CLEANUP_ID_SIZE]; /* processes of these requests, */
-    size_t id_count;
-    const char *token; /* of all other requests of the server with this token, */
-    int state;         /* except those of which SPARED(STATE, ID) is true: */
-    bool (*spared)(int state, const char *id); /* their ledgers are in somebody else's hands */
-    const pid_t *sessions;                     /* of these sessions, */
-    size_t session_count;
-    pid_t parent;         /* and all children of this process, */
-    pid_t spared_session; /* except those of this session */
-    bool (*known)(pid_t); /* and those of which this is true */
-};
 
 /* Step to the next process in the walk through /proc, zombies left out. Returns false at the end
  * and after a failure. */
@@ -185,9 +159,7 @@ ASYNC_SAFE static bool children_of_thread(int tasks, const char *tid, struct pid
 {
     char path[32], piece[512];
     struct text t = TEXT(path);
-    text_add(&t, tid);
-    text_add(&t, "/children");
-    int fd = openat(tasks, text_end(&t), O_RDONLY | O_CLOEXEC);
+    int fd = openat(tasks, text_format(&t, "%s/children", tid), O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
     pid_t pid = 0;
@@ -209,14 +181,11 @@ ASYNC_SAFE static bool children_of(pid_t pid, struct pids *to)
     static _Alignas(struct dirent64) char entries[1024];
     char path[32];
     struct text t = TEXT(path);
-    text_add(&t, "/proc/");
-    text_signed(&t, pid);
-    text_add(&t, "/task");
     bool told = false;
-    struct walk tasks = walk_open(AT_FDCWD, text_end(&t), entries, sizeof entries);
+    const char *name = text_format(&t, "/proc/%d/task", pid);
+    struct walk tasks = walk_open(AT_FDCWD, name, entries, sizeof entries);
     for (const struct dirent64 *e; (e = walk_next(&tasks)) != NULL;)
-        if (children_of_thread(tasks.fd, e->d_name, to))
-            told = true;
+        told |= children_of_thread(tasks.fd, e->d_name, to);
     (void)walk_close(&tasks);
     return told;
 }
@@ -266,13 +235,11 @@ ASYNC_SAFE static bool reap_all(void)
 #define KILL_PATIENCE_MS 10000
 
 /* Reap until no child is left, or MS have passed. If SIGNAL is not 0 it is sent to all that is
- * below this process, again and again. SIGCHLD is blocked by the caller, so that sigtimedwait takes
- * it and a pause ends when a child does. Returns true if no child is left. */
-ASYNC_SAFE static bool reap_until(int64_t ms, int signal, cleanup_meanwhile_fn *meanwhile)
+ * below this process, again and again. CHILD is SIGCHLD, which the caller has blocked, so that
+ * sigtimedwait takes it and a pause ends when a child does. Returns true if no child is left. */
+ASYNC_SAFE static bool reap_until(int64_t ms, int signal, const sigset_t *child,
+                                  cleanup_meanwhile_fn *meanwhile)
 {
-    sigset_t child;
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
     for (int64_t now = clock_ms(), until = now + ms, pause = 1; now < until; now = clock_ms()) {
         if (signal != 0)
             signal_below(signal); /* what the killed leave behind has come to us: look again */
@@ -281,7 +248,7 @@ ASYNC_SAFE static bool reap_until(int64_t ms, int signal, cleanup_meanwhile_fn *
         if (meanwhile != NULL)
             meanwhile();
         struct timespec t = {.tv_nsec = pause * 1000000};
-        if (sigtimedwait(&child, NULL, &t) < 0 && pause < 16)
+        if (sigtimedwait(child, NULL, &t) < 0 && pause < 16)
             pause *= 2;
     }
     return false;
@@ -297,10 +264,25 @@ ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *mea
     sigprocmask(SIG_BLOCK, &child, &before);
     if (grace_ms > 0)
         signal_below(SIGTERM);
-    bool none = reap_until(grace_ms, 0, meanwhile) || reap_until(KILL_PATIENCE_MS, SIGKILL, NULL);
+    bool none = reap_until(grace_ms, 0, &child, meanwhile) ||
+                reap_until(KILL_PATIENCE_MS, SIGKILL, &child, NULL);
     sigprocmask(SIG_SETMASK, &before, NULL);
     return none;
 }
+
+/* What to look for in /proc. All that is 0 or NULL is not looked for. */
+struct hunt {
+    char (*ids)[CLEANUP_ID_SIZE]; /* processes of these requests, */
+    size_t id_count;
+    const char *token; /* of all other requests of the server with this token, */
+    int state;         /* except those of which SPARED(STATE, ID) is true: */
+    bool (*spared)(int state, const char *id); /* their ledgers are in somebody else's hands */
+    const pid_t *sessions;                     /* of these sessions, */
+    size_t session_count;
+    pid_t parent;         /* and all children of this process, */
+    pid_t spared_session; /* except those of this session */
+    bool (*known)(pid_t); /* and those of which this is true */
+};
 
 static bool is_hunted(const char *id, const struct hunt *h)
 {
@@ -318,8 +300,8 @@ static bool environment_has(pid_t pid, const struct hunt *h)
 {
     static char environment[128 * 1024]; /* a longer one is cut: its session must be enough */
     char path[32];
-    snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct text t = TEXT(path);
+    int fd = open(text_format(&t, "/proc/%d/environ", pid), O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
     size_t length = 0;
@@ -329,9 +311,8 @@ static bool environment_has(pid_t pid, const struct hunt *h)
         length += (size_t)n;
     close(fd);
     environment[length] = '\0';
-    const size_t name = MARK_NAME_LENGTH;
     for (const char *at = environment; at < environment + length; at += strlen(at) + 1)
-        if (strncmp(at, MARK_NAME, name) == 0 && is_hunted(at + name, h))
+        if (strncmp(at, MARK_NAME, MARK_NAME_LENGTH) == 0 && is_hunted(at + MARK_NAME_LENGTH, h))
             return true;
     return false;
 }
@@ -353,7 +334,7 @@ static bool is_quarry(const struct process *p, const struct hunt *h)
 
 /* Kill those that are hunted and what is below them, as far as one look at /proc shows it. Returns
  * how many were found. */
-static size_t hunt_once(const struct hunt *h)
+static size_t hunt_look(const struct hunt *h)
 {
     _Alignas(struct dirent64) char entries[4096];
     static struct pids found;
@@ -374,7 +355,7 @@ static size_t hunt_once(const struct hunt *h)
 static bool hunt_down(const struct hunt *h)
 {
     for (int64_t until = clock_ms() + KILL_PATIENCE_MS; clock_ms() < until; sleep_ms(2))
-        if (hunt_once(h) == 0)
+        if (hunt_look(h) == 0)
             return true;
     return false;
 }
@@ -403,7 +384,7 @@ bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*kno
     return hunt_down(&h);
 }
 
-/* ---- Processes: a list of all -------------------------------------------------------- */
+/* ---- A list of all processes --------------------------------------------------------- */
 
 static int compare_pids(const void *a, const void *b)
 {

@@ -94,6 +94,7 @@ static inline bool ledger_name_of_file(int dir, const char *file, char name[CLEA
 /* A slot's scratch directory, as it was made. */
 struct scratch_mark {
     char letter;       /* at the end of its name; 0: none */
+    bool fresh;        /* what was done in it in the tick of its ctime does not show there */
     ino_t inode;       /* 0: there is none */
     int64_t sec, nsec; /* its ctime */
 };
@@ -154,6 +155,7 @@ ASYNC_SAFE static inline struct header header_read(int fd)
     h.idle = strncmp(line, IDLE_MAGIC, sizeof IDLE_MAGIC - 1) == 0;
     if (h.idle)
         h.mark = (struct scratch_mark){.letter = (char)header_number(line, " letter="),
+                                       .fresh = header_number(line, " fresh=") != 0,
                                        .inode = (ino_t)header_number(line, " inode="),
                                        .sec = (int64_t)header_number(line, " sec="),
                                        .nsec = (int64_t)header_number(line, " nsec=")};

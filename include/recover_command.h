@@ -11,21 +11,13 @@
 #ifndef HANGUPD_RECOVER_COMMAND_H
 #define HANGUPD_RECOVER_COMMAND_H
 
-#include <errno.h>
-#include <signal.h>
-#include <string.h>
 #include <sys/file.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "ledger.h"
-#include "log.h"
 #include "options.h"
 #include "run_command.h"
 #include "state.h"
-#include "users.h"
 
 static const char recover_about[] =
     "Usage: hangupd recover [OPTION...] [ID...]\n"
@@ -36,6 +28,7 @@ static const char recover_about[] =
     "\n";
 
 static const char recover_notes[] =
+    "  --help\n"
     "\n"
     "Commands run in the current directory, with this environment and REQUEST_ID.\n"
     "\n"
@@ -47,9 +40,9 @@ static const char recover_notes[] =
 
 static const struct option_row recover_rows[] = {
     {NULL, recover_about, .kind = OPTION_TEXT},
-    STATE_ROW,
-    UNDO_TIMEOUT_ROW,
-    {"help", "", .kind = OPTION_HELP},
+    {"state", STATE_HELP, WORD_IN(state, "DIR")},
+    {TIME("undo-timeout", "for each command that undoes something", undo_ms, 1, "30")},
+    {"help", NULL, .kind = OPTION_HELP},
     {NULL, recover_notes, .kind = OPTION_TEXT},
     {0},
 };
@@ -58,9 +51,9 @@ static const struct option_table recover_options = {"hangupd recover", 24, recov
 
 static struct {
     struct state_dir state;
-    char **ids; /* those that are wanted; one that was refused is NULL */
-    int count;  /* 0: all are wanted */
-    unsigned settled, left;
+    char **ids;  /* those that are wanted; one that was refused is NULL */
+    int count;   /* 0: all are wanted */
+    bool moving; /* to STATE/failed: what does not go at once is told of when it is tried there */
 } recovering;
 
 static bool is_wanted(const char *id)
@@ -73,41 +66,32 @@ static bool is_wanted(const char *id)
 
 static void recover_told(const char *id, enum cleanup_result result, bool kept)
 {
+    const char *failure = failure_take();
     if (result == CLEANUP_DONE) {
-        recovering.settled++;
+        janitor.settled++;
         log_event(id, kept ? "kept, as it had been answered" : "undone");
-    } else {
-        recovering.left++;
-        log_eventf(id, "NOT undone: %s", failure_take());
+    } else if (!recovering.moving) {
+        janitor.left++;
+        log_eventf(id, "NOT undone: %s", failure);
     }
-    failure_take();
-}
-
-/* A ledger that was only moved to STATE/failed is told of later, when it is tried there. */
-static void recover_moved(const char *id, enum cleanup_result result, bool kept)
-{
-    if (result == CLEANUP_DONE)
-        recover_told(id, result, kept);
-    failure_take();
 }
 
 /* Say of the ids that cannot be recovered why not, and take them off the list. */
 static void refuse_ids(void)
 {
     for (int i = 0; i < recovering.count; i++) {
+        const char *id = recovering.ids[i];
         pid_t holder = 0;
-        enum cleanup_place place = cleanup_find(recovering.state.fd, recovering.ids[i], &holder);
+        enum cleanup_place place = cleanup_find(recovering.state.fd, id, &holder);
         if (place == CLEANUP_NOWHERE)
-            log_event(recovering.ids[i],
-                      "refused: there is no ledger of this request; it is settled, "
-                      "or had made nothing");
+            log_event(id, "refused: there is no ledger of this request; it is settled, or had made "
+                          "nothing");
         else if (place == CLEANUP_HELD)
-            log_eventf(recovering.ids[i],
-                       "refused: process %d has it in hand, a server that lives or recovers",
+            log_eventf(id, "refused: process %d has it in hand, a server that lives or recovers",
                        (int)holder);
         else
             continue;
-        recovering.left++;
+        janitor.left++;
         recovering.ids[i] = NULL;
     }
 }
@@ -132,18 +116,17 @@ static bool recover_wanted(void)
 {
     struct cleanup_recovery how = {
         .state = recovering.state.fd, .adopt = -1, .run = run_command, .settled = recover_told};
-    if (recovering.count == 0) {
-        bool all = cleanup_recover(&how);
-        return cleanup_recover_parked(&how) && all;
+    struct cleanup_recovery first = how;
+    if (recovering.count > 0) {
+        how.wanted = first.wanted = is_wanted;
+        first.run = NULL;
+        first.adopt = cleanup_failed_open(recovering.state.fd, true);
+        if (first.adopt < 0)
+            cannot("could not make failed in %s: %s", recovering.state.path, strerror(errno));
+        recovering.moving = true;
     }
-    struct cleanup_recovery move = {.state = recovering.state.fd,
-                                    .adopt = cleanup_failed_open(recovering.state.fd, true),
-                                    .wanted = is_wanted,
-                                    .settled = recover_moved};
-    if (move.adopt < 0)
-        cannot("could not make failed in %s: %s", recovering.state.path, strerror(errno));
-    how.wanted = is_wanted;
-    bool looked = cleanup_recover(&move);
+    bool looked = cleanup_recover(&first);
+    recovering.moving = false;
     return cleanup_recover_parked(&how) && looked;
 }
 
@@ -156,12 +139,12 @@ static _Noreturn void recover_main(pid_t parent)
     recover_alone();
     refuse_ids();
     bool looked = recover_wanted();
-    if (recovering.settled + recovering.left == 0 && looked)
+    if (janitor.settled + janitor.left == 0 && looked)
         log_event(NULL, "nothing is left to undo");
     else
-        log_eventf(NULL, "%u undone or kept, %u left in %s", recovering.settled, recovering.left,
+        log_eventf(NULL, "%u undone or kept, %u left in %s", janitor.settled, janitor.left,
                    recovering.state.path);
-    _exit(recovering.left == 0 && looked ? 0 : EXIT_COULD_NOT);
+    _exit(janitor.left == 0 && looked ? 0 : EXIT_COULD_NOT);
 }
 
 /* Open STATE and become its owner. It must be there: recovering a directory that was mistyped must
@@ -188,9 +171,8 @@ static int command_recover(int argc, char **argv)
     recovering.ids = argv + optind;
     recovering.count = argc - optind;
     for (int i = 0; i < recovering.count; i++)
-        if (!cleanup_is_id(recovering.ids[i]))
-            wrong_use("%s is not the id of a request, as in 0123456789abcdef-1f",
-                      recovering.ids[i]);
+        if (!cleanup_is_id(argv[optind + i]))
+            wrong_use("%s is not the id of a request, as in 0123456789abcdef-1f", argv[optind + i]);
     recover_open();
     log_sink.plain = true;
     log_sink.fd = STDOUT_FILENO;

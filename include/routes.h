@@ -6,8 +6,9 @@
  *         complain(why);
  *
  * A route is PATH=TARGET[,KEY=VALUE...]; what the keys are, and what --help says of each, is in
- * one table, route_keys. Nothing is printed here: what is wrong is put into words for the caller
- * to print. Files of routes, and the option --routes, are in options.h.
+ * one table, route_keys. A new key is a row there, a function take_... beside the others, and a
+ * member of struct route (hangupd/handler.h). Nothing is printed here: what is wrong is put into
+ * words for the caller to print. Files of routes, and the option --routes, are in options.h.
  *
  * Kind: pure.
  * Signal safety: none.
@@ -17,6 +18,8 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,44 +50,32 @@ static inline int64_t parse_duration(const char *text)
     return -1;
 }
 
-/* The inverse, in seconds if that is exact: "30", or "250ms". */
-static inline void text_duration(struct text *t, int64_t ms)
-{
-    text_signed(t, ms % 1000 == 0 ? ms / 1000 : ms);
-    text_add(t, ms % 1000 == 0 ? "" : "ms");
-}
-
 /* The most of requests, connections and the like; and how to have it in a string literal. */
 #define COUNT_MOST 1000000
 #define DIGITS_(number) #number
 #define DIGITS(number) DIGITS_(number)
 
-static const char size_units[] = "kMG"; /* each 1024 times the one before */
+/* "256": a whole number up to COUNT_MOST. Returns -1 if TEXT is none. */
+static inline int64_t parse_count(const char *text)
+{
+    unsigned long long n;
+    return parse_number(&text, COUNT_MOST, &n) && *text == '\0' ? (int64_t)n : -1;
+}
 
 /* "65536", "64k", "1M", "2G": bytes. Returns -1 if TEXT is none of these. */
 static inline int64_t parse_size(const char *text)
 {
+    static const char units[] = "kKmMgG"; /* each 1024 times the one before */
     unsigned long long n;
     int shift = 0;
     if (!parse_number(&text, INT64_MAX, &n))
         return -1;
-    for (int i = 0; *text != '\0' && shift == 0 && i < 3; i++)
-        if ((*text | 0x20) == (size_units[i] | 0x20))
-            shift = 10 * (i + 1);
+    const char *unit = *text != '\0' ? strchr(units, *text) : NULL;
+    if (unit != NULL)
+        shift = 10 * (int)((unit - units) / 2 + 1);
     if (text[shift > 0] != '\0' || n > (unsigned long long)INT64_MAX >> shift)
         return -1;
     return (int64_t)(n << shift);
-}
-
-/* The inverse, in the largest unit that is exact: "32k". */
-static inline void text_size(struct text *t, int64_t bytes)
-{
-    int unit = 0;
-    for (; unit < 3 && bytes > 0 && bytes % 1024 == 0; unit++)
-        bytes /= 1024;
-    text_signed(t, bytes);
-    if (unit > 0)
-        text_char(t, size_units[unit - 1]);
 }
 
 /* ---- Choices: one of several words, as in --help ------------------------------------- */
@@ -105,14 +96,6 @@ static inline int choice_find(const char *words, const char *word)
     }
 }
 
-/* The word at PLACE, which must be there. */
-static inline void text_choice(struct text *t, const char *words, int place)
-{
-    while (--place > 0)
-        words = strchr(words, '|') + 1;
-    text_bytes(t, words, strcspn(words, "|"));
-}
-
 /* "neither undo nor finish", "none of probe, hangup, ignore" */
 static inline void text_not_a_choice(struct text *t, const char *words)
 {
@@ -126,86 +109,68 @@ static inline void text_not_a_choice(struct text *t, const char *words)
             text_char(t, *words);
 }
 
-/* Returns HALF_CLOSE_DEFAULT if TEXT is not one. */
-static inline enum half_close parse_half_close(const char *text)
-{
-    return (enum half_close)choice_find(HALF_CLOSE_WORDS, text);
-}
-
-/* Returns ON_HANGUP_DEFAULT if TEXT is not one. */
-static inline enum on_hangup parse_on_hangup(const char *text)
-{
-    return (enum on_hangup)choice_find(ON_HANGUP_WORDS, text);
-}
-
 /* ---- The keys of a route ------------------------------------------------------------- */
 
-static inline bool take_timeout(struct route *r, const char *value)
+/* Say in WHY, as printf() would, what is wrong. Returns -1. */
+__attribute__((format(printf, 3, 4))) static inline int refuse(char *why, size_t size,
+                                                               const char *format, ...)
 {
-    return (r->timeout_ms = parse_duration(value)) > 0;
-}
-
-static inline bool take_max(struct route *r, const char *value)
-{
-    unsigned long long n = 0;
-    bool right = parse_number(&value, COUNT_MOST, &n) && *value == '\0' && n > 0;
-    r->max = (int64_t)n;
-    return right;
-}
-
-static inline bool take_on_hangup(struct route *r, const char *value)
-{
-    return (r->on_hangup = parse_on_hangup(value)) != ON_HANGUP_DEFAULT;
-}
-
-static inline bool take_half_close(struct route *r, const char *value)
-{
-    return (r->half_close = parse_half_close(value)) != HALF_CLOSE_DEFAULT;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, size, format, args);
+    va_end(args);
+    return -1;
 }
 
 static const struct route_key {
-    const char *name, *argument, *help;               /* as the columns of options (options.h) */
-    bool (*take)(struct route *r, const char *value); /* false: VALUE is wrong */
-    const char *wanted; /* after "is not"; NULL: one of ARGUMENT's words */
+    const char *name, *argument, *help; /* as the columns of options (options.h) */
+    size_t at;                          /* in struct route */
+    int64_t (*parse)(const char *text); /* of an int64_t; NULL: an enum, one of ARGUMENT's words */
+    const char *wanted;                 /* after "is not", if it is no enum */
 } route_keys[] = {
-    {"timeout", "TIME", "for the whole request, instead of --timeout", take_timeout,
-     "a time; write timeout=90s, 15m or 2h"},
+    {"timeout", "TIME", "for the whole request, instead of --timeout",
+     offsetof(struct route, timeout_ms), parse_duration, "a time; write timeout=90s, 15m or 2h"},
     {"max", "N",
      "requests of this route at once; further ones wait for\n"
      "their turn, up to --queue-timeout",
-     take_max, "a whole number from 1 to " DIGITS(COUNT_MOST)},
-    {"on-hangup", ON_HANGUP_WORDS, "instead of --on-hangup", take_on_hangup, NULL},
-    {"half-close", HALF_CLOSE_WORDS, "instead of --half-close", take_half_close, NULL},
+     offsetof(struct route, max), parse_count, "a whole number from 1 to " DIGITS(COUNT_MOST)},
+    {"on-hangup", ON_HANGUP_WORDS, "instead of --on-hangup",
+     .at = offsetof(struct route, on_hangup)},
+    {"half-close", HALF_CLOSE_WORDS, "instead of --half-close",
+     .at = offsetof(struct route, half_close)},
 };
 #define ROUTE_KEY_COUNT (sizeof route_keys / sizeof route_keys[0])
 
-/* Set KEY to VALUE in *R. Returns 0, or -1 with WHY. */
-static inline int parse_key(struct route *r, const char *key, const char *value, char *why,
-                            size_t size)
+/* Set what the TEXT "KEY=VALUE", which is taken apart, says in *R. Returns 0, or -1 with WHY. No
+ * value may be 0, which says that it is not given. */
+static inline int parse_key(struct route *r, char *text, char *why, size_t size)
 {
-    struct text t = {.at = why, .room = size};
+    char *key = text, *value = strchr(text, '=');
+    if (value == NULL)
+        return refuse(why, size, "%s has no value; write %s=VALUE", key, key);
+    *value++ = '\0';
+    char words[256];
+    struct text t = TEXT(words);
     const struct route_key *k = route_keys, *end = k + ROUTE_KEY_COUNT;
     while (k < end && strcmp(k->name, key) != 0)
         k++;
-    if (k < end && k->take(r, value))
-        return 0;
-    text_add(&t, k < end ? key : "there is no key ");
-    text_add(&t, k < end ? "=" : key);
     if (k == end) {
-        for (k = route_keys; k < end; k++) {
-            text_add(&t, k == route_keys ? "; there are " : ", ");
-            text_add(&t, k->name);
-        }
-    } else {
-        text_add(&t, value);
-        text_add(&t, k->wanted != NULL ? " is not " : " is ");
-        if (k->wanted != NULL)
-            text_add(&t, k->wanted);
-        else
-            text_not_a_choice(&t, k->argument);
+        for (k = route_keys; k < end; k++)
+            text_format(&t, k == route_keys ? "%s" : ", %s", k->name);
+        return refuse(why, size, "there is no key %s; there are %s", key, text_end(&t));
     }
-    text_end(&t);
-    return -1;
+    void *at = (char *)r + k->at;
+    int64_t n = k->parse != NULL ? k->parse(value) : choice_find(k->argument, value);
+    if (k->parse != NULL)
+        *(int64_t *)at = n;
+    else
+        *(int *)at = (int)n;
+    if (n > 0)
+        return 0;
+    if (k->parse != NULL)
+        return refuse(why, size, "%s=%s is not %s", key, value, k->wanted);
+    text_not_a_choice(&t, k->argument);
+    return refuse(why, size, "%s=%s is %s", key, value, text_end(&t));
 }
 
 /* ---- A route ------------------------------------------------------------------------- */
@@ -214,97 +179,71 @@ static inline int parse_key(struct route *r, const char *key, const char *value,
 static inline int parse_program(struct route *r, const char *target, char *why, size_t size)
 {
     struct stat now;
-    char cwd[PATH_MAX] = "", *path;
+    char cwd[PATH_MAX] = "", path[PATH_MAX];
     while (target[0] == '.' && target[1] == '/')
         target += 2;
-    if (*target != '/' && getcwd(cwd, sizeof cwd) == NULL) {
-        snprintf(why, size, "the current directory cannot be found: %s", strerror(errno));
-        return -1;
-    }
-    if (asprintf(&path, "%s%s%s", cwd, *target != '/' ? "/" : "", target) < 0) {
-        snprintf(why, size, "out of memory");
-        return -1;
-    }
-    if (strlen(path) >= PATH_MAX) {
-        snprintf(why, size, "the program's path is too long");
-        free(path);
-        return -1;
-    }
-    if (stat(path, &now) == 0 && S_ISDIR(now.st_mode) && r->path[strlen(r->path) - 1] != '/') {
-        snprintf(why, size, "%s is a directory; for a directory of programs write %s/=%s", target,
-                 r->path, target);
-        free(path);
-        return -1;
-    }
-    r->program = path;
-    return 0;
+    if (*target != '/' && getcwd(cwd, sizeof cwd) == NULL)
+        return refuse(why, size, "the current directory cannot be found: %s", strerror(errno));
+    int n = snprintf(path, sizeof path, "%s%s%s", cwd, *target != '/' ? "/" : "", target);
+    if (n >= PATH_MAX)
+        return refuse(why, size, "the program's path is too long");
+    if (stat(path, &now) == 0 && S_ISDIR(now.st_mode) && r->path[strlen(r->path) - 1] != '/')
+        return refuse(why, size, "%s is a directory; for a directory of programs write %s/=%s",
+                      target, r->path, target);
+    r->program = strdup(path);
+    return r->program != NULL ? 0 : refuse(why, size, "out of memory");
 }
 
 static inline int parse_target(struct route *r, const char *target, const struct route *compiled,
                                char *why, size_t size)
 {
-    struct text names = {.at = why, .room = size};
+    char words[512];
+    struct text names = TEXT(words);
     if (*target != '@')
         return parse_program(r, target, why, size);
-    for (const struct route *c = compiled; c->path != NULL; c++)
-        if (c->name != NULL && strcmp(c->name, target + 1) == 0) {
+    for (const struct route *c = compiled; c->path != NULL; c++) {
+        if (c->name == NULL)
+            continue;
+        if (strcmp(c->name, target + 1) == 0) {
             const char *path = r->path;
             *r = *c;
             r->path = path;
             return 0;
         }
-    text_add(&names, "no handler is called ");
-    text_add(&names, target);
-    text_add(&names, "; there are:");
-    for (const struct route *c = compiled; c->path != NULL; c++)
-        if (c->name != NULL) {
-            text_add(&names, " @");
-            text_add(&names, c->name);
-        }
-    text_end(&names);
-    return -1;
+        text_format(&names, " @%s", c->name);
+    }
+    return refuse(why, size, "no handler is called %s; there are:%s", target, text_end(&names));
 }
 
 /* Parse "PATH=TARGET[,KEY=VALUE...]" into *ROUTE, whose strings are then allocated, with COMPILED
  * (ended by path NULL) for @NAME. Returns 0, or -1 with WHY: what is wrong, and what would be
  * right. */
 static inline int route_parse(const char *text, const struct route *compiled, struct route *route,
-                              char *why, size_t why_size)
+                              char *why, size_t size)
 {
     char *copy = strdup(text), *save = NULL;
+    int result = -1;
     *route = (struct route){0};
-    if (copy == NULL) {
-        snprintf(why, why_size, "out of memory");
-        return -1;
-    }
+    if (copy == NULL)
+        return refuse(why, size, "out of memory");
     char *equals = strchr(copy, '=');
     if (*copy != '/' || equals == NULL || equals[1] == '\0' || equals[1] == ',') {
-        snprintf(why, why_size, "a route is PATH=TARGET, as in /report=./report.sh or /a=@a");
-        goto wrong;
+        refuse(why, size, "a route is PATH=TARGET, as in /report=./report.sh or /a=@a");
+    } else {
+        *equals = '\0';
+        route->path = strdup(copy);
+        char *target = strtok_r(equals + 1, ",", &save);
+        if (route->path != NULL && target != NULL)
+            result = parse_target(route, target, compiled, why, size);
     }
-    *equals = '\0';
-    route->path = strdup(copy);
-    char *target = strtok_r(equals + 1, ",", &save);
-    if (route->path == NULL || target == NULL ||
-        parse_target(route, target, compiled, why, why_size) < 0)
-        goto wrong;
-    for (char *key; (key = strtok_r(NULL, ",", &save)) != NULL;) {
-        char *value = strchr(key, '=');
-        if (value == NULL) {
-            snprintf(why, why_size, "%s has no value; write %s=VALUE", key, key);
-            goto wrong;
-        }
-        *value = '\0';
-        if (parse_key(route, key, value + 1, why, why_size) < 0)
-            goto wrong;
+    for (char *key; result == 0 && (key = strtok_r(NULL, ",", &save)) != NULL;)
+        result = parse_key(route, key, why, size);
+    free(copy);
+    if (result < 0) {
+        free((char *)route->path);
+        *route = (struct route){0};
     }
-    free(copy);
-    return 0;
-wrong:
-    free(copy);
-    free((char *)route->path);
-    *route = (struct route){0};
-    return -1;
+    return result;
 }
 
 #endif

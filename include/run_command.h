@@ -1,4 +1,8 @@
-/* run_command.h: running an undo command (a `run` record), and what a janitor remembers meanwhile.
+/* run_command.h: the command lines of undo: writing them for a shell, and running them as a
+ * janitor.
+ *
+ *     shell_word(&t, path);                    // '/tmp/a file': one word, whatever it contains
+ *     puts(recover_words(state, id));          // hangupd recover --state DIR ID
  *
  *     cleanup_report = report_failure;         // failures go to the log, and are remembered
  *     hunt_once(id, session, parent, known);   // end what is left of the request
@@ -6,9 +10,11 @@
  *     ...
  *     log_eventf(id, "NOT undone: %s", failure_take());
  *
- * For a process that undoes: a janitor, or the child of `hangupd recover`. It must be a subreaper
- * without children of its own, because whatever a command leaves behind is ended with it; so the
- * server itself must never call this. It waits: --undo-timeout for each command.
+ * Lines are for undo commands that we write ourselves, and for people who copy them from the log;
+ * what does not fit into the text is cut. Running is for a process that undoes: a janitor, or the
+ * child of `hangupd recover`. It must be a subreaper without children of its own, because whatever
+ * a command leaves behind is ended with it; so the server itself must never call this. It waits:
+ * --undo-timeout for each command.
  *
  * Kind: included by server.c alone.
  * Signal safety: none.
@@ -17,34 +23,97 @@
 #define HANGUPD_RUN_COMMAND_H
 
 #include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include "log.h"
 #include "options.h"
+
+/* ---- Words of a command line ------------------------------------------------------------- */
+
+/* Add WORD, quoted if it needs that. A keyword needs it where a command's name is wanted. */
+static void shell_word(struct text *t, const char *word)
+{
+    static const char keywords[] = " if then elif else fi case esac for select while until do done "
+                                   "in function time coproc ";
+    char padded[16];
+    bool plain = *word != '\0' && (snprintf(padded, sizeof padded, " %s ", word) > 12 ||
+                                   strstr(keywords, padded) == NULL);
+    for (const char *s = word; *s != '\0'; s++)
+        plain = plain && (isalnum((unsigned char)*s) || strchr("_./:@%+,-", *s) != NULL);
+    if (plain) {
+        text_add(t, word);
+        return;
+    }
+    text_char(t, '\'');
+    for (const char *s = word; *s != '\0'; s++)
+        if (*s == '\'')
+            text_add(t, "'\\''");
+        else
+            text_char(t, *s);
+    text_char(t, '\'');
+}
+
+/* The same in printable characters only: the log escapes all others, and what is copied from there
+ * would then be another word. */
+static void shell_word_printable(struct text *t, const char *word)
+{
+    const char *s = word;
+    while (isprint((unsigned char)*s))
+        s++;
+    if (*s == '\0') {
+        shell_word(t, word);
+        return;
+    }
+    text_add(t, "\"$(printf '");
+    for (s = word; *s != '\0'; s++) {
+        unsigned char c = (unsigned char)*s;
+        char piece[8];
+        bool plain = isprint(c) && strchr("'\\%", c) == NULL;
+        snprintf(piece, sizeof piece, plain ? "%c" : "\\%03o", c);
+        text_add(t, piece);
+    }
+    text_add(t, "')\"");
+}
+
+#define COMMAND_SIZE (4 * PATH_MAX + 256) /* a byte becomes four at most */
+
+/* Returns the command line that settles what ID left, or everything if it is NULL, in the state
+ * directory PATH; until the next call. */
+static const char *recover_words(const char *path, const char *id)
+{
+    static char words[COMMAND_SIZE];
+    struct text t = TEXT(words);
+    text_add(&t, "hangupd recover --state ");
+    shell_word_printable(&t, path);
+    if (id != NULL) {
+        text_char(&t, ' ');
+        text_add(&t, id);
+    }
+    return text_end(&t);
+}
+
+/* ---- What a process that undoes remembers ------------------------------------------------ */
 
 /* The memory of a process that undoes. */
 static struct {
     char failure[1024]; /* the first that could not be undone, and why; "": none */
     bool more_failed;
     char hunted[CLEANUP_ID_SIZE]; /* the request whose processes it has ended */
-    unsigned settled, left;       /* ledgers of dead servers */
+    unsigned settled, left;       /* ledgers of dead servers, or those that are recovered */
 } janitor;
 
 /* A janitor's cleanup_report: in the log, and remembered for the line at the end. */
 static void report_failure(const char *id, const char *what)
 {
     static const char prefix[] = "could not undo: ";
+    bool has_prefix = strncmp(what, prefix, sizeof prefix - 1) == 0;
     log_event(id, what);
     if (janitor.failure[0] != '\0')
         janitor.more_failed = true;
-    else if (strncmp(what, prefix, sizeof prefix - 1) == 0)
-        snprintf(janitor.failure, sizeof janitor.failure, "%s", what + sizeof prefix - 1);
     else
-        snprintf(janitor.failure, sizeof janitor.failure, "%s", what);
+        snprintf(janitor.failure, sizeof janitor.failure, "%s",
+                 what + (has_prefix ? sizeof prefix - 1 : 0));
 }
 
 /* Returns what failed since the last call, in words that stay until the next one. */
@@ -58,33 +127,20 @@ static const char *failure_take(void)
     return words;
 }
 
-/* A command's output, which goes to the log line by line. */
-struct output {
-    int from; /* -1 when it has ended */
-    struct log_lines lines;
-};
+/* ---- Running a command ------------------------------------------------------------------- */
 
-/* Wait at most MS for output and log it. Returns false if none came. */
-static bool output_take(struct output *o, const char *id, int ms)
+/* Wait at most MS for output of a command and log it. Returns false if none came; *FROM becomes -1
+ * at its end. */
+static bool output_take(int *from, struct log_lines *lines, const char *id, int ms)
 {
-    struct pollfd p = {.fd = o->from, .events = POLLIN};
+    struct pollfd p = {.fd = *from, .events = POLLIN};
     if (poll(&p, 1, ms) <= 0)
         return false;
-    if (log_lines_read(&o->lines, id, o->from) > 0)
+    if (log_lines_read(lines, id, *from) > 0)
         return true;
-    close(o->from);
-    o->from = -1;
+    close(*from);
+    *from = -1;
     return false;
-}
-
-/* Log what is still there, until UNTIL: a process that escaped may go on writing for ever. */
-static void output_end(struct output *o, const char *id, int64_t until)
-{
-    while (o->from >= 0 && clock_ms() < until && output_take(o, id, 0))
-        continue;
-    log_lines_end(&o->lines, id);
-    if (o->from >= 0)
-        close(o->from);
 }
 
 static _Noreturn void exec_command(const char *id, const char *command, int output, pid_t parent)
@@ -108,11 +164,11 @@ static _Noreturn void exec_command(const char *id, const char *command, int outp
     _exit(127);
 }
 
-/* Wait for PID's end and end all that it has started. Returns false if it did not end within
- * --undo-timeout, and so was killed. */
+/* Wait for PID's end, log its output FROM, and end all that it has started. Returns false if it did
+ * not end within --undo-timeout, and so was killed. */
 static bool await_command(pid_t pid, const char *id, int from, int *status)
 {
-    struct output out = {.from = from};
+    struct log_lines lines = {.length = 0};
     siginfo_t ended = {0};
     int64_t until = clock_ms() + settings.undo_ms;
     for (int pause = 1;; pause = pause < 20 ? pause * 2 : pause) {
@@ -120,14 +176,20 @@ static bool await_command(pid_t pid, const char *id, int from, int *status)
         if (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) < 0 ||
             ended.si_pid != 0 || late)
             break;
-        if (output_take(&out, id, pause))
+        if (output_take(&from, &lines, id, pause))
             pause = 1;
     }
     kill(-pid, SIGKILL); /* its zombie, if that is what it is, still holds the number */
     bool in_time = ended.si_pid != 0 && waitpid(pid, status, 0) == pid;
     /* Whatever it left behind: daemons are a service manager's business. */
     cleanup_end_children(0, NULL);
-    output_end(&out, id, clock_ms() + 1000);
+    /* A process that escaped may go on writing for ever. */
+    until = clock_ms() + 1000;
+    while (from >= 0 && clock_ms() < until && output_take(&from, &lines, id, 0))
+        continue;
+    log_lines_end(&lines, id);
+    if (from >= 0)
+        close(from);
     return in_time;
 }
 
@@ -143,25 +205,12 @@ static void hunt_once(const char *id, pid_t session, pid_t parent, bool (*known)
     snprintf(janitor.hunted, sizeof janitor.hunted, "%s", id);
 }
 
-static void command_failed(const char *id, const char *command, bool in_time, int status)
-{
-    char what[1200], why[64];
-    if (!in_time)
-        snprintf(why, sizeof why, "no end within %lld ms", (long long)settings.undo_ms);
-    else if (WIFEXITED(status))
-        snprintf(why, sizeof why, "exit status %d", WEXITSTATUS(status));
-    else
-        snprintf(why, sizeof why, "ended by signal %d", WTERMSIG(status));
-    snprintf(what, sizeof what, "could not undo: run %.800s%s: %s", command,
-             strlen(command) > 800 ? "..." : "", why);
-    report_failure(id, what);
-}
-
 /* Run an undo command to its end; the ledger's lock is held meanwhile. Returns 0 if it exited with
  * status 0. Returns -1 with errno if it could not be run, or with errno 0 if it failed, which has
  * then been reported. */
 static int run_command(const char *id, const char *command)
 {
+    char what[1200], why[64];
     int ends[2], status = 0;
     pid_t self = getpid();
     hunt_once(id, 0, 0, NULL);
@@ -179,7 +228,15 @@ static int run_command(const char *id, const char *command)
     bool in_time = await_command(pid, id, ends[0], &status);
     if (in_time && WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
-    command_failed(id, command, in_time, status);
+    if (!in_time)
+        snprintf(why, sizeof why, "no end within %lld ms", (long long)settings.undo_ms);
+    else if (WIFEXITED(status))
+        snprintf(why, sizeof why, "exit status %d", WEXITSTATUS(status));
+    else
+        snprintf(why, sizeof why, "ended by signal %d", WTERMSIG(status));
+    snprintf(what, sizeof what, "could not undo: run %.800s%s: %s", command,
+             strlen(command) > 800 ? "..." : "", why);
+    report_failure(id, what);
     errno = 0; /* told */
     return -1;
 }

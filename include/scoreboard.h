@@ -1,7 +1,13 @@
 /* scoreboard.h: what parent and child share, one slot a request; causes, outcomes, figures.
  *
  * The parent maps STATE/SERVER/scoreboard before it forks; each child changes its own slot, and
- * `hangupd status` reads the file. Nothing in it is believed: a child can write everywhere there.
+ * `hangupd status` reads the file. A child can write everywhere there, so the parent checks what it
+ * reads, and acts on it only where a false word harms at worst the request whose slot has it.
+ *
+ * A new cause is also a name in cause_name, an outcome in outcome_of, a status and words for the
+ * client in handler.c (status_for, words_for) and in server.c's send_failure, and a caller of
+ * server.c's request_stop. A new outcome is also a name in outcome_name; the totals, the log, and
+ * status with its metrics go by OUTCOME_COUNT. Both change the layout: see SCOREBOARD_MAGIC.
  *
  * Kind: pure.
  * Signal safety: what is marked ASYNC_SAFE.
@@ -20,16 +26,20 @@
 
 /* ---- What parent and child share: one slot a request -------------------------------------
  *
- * The state word is changed by compare-and-swap alone:
+ * While a child lives the state word is changed by compare-and-swap alone:
  *
- *     READING ──▶ RUNNING ──▶ ANSWERING ──▶ DONE        by the child
- *                  │  ▲
+ *     READING ──▶ RUNNING ──▶ ANSWERING ──▶ DONE        by the child; where it refuses a request,
+ *                  │  ▲                                 or is ended, it leaves states out
  *                  ▼  │
  *                 PROBING                               by the parent, for a moment
  *
  * While PROBING, the parent writes to the connection and the child must not. DONE: the child
- * has settled its ledger and is about to exit 0 or 1. The rest of the slot is for logs and
- * people; the parent believes none of it. */
+ * has settled its ledger and is about to exit 0 or 1. The parent stores the word when it gives the
+ * slot out and takes it back, and adds SETTLING when the child is dead.
+ *
+ * Of the rest of the slot the parent acts on pid (a loan may be given on), limit_ms, turn and
+ * route, and, of a dead child, on head, rest, last, outcome and undo. All else is for logs and
+ * people. */
 enum slot_state {
     SLOT_FREE,
     SLOT_READING,
@@ -43,15 +53,33 @@ enum slot_state {
     SLOT_HEAD_OPEN = 0x40,   /* the child waits for the rest of the head: it has made nothing */
     SLOT_FIN_HANGUP = 0x80,  /* half-close=hangup */
     SLOT_FIN_IGNORE = 0x100, /* half-close=ignore */
-    SLOT_FINISH = 0x200,     /* on-hangup=finish */
+    SLOT_OUTLIVES = 0x200,   /* on-hangup=finish: the work outlives its client */
     SLOT_DELIVERING = 0x400, /* SIGTERM waits: the client's acknowledgement decides */
     SLOT_SETTLING = 0x800,   /* the child is dead, a janitor undoes: for people, by the parent */
-    SLOT_WAITING = 0x1000,   /* READING, in its route's line: it has made nothing */
+    SLOT_WAITING = 0x1000,   /* READING, in its route's line: for people, by the child */
     SLOT_BODY_OPEN = 0x2000  /* the child reads the body: it has made nothing */
 };
 
-/* Why the parent ends a request. It writes the cause into the slot before it signals, so that the
- * child's signal handler finds it there. */
+/* What the client's FIN means for a request in the state WORD: of one that closed, or of one that
+ * has only ended its own side. This is where half-close is decided; a new policy is also a flag of
+ * the state (handler.c, half_close_flags) and a word of routes.h. It is asked in three places: when
+ * the FIN comes while a child works (server.c, judge_fin), when the work begins and the FIN has
+ * come before (handler.c, enter_running), and when that happens in a route's line (await_turn).
+ * Without a child there is nothing to undo: server.c, connection_event and connection_idle. */
+enum fin {
+    FIN_NOTHING, /* it is not to be acted on: writing the answer tells */
+    FIN_ASK,     /* ask the client's kernel with an interim answer */
+    FIN_HANGUP
+};
+ASYNC_SAFE static inline enum fin fin_means(uint32_t word)
+{
+    return (word & (SLOT_FIN_IGNORE | SLOT_OUTLIVES)) != 0  ? FIN_NOTHING
+           : (word & (SLOT_FIN_HANGUP | SLOT_NOPROBE)) != 0 ? FIN_HANGUP
+                                                            : FIN_ASK;
+}
+
+/* Why the parent ends a request. It writes the cause into the slot before it sends SIGTERM, so that
+ * the child's signal handler finds it there. */
 enum cause { CAUSE_NONE, CAUSE_HANGUP, CAUSE_TIMEOUT, CAUSE_DRAIN, CAUSE_EVICTED };
 
 /* How a request ended: a word of its line in the log. */
@@ -63,9 +91,10 @@ enum outcome {
     OUTCOME_TIMEOUT,
     OUTCOME_CRASH,
     OUTCOME_DRAIN,
-    OUTCOME_KILLED
+    OUTCOME_KILLED,
+    OUTCOME_COUNT
 };
-enum undo_result { UNDO_NONE, UNDO_OK, UNDO_FAILED };
+enum undo_result { UNDO_NONE, UNDO_OK, UNDO_FAILED, UNDO_COUNT };
 
 /* Returns the name of CAUSE for people, or NULL if there is none: no cause, or a number that a
  * child has made up. */
@@ -81,12 +110,14 @@ ASYNC_SAFE static inline const char *outcome_name(enum outcome outcome)
 {
     static const char *const names[] = {"none",    "ok",    "error", "hangup",
                                         "timeout", "crash", "drain", "killed"};
+    _Static_assert(sizeof names / sizeof names[0] == OUTCOME_COUNT, "each has a name");
     return names[outcome];
 }
 
 ASYNC_SAFE static inline const char *undo_name(enum undo_result undo)
 {
     static const char *const names[] = {"none", "ok", "failed"};
+    _Static_assert(sizeof names / sizeof names[0] == UNDO_COUNT, "each has a name");
     return names[undo];
 }
 
@@ -135,12 +166,13 @@ struct slot {
  *     ASKED ──▶ WAITING           by the parent: all places are taken, it is in the route's line
  *     ASKED, WAITING ──▶ GRANTED  by the parent: the place is its own until its slot is free
  *
- * The parent counts places and keeps the lines in its own memory, and never reads the word back as
- * to that. A child that writes GRANTED itself runs beyond `max`, and frees no place at its end. A
+ * The parent counts places and keeps the lines in its own memory, and of the word believes only
+ * ASKED. A child that writes GRANTED itself runs beyond `max`, and frees no place at its end. A
  * child may die at any line: what the parent has noted of it goes with the slot. */
 enum turn { TURN_NONE, TURN_ASKED, TURN_WAITING, TURN_GRANTED };
 
-#define SCOREBOARD_MAGIC "hangupd board 4\n" /* the number changes with what follows */
+/* The number changes with struct slot, struct figures, struct scoreboard and the enums in them. */
+#define SCOREBOARD_MAGIC "hangupd board 4\n"
 #define LISTENER_NAME_SIZE 140
 
 /* What the parent alone knows. It holds this in private memory and writes copies out. */
@@ -148,8 +180,8 @@ struct figures {
     uint64_t pid;
     uint64_t started; /* milliseconds since 1970 */
     uint64_t draining, open, idle, queued;
-    uint64_t requests;                                   /* that got a child so far */
-    uint64_t ended[OUTCOME_KILLED + 1][UNDO_FAILED + 1]; /* as logged */
+    uint64_t requests;                         /* that got a child so far */
+    uint64_t ended[OUTCOME_COUNT][UNDO_COUNT]; /* as logged */
 };
 #define FIGURE_WORDS (sizeof(struct figures) / sizeof(uint64_t))
 

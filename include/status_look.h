@@ -15,26 +15,19 @@
 #ifndef HANGUPD_STATUS_LOOK_H
 #define HANGUPD_STATUS_LOOK_H
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "ledger.h"
 #include "options.h"
 #include "scoreboard.h"
 #include "state.h"
-#include "text.h"
 
 /* ---- hangupd status: what is asked --------------------------------------------------- */
 
-#define WATCH_MS 1000
-#define PAGE_MS 5000
+#define WATCH_S 1
+#define PAGE_S 5
 #define WATCH_LEAST_MS 100
 
 enum status_format { FORMAT_TEXT, FORMAT_JSON, FORMAT_PROMETHEUS, FORMAT_HTML };
@@ -44,7 +37,6 @@ static struct view {
     enum status_format format;
     bool chosen[FORMAT_HTML + 1]; /* by an option */
     int64_t every_ms;             /* -1: once; 0: it was not said how often */
-    bool in_place;                /* over what the terminal shows */
     size_t columns, rows;         /* of the terminal; 0: any number */
 } view = {.every_ms = -1};
 
@@ -72,10 +64,10 @@ static const struct option_row status_rows[] = {
      WORD_IN(state, "DIR")},
     {"json", "one JSON object", FORMAT_IN(FORMAT_JSON)},
     {"prometheus", "metrics for Prometheus (text format 0.0.4)", FORMAT_IN(FORMAT_PROMETHEUS)},
-    {"html", "a page, which loads itself again every TIME of --watch (%s)", FORMAT_IN(FORMAT_HTML),
-     .shown_ms = PAGE_MS},
-    {"watch", "show it again every TIME (%s), until Ctrl-C", OPTION_EVERY, "TIME", &view.every_ms,
-     .least = WATCH_LEAST_MS, .shown_ms = WATCH_MS},
+    {"html", "a page, which loads itself again every TIME of --watch (" DIGITS(PAGE_S) ")",
+     FORMAT_IN(FORMAT_HTML)},
+    {"watch", "show it again every TIME (" DIGITS(WATCH_S) "), until Ctrl-C", OPTION_EVERY,
+     "[TIME]", &view.every_ms, .least = WATCH_LEAST_MS},
     {"help", NULL, .kind = OPTION_HELP},
     {NULL, status_notes, .kind = OPTION_TEXT},
     {0},
@@ -101,13 +93,10 @@ static void parse_status_options(int argc, char **argv)
 #define UNKNOWN UINT64_MAX /* a count that cannot be seen from here */
 
 struct status_request {
-    char id[CLEANUP_ID_SIZE];
-    char client[sizeof((struct slot *)0)->client];
-    char line[SLOT_REQUEST_SIZE];
+    struct slot slot;          /* with its strings ended */
     const char *phase, *cause; /* NULL: none */
     char doing[32];            /* both */
     bool undoing;
-    pid_t pid;
     uint64_t age_ms, processes, records;
 };
 
@@ -124,6 +113,8 @@ enum status_condition {
     CONDITION_DEAD,
     CONDITION_UNREADABLE
 };
+static const char *const condition_names[] = {"serving",    "draining", "starting",
+                                              "recovering", "dead",     "unreadable"};
 
 struct status_server {
     char token[CLEANUP_TOKEN_SIZE];
@@ -132,7 +123,7 @@ struct status_server {
     uint64_t pid;                     /* UNKNOWN: not of this pid namespace */
     struct figures figures;
     uint64_t slot_count, uptime_ms, oldest_ms, processes, ended_count;
-    struct status_ended ended[(OUTCOME_KILLED + 1) * (UNDO_FAILED + 1)];
+    struct status_ended ended[OUTCOME_COUNT * UNDO_COUNT];
     char listening[LISTENERS_MAX][LISTENER_NAME_SIZE];
     char where[LISTENERS_MAX * (LISTENER_NAME_SIZE + 2)]; /* the same in one line */
     struct status_request *requests;                      /* the oldest first */
@@ -167,6 +158,9 @@ enum field_kind {
     FIELD_ARRAY   /* the array itself; without fields: of char[] */
 };
 
+/* What is to be told is a row of these, and nothing else. A metric is a counter if its name ends in
+ * _total, else a gauge. Where the servers of one address are merged, FIELD_COUNT is added up, and
+ * of any other kind the larger is taken. */
 struct field {
     enum field_kind kind;
     size_t at;                 /* in its struct */
@@ -183,15 +177,15 @@ struct field {
 
 #define REQUEST(member) offsetof(struct status_request, member)
 static const struct field request_fields[] = {
-    {FIELD_ID, REQUEST(id), "id", HEADS("ID", "Id")},
+    {FIELD_ID, REQUEST(slot.id), "id", HEADS("ID", "Id")},
     {FIELD_AGE, REQUEST(age_ms), "age_seconds", HEADS("AGE", "Age")},
-    {FIELD_WORDS, REQUEST(client), "client", HEADS("CLIENT", "Client")},
+    {FIELD_WORDS, REQUEST(slot.client), "client", HEADS("CLIENT", "Client")},
     {FIELD_NAME, REQUEST(phase), .json = "phase"},
     {FIELD_NAME, REQUEST(cause), .json = "cause"},
     {FIELD_WORDS, REQUEST(doing), HEADS("PHASE", "Phase")},
     {FIELD_COUNT, REQUEST(processes), "processes", HEADS("PROCS", "Processes")},
     {FIELD_COUNT, REQUEST(records), "records", HEADS("RECORDS", "Records")},
-    {FIELD_CODE, REQUEST(line), "request", HEADS("REQUEST", "Request")},
+    {FIELD_CODE, REQUEST(slot.request), "request", HEADS("REQUEST", "Request")},
     {0},
 };
 
@@ -277,34 +271,32 @@ static const struct field status_fields[] = {
     {0},
 };
 
+static const void *field_at(const struct field *f, const void *row)
+{
+    return (const char *)row + f->at;
+}
+
 static uint64_t field_number(const struct field *f, const void *row)
 {
-    uint64_t n;
-    memcpy(&n, (const char *)row + f->at, sizeof n);
-    return n;
+    return *(const uint64_t *)field_at(f, row);
 }
 
 static const char *field_words(const struct field *f, const void *row)
 {
-    const char *at = (const char *)row + f->at, *words;
-    if (f->kind != FIELD_NAME && f->kind != FIELD_WHY)
-        return at;
-    memcpy(&words, at, sizeof words);
-    return words;
+    bool named = f->kind == FIELD_NAME || f->kind == FIELD_WHY;
+    return named ? *(const char *const *)field_at(f, row) : field_at(f, row);
 }
 
 static size_t row_count(const struct field *f, const void *of)
 {
-    size_t n;
-    memcpy(&n, (const char *)of + f->count_at, sizeof n);
-    return n;
+    return *(const size_t *)(const void *)((const char *)of + f->count_at);
 }
 
 static const void *row_at(const struct field *f, const void *of, size_t i)
 {
-    const char *at = (const char *)of + f->at, *first = at;
+    const char *first = field_at(f, of);
     if (f->kind == FIELD_ROWS)
-        memcpy(&first, at, sizeof first);
+        memcpy(&first, field_at(f, of), sizeof first);
     return first + i * f->size;
 }
 
@@ -315,70 +307,55 @@ static _Noreturn void no_memory(void)
     cannot("out of memory for the status");
 }
 
-static void copy_bounded(char *to, const char *from, size_t size)
-{
-    memcpy(to, from, size);
-    to[size - 1] = '\0';
-}
-
 static const char *phase_of_state(uint32_t state)
 {
-    switch (state & SLOT_STATE_MASK) {
-    case SLOT_READING:
+    uint32_t at = state & SLOT_STATE_MASK;
+    if (at == SLOT_READING)
         return (state & SLOT_WAITING) != 0 ? "waiting" : "reading";
-    case SLOT_DONE:
-        return "ending";
-    case SLOT_ANSWERING:
+    if (at == SLOT_ANSWERING)
         return (state & SLOT_DELIVERING) != 0 ? "delivering" : "answering";
-    default:
-        return "running";
-    }
+    return at == SLOT_DONE ? "ending" : "running";
 }
 
 static struct status_request request_of_slot(int dir, const struct slot *s, uint64_t number)
 {
-    struct status_request r = {.pid = s->pid, .processes = UNKNOWN};
+    struct status_request r = {.slot = *s, .processes = UNKNOWN, .cause = cause_name(s->cause)};
     struct cleanup_look ledger;
     char name[CLEANUP_ID_SIZE];
-    uint32_t state = s->state;
     int64_t now = clock_ms();
-    copy_bounded(r.id, s->id, sizeof r.id);
-    copy_bounded(r.client, s->client, sizeof r.client);
-    copy_bounded(r.line, s->request, sizeof r.line);
+    r.slot.id[sizeof r.slot.id - 1] = '\0';
+    r.slot.client[sizeof r.slot.client - 1] = '\0';
+    r.slot.request[sizeof r.slot.request - 1] = '\0';
     r.age_ms = s->started < 0 || s->started > now ? 0 : (uint64_t)(now - s->started);
-    r.cause = cause_name(s->cause);
     cleanup_slot_name(name, (unsigned)number);
-    if ((cleanup_look_ledger(dir, name, &ledger) && strcmp(ledger.id, r.id) == 0) ||
-        cleanup_look_ledger(dir, r.id, &ledger))
+    if ((cleanup_look_ledger(dir, name, &ledger) && strcmp(ledger.id, r.slot.id) == 0) ||
+        cleanup_look_ledger(dir, r.slot.id, &ledger))
         r.records = ledger.records;
     bool failed = s->outcome > OUTCOME_OK && s->undo == UNDO_NONE && r.records > 0;
-    bool settling = (state & SLOT_SETTLING) != 0;
+    bool settling = (s->state & SLOT_SETTLING) != 0;
     r.undoing = settling || failed || r.cause != NULL;
-    r.phase = r.undoing ? "undoing" : phase_of_state(state);
+    r.phase = r.undoing ? "undoing" : phase_of_state(s->state);
     snprintf(r.doing, sizeof r.doing, "%s%s%s", r.phase, r.cause != NULL ? ": " : "",
              r.cause != NULL ? r.cause : "");
     if (settling)
-        r.pid = 0; /* reaped: the number may be another's */
+        r.slot.pid = 0; /* reaped: the number may be another's */
     return r;
 }
 
 /* All requests in the slots of the scoreboard FD. Returns false if it was cut short meanwhile. */
 static bool read_slots(int fd, int dir, struct status_server *s)
 {
-    struct slot some[32];
-    for (uint64_t i = 0, got; i < s->slot_count; i += got) {
-        uint64_t want = s->slot_count - i < 32 ? s->slot_count - i : 32;
-        off_t at = (off_t)(offsetof(struct scoreboard, slots) + i * sizeof some[0]);
-        ssize_t n = pread(fd, some, want * sizeof some[0], at);
-        if (n < (ssize_t)sizeof some[0])
+    for (uint64_t i = 0; i < s->slot_count; i++) {
+        struct slot slot;
+        off_t at = (off_t)(offsetof(struct scoreboard, slots) + i * sizeof slot);
+        if (pread(fd, &slot, sizeof slot, at) != (ssize_t)sizeof slot)
             return false;
-        got = (size_t)n / sizeof some[0];
-        s->requests = reallocarray(s->requests, s->request_count + got, sizeof *s->requests);
+        if ((slot.state & SLOT_STATE_MASK) == SLOT_FREE)
+            continue;
+        s->requests = reallocarray(s->requests, s->request_count + 1, sizeof *s->requests);
         if (s->requests == NULL)
             no_memory();
-        for (size_t k = 0; k < got; k++)
-            if ((some[k].state & SLOT_STATE_MASK) != SLOT_FREE)
-                s->requests[s->request_count++] = request_of_slot(dir, &some[k], i + k);
+        s->requests[s->request_count++] = request_of_slot(dir, &slot, i);
     }
     return true;
 }
@@ -393,8 +370,8 @@ static void copy_figures(struct status_server *s, const struct scoreboard *head)
     s->figures.draining = s->figures.draining != 0;
     s->condition = s->figures.draining ? CONDITION_DRAINING : CONDITION_SERVING;
     s->uptime_ms = s->figures.started < now ? now - s->figures.started : 0;
-    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
-        for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
+    for (int outcome = OUTCOME_OK; outcome < OUTCOME_COUNT; outcome++)
+        for (int undo = UNDO_NONE; undo < UNDO_COUNT; undo++) {
             uint64_t n = s->figures.ended[outcome][undo];
             s->ended_count += n;
             if (n != 0)
@@ -403,7 +380,7 @@ static void copy_figures(struct status_server *s, const struct scoreboard *head)
         }
     for (size_t i = 0; i < LISTENERS_MAX; i++) {
         char *name = s->listening[s->listening_count];
-        copy_bounded(name, head->listening[i], LISTENER_NAME_SIZE);
+        memcpy(name, head->listening[i], LISTENER_NAME_SIZE - 1);
         if (name[0] == '\0')
             continue;
         text_add(&where, s->listening_count++ > 0 ? ", " : "");
@@ -443,27 +420,24 @@ static bool is_living(const struct status_server *s)
     return s->condition == CONDITION_SERVING || s->condition == CONDITION_DRAINING;
 }
 
-/* Returns true if PID is the number NAMED in the pid namespace that it lives in. */
-static bool is_in_its_namespace(pid_t pid, uint64_t named)
+/* The lock's holder is the server itself, which knows itself by its number in its own pid
+ * namespace, or a process that recovers a dead one. */
+static void judge_holder(struct status_server *s, pid_t holder)
 {
     char path[32], line[256];
     bool same = false;
-    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    if (holder != 0 && (!is_living(s) || (uint64_t)holder == s->figures.pid))
+        s->pid = (uint64_t)holder;
+    if (holder == 0 || s->pid != UNKNOWN)
+        return;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)holder);
     FILE *in = fopen(path, "re");
     while (in != NULL && fgets(line, sizeof line, in) != NULL)
         if (strncmp(line, "NSpid:", 6) == 0)
-            same = strtoull(strrchr(line, '\t'), NULL, 10) == named;
+            same = strtoull(strrchr(line, '\t'), NULL, 10) == s->figures.pid;
     if (in != NULL)
         fclose(in);
-    return same;
-}
-
-/* The lock's holder is the server itself, or a process that recovers a dead one. */
-static void judge_holder(struct status_server *s, pid_t holder)
-{
-    if (holder != 0 && (!is_living(s) || (uint64_t)holder == s->figures.pid))
-        s->pid = (uint64_t)holder;
-    else if (holder != 0 && !is_in_its_namespace(holder, s->figures.pid))
+    if (!same)
         s->condition = CONDITION_RECOVERING;
 }
 
@@ -475,7 +449,7 @@ static void keep_undoing(int dir, struct status_server *s)
         struct cleanup_look now;
         bool busy = false;
         for (size_t k = 0; k < s->request_count && !busy; k++)
-            busy = !s->requests[k].undoing && strcmp(s->requests[k].id, s->undoing[i].id) == 0;
+            busy = !s->requests[k].undoing && strcmp(s->requests[k].slot.id, s->undoing[i].id) == 0;
         if (!busy && cleanup_look_ledger(dir, s->undoing[i].name, &now))
             s->undoing[kept++] = now;
     }
@@ -502,11 +476,10 @@ static bool read_server(const char *token, struct status_server *s)
         s->why = strerror(error);
     } else if (lives <= 0) {
         s->condition = CONDITION_DEAD;
+    } else if (board < 0 && errno == ENOENT) {
+        s->condition = CONDITION_STARTING;
     } else if (board < 0) {
-        if (errno == ENOENT)
-            s->condition = CONDITION_STARTING;
-        else
-            s->why = strerror(errno);
+        s->why = strerror(errno);
     } else {
         s->why = read_board(board, dir, s);
         if (s->why != NULL)
@@ -542,10 +515,11 @@ static void count_processes(size_t server_count)
     for (size_t i = 0; all != NULL && i < server_count; i++) {
         const struct status_server *s = &status.servers[i];
         for (size_t k = 0; s->pid != UNKNOWN && k < s->request_count; k++) {
-            const struct cleanup_process *p = cleanup_find_process(all, count, s->requests[k].pid);
-            s->requests[k].processes = 0;
+            struct status_request *r = &s->requests[k];
+            const struct cleanup_process *p = cleanup_find_process(all, count, r->slot.pid);
+            r->processes = 0;
             if (p != NULL)
-                requests[p - all] = &s->requests[k];
+                requests[p - all] = r;
         }
     }
     for (size_t i = 0; all != NULL && i < count; i++) {
@@ -572,15 +546,13 @@ static int compare_requests(const void *a, const void *b)
 {
     const struct status_request *x = a, *y = b;
     int order = compare_numbers(y->age_ms, x->age_ms);
-    return order != 0 ? order : strcmp(x->id, y->id);
+    return order != 0 ? order : strcmp(x->slot.id, y->slot.id);
 }
 
 /* What is known only when all processes have been counted. */
 static void complete_server(struct status_server *s)
 {
-    static const char *const names[] = {"serving",    "draining", "starting",
-                                        "recovering", "dead",     "unreadable"};
-    s->condition_name = names[s->condition];
+    s->condition_name = condition_names[s->condition];
     if (s->request_count == 0)
         return;
     qsort(s->requests, s->request_count, sizeof *s->requests, compare_requests);
@@ -612,7 +584,8 @@ static void status_gather(void)
     }
     status.others = status.servers + status.living;
     status.other_count = count - status.living;
-    int failed = openat(status.state.fd, "failed", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int failed =
+        openat(status.state.fd, PARKED_NAME, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (failed < 0)
         return;
     status.parked = cleanup_look_ledgers(failed, &status.parked_count);

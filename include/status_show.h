@@ -1,10 +1,11 @@
 /* status_show.h: `hangupd status`: showing it, as tables, JSON, metrics or a page.
  *
+ *     exit(command_status(argc, argv));
+ *
  * Each format is a function that writes `status` (status_look.h) to a stream, by the same tables of
  * fields, so that a figure has one name and one meaning in all of them. A client or a program has
- * chosen part of what is shown: put_escaped() and put() say where the text is going to stand. All
- * is made in memory and written at the end, so that a reader never gets half of it with exit status
- * 0.
+ * chosen part of what is shown: put() and put_escaped() escape it as the format wants it. All is
+ * made in memory and written at the end, so that a reader never gets half of it with exit status 0.
  *
  * Kind: included by server.c alone.
  * Signal safety: none.
@@ -12,56 +13,45 @@
 #ifndef HANGUPD_STATUS_SHOW_H
 #define HANGUPD_STATUS_SHOW_H
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "files.h"
-#include "options.h"
-#include "shell.h"
-#include "state.h"
+#include "run_command.h"
 #include "status_look.h"
-#include "text.h"
 
 /* ---- hangupd status: words ----------------------------------------------------------- */
 
 #define WORDS_SIZE (COMMAND_SIZE + 256) /* of a line with such a command in it */
 
-static void put_escaped(FILE *out, enum escape how, const char *s)
+static void put_escaped(FILE *out, const char *s)
 {
+    static const enum escape escapes[] = {ESCAPE_LINE, ESCAPE_JSON, ESCAPE_METRIC, ESCAPE_HTML};
     for (; *s != '\0'; s++) {
         char c[8];
         struct text t = TEXT(c);
-        text_escaped_char(&t, *s, how);
+        text_escaped_char(&t, *s, escapes[view.format]);
         fputs(text_end(&t), out);
     }
 }
 
 /* As fprintf(), escaped. */
-static void put(FILE *out, enum escape how, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static void put(FILE *out, enum escape how, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void put(FILE *out, const char *format, ...)
 {
     char words[WORDS_SIZE];
     va_list args;
     va_start(args, format);
     vsnprintf(words, sizeof words, format, args);
     va_end(args);
-    put_escaped(out, how, words);
+    put_escaped(out, words);
 }
 
 /* A number as machines read it: times in seconds. */
 static void put_number(FILE *out, enum field_kind kind, uint64_t n)
 {
-    if (kind == FIELD_COUNT)
+    if (n == UNKNOWN)
+        fputs("null", out);
+    else if (kind == FIELD_COUNT)
         fprintf(out, "%llu", (unsigned long long)n);
     else
         fprintf(out, "%llu.%03llu", (unsigned long long)n / 1000, (unsigned long long)n % 1000);
@@ -116,7 +106,7 @@ static void put_totals(FILE *out, const struct status_server *s)
     fprintf(out, "%llu request%s ended: %s", (unsigned long long)s->ended_count,
             plural(s->ended_count), s->ended_count == 0 ? "none yet" : "");
     const char *comma = "";
-    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++) {
+    for (int outcome = OUTCOME_OK; outcome < OUTCOME_COUNT; outcome++) {
         const uint64_t *ended = s->figures.ended[outcome];
         unsigned long long done = ended[UNDO_OK], failed = ended[UNDO_FAILED];
         if (ended[UNDO_NONE] + done + failed == 0)
@@ -133,29 +123,20 @@ static void put_totals(FILE *out, const struct status_server *s)
 }
 
 /* In one line, a server that cannot be asked. */
-static void put_other_server(FILE *out, enum escape how, const struct status_server *s)
+static void put_other_server(FILE *out, const struct status_server *s)
 {
-    switch (s->condition) {
-    case CONDITION_STARTING:
-        put(out, how, "server %s is starting", s->token);
-        break;
-    case CONDITION_RECOVERING:
-        put(out, how, "dead server %s, %zu ledger%s, being settled now", s->token, s->undoing_count,
-            plural(s->undoing_count));
-        break;
-    case CONDITION_DEAD:
-        put(out, how, "dead server %s, %zu ledger%s; to settle: %s", s->token, s->undoing_count,
-            plural(s->undoing_count), recover_words(status.state.path, NULL));
-        break;
-    default:
-        put(out, how, "server %s: %s", s->token, s->why);
-        break;
-    }
+    bool dead = s->condition == CONDITION_DEAD;
+    if (s->condition == CONDITION_STARTING)
+        put(out, "server %s is starting", s->token);
+    else if (s->condition == CONDITION_UNREADABLE)
+        put(out, "server %s: %s", s->token, s->why);
+    else
+        put(out, "dead server %s, %zu ledger%s%s%s", s->token, s->undoing_count,
+            plural(s->undoing_count), dead ? "; to settle: " : ", being settled now",
+            dead ? recover_words(status.state.path, NULL) : "");
 }
 
-/* ---- hangupd status: tables, for terminals ------------------------------------------- */
-
-#define CELL_SIZE (4 * SLOT_REQUEST_SIZE + 64)
+/* ---- hangupd status: tables ---------------------------------------------------------- */
 
 static bool is_number(const struct field *f)
 {
@@ -185,6 +166,9 @@ static const char *cell_words(const struct field *f, const void *row)
     }
 }
 
+#define CELL_SIZE (4 * SLOT_REQUEST_SIZE + 64)
+#define COLUMNS_MAX 10
+
 /* What ROW has in F's column, as it is printed; the column's head if ROW is NULL. */
 static const char *line_words(const struct field *f, const void *row, char visible[CELL_SIZE])
 {
@@ -193,9 +177,7 @@ static const char *line_words(const struct field *f, const void *row, char visib
     return text_end(&v);
 }
 
-#define COLUMNS_MAX 10
-
-static void put_line(FILE *out, const struct field *fields, const void *row, const size_t *widths)
+static void text_line(FILE *out, const struct field *fields, const void *row, const size_t *widths)
 {
     char words[(CELL_SIZE + 2) * COLUMNS_MAX], visible[CELL_SIZE];
     struct text l = TEXT(words);
@@ -217,7 +199,7 @@ static void put_line(FILE *out, const struct field *fields, const void *row, con
     fprintf(out, "%s\n", text_end(&l));
 }
 
-static void put_table(FILE *out, const struct field *table, const void *of)
+static void text_table(FILE *out, const struct field *table, const void *of)
 {
     size_t widths[COLUMNS_MAX] = {0}, count = row_count(table, of);
     char visible[CELL_SIZE];
@@ -229,20 +211,56 @@ static void put_table(FILE *out, const struct field *table, const void *of)
         }
     fputs(table->brief, out);
     for (size_t line = 0; line <= count; line++)
-        put_line(out, table->fields, line > 0 ? row_at(table, of, line - 1) : NULL, widths);
+        text_line(out, table->fields, line > 0 ? row_at(table, of, line - 1) : NULL, widths);
 }
 
-/* The tables of what FIELDS describe that are not empty. */
+static const char *style_of(const struct field *f)
+{
+    return is_number(f) ? "number" : f->kind == FIELD_CODE || f->kind == FIELD_ID ? "mono" : "";
+}
+
+static void page_row(FILE *out, const struct field *fields, const void *row)
+{
+    const char *element = "th role=\"rowheader\" scope=\"row\"";
+    fputs("<tr role=\"row\">", out);
+    for (const struct field *f = fields; f->kind != FIELD_END; f++) {
+        if (f->full == NULL)
+            continue;
+        fprintf(out, "<%s data-label=\"%s\" class=\"%s\"><span>", element, f->full, style_of(f));
+        put_escaped(out, cell_words(f, row));
+        fprintf(out, "</span></%.2s>", element);
+        element = "td role=\"cell\"";
+    }
+    fputs("</tr>\n", out);
+}
+
+static void page_table(FILE *out, const struct field *table, const void *of)
+{
+    fprintf(out, "<table role=\"table\"><caption>%s</caption>\n", table->full);
+    fputs("<thead role=\"rowgroup\"><tr role=\"row\">", out);
+    for (const struct field *f = table->fields; f->kind != FIELD_END; f++)
+        if (f->full != NULL)
+            fprintf(out, "<th role=\"columnheader\" scope=\"col\" class=\"%s\">%s</th>",
+                    style_of(f), f->full);
+    fputs("</tr></thead>\n<tbody role=\"rowgroup\">\n", out);
+    for (size_t i = 0; i < row_count(table, of); i++)
+        page_row(out, table->fields, row_at(table, of, i));
+    fputs("</tbody></table>\n", out);
+}
+
+/* The tables of what FIELDS describe that are not empty, for people. */
 static void put_tables(FILE *out, const struct field *fields, const void *of)
 {
     for (const struct field *f = fields; f->kind != FIELD_END; f++)
-        if (f->kind == FIELD_ROWS && f->brief != NULL && row_count(f, of) > 0)
-            put_table(out, f, of);
+        if (f->kind == FIELD_ROWS && f->full != NULL && row_count(f, of) > 0)
+            (view.format == FORMAT_HTML ? page_table : text_table)(out, f, of);
 }
 
-static void put_server(FILE *out, const struct status_server *s)
+/* ---- hangupd status: text, for terminals --------------------------------------------- */
+
+static void text_server(FILE *out, const struct status_server *s)
 {
-    put(out, ESCAPE_LINE, "hangupd on %s",
+    put(out, "hangupd on %s",
         s->where[0] != '\0' ? s->where : "a connection that was handed to it");
     if (s->pid != UNKNOWN)
         fprintf(out, ", pid %llu", (unsigned long long)s->pid);
@@ -259,18 +277,17 @@ static void put_server(FILE *out, const struct status_server *s)
 static void status_text(FILE *out)
 {
     if (status.living == 0) {
-        put(out, ESCAPE_LINE, "No server is running with the state directory %s.",
-            status.state.path);
+        put(out, "No server is running with the state directory %s.", status.state.path);
         fputs("\n\n", out);
     }
     for (size_t i = 0; i < status.living; i++)
-        put_server(out, &status.servers[i]);
+        text_server(out, &status.servers[i]);
     for (size_t i = 0; i < status.other_count; i++) {
-        put_other_server(out, ESCAPE_LINE, &status.others[i]);
+        put_other_server(out, &status.others[i]);
         putc('\n', out);
     }
     if (status.parked_count > 0) {
-        put(out, ESCAPE_LINE, "Undo failed for good; to try again: %s [ID...]",
+        put(out, "Undo failed for good; to try again: %s [ID...]",
             recover_words(status.state.path, NULL));
         putc('\n', out);
     }
@@ -288,7 +305,7 @@ static void json_string(FILE *out, const char *s)
         return;
     }
     putc('"', out);
-    put_escaped(out, ESCAPE_JSON, s);
+    put_escaped(out, s);
     putc('"', out);
 }
 
@@ -307,28 +324,16 @@ static void json_list(FILE *out, const struct field *f, const void *of)
 
 static void json_value(FILE *out, const struct field *f, const void *row)
 {
-    switch (f->kind) {
-    case FIELD_COUNT:
-    case FIELD_AGE:
-        if (field_number(f, row) == UNKNOWN)
-            json_string(out, NULL);
-        else
-            put_number(out, f->kind, field_number(f, row));
-        break;
-    case FIELD_MOMENT:
-        json_string(out, moment_words((int64_t)field_number(f, row)));
-        break;
-    case FIELD_RETRY:
-        json_string(out, recover_words(status.state.path, field_words(f, row)));
-        break;
-    case FIELD_ROWS:
-    case FIELD_ARRAY:
+    if (f->kind == FIELD_ROWS || f->kind == FIELD_ARRAY)
         json_list(out, f, row);
-        break;
-    default:
+    else if (f->kind == FIELD_COUNT || f->kind == FIELD_AGE)
+        put_number(out, f->kind, field_number(f, row));
+    else if (f->kind == FIELD_MOMENT)
+        json_string(out, moment_words((int64_t)field_number(f, row)));
+    else if (f->kind == FIELD_RETRY)
+        json_string(out, recover_words(status.state.path, field_words(f, row)));
+    else
         json_string(out, field_words(f, row));
-        break;
-    }
 }
 
 static void json_row(FILE *out, const struct field *fields, const void *row)
@@ -353,102 +358,79 @@ static void status_json(FILE *out)
 /* ---- hangupd status: Prometheus, text exposition format 0.0.4 ------------------------ */
 
 /* A server's series have the label `listen`, where it listens, because a restart does not change
- * that. While one server drains another may listen at the same address: counts are added up then,
- * and of times the larger is taken. */
-static void merge_server(struct status_server *into, const struct status_server *s)
+ * that. While one server drains another may listen at the same address: then the first of them is
+ * told of, with counts added up, and of times the larger. */
+static bool is_first_of_address(const struct status_server *s)
 {
-    for (const struct field *f = server_fields; f->kind != FIELD_END; f++) {
-        if (f->metric == NULL)
-            continue;
-        uint64_t a = field_number(f, into), b = field_number(f, s);
-        uint64_t both = f->kind == FIELD_COUNT ? a + b : a > b ? a : b;
-        memcpy((char *)into + f->at, &both, sizeof both);
-    }
-    for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
-        for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++)
-            into->figures.ended[outcome][undo] += s->figures.ended[outcome][undo];
+    const struct status_server *first = status.servers;
+    while (strcmp(first->where, s->where) != 0)
+        first++;
+    return first == s;
 }
 
-/* Put one server for each address first, with the others added to it. Returns how many these are.
- */
-static size_t merge_addresses(void)
-{
-    struct status_server *all = status.servers;
-    size_t count = 0;
-    for (size_t i = 0; i < status.living; i++) {
-        size_t k = 0;
-        while (k < count && strcmp(all[k].where, all[i].where) != 0)
-            k++;
-        if (k < count) {
-            merge_server(&all[k], &all[i]);
-            continue;
-        }
-        struct status_server other = all[count];
-        all[count++] = all[i];
-        all[i] = other;
-    }
-    return count;
-}
-
-static void put_metric_head(FILE *out, const char *name, const char *words)
+static void metric_head(FILE *out, const char *name, const char *words)
 {
     bool counts = strcmp(name + strlen(name) - strlen("_total"), "_total") == 0;
     fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, words, name, counts ? "counter" : "gauge");
 }
 
-static void put_series(FILE *out, const char *name, const struct status_server *s)
+static void metric_whole(FILE *out, const char *name, const char *words, size_t value)
 {
-    fprintf(out, "%s{listen=\"", name);
-    put_escaped(out, ESCAPE_METRIC, s->where);
-    putc('"', out);
-}
-
-static void put_metric(FILE *out, const struct field *f, size_t count)
-{
-    put_metric_head(out, f->metric, f->help);
-    for (size_t i = 0; i < count; i++) {
-        put_series(out, f->metric, &status.servers[i]);
-        fputs("} ", out);
-        put_number(out, f->kind, field_number(f, &status.servers[i]));
-        putc('\n', out);
-    }
-}
-
-static void put_ended(FILE *out, size_t count)
-{
-    put_metric_head(out, "hangupd_requests_total",
-                    "Requests that have ended, by outcome and by the result of their undo.");
-    for (size_t i = 0; i < count; i++)
-        for (int outcome = OUTCOME_OK; outcome <= OUTCOME_KILLED; outcome++)
-            for (int undo = UNDO_NONE; undo <= UNDO_FAILED; undo++) {
-                put_series(out, "hangupd_requests_total", &status.servers[i]);
-                fprintf(out, ",outcome=\"%s\",undo=\"%s\"} %llu\n",
-                        outcome_name((enum outcome)outcome), undo_name((enum undo_result)undo),
-                        (unsigned long long)status.servers[i].figures.ended[outcome][undo]);
-            }
-}
-
-static void put_whole(FILE *out, const char *name, const char *words, size_t value)
-{
-    put_metric_head(out, name, words);
+    metric_head(out, name, words);
     fprintf(out, "%s %zu\n", name, value);
+}
+
+static void metric_series(FILE *out, const struct field *f, const struct status_server *first,
+                          const char *labels)
+{
+    uint64_t value = 0;
+    for (const struct status_server *s = first; s < status.others; s++) {
+        uint64_t n = strcmp(s->where, first->where) == 0 ? field_number(f, s) : 0;
+        value = f->kind == FIELD_COUNT ? value + n : n > value ? n : value;
+    }
+    fprintf(out, "%s{listen=\"", f->metric);
+    put_escaped(out, first->where);
+    fprintf(out, "\"%s} ", labels);
+    put_number(out, f->kind, value);
+    putc('\n', out);
+}
+
+static void metric_ended(FILE *out, const struct status_server *first)
+{
+    for (int outcome = OUTCOME_OK; outcome < OUTCOME_COUNT; outcome++)
+        for (int undo = UNDO_NONE; undo < UNDO_COUNT; undo++) {
+            char labels[64];
+            const struct field f = {FIELD_COUNT, SERVER(figures.ended[outcome][undo]),
+                                    .metric = "hangupd_requests_total"};
+            snprintf(labels, sizeof labels, ",outcome=\"%s\",undo=\"%s\"",
+                     outcome_name((enum outcome)outcome), undo_name((enum undo_result)undo));
+            metric_series(out, &f, first, labels);
+        }
 }
 
 static void status_prometheus(FILE *out)
 {
-    size_t left = 0, count;
+    size_t left = 0;
     for (size_t i = 0; i < status.other_count; i++)
         left += status.others[i].undoing_count;
-    put_whole(out, "hangupd_servers", "Servers that run with this state directory.", status.living);
-    count = merge_addresses();
-    for (const struct field *f = server_fields; f->kind != FIELD_END; f++)
+    metric_whole(out, "hangupd_servers", "Servers that run with this state directory.",
+                 status.living);
+    for (const struct field *f = server_fields; f->kind != FIELD_END; f++) {
         if (f->metric != NULL)
-            put_metric(out, f, count);
-    put_ended(out, count);
-    put_whole(out, "hangupd_undo_parked", "Requests whose undo has failed for good.",
-              status.parked_count);
-    put_whole(out, "hangupd_undo_left_by_dead",
-              "Requests of dead servers that still have to be undone.", left);
+            metric_head(out, f->metric, f->help);
+        for (size_t i = 0; f->metric != NULL && i < status.living; i++)
+            if (is_first_of_address(&status.servers[i]))
+                metric_series(out, f, &status.servers[i], "");
+    }
+    metric_head(out, "hangupd_requests_total",
+                "Requests that have ended, by outcome and by the result of their undo.");
+    for (size_t i = 0; i < status.living; i++)
+        if (is_first_of_address(&status.servers[i]))
+            metric_ended(out, &status.servers[i]);
+    metric_whole(out, "hangupd_undo_parked", "Requests whose undo has failed for good.",
+                 status.parked_count);
+    metric_whole(out, "hangupd_undo_left_by_dead",
+                 "Requests of dead servers that still have to be undone.", left);
 }
 
 /* ---- hangupd status: the page -------------------------------------------------------- */
@@ -479,52 +461,10 @@ static const char page_style[] =
     "tbody th::before,tbody td::before{content:attr(data-label);color:var(--soft);"
     "flex:0 0 6.5rem;text-align:left}}";
 
-static const char *style_of(const struct field *f)
-{
-    return is_number(f) ? "number" : f->kind == FIELD_CODE || f->kind == FIELD_ID ? "mono" : "";
-}
-
-static void page_row(FILE *out, const struct field *fields, const void *row)
-{
-    const char *element = "th role=\"rowheader\" scope=\"row\"";
-    fputs("<tr role=\"row\">", out);
-    for (const struct field *f = fields; f->kind != FIELD_END; f++) {
-        if (f->full == NULL)
-            continue;
-        fprintf(out, "<%s data-label=\"%s\" class=\"%s\"><span>", element, f->full, style_of(f));
-        put_escaped(out, ESCAPE_HTML, cell_words(f, row));
-        fprintf(out, "</span></%.2s>", element);
-        element = "td role=\"cell\"";
-    }
-    fputs("</tr>\n", out);
-}
-
-static void page_table(FILE *out, const struct field *table, const void *of)
-{
-    fprintf(out, "<table role=\"table\"><caption>%s</caption>\n", table->full);
-    fputs("<thead role=\"rowgroup\"><tr role=\"row\">", out);
-    for (const struct field *f = table->fields; f->kind != FIELD_END; f++)
-        if (f->full != NULL)
-            fprintf(out, "<th role=\"columnheader\" scope=\"col\" class=\"%s\">%s</th>",
-                    style_of(f), f->full);
-    fputs("</tr></thead>\n<tbody role=\"rowgroup\">\n", out);
-    for (size_t i = 0; i < row_count(table, of); i++)
-        page_row(out, table->fields, row_at(table, of, i));
-    fputs("</tbody></table>\n", out);
-}
-
-static void page_tables(FILE *out, const struct field *fields, const void *of)
-{
-    for (const struct field *f = fields; f->kind != FIELD_END; f++)
-        if (f->kind == FIELD_ROWS && f->full != NULL && row_count(f, of) > 0)
-            page_table(out, f, of);
-}
-
 static void page_server(FILE *out, const struct status_server *s)
 {
     fputs("<section>\n<h2>", out);
-    put(out, ESCAPE_HTML, "Server on %s",
-        s->where[0] != '\0' ? s->where : "a connection that was handed over");
+    put(out, "Server on %s", s->where[0] != '\0' ? s->where : "a connection that was handed over");
     fputs("</h2>\n<p class=\"soft\">", out);
     if (s->pid != UNKNOWN)
         fprintf(out, "pid %llu, ", (unsigned long long)s->pid);
@@ -534,24 +474,13 @@ static void page_server(FILE *out, const struct status_server *s)
     fputs("</p>\n<p>", out);
     put_totals(out, s);
     fputs("</p>\n", out);
-    page_tables(out, server_fields, s);
-    fputs("</section>\n", out);
-}
-
-static void page_parked(FILE *out)
-{
-    if (status.parked_count == 0)
-        return;
-    fputs("<section>\n<h2 class=\"bad\">Parked</h2>\n<p>To try again: <code>", out);
-    put(out, ESCAPE_HTML, "%s [ID...]", recover_words(status.state.path, NULL));
-    fputs("</code></p>\n", out);
-    page_tables(out, status_fields, &status);
+    put_tables(out, server_fields, s);
     fputs("</section>\n", out);
 }
 
 static void status_page(FILE *out)
 {
-    int64_t every_ms = view.every_ms > 0 ? view.every_ms : PAGE_MS;
+    int64_t every_ms = view.every_ms > 0 ? view.every_ms : INT64_C(1000) * PAGE_S;
     size_t in_flight = 0;
     for (size_t i = 0; i < status.living; i++)
         in_flight += status.servers[i].request_count;
@@ -564,7 +493,7 @@ static void status_page(FILE *out)
             "<title>hangupd: %zu in flight</title>\n<style>%s</style>\n</head>\n<body>\n<main>\n"
             "<h1>hangupd</h1>\n<p class=\"soft\">%s, <code>",
             (long long)(every_ms + 999) / 1000, in_flight, page_style, moment_words(status.now_ms));
-    put_escaped(out, ESCAPE_HTML, status.state.path);
+    put_escaped(out, status.state.path);
     fputs("</code></p>\n", out);
     if (status.living == 0)
         fputs("<p>No server is running with this state directory.</p>\n", out);
@@ -572,10 +501,16 @@ static void status_page(FILE *out)
         page_server(out, &status.servers[i]);
     for (size_t i = 0; i < status.other_count; i++) {
         fputs("<p class=\"bad\">", out);
-        put_other_server(out, ESCAPE_HTML, &status.others[i]);
+        put_other_server(out, &status.others[i]);
         fputs("</p>\n", out);
     }
-    page_parked(out);
+    if (status.parked_count > 0) {
+        fputs("<section>\n<h2 class=\"bad\">Parked</h2>\n<p>To try again: <code>", out);
+        put(out, "%s [ID...]", recover_words(status.state.path, NULL));
+        fputs("</code></p>\n", out);
+        put_tables(out, status_fields, &status);
+        fputs("</section>\n", out);
+    }
     fputs("</main>\n</body>\n</html>\n", out);
 }
 
@@ -605,22 +540,6 @@ static void open_status(void)
                                : "--state DIR names the one that the server was started with");
 }
 
-/* Returns the status as it is now, for the caller to free. */
-static char *status_render(void)
-{
-    char *words = NULL;
-    size_t length;
-    FILE *out = open_memstream(&words, &length);
-    if (out == NULL)
-        no_memory();
-    status_gather();
-    status_formats[view.format].put(out);
-    status_forget();
-    if (fclose(out) != 0)
-        no_memory();
-    return words;
-}
-
 static void status_write(const char *words, size_t length)
 {
     if (write_all(STDOUT_FILENO, words, length) < 0)
@@ -630,45 +549,46 @@ static void status_write(const char *words, size_t length)
 /* WORDS over what the terminal shows, as much as it holds; in one write, so as not to flicker. */
 static void show_in_place(const char *words)
 {
-    char *frame = NULL;
-    size_t length, rows = view.rows > 1 ? view.rows - 1 : SIZE_MAX;
-    FILE *out = open_memstream(&frame, &length);
-    if (out == NULL)
+    size_t rows = view.rows > 1 ? view.rows - 1 : SIZE_MAX;
+    size_t room = 4 * strlen(words) + 64; /* an empty line becomes four bytes */
+    struct text frame = {.at = malloc(room), .room = room};
+    if (frame.at == NULL)
         no_memory();
-    fputs("\033[H", out);
+    text_add(&frame, "\033[H");
     while (*words != '\0' && rows-- > 0) {
-        size_t n = strcspn(words, "\n"), room = view.columns > 0 ? view.columns : INT_MAX;
+        size_t n = strcspn(words, "\n"), shown = view.columns > 0 ? view.columns : n;
         if (rows == 0 && words[n] != '\0' && words[n + 1] != '\0')
-            fputs("...\033[K\n", out);
+            text_add(&frame, "...");
         else
-            fprintf(out, "%.*s\033[K\n", (int)(n < room ? n : room), words);
+            text_bytes(&frame, words, n < shown ? n : shown);
+        text_add(&frame, "\033[K\n");
         words += n + (words[n] != '\0');
     }
-    fputs("\033[J", out);
-    if (fclose(out) != 0)
-        no_memory();
-    status_write(frame, length);
-    free(frame);
-}
-
-/* A terminal may change its size while it is watched. */
-static void measure_terminal(void)
-{
-    struct winsize screen = {0};
-    bool terminal = isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &screen) == 0;
-    view.in_place = terminal && view.every_ms >= 0;
-    view.columns = screen.ws_col;
-    view.rows = screen.ws_row;
+    text_add(&frame, "\033[J");
+    status_write(frame.at, frame.length);
+    free(frame.at);
 }
 
 static void status_show(void)
 {
-    measure_terminal();
-    char *words = status_render();
-    if (view.in_place)
+    struct winsize screen = {0}; /* it may change while it is watched */
+    bool terminal = isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &screen) == 0;
+    char *words = NULL;
+    size_t length;
+    FILE *out = open_memstream(&words, &length);
+    if (out == NULL)
+        no_memory();
+    view.columns = screen.ws_col;
+    view.rows = screen.ws_row;
+    status_gather();
+    status_formats[view.format].put(out);
+    status_forget();
+    if (fclose(out) != 0)
+        no_memory();
+    if (terminal && view.every_ms >= 0)
         show_in_place(words);
     else
-        status_write(words, strlen(words));
+        status_write(words, length);
     free(words);
 }
 
@@ -676,7 +596,7 @@ static void status_show(void)
  * so that what is shown last is whole. */
 static void watch_status(void)
 {
-    int64_t every = view.every_ms > 0 ? view.every_ms : WATCH_MS;
+    int64_t every = view.every_ms > 0 ? view.every_ms : INT64_C(1000) * WATCH_S;
     struct timespec pause = {.tv_sec = every / 1000, .tv_nsec = every % 1000 * 1000000};
     sigset_t ending;
     sigemptyset(&ending);

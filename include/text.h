@@ -1,10 +1,10 @@
-/* text.h: text built in place, numbers, escapes, clocks and dates, without stdio.
+/* text.h: text built in place, numbers, escapes, clocks and dates, without stdio; and small calls
+ * on descriptors that are wanted everywhere in the same way.
  *
  *     char buffer[64];
  *     struct text t = TEXT(buffer);
- *     text_add(&t, "pid=");
- *     text_signed(&t, getpid());
- *     puts(text_end(&t));
+ *     text_add(&t, "hangupd, ");
+ *     puts(text_format(&t, "process %d of %s", getpid(), name));
  *
  * Text is built in an array of the caller's; what does not fit there is cut off and nothing
  * overflows. Use it for lines of the log and of ledgers, for names, for heads of answers: for all
@@ -12,16 +12,19 @@
  * unbounded length, as the caller is not told that something was cut.
  *
  * Kind: pure.
- * Signal safety: all of it.
+ * Signal safety: what is marked ASYNC_SAFE, which is all but random_hex.
  */
 #ifndef HANGUPD_TEXT_H
 #define HANGUPD_TEXT_H
 
+#include <errno.h>
+#include <stdarg.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 /* A function so marked may run in a signal handler. It goes to a section of its own, and
  * `make lint` proves that nothing in that section calls anything but async-signal-safe
@@ -48,7 +51,6 @@ ASYNC_SAFE static inline void text_bytes(struct text *t, const void *bytes, size
     t->length += n;
 }
 
-/* Append the string S. */
 ASYNC_SAFE static inline void text_add(struct text *t, const char *s)
 {
     text_bytes(t, s, strlen(s));
@@ -85,6 +87,45 @@ ASYNC_SAFE static inline const char *text_end(struct text *t)
 {
     t->at[t->length] = '\0';
     return t->at;
+}
+
+/* Append what printf(3) makes of FORMAT, but without stdio, which no signal handler may use and
+ * whose pages each process would pay for. Of printf's directives it knows %s, %c, and %d and %u,
+ * with l or ll, %u also with zeros up to nine digits (%02u). Returns the string, as text_end does.
+ */
+ASYNC_SAFE __attribute__((format(printf, 2, 3))) static inline const char *
+text_format(struct text *t, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    for (const char *f = format;; f++) {
+        unsigned width = 1, longs = 0;
+        size_t plain = strcspn(f, "%");
+        text_bytes(t, f, plain);
+        f += plain;
+        if (*f == '\0')
+            break;
+        for (f++; *f >= '0' && *f <= '9'; f++)
+            width = (unsigned)(*f - '0');
+        for (; *f == 'l'; f++)
+            longs++;
+        if (*f == 's')
+            text_add(t, va_arg(args, const char *));
+        else if (*f == 'c')
+            text_char(t, (char)va_arg(args, int));
+        else if (*f == 'd')
+            text_signed(t, longs > 1 ? va_arg(args, long long)
+                           : longs   ? va_arg(args, long)
+                                     : va_arg(args, int));
+        else if (longs > 0)
+            text_number(t,
+                        longs > 1 ? va_arg(args, unsigned long long) : va_arg(args, unsigned long),
+                        width);
+        else
+            text_number(t, va_arg(args, unsigned), width);
+    }
+    va_end(args);
+    return text_end(t);
 }
 
 /* Read the decimal number at *S into *N and move *S past it. Returns false, and changes neither, if
@@ -125,9 +166,7 @@ ASYNC_SAFE static inline void text_escaped_char(struct text *t, char c, enum esc
         text_char(t, "0123456789abcdef"[byte >> 4]);
         text_char(t, "0123456789abcdef"[byte & 15]);
     } else if (how == ESCAPE_HTML && strchr("&<>\"'", c) != NULL) {
-        text_add(t, "&#");
-        text_number(t, byte, 1);
-        text_char(t, ';');
+        text_format(t, "&#%u;", byte);
     } else {
         if (quoted && (c == '"' || c == '\\'))
             text_char(t, '\\');
@@ -135,7 +174,6 @@ ASYNC_SAFE static inline void text_escaped_char(struct text *t, char c, enum esc
     }
 }
 
-/* The same for each byte of the string S. */
 ASYNC_SAFE static inline void text_escaped(struct text *t, const char *s, enum escape how)
 {
     for (; *s != '\0'; s++)
@@ -204,17 +242,53 @@ ASYNC_SAFE static inline struct utc utc_at(int64_t seconds)
 ASYNC_SAFE static inline void text_time(struct text *t, int64_t seconds)
 {
     struct utc u = utc_at(seconds);
-    text_number(t, u.year, 4);
-    text_char(t, '-');
-    text_number(t, u.month, 2);
-    text_char(t, '-');
-    text_number(t, u.day, 2);
-    text_char(t, 'T');
-    text_number(t, u.hour, 2);
-    text_char(t, ':');
-    text_number(t, u.minute, 2);
-    text_char(t, ':');
-    text_number(t, u.second, 2);
+    text_format(t, "%04u-%02u-%02uT%02u:%02u:%02u", u.year, u.month, u.day, u.hour, u.minute,
+                u.second);
+}
+
+/* ---- Descriptors, and names that nobody can guess ---------------------------------------- */
+
+/* Write all N BYTES to FD, a file, a pipe or a terminal, going on after a signal and after a short
+ * write. Returns 0, or -1 with errno: some of them may have been written then. It waits where FD
+ * waits. */
+ASYNC_SAFE static inline int write_all(int fd, const void *bytes, size_t n)
+{
+    const char *p = bytes;
+    while (n > 0) {
+        ssize_t done = write(fd, p, n);
+        if (done < 0 && errno != EINTR)
+            return -1;
+        if (done > 0) {
+            p += done;
+            n -= (size_t)done;
+        }
+    }
+    return 0;
+}
+
+/* Close FD on the way out of a failure, whose errno the caller still has to tell. */
+ASYNC_SAFE static inline void close_keep_errno(int fd)
+{
+    int saved = errno;
+    close(fd);
+    errno = saved;
+}
+
+#define HEX_SIZE 17
+
+/* Write HEX_SIZE - 1 hex digits, 64 bits that nobody can guess, and a NUL. Returns 0, or -1 with
+ * errno if the kernel has no randomness yet. */
+static inline int random_hex(char hex[HEX_SIZE])
+{
+    unsigned char bytes[(HEX_SIZE - 1) / 2];
+    if (getrandom(bytes, sizeof bytes, 0) != (ssize_t)sizeof bytes)
+        return -1;
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        hex[2 * i] = "0123456789abcdef"[bytes[i] >> 4];
+        hex[2 * i + 1] = "0123456789abcdef"[bytes[i] & 15];
+    }
+    hex[HEX_SIZE - 1] = '\0';
+    return 0;
 }
 
 #endif

@@ -22,11 +22,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "files.h"
 #include "text.h"
 #include "walk.h"
-
-/* ---- Removing trees, without following links, memory or a limit of depth ------------- */
 
 /* Each level that is entered takes a buffer and a descriptor. So a directory deeper than this is
  * first moved up to the top of its tree, and found there by the next pass. */
@@ -65,9 +62,7 @@ ASYNC_SAFE static int open_directory(int dir, const char *name)
         return -1;
     char path[32];
     struct text t = TEXT(path);
-    text_add(&t, "/proc/self/fd/");
-    text_signed(&t, handle);
-    if (chmod(text_end(&t), 0700) == 0)
+    if (chmod(text_format(&t, "/proc/self/fd/%d", handle), 0700) == 0)
         fd = openat(dir, name, O_RDONLY | flags);
     close_keep_errno(handle);
     return fd;
@@ -84,9 +79,8 @@ ASYNC_SAFE static int remove_directory(int dir, const char *name, int depth, str
     if (depth + 1 >= TREE_DEPTH) {
         char up[48];
         struct text t = TEXT(up);
-        text_add(&t, ".hangupd-deep-");
-        text_number(&t, tree->hoisted++, 1);
-        return renameat(dir, name, tree->top, text_end(&t));
+        text_format(&t, ".hangupd-deep-%u", tree->hoisted++);
+        return renameat(dir, name, tree->top, up);
     }
     int fd = open_directory(dir, name);
     if (fd < 0)
@@ -103,15 +97,6 @@ ASYNC_SAFE static int remove_directory(int dir, const char *name, int depth, str
     return done < 0 ? -1 : unlinkat(dir, name, AT_REMOVEDIR);
 }
 
-ASYNC_SAFE static int remove_entry(int dir, const struct dirent64 *e, int depth, struct tree *tree)
-{
-    if (e->d_type != DT_DIR && (unlinkat(dir, e->d_name, 0) == 0 || errno == ENOENT))
-        return 0;
-    if (e->d_type != DT_DIR && errno != EISDIR)
-        return -1;
-    return remove_directory(dir, e->d_name, depth, tree);
-}
-
 /* One pass over DIR. Returns how many entries it removed, or -1 if it could not be read; *LEFT is
  * the errno of the first that would not go, or 0 if there was none. */
 ASYNC_SAFE static int empty_pass(int dir, int depth, struct tree *tree, int *left)
@@ -122,7 +107,10 @@ ASYNC_SAFE static int empty_pass(int dir, int depth, struct tree *tree, int *lef
         return -1;
     struct walk w = walk_from(dir, tree_entries[depth], sizeof tree_entries[depth]);
     for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
-        if (remove_entry(dir, e, depth, tree) == 0)
+        bool gone = e->d_type != DT_DIR && (unlinkat(dir, e->d_name, 0) == 0 || errno == ENOENT);
+        if (!gone && (e->d_type == DT_DIR || errno == EISDIR)) /* some file systems tell no types */
+            gone = remove_directory(dir, e->d_name, depth, tree) == 0;
+        if (gone)
             removed++;
         else if (*left == 0)
             *left = errno;
@@ -134,23 +122,17 @@ ASYNC_SAFE static int empty_pass(int dir, int depth, struct tree *tree, int *lef
 /* Empty DIR, with passes until one removes nothing: entries may move while others are removed. */
 ASYNC_SAFE static int empty_directory(int dir, int depth, struct tree *tree)
 {
-    bool mode_forced = false;
-    for (;;) {
+    for (bool mode_forced = false;;) {
         int left;
         int removed = empty_pass(dir, depth, tree, &left);
-        if (removed < 0)
-            return -1;
-        if (removed == 0 && left == 0)
-            return 0;
+        if (removed < 0 || (removed == 0 && left == 0))
+            return removed;
         if (removed > 0)
             continue;
-        if (left != EACCES || mode_forced) {
-            errno = left;
+        errno = left;
+        if (left != EACCES || mode_forced || fchmod(dir, 0700) < 0)
             return -1;
-        }
         mode_forced = true;
-        if (fchmod(dir, 0700) < 0)
-            return -1;
     }
 }
 

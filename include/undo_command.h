@@ -10,41 +10,34 @@
 #ifndef HANGUPD_UNDO_COMMAND_H
 #define HANGUPD_UNDO_COMMAND_H
 
-#include <errno.h>
-#include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "ledger.h"
 #include "options.h"
-#include "shell.h"
+#include "run_command.h"
 #include "verbs.h"
 
-#define VERB_HELP(id, name, argument, undo, help) help
-static const char undo_help[] =
+static const char undo_about[] =
     "Usage: hangupd undo VERB ARGUMENT...\n"
     "In a program that serves a request: record how to undo what it is about to make. Call it\n"
     "before the thing is made, and do not make it if this fails.\n"
-    "\n" VERBS(VERB_HELP) "\n"
-                          "A relative PATH is one in the current directory. What is recorded last "
-                          "is undone first. A\n"
-                          "command may be run more than once and must succeed when there is "
-                          "nothing to undo: name what\n"
-                          "you make by a token known beforehand, such as $REQUEST_ID. Records are "
-                          "lines in the "
-                          "request's\n"
-                          "ledger, which is open as the descriptor $UNDO_FD; a newline cannot be "
-                          "recorded.\n"
-                          "\n"
-                          "Exit status: 0 recorded; 1 it could not be written: do not make the "
-                          "thing; 2 wrong use.\n"
-                          "\n"
-                          "Example:\n"
-                          "  hangupd undo run kubectl delete job --ignore-not-found "
-                          "\"report-$REQUEST_ID\" &&\n"
-                          "      kubectl create job \"report-$REQUEST_ID\" --image=report\n";
+    "\n";
+
+#define VERB_HELP(id, name, argument, undo, help) help
+static const char undo_verbs[] = VERBS(VERB_HELP);
 #undef VERB_HELP
+
+static const char undo_notes[] =
+    "\n"
+    "A relative PATH is one in the current directory. What is recorded last is undone first. A\n"
+    "command may be run more than once and must succeed when there is nothing to undo: name what\n"
+    "you make by a token known beforehand, such as $REQUEST_ID. Records are lines in the "
+    "request's\n"
+    "ledger, which is open as the descriptor $UNDO_FD; a newline cannot be recorded.\n"
+    "\n"
+    "Exit status: 0 recorded; 1 it could not be written: do not make the thing; 2 wrong use.\n"
+    "\n"
+    "Example:\n"
+    "  hangupd undo run kubectl delete job --ignore-not-found \"report-$REQUEST_ID\" &&\n"
+    "      kubectl create job \"report-$REQUEST_ID\" --image=report\n";
 
 static int undo_descriptor(void)
 {
@@ -111,8 +104,7 @@ static void undo_command(struct text *t, int count, char **words)
     if (count == 1)
         text_add(t, words[0]);
     for (int i = 0; count > 1 && i < count; i++) {
-        if (i > 0)
-            text_char(t, ' ');
+        text_add(t, i > 0 ? " " : "");
         shell_word(t, words[i]);
     }
 }
@@ -148,23 +140,6 @@ static _Noreturn void no_such_verb(const char *name)
     wrong_use("there is no verb %s; there are %s", name, text_end(&t));
 }
 
-static void undo_argument(struct text *t, enum verb verb, int count, char **words)
-{
-    switch (verbs[verb].argument) {
-    case ARGUMENT_COMMAND:
-        undo_command(t, count, words);
-        break;
-    case ARGUMENT_NOTHING:
-        if (count != 0)
-            wrong_use("%s takes no argument: it keeps all that was recorded so far",
-                      verbs[verb].name);
-        break;
-    default:
-        undo_path_argument(t, verb, count, words);
-        break;
-    }
-}
-
 static int command_undo(int argc, char **argv)
 {
     static char argument[2 * CLEANUP_RECORD_MAX]; /* what is cut is too long in any case */
@@ -174,13 +149,18 @@ static int command_undo(int argc, char **argv)
         wrong_use("what is to be undone? VERB is missing");
     const char *name = argv[1];
     if (strcmp(name, "--help") == 0) {
-        fputs(undo_help, stdout);
+        printf("%s%s%s", undo_about, undo_verbs, undo_notes);
         exit_printed();
     }
     enum verb verb = verb_find(name, strlen(name));
     if (!verbs[verb].offered)
         no_such_verb(name);
-    undo_argument(&t, verb, argc - 2, argv + 2);
+    if (verbs[verb].argument == ARGUMENT_COMMAND)
+        undo_command(&t, argc - 2, argv + 2);
+    else if (verbs[verb].argument != ARGUMENT_NOTHING)
+        undo_path_argument(&t, verb, argc - 2, argv + 2);
+    else if (argc > 2)
+        wrong_use("%s takes no argument: it keeps all that was recorded so far", name);
     int fd = undo_descriptor();
     if (cleanup_append(fd, name, text_end(&t), false) == 0)
         return 0;

@@ -8,13 +8,13 @@
  *     ... write to fd, close(fd) ...
  *     return respond_text(rq, 200, "done\n");
  *
- * Every function below first records in the request's ledger how to undo what
- * it is about to do, and then does it; death at any instruction in between
- * leaves nothing behind. When the request has been answered the ledger is
- * dropped; however else it ends, the ledger is undone, newest record first.
+ * Every function below first records in the request's ledger how to undo what it is about to do,
+ * and then does it; death at any instruction in between leaves nothing behind. When the request has
+ * been answered the ledger is dropped; however else it ends, the ledger is undone, newest record
+ * first.
  *
- * Ownership: paths are copied; returned descriptors (close-on-exec) are the
- * caller's. Paths may be relative; the ledger holds them absolute.
+ * Ownership: paths are copied; returned descriptors (close-on-exec) are the caller's. Paths may be
+ * relative; the ledger holds them absolute.
  * Errors: -1 (or NULL) with errno set, and then nothing was made. Common to all:
  *     EINVAL        a newline, or an empty path or command: the ledger cannot hold it
  *     ENAMETOOLONG  the record would be longer than CLEANUP_RECORD_MAX

@@ -7,6 +7,7 @@ PROGRAMS is the directory of bench's own programs, HANGUPD the product. In the e
     BENCH          the parts to run, of those in PARTS below; all without it
     BENCH_ROUNDS   how many rounds, of which the median counts (5)
     BENCH_SECONDS  of each measurement of requests/s (3)
+    BENCH_SUSTAINED  of the measurements that ask for long (60)
     BENCH_OUT      where results.md and results.svg go, when all parts ran (tests/bench)
 
 All that is compared runs in one run, in turns, on the same two processors and on loopback, the
@@ -28,6 +29,7 @@ from servers import Failure
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "3"))
+SUSTAINED = int(os.environ.get("BENCH_SUSTAINED", "60"))
 median = statistics.median
 
 
@@ -99,6 +101,45 @@ def throughput(place, out):
             rates[PROGRAM]["rate"] / rates[best]["rate"], "at least 1", lambda v: v >= 1)
     out.add("program, of tcpserver's requests/s", rates[PROGRAM]["rate"] / rates[TCPSERVER]["rate"],
             "at least 0.8", lambda v: v >= 0.8)
+
+
+# ---- Programs for long: does the rate last? --------------------------------------------------
+
+SLICE = 10  # seconds
+CALLERS = (1, 4, 16, 64)
+ASKED_LONG = {name: PEERS[name] for name in ("lighttpd, mod_cgi", "Go, net/http/cgi")}
+
+
+def slices(place, server, callers):
+    """The rate of each SLICE of SUSTAINED, one after the other."""
+    return [servers.rate(place, server, "close", SLICE, callers)["rate"]
+            for _ in range(max(1, SUSTAINED // SLICE))]
+
+
+def sustained(place, out):
+    for name, under in (("ext4 or what /tmp is", None), ("tmpfs", "/dev/shm")):
+        here = servers.Place(place.bin, place.hangupd, under)
+        try:
+            ours = servers.programs(here)
+            peers = {peer: start(here) for peer, start in ASKED_LONG.items()}
+            peers[TCPSERVER] = servers.tcpserver(here)
+            for callers in CALLERS:
+                rates = slices(here, ours, callers)
+                theirs = {peer: servers.rate(here, server, "close", SLICE, callers)["rate"]
+                          for peer, server in peers.items()}
+                best = max(ASKED_LONG, key=theirs.get)
+                mean = statistics.mean(rates)
+                out.sustained.append((name, callers, mean, rates[0], rates[-1], best,
+                                      mean / theirs[best], mean / theirs[TCPSERVER]))
+                what = f"program, {callers} callers on {name}, for {SUSTAINED} s"
+                out.add(f"{what}: of the best peer's", mean / theirs[best], "at least 1.1",
+                        lambda v: v >= 1.1)
+                out.add("… of tcpserver's", mean / theirs[TCPSERVER], "at least 0.85",
+                        lambda v: v >= 0.85)
+                out.add("… the last ten seconds, of the first", rates[-1] / rates[0],
+                        "at least 0.95", lambda v: v >= 0.95)
+        finally:
+            here.close()
 
 
 # ---- Hangup: how long until the file is gone -------------------------------------------------
@@ -385,7 +426,7 @@ def syscalls(place, out):
 
 # ---- All of it -------------------------------------------------------------------------------
 
-PARTS = {"throughput": throughput, "hangup": hangup, "size": size, "footprint": footprint,
+PARTS = {"throughput": throughput, "sustained": sustained, "hangup": hangup, "size": size, "footprint": footprint,
          "recovery": recovery, "stream": stream, "syscalls": syscalls}
 BUSY = 0.5
 

@@ -41,6 +41,7 @@ class Report:
         self.rounds, self.seconds, self.load = rounds, seconds, load
         self.rows, self.failures = [], []
         self.rates, self.hangups, self.sizes, self.counts = {}, {}, {}, {}
+        self.sustained = []
 
     def add(self, what, value, target="", reached=None):
         verdict = "" if reached is None else "reached" if reached(value) else "NOT reached"
@@ -56,6 +57,11 @@ class Report:
             parts.append(table(["16 callers", "requests/s", "p50, ms", "p99, ms", "errors"],
                                [[name, number(r["rate"]), number(r["p50"]), number(r["p99"]),
                                  r["errors"]] for name, r in by_rate]))
+        if self.sustained:
+            parts.append(table(["a program, for long", "callers", "requests/s", "first 10 s",
+                                "last 10 s", "best peer", "of it", "of tcpserver"],
+                               [[row[0], row[1], *map(number, row[2:5]), row[5],
+                                 *map(number, row[6:])] for row in self.sustained]))
         if self.sizes:
             parts.append(table(["beside", "requests/s", "p99, ms", "errors"],
                                [[{"alone": "nothing", "idle": "idle connections",

@@ -31,12 +31,13 @@ def wait_until(condition, what, seconds=PATIENCE_S):
 
 
 class Place:
-    """A directory for one run, and what was started in it. BIN: where bench's programs are."""
+    """A directory for one run, UNDER another one, and what was started in it. BIN: where bench's
+    programs are."""
 
-    def __init__(self, binaries, hangupd):
+    def __init__(self, binaries, hangupd, under=None):
         self.bin = pathlib.Path(binaries).resolve()
         self.hangupd = str(pathlib.Path(hangupd).resolve())
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="bench-"))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="bench-", dir=under))
         self.dir.chmod(0o755)
         programs = self.dir / "www" / "cgi-bin"
         programs.mkdir(parents=True)
@@ -121,7 +122,7 @@ def hangupd(place, *words, binary=None, state=None, requests=256, connections=40
             "--requests", str(requests), "--connections", str(connections), *LIMITS, *words]
     with open(log, "ab") as out:
         begin = out.tell()
-        process = place.start(argv, stderr=out)
+        process = place.start(argv, stderr=out, env=dict(os.environ, TMPDIR=str(place.dir)))
     port = []
 
     def is_ready():

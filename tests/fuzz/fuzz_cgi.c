@@ -7,8 +7,8 @@
  */
 #include <strings.h>
 
-#include "cgi.h"
 #include "fuzz.h"
+#include "http.h"
 
 static bool same_span(struct http_span a, struct http_span b)
 {

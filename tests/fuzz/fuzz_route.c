@@ -98,9 +98,9 @@ static void check_line(const char *line)
     check_size(line);
     check_duration(line);
     must(
-        (parse_half_close(line) != HALF_CLOSE_DEFAULT) ==
+        (choice_find(HALF_CLOSE_WORDS, line) != 0) ==
         (strcmp(line, "probe") == 0 || strcmp(line, "hangup") == 0 || strcmp(line, "ignore") == 0));
-    must((parse_on_hangup(line) != ON_HANGUP_DEFAULT) ==
+    must((choice_find(ON_HANGUP_WORDS, line) != 0) ==
          (strcmp(line, "undo") == 0 || strcmp(line, "finish") == 0));
 }
 

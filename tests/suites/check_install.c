@@ -78,18 +78,23 @@ TEST(tree_below_destdir)
     free(left.text);
 }
 
-/* The example in server.h, compiled as a stranger's program would be and asked over HTTP. */
-TEST(ten_lines_are_a_server)
+/* The example in server.h, compiled as a stranger's program would be, in C and in C++, and asked
+ * over HTTP. */
+TEST_TIMES(ten_lines_are_a_server, 2)
 {
     char variables[1024];
+    const char *c = environment("CC", "cc");
+    const char *cxx =
+        strstr(c, "clang") != NULL ? "clang++" : "g++"; /* it has the sanitizers, too */
     const char *sanitizers = environment("SAN", "");
     snprintf(variables, sizeof variables, "PREFIX=%s", at("prefix"));
     make("install", variables);
     must_run("sed -n 's/^ [*]     //p' prefix/include/hangupd/server.h >ten.c; grep -q main ten.c");
     must_run("PKG_CONFIG_PATH=prefix/lib/pkgconfig; export PKG_CONFIG_PATH; "
-             "%s -std=c11 -Wall -Wextra -Wpedantic -Werror %s%s -o ten ten.c "
+             "%s -Wall -Wextra -Wpedantic -Werror %s%s -o ten -x %s ten.c -x none "
              "$(pkg-config --cflags --libs hangupd)",
-             environment("CC", "cc"), *sanitizers != '\0' ? "-fsanitize=" : "", sanitizers);
+             _i == 0 ? c : cxx, *sanitizers != '\0' ? "-fsanitize=" : "", sanitizers,
+             _i == 0 ? "c -std=c11" : "c++ -std=c++20 -Wno-missing-field-initializers");
 
     struct server *s = server_start(at("ten"), "%s", "");
     struct output o = curl(s, "/hello");

@@ -7,7 +7,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "cgi.h"
+#include "http.h"
 #include "serve.h"
 #include "suite.h"
 

@@ -307,6 +307,26 @@ TEST(body_without_tmpfile)
     server_stop(s);
 }
 
+/* ...and what was made for it is undone, also if the body never comes whole. */
+TEST(cut_body_without_tmpfile)
+{
+    if (!deny(SYS_openat, 2, O_TMPFILE & ~O_DIRECTORY, EOPNOTSUPP)) {
+        test_skipped("cut_body_without_tmpfile", "no seccomp");
+        return;
+    }
+    struct server *s = serve(HEAD "cat");
+    int c = dial(s);
+    say(c, "POST /p/ HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab");
+    wait_read(s, c);
+    shutdown(c, SHUT_WR);
+    struct heard h = hear(c);
+    must_say(h.status == 400 && strcmp(field(h, "Connection"), "close") == 0, "%s", h.text);
+    log_wait(s, " hangup undo=none");
+    struct output o = run("%s status --json --state %s", the_hangupd(), at("state"));
+    must_say(strstr(o.text, "\"undoing\":[]") != NULL, "%s", o.text);
+    server_stop(s);
+}
+
 /* A program that does not read its body is not harmed by it. */
 TEST(body_that_nobody_reads)
 {

@@ -632,10 +632,10 @@ static bool same_change_time(const struct stat *a, const struct stat *b)
 }
 
 static const struct change *change;
-static bool in_its_tick;
+static bool in_its_tick, at_its_end;
 
 /* A request whose program changes the directory, in the tick of the clock of files in which it was
- * made, or after that. */
+ * made, or after that; or a process that it has left behind does so at its end. */
 static void be_changed(void)
 {
     struct stat made, now;
@@ -646,10 +646,13 @@ static void be_changed(void)
     ck_assert_int_eq(stat(scratch, &made), 0);
     if (!in_its_tick)
         sleep_ms(15);
+    if (at_its_end)
+        ck_assert_done(cleanup_keep());
     change->change(scratch);
     if (in_its_tick && lstat(scratch, &now) == 0 && !same_change_time(&made, &now))
         _exit(1); /* it was another tick by then */
-    ck_assert_done(cleanup_keep());
+    if (!at_its_end)
+        ck_assert_done(cleanup_keep());
 }
 
 static void be_after_a_change(void)
@@ -678,9 +681,8 @@ TEST_EACH(changed_scratch_is_not_used_again, changes)
 }
 
 /* What does not show by the time of the change shows by a look into it. */
-TEST_EACH(change_in_the_same_tick, changes)
+static void change_in_the_same_tick_as_made(void)
 {
-    change = &changes[_i];
     in_its_tick = true;
     int tries = 0;
     for (; tries < 200 && status_of(start(be_changed)) != 0; tries++) {
@@ -692,10 +694,23 @@ TEST_EACH(change_in_the_same_tick, changes)
         test_skipped("change_in_the_same_tick", "each change here has a time of its own");
         return;
     }
-    if (change->shows)
+    if (change->shows && !at_its_end)
         ck_assert_str_eq(listing("tmp"), "");
     in_child(be_after_a_change);
     ck_assert_str_eq(listing("work"), "");
+}
+
+TEST_EACH(change_in_the_same_tick, changes)
+{
+    change = &changes[_i];
+    change_in_the_same_tick_as_made();
+}
+
+TEST_EACH(change_in_the_same_tick_at_the_end, changes)
+{
+    change = &changes[_i];
+    at_its_end = true;
+    change_in_the_same_tick_as_made();
 }
 
 /* A process that a request has left behind, or anybody else, changes it when it is nobody's. */
@@ -709,6 +724,43 @@ TEST_EACH(scratch_that_is_changed_later, changes)
     ck_assert_str_eq(listing("tmp"), "0 ");
     ck_assert_str_eq(listing("work"), "");
     in_child(be_after_a_change);
+}
+
+/* A request that wants no scratch directory, between two that do. */
+static bool is_killed, wants_one_late;
+
+static void be_without_scratch(void)
+{
+    begin_in_slot(0, ID, "GET /");
+    ck_assert_int_eq(cleanup_unlink(at("work/it")), 0);
+    if (wants_one_late)
+        ck_assert_str_eq(cleanup_tempdir(), at("tmp/0"));
+    if (is_killed)
+        raise(SIGKILL);
+    ck_assert_done(cleanup_keep());
+}
+
+TEST_TIMES(scratch_stays_while_others_do_without, 4)
+{
+    title_before = "GET /";
+    is_killed = (_i & 1) != 0;
+    wants_one_late = (_i & 2) != 0;
+    in_child(be_first);
+    sleep_ms(15);
+    in_child(be_after_a_change); /* by now each change would show */
+    ino_t kept = stat_of(at("tmp/0")).st_ino;
+    int status = status_of(start(be_without_scratch));
+    if (is_killed) {
+        ck_assert(WIFSIGNALED(status));
+        ck_assert_done(settle_in_slot());
+        ck_assert_str_eq(listing("tmp"), "");
+    } else {
+        ck_assert_int_eq(status, 0);
+        ck_assert_str_eq(listing("tmp"), "0 ");
+        ck_assert(stat_of(at("tmp/0")).st_ino == kept);
+    }
+    in_child(be_after_a_change);
+    ck_assert_str_eq(listing("tmp"), "0 ");
 }
 
 /* Short, as a socket's path has 107 bytes at most. */

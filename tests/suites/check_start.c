@@ -365,6 +365,24 @@ TEST_TIMES(handed_listener_is_served, 2)
     close(fd);
 }
 
+/* A server that leaves waits for a janitor, and sleeps meanwhile. */
+TEST(leaving_does_not_spin)
+{
+    struct server *s = things("--idle-exit 1.4");
+    int c = get(s, "/records?run1=%s&seconds=60",
+                "if+test+-e+tried;+then+exec+sleep+3;+fi;+:+>tried;+false");
+    log_wait(s, " recorded pid ");
+    close_fin(c);
+    log_wait(s, " hangup undo=failed");
+    log_wait(s, " - stopping\n");
+    long before = processor_ms(s->pid);
+    poll(NULL, 0, 1000);
+    long used = processor_ms(s->pid) - before;
+    must_say(used < 200, "it spins: %ld of 1000 ms", used);
+    must(server_wait(s) == 0);
+    must(log_has(s, " undone at last"));
+}
+
 TEST(descriptor_that_is_no_socket)
 {
     const char *argv[] = {the_hangupd(), "--inetd", "--state", at("state"), NULL};

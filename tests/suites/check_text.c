@@ -10,8 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "files.h"
 #include "harness_ledgers.h"
+#include "text.h"
 
 SUITE(LEDGERS);
 
