@@ -627,6 +627,7 @@ static int command_status(int argc, char **argv)
         watch_status();
     else
         status_show();
+    close(status.state.fd);
     return 0;
 }
 

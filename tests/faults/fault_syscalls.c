@@ -1629,7 +1629,7 @@ static pid_t worker_start(const struct sweep *sweep, const struct scenario *scen
         _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 2);
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (apart && (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+    if (apart && (mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) < 0 ||
                   mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0))
         give_up("mount /proc");
     work(sweep, scenario, number, workers);

@@ -151,10 +151,10 @@ static int private_syslog(void)
         char device[32];
         snprintf(device, sizeof(device), "/dev/%s", devices[i]);
         file_write(at("dev/%s", devices[i]), "");
-        if (mount(device, at("dev/%s", devices[i]), NULL, MS_BIND, NULL) < 0)
+        if (mount(device, at("dev/%s", devices[i]), "none", MS_BIND, NULL) < 0)
             return -1;
     }
-    if (mount(at("dev"), "/dev", NULL, MS_BIND | MS_REC, NULL) < 0)
+    if (mount(at("dev"), "/dev", "none", MS_BIND | MS_REC, NULL) < 0)
         return -1;
     struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);

@@ -613,8 +613,8 @@ TEST(user_has_groups)
     file_write(at("passwd"), "root:x:0:0::/:/bin/sh\nsomebody:x:4711:4712::/:/bin/sh\n");
     file_write(at("group"), "root:x:0:root\nfirst:x:4801:root,somebody\nown:x:4712:\n"
                             "not:x:4802:root\nneither:x:4803:somebody2\nlast:x:4804:somebody\n");
-    must(mount(at("passwd"), "/etc/passwd", NULL, MS_BIND, NULL) == 0 &&
-         mount(at("group"), "/etc/group", NULL, MS_BIND, NULL) == 0);
+    must(mount(at("passwd"), "/etc/passwd", "none", MS_BIND, NULL) == 0 &&
+         mount(at("group"), "/etc/group", "none", MS_BIND, NULL) == 0);
     struct server *s = things("--user somebody");
     char path[64];
     snprintf(path, sizeof(path), "/proc/%d/status", (int)s->pid);

@@ -62,7 +62,8 @@ bool own_namespaces(int kinds)
 
 bool private_mounts(void)
 {
-    return own_namespaces(CLONE_NEWNS) && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
+    return own_namespaces(CLONE_NEWNS) &&
+           mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) == 0;
 }
 
 bool mount_small(const char *path, const char *size)
