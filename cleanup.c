@@ -757,9 +757,9 @@ static void scratch_choose(void)
     if (made->inode != 0)
         (void)undo_rmtree(ledger.scratch); /* somebody has changed it since */
     made->inode = 0;
-    for (char letter = 0; letter <= 'Z'; letter = letter == 0 ? 'A' : (char)(letter + 1)) {
-        made->letter = letter;
-        scratch_path(letter);
+    for (int letter = 0; letter <= 'Z'; letter = letter == 0 ? 'A' : letter + 1) {
+        made->letter = (char)letter;
+        scratch_path(made->letter);
         if (lstat(ledger.scratch, &there) < 0 && errno == ENOENT)
             return;
     }
