@@ -958,7 +958,7 @@ ASYNC_SAFE static bool is_this_boot(const struct header *h)
  * of ours. */
 ASYNC_SAFE static int ledger_find(int dir, const char *name, int flags, struct stat *now)
 {
-    struct stat here;
+    struct stat here = {0};
     now = now != NULL ? now : &here;
     int fd = openat(dir, name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) {

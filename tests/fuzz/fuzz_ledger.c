@@ -237,7 +237,7 @@ static void ledger_load(struct ledger *l)
 /* Understand the whole lines of the bytes FROM to TO. */
 static void lines_understand(struct ledger *l, size_t from, size_t to)
 {
-    for (size_t at = from; at < to && l->count < RECORDS_MAX;) {
+    for (size_t at = from; l->bytes != NULL && at < to && l->count < RECORDS_MAX;) {
         const char *line = l->bytes + at, *end = memchr(line, '\n', to - at);
         if (end == NULL)
             break; /* it never happened */

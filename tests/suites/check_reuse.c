@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,16 @@
 #include "harness.h"
 
 SUITE();
+
+/* Returns TEXT in a place of its own, until the test ends. */
+static char *keep(const char *text)
+{
+    static char kept[16][PATH_MAX];
+    static unsigned count;
+    must(count < 16);
+    snprintf(kept[count], sizeof kept[count], "%s", text);
+    return kept[count++];
+}
 
 #define HEAD "printf 'Content-Type: text/plain\\n\\n'\n"
 
@@ -78,7 +89,7 @@ THEME("scratch");
 TEST(scratch_is_the_same_one_after_the_other)
 {
     struct server *s = serve("", SAY_TMPDIR);
-    const char *first = strdup(answer(s, ""));
+    const char *first = keep(answer(s, ""));
     must_say(starts_with(first, at("tmp/hangupd-")) && strstr(first, "/0"), "%s", first);
     for (int i = 0; i < 3; i++)
         must(strcmp(answer(s, ""), first) == 0);
@@ -127,8 +138,8 @@ TEST_TIMES(pool_is_cleaned_up, CLEANINGS)
         return;
     struct server *s =
         serve("", "[ -z \"$QUERY_STRING\" ] || { echo ready >&2; sleep 1000; }\n" SAY_TMPDIR);
-    char *old = strdup(answer(s, ""));
-    char *pool = strdup(pool_beside(""));
+    char *old = keep(answer(s, ""));
+    char *pool = keep(pool_beside(""));
     int c = get(s, "/p?wait");
     log_wait(s, " ready");
     if (_i == REMOVED)
@@ -148,7 +159,7 @@ TEST_TIMES(pool_is_cleaned_up, CLEANINGS)
     wait_until(pool_beside(pool) != NULL);
     must_say(now_ms() - since < 2500, "after %d ms", (int)(now_ms() - since));
     log_wait(s, "has been removed; another one is made");
-    char *next = strdup(answer(s, ""));
+    char *next = keep(answer(s, ""));
     must_say(starts_with(next, at("tmp/%s/", pool_beside(pool))), "%s", next);
     must(strcmp(answer(s, ""), next) == 0);
     close_fin(c);
@@ -173,7 +184,7 @@ THEME("outliving");
 static char *start_waiting(struct server *s, int *c)
 {
     *c = get(s, "/p?wait");
-    char *id = strdup(strstr(log_wait(s, " ready"), "Z ") + 2);
+    char *id = keep(strstr(log_wait(s, " ready"), "Z ") + 2);
     id[strcspn(id, " ")] = '\0';
     return id;
 }
@@ -196,7 +207,7 @@ TEST(ledger_that_waits_leaves_the_slot)
 {
     int c;
     struct server *s = serve("", FAILS_UNTIL_MENDED SAY_TMPDIR);
-    char *first = strdup(answer(s, "")), *id = leave_failing(s);
+    char *first = keep(answer(s, "")), *id = leave_failing(s);
     wait_exists(at("state/%.16s/%s", id, id));
     must(exists(at("state/%.16s/%s.p", id, id)));
     for (int i = 0; i < 3; i++)
@@ -216,7 +227,7 @@ TEST(parked_ledger_leaves_the_slot)
 {
     int c;
     struct server *s = serve("--undo-retries 0", FAILS_UNTIL_MENDED SAY_TMPDIR);
-    char *first = strdup(answer(s, "")), *id = leave_failing(s);
+    char *first = keep(answer(s, "")), *id = leave_failing(s);
     wait_exists(at("state/failed/%s", id));
     for (int i = 0; i < 3; i++)
         must(strcmp(answer(s, ""), first) == 0);
@@ -269,7 +280,7 @@ TEST(janitor_that_is_killed)
                                  "echo \"run test -e $d/up || { touch $d/up; exec sleep 1000; }; "
                                  "test -e $TMPDIR/x && rm $d/file\" >&3\n"
                                  "echo $REQUEST_ID ready >&2; sleep 1000; }\n" SAY_TMPDIR);
-    char *first = strdup(answer(s, "")), *id = start_waiting(s, &c);
+    char *first = keep(answer(s, "")), *id = start_waiting(s, &c);
     kill(only_child(s->pid), SIGKILL);
     wait_exists(at("up")); /* the command waits now; the next one will not */
     kill(only_child(s->pid), SIGKILL);
@@ -290,7 +301,7 @@ TEST(slot_is_not_free_before_its_request_is_done)
                               "echo \"run echo up >>$d/up; until test -e $d/mended; "
                               "do sleep 0.02; done\" >&3\n"
                               "echo $REQUEST_ID ready >&2; sleep 1000; }\n" SAY_TMPDIR);
-    char *first = strdup(answer(s, ""));
+    char *first = keep(answer(s, ""));
     int c = get(s, "/p?wait"), d;
     log_wait(s, " ready");
     kill(only_child(s->pid), SIGKILL);
@@ -319,7 +330,7 @@ TEST_TIMES(idle_slots_of_a_dead_server, 2)
     struct server *s = serve("", RECORDS);
     answer(s, "");
     const char *line = log_wait(s, " ok undo=none");
-    char *id = strdup(strstr(line, "Z ") + 2);
+    char *id = keep(strstr(line, "Z ") + 2);
     id[strcspn(id, " ")] = '\0';
     struct output o = run("%s recover --state %s %s", the_hangupd(), at("state"), id);
     must_say(o.status != 0, "%s", o.text);

@@ -307,7 +307,7 @@ static struct slot *slot_with(struct board b, const char *text)
 {
     for (size_t i = 0; i < b.count; i++)
         if (atomic_load(&b.slots[i].state) != SLOT_FREE && strstr(b.slots[i].request, text) != NULL)
-            return &b.slots[i];
+            return b.slots + i;
     return NULL;
 }
 

@@ -217,9 +217,8 @@ TEST(head_that_is_cut)
                      "# hangupd ledger 2 id=%s from=600 program=0 pid=1 start=1 "
                      "boot=%s GET /\n",
                      ID, boot_id());
-    n += snprintf(text + n, sizeof text - (size_t)n, "#%0400d\nunlink %s", 0, at("work/a"));
+    snprintf(text + n, sizeof text - (size_t)n, "#%0400d\nunlink %s", 0, at("work/a"));
     file_write(at("work/a"), "");
-    n = n > LEDGER_HEAD_SIZE ? n : LEDGER_HEAD_SIZE;
     snprintf(text + LEDGER_HEAD_SIZE, sizeof text - LEDGER_HEAD_SIZE, "%s\n%0100d\nrun this\n",
              " and all that follows", 0);
     file_write(at("ledgers/%s", ID), text);
