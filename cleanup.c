@@ -66,7 +66,6 @@
  *   - Where the file system has no times of birth, another file with the same inode number counts
  *     as the recorded one while the server lives. After a crash such a record is kept, not guessed.
  *   - "Not there" counts as undone, also if its directory was moved away or is not mounted now.
- *   - A mount point below a tree is left alone, but one at its very top is emptied.
  *   - A line that a program writes to descriptor 3 is not checked before it is to be undone.
  *
  * What READ, UNDO and SETTLE do for this process's ledger, they may do in a signal handler: static
@@ -121,23 +120,36 @@ ASYNC_SAFE static void report_on_stderr(const char *id, const char *what)
 cleanup_report_fn *cleanup_report = report_on_stderr;
 
 #define REPORT_REASON 128 /* bytes for errno's text */
+#define REPORT_PART 256   /* and for what of a tree would not go */
 
-/* Report that DOING something to WHAT has failed, with the text of ERROR if that is not 0. The text
- * is strerrordesc_np's, as strerror(3) may translate, which takes memory. */
-ASYNC_SAFE static void report(const char *id, const char *doing, const char *what, int error)
+/* Report that DOING something to WHAT has failed, at its PART if that is not "", with the text of
+ * ERROR if that is not 0. The text is strerrordesc_np's, as strerror(3) may translate, which takes
+ * memory. */
+ASYNC_SAFE static void report_part(const char *id, const char *doing, const char *what,
+                                   const char *part, int error)
 {
     char buffer[1024];
     struct text t = TEXT(buffer);
     text_format(&t, "%s ", doing);
-    t.room -= REPORT_REASON; /* WHAT may be a record of 8 KiB: the reason is not cut */
+    t.room -= REPORT_REASON + REPORT_PART; /* WHAT may be 8 KiB: the reason is not cut */
     text_add(&t, what);
+    t.room += REPORT_PART;
+    if (part[0] != '\0')
+        text_format(&t, ": %s", part);
     t.room += REPORT_REASON;
     if (error != 0) {
         text_add(&t, ": ");
         const char *why = strerrordesc_np(error);
         text_add(&t, why != NULL ? why : "unknown error");
     }
+    if (error == EBUSY)
+        text_add(&t, ": something is mounted there");
     cleanup_report(id, text_end(&t));
+}
+
+ASYNC_SAFE static void report(const char *id, const char *doing, const char *what, int error)
+{
+    report_part(id, doing, what, "", error);
 }
 
 /* Returns -1 with ERROR as errno. */
@@ -1083,27 +1095,27 @@ ASYNC_SAFE static bool remove_name(int dir, const char *name, int flags)
     return unlinkat(dir, name, flags) == 0 || errno == ENOENT;
 }
 
-/* Returns true if ERROR says that nothing has this name. One too long can never have been made. */
-ASYNC_SAFE static bool is_not_there(int error)
-{
-    return error == ENOENT || error == ENOTDIR || error == ENAMETOOLONG;
-}
-
-/* Remove the name PATH. Returns 0 if it is gone or was never there, -1 with errno if it is not. */
+/* Remove the name PATH, or the tree. Returns 0 if nothing is there, or was ever, else -1 with
+ * errno.
+ */
 ASYNC_SAFE static int undo_unlink(const char *path)
 {
-    return unlink(path) == 0 || is_not_there(errno) ? 0 : -1;
+    struct spot at;
+    if (spot_open(path, &at) < 0)
+        return is_not_there(errno) ? 0 : -1;
+    int done = unlinkat(at.dir, at.name, 0) == 0 || is_not_there(errno) ? 0 : -1;
+    close_keep_errno(at.dir);
+    return done;
 }
 
-/* The same of a tree. If a link or a file has its name by now, that goes by its name. */
 ASYNC_SAFE static int undo_rmtree(const char *path)
 {
-    int fd = open_directory(AT_FDCWD, path);
-    if (fd >= 0)
-        return remove_open_tree(fd, path);
-    if (errno == ENOENT)
-        return 0;
-    return errno == ENOTDIR || errno == ELOOP ? undo_unlink(path) : -1;
+    struct spot at;
+    if (spot_open(path, &at) < 0)
+        return is_not_there(errno) ? 0 : -1;
+    int done = remove_tree(&at);
+    close_keep_errno(at.dir);
+    return done;
 }
 
 #define POOL "scratch" /* in STATE/SERVER: a link to the pool, which is in TMPDIR */
@@ -1125,26 +1137,43 @@ ASYNC_SAFE static bool is_pool_of(const char *path, const char *token)
     return false;
 }
 
+/* Open the pool PATH, which is at AT. If somebody has cleaned TMPDIR up, another user may have
+ * taken its name, even for a link to what is ours: ENOENT, as nothing of ours is there. */
+ASYNC_SAFE static int pool_open(const char *path, struct spot *at)
+{
+    struct stat now;
+    if (spot_open(path, at) < 0)
+        return -1;
+    int fd = open_directory(at->dir, at->name);
+    if (fd >= 0 && fstat(fd, &now) == 0 && now.st_uid == own_uid())
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    errno = fd >= 0 || errno == ELOOP || is_not_there(errno) ? ENOENT : errno;
+    close_keep_errno(at->dir);
+    return -1;
+}
+
 /* Remove a scratch directory. A parked ledger's may outlive its server, so the pool is removed with
- * the last one in it, if there is no link to it any more. If somebody has cleaned TMPDIR up,
- * another user may have taken the pool's name, even for a link to what is ours: then nothing of the
- * request is there, and it counts as undone. */
+ * the last one in it, if there is no link to it any more. */
 ASYNC_SAFE static int undo_scratch(const struct cleanup_settling *how, const char *scratch)
 {
-    char pool[PATH_MAX], link[] = "../0123456789abcdef/" POOL;
-    struct stat now;
-    struct text t = TEXT(pool);
-    text_bytes(&t, scratch, (size_t)(strrchr(scratch, '/') - scratch));
+    char path[PATH_MAX], link[] = "../0123456789abcdef/" POOL;
+    struct spot pool, leaf = {.name = strrchr(scratch, '/') + 1};
+    struct text t = TEXT(path);
+    text_bytes(&t, scratch, (size_t)(leaf.name - scratch - 1));
     if (!is_pool_of(text_end(&t), how->id))
         return undo_rmtree(scratch);
-    if (lstat(pool, &now) == 0 && (now.st_uid != own_uid() || S_ISLNK(now.st_mode)))
-        return 0;
-    if (undo_rmtree(scratch) < 0)
-        return -1;
+    leaf.dir = pool_open(path, &pool);
+    if (leaf.dir < 0)
+        return errno == ENOENT ? 0 : -1;
+    int done = remove_tree(&leaf);
+    close_keep_errno(leaf.dir);
     memcpy(link + 3, how->id, CLEANUP_TOKEN_SIZE - 1);
-    if (faccessat(how->dir, link, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
-        (void)rmdir(pool); /* fails while another request's is in it */
-    return 0;
+    if (done == 0 && faccessat(how->dir, link, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
+        (void)unlinkat(pool.dir, pool.name, AT_REMOVEDIR); /* fails while another's is in it */
+    close_keep_errno(pool.dir);
+    return done;
 }
 
 /* What is known of the ledger that is being undone. */
@@ -1169,38 +1198,51 @@ ASYNC_SAFE static int is_same(const struct settlement *s, const struct identity 
     if (s->this_boot && (was->major != is->major || was->minor != is->minor))
         return 0;
     if (!was->has_birth || !is->has_birth)
-        return s->how->after_crash ? -1 : 1;
+        return s->how->after_crash ? fail(ESTALE) : 1;
     return was->birth_seconds == is->birth_seconds &&
            was->birth_nanoseconds == is->birth_nanoseconds;
 }
 
-/* Undo a record with an identity: remove PATH if it still is the thing WAS. Returns 0 if it is gone
- * or was another thing, -1 with errno if it is still there, or cannot be told (ESTALE). */
-ASYNC_SAFE static int undo_if(const struct settlement *s, const struct identity *was,
-                              const char *path, bool directory)
+/* The same of what is open as FD; -1 with errno, which is ESTALE if it cannot be told. */
+ASYNC_SAFE static int is_open_same(const struct settlement *s, const struct identity *was, int fd)
 {
     struct identity is;
-    if (identify(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, &is) < 0)
+    return identify(fd, "", AT_EMPTY_PATH, &is) < 0 ? -1 : is_same(s, was, &is);
+}
+
+/* Undo a record with an identity: remove what is at AT if it still is the thing WAS. Returns 0 if
+ * it is gone or was another thing, -1 with errno if it is still there, or cannot be told. */
+ASYNC_SAFE static int undo_if_at(const struct settlement *s, const struct identity *was,
+                                 const struct spot *at, bool directory)
+{
+    int fd = open_within(at->dir, at->name, O_PATH);
+    if (fd < 0)
         return is_not_there(errno) ? 0 : -1;
-    int same = is_same(s, was, &is);
-    if (same < 0)
-        errno = ESTALE;
+    int same = is_open_same(s, was, fd);
+    close_keep_errno(fd);
     if (same <= 0)
         return same;
     if (!directory)
-        return undo_unlink(path);
-    int fd = open_directory(AT_FDCWD, path);
+        return remove_name(at->dir, at->name, 0) ? 0 : -1;
+    fd = open_directory(at->dir, at->name);
     if (fd < 0)
         return is_not_there(errno) ? 0 : -1;
     /* What was opened is what is emptied: it must still be the one that was looked at. */
-    if (identify(fd, "", AT_EMPTY_PATH, &is) < 0) {
-        close_keep_errno(fd);
-        return -1;
-    }
-    if (is_same(s, was, &is) > 0)
-        return remove_open_tree(fd, path);
-    close(fd);
-    return 0;
+    same = is_open_same(s, was, fd);
+    if (same > 0)
+        return remove_open_tree(fd, at);
+    close_keep_errno(fd);
+    return same;
+}
+
+ASYNC_SAFE static int undo_if(const struct settlement *s, const struct record *r)
+{
+    struct spot at;
+    if (spot_open(r->argument, &at) < 0)
+        return is_not_there(errno) ? 0 : -1;
+    int done = undo_if_at(s, &r->identity, &at, verbs[r->verb].undo == UNDO_TREE);
+    close_keep_errno(at.dir);
+    return done;
 }
 
 /* Cut off the slashes at the end of the record's argument. With one of them a name that has become
@@ -1217,10 +1259,9 @@ ASYNC_SAFE static void cut_slashes(struct record *r)
 
 ASYNC_SAFE static int undo_thing(const struct settlement *s, const struct record *r)
 {
-    bool directory = verbs[r->verb].undo == UNDO_TREE;
     if (verbs[r->verb].argument == ARGUMENT_FILEID_PATH)
-        return undo_if(s, &r->identity, r->argument, directory);
-    return directory ? undo_rmtree(r->argument) : undo_unlink(r->argument);
+        return undo_if(s, r);
+    return verbs[r->verb].undo == UNDO_TREE ? undo_rmtree(r->argument) : undo_unlink(r->argument);
 }
 
 /* Undo the record that the reader is at. Returns 1 if it is done and can be struck out, 0 if there
@@ -1287,11 +1328,12 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
     s->reader = &reader;
     reader_begin(&reader, s->fd, size, s->from);
     while (!s->run_left && (found = reader_next(&reader)) > 0) {
+        tree_left[0] = '\0';
         int done = undo_record(s);
         if (done < 0) {
             s->failed = true;
             if (errno != 0)
-                report(s->how->id, "could not undo:", reader.line, errno);
+                report_part(s->how->id, "could not undo:", reader.line, tree_left, errno);
         } else if (done > 0 && !strike(s->fd, reader.start)) {
             s->failed = true;
             report(s->how->id, "could not strike out:", reader.line, errno);
@@ -1887,31 +1929,24 @@ static bool is_needed(const struct leaves *l, const char *name)
     return l->failed;
 }
 
-/* Empty the pool PATH of all that no ledger needs, and remove it if nothing is left. Returns false,
- * with errno, if something could not be removed. */
-static bool empty_pool(int state, const char *path)
+/* Empty the pool PATH, which is at POOL and open as FD, of all that no ledger needs, and remove it
+ * if nothing is left. Closes FD. Returns false, with errno, if something could not be removed. */
+static bool empty_pool(int state, const char *path, const struct spot *pool, int fd)
 {
     _Alignas(struct dirent64) char entries[WALK_SIZE];
-    char each[PATH_MAX];
     int error = 0, left = 0;
     struct leaves needed = leaves_needed(state, path);
-    struct walk w = walk_from(open_directory(AT_FDCWD, path), entries, sizeof entries);
-    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
-        struct text t = TEXT(each);
-        text_add(&t, path);
-        text_char(&t, '/');
-        text_add(&t, e->d_name);
-        text_end(&t);
+    struct walk w = walk_from(fd, entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;)
         if (is_needed(&needed, e->d_name))
             left++;
-        else if (undo_rmtree(each) < 0)
+        else if (remove_tree(&(struct spot){fd, e->d_name}) < 0)
             error = errno;
-    }
     free(needed.names);
     if (!walk_close(&w))
         return false;
     errno = error;
-    return error == 0 && (left > 0 || undo_rmtree(path) == 0);
+    return error == 0 && (left > 0 || remove_tree(pool) == 0);
 }
 
 /* Remove the pool of the server TOKEN. The link to it is obeyed only if it is our own and leads to
@@ -1919,21 +1954,22 @@ static bool empty_pool(int state, const char *path)
 static bool remove_pool(int state, int dir, const char *token)
 {
     char path[PATH_MAX];
-    struct stat link, pool;
+    struct stat link;
+    struct spot pool;
     ssize_t n = readlinkat(dir, POOL, path, sizeof path - 1);
     if (n < 0 || fstatat(dir, POOL, &link, AT_SYMLINK_NOFOLLOW) < 0)
         return errno == ENOENT;
     path[n] = '\0';
     bool ours = link.st_uid == geteuid() && link.st_nlink == 1 && is_pool_of(path, token);
-    bool there = ours && lstat(path, &pool) == 0;
-    if (ours && !there && errno != ENOENT)
+    int fd = ours ? pool_open(path, &pool) : -1;
+    if (ours && fd < 0 && errno != ENOENT)
         return false;
-    there = there && pool.st_uid == geteuid();
-    if ((there && !empty_pool(state, path)) || !remove_name(dir, POOL, 0))
-        return false;
-    if (there)
-        (void)rmdir(path); /* its last ledger may have been settled since, and have left it */
-    return true;
+    bool done = (fd < 0 || empty_pool(state, path, &pool, fd)) && remove_name(dir, POOL, 0);
+    if (done && fd >= 0) /* its last ledger may have been settled since, and have left it */
+        (void)unlinkat(pool.dir, pool.name, AT_REMOVEDIR);
+    if (fd >= 0)
+        close_keep_errno(pool.dir);
+    return done;
 }
 
 /* Remove the files of slots. What has a ledger, as it could not be named after its request, stays,

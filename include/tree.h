@@ -1,13 +1,17 @@
-/* tree.h: removing trees, without following links, memory or a limit of depth.
+/* tree.h: opening what a path names where it was made, and removing trees, without following links,
+ * entering mounts, memory or a limit of depth.
  *
- *     int fd = open_directory(AT_FDCWD, path);
- *     if (fd >= 0 && remove_open_tree(fd, path) < 0)
- *         ... errno: what is left is a part of the tree, or its top ...
+ *     struct spot at;
+ *     if (spot_open(path, &at) == 0) {
+ *         if (remove_tree(&at) < 0)
+ *             ... errno: what is left is a part of the tree, TREE_LEFT, or its top ...
+ *         close(at.dir);
+ *     }
  *
  * A tree may be hostile: as deep as its maker liked, with links out of it, with modes that keep us
  * out, and still being written to. So each directory is opened by its name in its parent, never by
- * a path; a mount point below is not entered and stays, with EXDEV; and what will not go is no
- * reason not to remove the rest.
+ * a path; what is mounted over its top or below it is not the request's, is not entered and stays,
+ * with EBUSY; and what will not go is no reason not to remove the rest.
  *
  * Kind: included by cleanup.c alone.
  * Signal safety: what is marked ASYNC_SAFE, which is all of it; its buffers are static, so one tree
@@ -18,25 +22,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "text.h"
 #include "walk.h"
 
-/* Each level that is entered takes a buffer and a descriptor. So a directory deeper than this is
- * first moved up to the top of its tree, and found there by the next pass. */
-#define TREE_DEPTH 48
-struct tree {
-    int top;
-    unsigned hoisted;         /* directories that were moved up, which numbers their names */
-    unsigned long long mount; /* never left: a mount point below is not the request's */
-};
-static _Alignas(struct dirent64) char tree_entries[TREE_DEPTH][2048];
+/* ---- Opening ----------------------------------------------------------------------------- */
 
-/* Which mount the open directory FD is on; before Linux 5.8, which device, which is nearly the
- * same. */
+/* Which mount the open file FD is on; before Linux 5.8, which device, which is nearly the same. */
 ASYNC_SAFE static int mount_of(int fd, unsigned long long *mount)
 {
     struct statx x;
@@ -48,25 +47,94 @@ ASYNC_SAFE static int mount_of(int fd, unsigned long long *mount)
     return 0;
 }
 
+/* Open NAME in DIR, with FLAGS, as it lies in DIR's own mount. What is mounted over it is EBUSY,
+ * and is not even asked: its file system may not answer. A link is ELOOP. */
+ASYNC_SAFE static int open_within(int dir, const char *name, int flags)
+{
+    const struct open_how how = {.flags = (unsigned)flags | O_NOFOLLOW | O_CLOEXEC,
+                                 .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS};
+    unsigned long long outside, inside;
+    int fd = (int)syscall(SYS_openat2, dir, name, &how, sizeof how);
+    if (fd < 0 && errno == EXDEV)
+        errno = EBUSY;
+    if (fd >= 0 || (errno != ENOSYS && errno != EPERM))
+        return fd;
+    /* A kernel before 5.6, or a sandbox that does not know the call. What has been opened stays
+     * what it is, so it can be asked afterwards. */
+    fd = openat(dir, name, flags | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || (mount_of(dir, &outside) == 0 && mount_of(fd, &inside) == 0 && outside == inside))
+        return fd;
+    close(fd);
+    errno = EBUSY;
+    return -1;
+}
+
+/* Returns true if ERROR says that nothing has this name. One too long can never have been made. */
+ASYNC_SAFE static bool is_not_there(int error)
+{
+    return error == ENOENT || error == ENOTDIR || error == ENAMETOOLONG;
+}
+
+/* Where a thing is: the directory that it is in, open, and its name there. */
+struct spot {
+    int dir;
+    const char *name;
+};
+
+/* Open the directory of PATH, an absolute one. Links on the way to it are followed, as they were
+ * when the thing was made. The root, "." and ".." are nobody's to remove: EINVAL. Returns 0, or -1
+ * with errno. */
+ASYNC_SAFE static int spot_open(const char *path, struct spot *at)
+{
+    char parent[PATH_MAX];
+    at->name = strrchr(path, '/') + 1;
+    size_t length = (size_t)(at->name - path);
+    errno = ENAMETOOLONG;
+    if (length >= sizeof parent)
+        return -1;
+    errno = EINVAL;
+    if (*at->name == '\0' || strcmp(at->name, ".") == 0 || strcmp(at->name, "..") == 0)
+        return -1;
+    memcpy(parent, path, length);
+    parent[length] = '\0';
+    at->dir = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return at->dir < 0 ? -1 : 0;
+}
+
 /* Open the directory NAME in DIR to be emptied, even if its maker took our rights to it away. The
  * mode is changed through a descriptor: by its name a link that has come meanwhile would be
  * followed. */
 ASYNC_SAFE static int open_directory(int dir, const char *name)
 {
-    const int flags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-    int fd = openat(dir, name, O_RDONLY | flags);
+    int fd = open_within(dir, name, O_RDONLY | O_DIRECTORY);
     if (fd >= 0 || errno != EACCES)
         return fd;
-    int handle = openat(dir, name, O_PATH | flags);
+    int handle = open_within(dir, name, O_PATH | O_DIRECTORY);
     if (handle < 0)
         return -1;
     char path[32];
     struct text t = TEXT(path);
     if (chmod(text_format(&t, "/proc/self/fd/%d", handle), 0700) == 0)
-        fd = openat(dir, name, O_RDONLY | flags);
+        fd = open_within(dir, name, O_RDONLY | O_DIRECTORY);
     close_keep_errno(handle);
     return fd;
 }
+
+/* ---- Trees ------------------------------------------------------------------------------- */
+
+/* Each level that is entered takes a buffer and a descriptor. So a directory deeper than this is
+ * first moved up to the top of its tree, and found there by the next pass. */
+#define TREE_DEPTH 48
+struct tree {
+    int top;
+    unsigned hoisted;              /* directories that were moved up, which numbers their names */
+    const char *names[TREE_DEPTH]; /* of the directories that are entered, below the top */
+};
+static _Alignas(struct dirent64) char tree_entries[TREE_DEPTH][2048];
+
+/* What of the last tree would not go, as seen from its top; "": that can be said of its top alone.
+ */
+static char tree_left[1024];
 
 ASYNC_SAFE static int empty_directory(int dir, int depth, struct tree *tree);
 
@@ -85,16 +153,23 @@ ASYNC_SAFE static int remove_directory(int dir, const char *name, int depth, str
     int fd = open_directory(dir, name);
     if (fd < 0)
         return -1;
-    unsigned long long mount;
-    int done = mount_of(fd, &mount);
-    if (done == 0 && mount != tree->mount) {
-        errno = EXDEV;
-        done = -1;
-    }
-    if (done == 0)
-        done = empty_directory(fd, depth + 1, tree);
+    tree->names[depth] = name;
+    int done = empty_directory(fd, depth + 1, tree);
     close_keep_errno(fd);
     return done < 0 ? -1 : unlinkat(dir, name, AT_REMOVEDIR);
+}
+
+/* Remember that NAME, DEPTH levels below the top, would not go; errno stays. What lies deeper has
+ * been noted before it, and says more. */
+ASYNC_SAFE static void note_left(const struct tree *tree, int depth, const char *name)
+{
+    struct text t = TEXT(tree_left);
+    if (tree_left[0] != '\0')
+        return;
+    for (int i = 0; i < depth; i++)
+        text_format(&t, "%s/", tree->names[i]);
+    text_add(&t, name);
+    text_end(&t);
 }
 
 /* One pass over DIR. Returns how many entries it removed, or -1 if it could not be read; *LEFT is
@@ -103,6 +178,7 @@ ASYNC_SAFE static int empty_pass(int dir, int depth, struct tree *tree, int *lef
 {
     int removed = 0;
     *left = 0;
+    tree_left[0] = '\0';
     if (lseek(dir, 0, SEEK_SET) < 0)
         return -1;
     struct walk w = walk_from(dir, tree_entries[depth], sizeof tree_entries[depth]);
@@ -110,10 +186,12 @@ ASYNC_SAFE static int empty_pass(int dir, int depth, struct tree *tree, int *lef
         bool gone = e->d_type != DT_DIR && (unlinkat(dir, e->d_name, 0) == 0 || errno == ENOENT);
         if (!gone && (e->d_type == DT_DIR || errno == EISDIR)) /* some file systems tell no types */
             gone = remove_directory(dir, e->d_name, depth, tree) == 0;
-        if (gone)
+        if (gone) {
             removed++;
-        else if (*left == 0)
-            *left = errno;
+        } else {
+            *left = *left == 0 ? errno : *left;
+            note_left(tree, depth, e->d_name);
+        }
     }
     errno = w.error;
     return w.error == 0 ? removed : -1;
@@ -136,17 +214,27 @@ ASYNC_SAFE static int empty_directory(int dir, int depth, struct tree *tree)
     }
 }
 
-/* Remove the open directory FD, whose name is PATH, and close it. */
-ASYNC_SAFE static int remove_open_tree(int fd, const char *path)
+/* Remove the directory at AT, which is open as FD, and close that. */
+ASYNC_SAFE static int remove_open_tree(int fd, const struct spot *at)
 {
     struct tree tree = {.top = fd};
-    int done = mount_of(fd, &tree.mount);
-    if (done == 0)
-        done = empty_directory(fd, 0, &tree);
+    int done = empty_directory(fd, 0, &tree);
     close_keep_errno(fd);
     if (done < 0)
         return -1;
-    return rmdir(path) == 0 || errno == ENOENT ? 0 : -1;
+    return unlinkat(at->dir, at->name, AT_REMOVEDIR) == 0 || errno == ENOENT ? 0 : -1;
+}
+
+/* Remove the directory at AT with all that is in it. If a link or a file has its name by now, that
+ * goes by its name. Returns 0 if nothing is there any more, or -1 with errno. */
+ASYNC_SAFE static int remove_tree(const struct spot *at)
+{
+    int fd = open_directory(at->dir, at->name);
+    if (fd >= 0)
+        return remove_open_tree(fd, at);
+    if ((errno == ENOTDIR || errno == ELOOP) && unlinkat(at->dir, at->name, 0) == 0)
+        return 0;
+    return is_not_there(errno) ? 0 : -1;
 }
 
 #endif

@@ -214,6 +214,7 @@ struct call {
     }
 static const struct call calls[] = {
     CALL(openat, EMFILE, ENOMEM, ENOSPC, EIO, EINTR),
+    CALL(openat2, EMFILE, ENOMEM, EIO, EINTR),
     CALL(read, EIO, EINTR),
     CALL(write, ENOSPC, EIO, EINTR),
     CALL(pread64, EIO, EINTR),

@@ -19,6 +19,7 @@
 #include <ftw.h>
 #include <limits.h>
 #include <linux/landlock.h>
+#include <linux/openat2.h>
 #include <stdarg.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -46,6 +47,7 @@ int __real_open(const char *path, int flags, ...);
 int __real_openat(int dir, const char *path, int flags, ...);
 int __real_renameat(int from_dir, const char *from, int to_dir, const char *to);
 int __real_chmod(const char *path, mode_t mode);
+long __real_syscall(long number, ...);
 int __real_statx(int dir, const char *path, int flags, unsigned mask, struct statx *x);
 int __wrap_unlink(const char *path);
 int __wrap_rmdir(const char *path);
@@ -55,6 +57,7 @@ int __wrap_openat(int dir, const char *path, int flags, ...);
 int __wrap_renameat(int from_dir, const char *from, int to_dir, const char *to);
 int __wrap_chmod(const char *path, mode_t mode);
 int __wrap_statx(int dir, const char *path, int flags, unsigned mask, struct statx *x);
+long __wrap_syscall(long number, ...);
 
 /* ---- The things: files, a tree, and links that lead out of it ---------------------------- */
 
@@ -345,20 +348,72 @@ static bool is_pool_of(const char *path, const struct record *r)
            (strlen(name + 9) == 5 && strstr(ID, name + 9) != NULL);
 }
 
-static bool is_allowed(const char *path, enum touch how)
+static bool is_a_pool(const char *path)
+{
+    for (size_t k = 0; k < COUNT(ledgers); k++)
+        for (size_t i = 0; i < ledgers[k].count; i++)
+            if (is_pool_of(path, &ledgers[k].records[i]))
+                return true;
+    return false;
+}
+
+/* Whether a record names PATH itself, and allows this. */
+static bool is_named(const char *path, enum touch how)
 {
     for (size_t k = 0; k < COUNT(ledgers); k++)
         for (size_t i = 0; i < ledgers[k].count; i++) {
             const struct record *r = &ledgers[k].records[i];
             if (!r->is_kept && strcmp(r->argument, path) == 0 && record_allows(&ledgers[k], r, how))
                 return true;
-            if (how == REMOVE_DIRECTORY && is_pool_of(path, r))
-                return true;
         }
     return false;
 }
 
+static bool is_allowed(const char *path, enum touch how)
+{
+    return is_named(path, how) || ((how == REMOVE_DIRECTORY || how == OPEN) && is_a_pool(path));
+}
+
 /* ---- The catchers ------------------------------------------------------------------------ */
+
+/* Directories that are open to have a name in them looked at or removed: what each was opened by,
+ * with a slash at its end. */
+static char spots[256][PATH_MAX];
+
+static int spot_note(int fd, const char *path)
+{
+    must(fd < (int)COUNT(spots) && strlen(path) < sizeof spots[0]);
+    if (fd >= 0)
+        strcpy(spots[fd], path);
+    return fd;
+}
+
+/* NAME in DIR as a path, if DIR is such a directory; else NULL. */
+static const char *spot_path(int dir, const char *name)
+{
+    static char path[2 * PATH_MAX];
+    if (dir < 0 || spots[dir][0] == '\0')
+        return NULL;
+    snprintf(path, sizeof path, "%s%s", spots[dir], name);
+    return path;
+}
+
+/* Whether PATH, which ends with a slash, is the directory of what a record names, or of its pool.
+ */
+static bool is_parent(const char *path)
+{
+    size_t n = strlen(path);
+    for (size_t k = 0; k < COUNT(ledgers); k++)
+        for (size_t i = 0; i < ledgers[k].count; i++) {
+            const struct record *r = &ledgers[k].records[i];
+            if (r->is_kept || strncmp(r->argument, path, n) != 0)
+                continue;
+            const char *slash = strchr(r->argument + n, '/');
+            if (slash == NULL || (r->verb == SCRATCH && strchr(slash + 1, '/') == NULL))
+                return true;
+        }
+    return false;
+}
 
 /* Trees that a record let the reader open, by their real names. */
 static char trees[64][PATH_MAX];
@@ -406,6 +461,16 @@ static bool caught(const char *path, enum touch how)
     return is_in_world(path);
 }
 
+static bool is_in_tree(int dir)
+{
+    char where[PATH_MAX];
+    must(name_of(dir, where));
+    for (size_t i = 0; i < tree_count; i++)
+        if (is_below(where, trees[i]))
+            return true;
+    return false;
+}
+
 /* A call on NAME in the open directory DIR, which is in a tree that may go. */
 static void caught_in_tree(int dir, const char *name)
 {
@@ -413,10 +478,7 @@ static void caught_in_tree(int dir, const char *name)
     must(name_of(dir, where) && is_below(where, world));
     must_of(strchr(name, '/') == NULL && strcmp(name, ".") != 0 && strcmp(name, "..") != 0, name,
             strlen(name));
-    for (size_t i = 0; i < tree_count; i++)
-        if (is_below(where, trees[i]))
-            return;
-    must_failed(__FILE__, __LINE__, "a tree that a record names", where, strlen(where));
+    must_of(is_in_tree(dir), where, strlen(where));
 }
 
 static bool is_ledger(int dir, const char *name)
@@ -450,8 +512,12 @@ int __wrap_unlinkat(int dir, const char *path, int flags)
 {
     if (!armed || is_ledger(dir, path))
         return __real_unlinkat(dir, path, flags);
-    must_of(*path != '/' && dir != AT_FDCWD, path, strlen(path));
-    caught_in_tree(dir, path);
+    must_of(strchr(path, '/') == NULL && dir != AT_FDCWD, path, strlen(path));
+    const char *whole = spot_path(dir, path);
+    if (whole == NULL || is_in_tree(dir))
+        caught_in_tree(dir, path);
+    else if (!caught(whole, flags == AT_REMOVEDIR ? REMOVE_DIRECTORY : REMOVE_FILE))
+        return -1;
     return counted(__real_unlinkat(dir, path, flags));
 }
 
@@ -482,8 +548,12 @@ int __wrap_open(const char *path, int flags, ...)
     va_end(rest);
     if (!armed || strcmp(path, "/proc/sys/kernel/random/boot_id") == 0)
         return __real_open(path, flags, mode_bits);
-    must_of((flags & (O_CREAT | O_TRUNC)) == 0, path, strlen(path));
-    return caught(path, OPEN) ? opened(__real_open(path, flags), path) : -1;
+    must_of((flags & O_PATH) != 0 && is_parent(path), path, strlen(path));
+    char real[PATH_MAX];
+    errno = ENOENT;
+    if (realpath(path, real) == NULL || !is_below(real, world))
+        return -1;
+    return spot_note(__real_open(path, flags), path);
 }
 
 int __wrap_openat(int dir, const char *path, int flags, ...)
@@ -492,16 +562,45 @@ int __wrap_openat(int dir, const char *path, int flags, ...)
     va_start(rest, flags);
     mode_t mode_bits = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(rest, mode_t) : 0;
     va_end(rest);
-    if (!armed || is_ledger(dir, path))
-        return __real_openat(dir, path, flags, mode_bits);
-    must_of((flags & (O_CREAT | O_TRUNC)) == 0, path, strlen(path));
-    if (dir == AT_FDCWD)
-        return caught(path, OPEN) ? opened(__real_openat(dir, path, flags), path) : -1;
-    caught_in_tree(dir, path);
-    int fd = __real_openat(dir, path, flags);
-    char top[PATH_MAX], name[PATH_MAX];
-    must(fd < 0 || (name_of(dir, top) && name_of(fd, name) && is_below(name, top)));
-    return fd;
+    must_of(!armed || is_ledger(dir, path), path, strlen(path));
+    int fd = __real_openat(dir, path, flags, mode_bits);
+    return armed ? spot_note(fd, "") : fd;
+}
+
+/* openat2(2): the top of a tree, a pool, a thing that is only looked at, or what is in a tree. */
+static int caught_open(int dir, const char *name, const struct open_how *how, size_t size)
+{
+    must((how->flags & (O_CREAT | O_TRUNC)) == 0 && (how->flags & O_NOFOLLOW) != 0);
+    must(how->resolve == (RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS));
+    const char *whole = spot_path(dir, name);
+    bool looks = (how->flags & O_PATH) != 0 && (how->flags & O_DIRECTORY) == 0;
+    if (whole == NULL || is_in_tree(dir))
+        caught_in_tree(dir, name);
+    else if (!caught(whole, looks ? LOOK : OPEN))
+        return -1;
+    int fd = (int)__real_syscall(SYS_openat2, dir, name, how, size);
+    char top[PATH_MAX], below[PATH_MAX], pool[2 * PATH_MAX + 2] = "";
+    if (whole == NULL)
+        must(fd < 0 || (name_of(dir, top) && name_of(fd, below) && is_below(below, top)));
+    else if (!looks && is_a_pool(whole))
+        snprintf(pool, sizeof pool, "%s/", whole);
+    if (whole != NULL && !looks && is_named(whole, OPEN))
+        opened(fd, whole);
+    return spot_note(fd, pool);
+}
+
+long __wrap_syscall(long number, ...)
+{
+    va_list rest;
+    long a[6];
+    va_start(rest, number);
+    for (size_t i = 0; i < COUNT(a); i++)
+        a[i] = va_arg(rest, long);
+    va_end(rest);
+    if (armed && number == SYS_openat2)
+        return caught_open((int)a[0], (const char *)a[1], (const struct open_how *)a[2],
+                           (size_t)a[3]);
+    return __real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 int __wrap_renameat(int from_dir, const char *from, int to_dir, const char *to)

@@ -231,3 +231,36 @@ TEST(undo_that_fails_stays_on_record)
     waitpid(s->pid, NULL, 0);
     s->ended = true;
 }
+
+/* A program that may mount may do so over the directory that it was given, and leave it so. */
+TEST_TIMES(what_is_mounted_over_the_scratch_directory_stays, 2)
+{
+    static const char *const ends[] = {"printf 'Content-Type: text/plain\\n\\ndone'",
+                                       "exec sleep 60"};
+    char text[1024];
+    if (!private_mounts()) {
+        test_skipped("what_is_mounted_over_the_scratch_directory_stays",
+                     "mounting is not allowed here");
+        return;
+    }
+    must(mkdir(at("precious"), 0755) == 0);
+    file_write(at("precious/x"), "");
+    snprintf(text, sizeof text,
+             "#!/bin/sh\nmount --bind %s \"$TMPDIR\" && printf %%s \"$TMPDIR\" >%s\n%s\n",
+             at("precious"), at("where"), ends[_i]);
+    file_write(at("program"), text);
+    must(chmod(at("program"), 0755) == 0);
+    struct server *s = hangupd("--undo-retries 0 /p=%s", at("program"));
+    int c = get(s, "/p");
+    wait_until(*file_read(at("where")) != '\0');
+    if (_i == 0)
+        must(hear_answer(c, false).status == 200);
+    close_fin(c);
+    log_wait(s, "UNDO FAILED for good: scratch %s: Device or resource busy: something is mounted",
+             file_read(at("where")));
+    must(exists(at("precious/x")));
+    must(umount(file_read(at("where"))) == 0);
+    kill(s->pid, SIGTERM);
+    waitpid(s->pid, NULL, 0);
+    s->ended = true;
+}

@@ -740,3 +740,74 @@ TEST_TIMES(rmtree_stays_on_its_mount, 2)
     ck_assert_done(cleanup_undo());
     ck_assert_str_eq(listing("work"), "");
 }
+
+/* What is mounted over a thing of the request's is not that thing, and says nothing about it. */
+static const struct {
+    const char *verb;
+    bool identity, file;
+} mounted_over[] = {{"rmtree", false, false},
+                    {"rmtree-if", true, false},
+                    {"scratch", false, false},
+                    {"unlink", false, true},
+                    {"unlink-if", true, true}};
+
+TEST_EACH(what_is_mounted_over_a_thing_stays, mounted_over)
+{
+    const char *thing = at("work/thing"), *theirs = at("theirs");
+
+    if (!may_mount())
+        return;
+    bool file = mounted_over[_i].file;
+    ck_assert(file || (mkdir(thing, 0755) == 0 && mkdir(theirs, 0755) == 0));
+    file_write(file ? thing : at("work/thing/ours"), "");
+    file_write(file ? theirs : at("theirs/x"), "theirs");
+    leave(ID, "%s %s%s%s\n", mounted_over[_i].verb,
+          mounted_over[_i].identity ? file_id(thing, 0) : "", mounted_over[_i].identity ? " " : "",
+          thing);
+    ck_assert_int_eq(mount(theirs, thing, "none", MS_BIND, NULL), 0);
+    ck_assert_int_eq(settle(), CLEANUP_FAILED);
+    ck_assert_str_eq(text_of(file ? theirs : at("theirs/x")), "theirs");
+    ck_assert_line(reports, "/work/thing: Device or resource busy");
+    ck_assert_int_eq(umount(thing), 0);
+    ck_assert_done(settle());
+    ck_assert_str_eq(listing("work"), "");
+}
+
+/* So it is with what is mounted over the place where it is. */
+TEST(what_is_mounted_over_the_pool_stays)
+{
+    char pool[PATH_MAX];
+
+    if (!may_mount())
+        return;
+    snprintf(pool, sizeof pool, "%s/tmp/hangupd-%.5s", test_dir, TOKEN);
+    ck_assert_int_eq(mkdir(pool, 0700), 0);
+    ck_assert_int_eq(mkdir(with("%s/0", pool), 0700), 0);
+    ck_assert_int_eq(mkdir(at("theirs"), 0700), 0);
+    ck_assert_int_eq(mkdir(at("theirs/0"), 0700), 0);
+    file_write(at("theirs/0/x"), "theirs");
+    leave(ID, "scratch %s/0\n", pool);
+    ck_assert_int_eq(mount(at("theirs"), pool, "none", MS_BIND, NULL), 0);
+    ck_assert_int_eq(settle(), CLEANUP_FAILED);
+    ck_assert_str_eq(text_of(at("theirs/0/x")), "theirs");
+    ck_assert_int_eq(umount(pool), 0);
+    ck_assert_done(settle());
+    ck_assert_str_eq(listing("tmp"), "");
+}
+
+/* The one entry that would not go is named, however deep it lies. */
+TEST(rmtree_names_what_is_left)
+{
+    if (!may_mount())
+        return;
+    ck_assert_int_eq(mkdir(at("work/tree"), 0755), 0);
+    ck_assert_int_eq(mkdir(at("work/tree/a"), 0755), 0);
+    ck_assert_int_eq(mkdir(at("work/tree/a/b"), 0755), 0);
+    file_write(at("work/tree/a/x"), "");
+    leave(ID, "rmtree %s\n", at("work/tree"));
+    ck_assert_int_eq(mount("tmpfs", at("work/tree/a/b"), "tmpfs", 0, "size=64k"), 0);
+    ck_assert_int_eq(settle(), CLEANUP_FAILED);
+    ck_assert_line(reports, "rmtree /.*/work/tree: a/b: Device or resource busy");
+    ck_assert_int_eq(umount(at("work/tree/a/b")), 0);
+    ck_assert_done(settle());
+}

@@ -43,10 +43,10 @@ __strncat_chk __strncpy_chk'
 GLIBC='strerrordesc_np'
 
 # Functions that may call through a pointer, and why that is safe.
-#     report        cleanup_report is async-signal-safe by its contract
+#     report_part   cleanup_report is async-signal-safe by its contract
 #     reap_until    what its caller passes, a marked function: addresses taken are checked
 #     undo_record   the ledger's `run`: NULL, and not called, in a signal handler
-INDIRECT='report reap_until undo_record'
+INDIRECT='report_part reap_until undo_record'
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
