@@ -125,6 +125,11 @@ ASYNC_SAFE static int open_directory(int dir, const char *name)
 /* Each level that is entered takes a buffer and a descriptor. So a directory deeper than this is
  * first moved up to the top of its tree, and found there by the next pass. */
 #define TREE_DEPTH 48
+/* Passes over a directory, beside one for each that was moved up; and how many may be. Somebody may
+ * go on making files in it, or FUSE put another name in the place of each that is removed while the
+ * file is open (.fuse_hidden): then it is for a later try, and not for this process to spin. */
+#define TREE_PASSES 64
+#define TREE_HOISTS 10000
 struct tree {
     int top;
     unsigned hoisted;              /* directories that were moved up, which numbers their names */
@@ -144,12 +149,14 @@ ASYNC_SAFE static int remove_directory(int dir, const char *name, int depth, str
         return 0;
     if (errno != ENOTEMPTY && errno != EEXIST)
         return -1;
-    if (depth + 1 >= TREE_DEPTH) {
+    if (depth + 1 >= TREE_DEPTH && tree->hoisted < TREE_HOISTS) {
         char up[48];
         struct text t = TEXT(up);
         text_format(&t, ".hangupd-deep-%u", tree->hoisted++);
         return renameat(dir, name, tree->top, up);
     }
+    if (depth + 1 >= TREE_DEPTH)
+        return -1;
     int fd = open_directory(dir, name);
     if (fd < 0)
         return -1;
@@ -200,14 +207,15 @@ ASYNC_SAFE static int empty_pass(int dir, int depth, struct tree *tree, int *lef
 /* Empty DIR, with passes until one removes nothing: entries may move while others are removed. */
 ASYNC_SAFE static int empty_directory(int dir, int depth, struct tree *tree)
 {
-    for (bool mode_forced = false;;) {
+    bool mode_forced = false;
+    for (unsigned passes = 1;; passes++) {
         int left;
         int removed = empty_pass(dir, depth, tree, &left);
         if (removed < 0 || (removed == 0 && left == 0))
             return removed;
-        if (removed > 0)
+        if (removed > 0 && passes < TREE_PASSES + tree->hoisted)
             continue;
-        errno = left;
+        errno = left != 0 ? left : ENOTEMPTY;
         if (left != EACCES || mode_forced || fchmod(dir, 0700) < 0)
             return -1;
         mode_forced = true;
