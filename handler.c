@@ -48,8 +48,9 @@
  *     fork costs a fault and a copy, which is what a short request consists of.
  *
  * BUGS:
- *   - After the answer has started, a client that closes is noticed at the next write, or by TCP
- *     keep-alive. Until then a handler that computes in mid-answer works for nobody.
+ *   - After the answer has started, a client that closes is noticed by the question (ask) only in a
+ *     program's chunked answer; else at the next write, or by TCP keep-alive. Until then a C
+ * handler that computes in mid-answer works for nobody.
  *   - A program's errors are not read while the client has no room for its answer: the log gets
  *     them late, and a program that writes many of them waits.
  *   - A C handler that has threads is not ended gently: at SIGTERM its process kills itself, and
@@ -115,6 +116,9 @@ struct answer {
     size_t body_size;
     const char *held; /* the end of a body of known length, not yet sent */
     size_t held_size;
+    size_t owed;    /* bytes of the CRLF behind the last chunk, not yet sent: see ask */
+    bool fin_seen;  /* the client has ended its side, and may be asked */
+    int64_t ask_at; /* clock_ms() of the next question */
     size_t fields_size;
     size_t head_size; /* 0: sent, or not built yet */
     int more;         /* MSG_MORE: a flag for sendmsg(2) */
@@ -358,6 +362,9 @@ static char *request_keep(struct request *rq, const void *bytes, size_t length);
 /* Run: the program answers */
 static int run_program(struct request *rq);
 /* Answer */
+static int askable(const struct request *rq);
+static const struct timespec *until_question(const struct answer *a, struct timespec *left);
+static int ask(struct request *rq);
 static bool is_reserved_field(const char *name);
 static bool is_complete(const struct request *rq);
 static void answer_again(struct request *rq);
@@ -1383,21 +1390,29 @@ static void let_signals_in(void)
 
 #define ROUNDS_WITHOUT_SIGNALS 16 /* pieces of output; the parent's signals are seen at once */
 
-/* Pass on what the program writes until it has ended. Then what its pipes hold is read, and no end
- * of file is waited for: a grandchild that still has them open would keep the answer back. Returns
- * 0, or -1 if the answer can go no further. */
+/* Pass on what the program writes until it has ended, and ask the client while it writes nothing.
+ * Then what its pipes hold is read, and no end of file is waited for: a grandchild that still has
+ * them open would keep the answer back. Returns 0, or -1 if the answer can go no further. */
 static int pass_on(struct request *rq)
 {
+    int client = askable(rq);
     for (unsigned round = 1; !program.ended; round++) {
-        struct pollfd p[] = {{program.out, POLLIN, 0}, {program.err, POLLIN, 0}};
-        int ready = program.child_ended == 0 ? ppoll(p, 2, NULL, request.mask_of_waits) : -1;
+        struct pollfd p[] = {
+            {program.out, POLLIN, 0}, {program.err, POLLIN, 0}, {client, POLLRDHUP, 0}};
+        struct timespec left;
+        const struct timespec *most = until_question(&rq->answer, &left);
+        int ready = program.child_ended == 0 ? ppoll(p, 3, most, request.mask_of_waits) : -1;
         if (program.child_ended != 0)
             reap_program();
-        if (ready <= 0)
+        if (ready < 0)
             continue;
+        if (p[2].revents != 0) {
+            client = -1; /* it would be ready from now on */
+            rq->answer.fin_seen = true;
+        }
         if (p[1].revents != 0)
             log_lines_read(&program.lines, rq->slot->id, program.err);
-        if (p[0].revents != 0 && pass_on_piece(rq, sizeof program_output) < 0)
+        if ((p[0].revents != 0 ? pass_on_piece(rq, sizeof program_output) : ask(rq)) < 0)
             return -1;
         if (round % ROUNDS_WITHOUT_SIGNALS == 0 || atomic_load(&rq->slot->cause) != CAUSE_NONE)
             let_signals_in();
@@ -1684,6 +1699,55 @@ static bool outlives_client(const struct request *rq)
     return (atomic_load(&rq->slot->state) & SLOT_OUTLIVES) != 0;
 }
 
+/* What ends a chunk waits for the next one, or for the last: the client has all of the data without
+ * it, and meanwhile it is what the client can be asked with. */
+static const char chunk_end[] = {'\r', '\n'};
+
+static struct iovec owed_end(const struct answer *a)
+{
+    return (struct iovec){(char *)chunk_end + sizeof chunk_end - a->owed, a->owed};
+}
+
+#define ASK_EVERY_MS 1000 /* a relay that acknowledged for one who had gone has ended by then */
+
+/* Returns the connection, to be polled for the FIN of a client that can be asked, or -1. */
+static int askable(const struct request *rq)
+{
+    bool may = rq->call->is_tcp && fin_means(atomic_load(&rq->slot->state)) == FIN_ASK;
+    return may ? rq->call->connection : -1;
+}
+
+/* Find how long a wait may take until the next question. Returns NULL if there is none to come. */
+static const struct timespec *until_question(const struct answer *a, struct timespec *left)
+{
+    if (!a->fin_seen || a->owed == 0)
+        return NULL;
+    int64_t ms = a->ask_at - clock_ms();
+    *left = (struct timespec){.tv_sec = ms < 0 ? 0 : ms / 1000,
+                              .tv_nsec = ms < 0 ? 0 : ms % 1000 * 1000000};
+    return left;
+}
+
+/* In the middle of a chunked answer whose program is silent, ask a client that has sent FIN whether
+ * it is there, by the next byte of what ends the chunk: the kernel of one that has gone replies
+ * with a reset, which the parent sees. Not while bytes are on their way, which ask by themselves.
+ * Returns -1 if it is known to have gone. */
+static int ask(struct request *rq)
+{
+    struct answer *a = &rq->answer;
+    int fd = rq->call->connection;
+    if (!a->fin_seen || a->owed == 0 || clock_ms() < a->ask_at)
+        return 0;
+    a->ask_at = clock_ms() + ASK_EVERY_MS;
+    if (outstanding(fd) > 0)
+        return 0;
+    ssize_t n = send(fd, owed_end(a).iov_base, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n > 0)
+        a->owed--;
+    rq->client_gone = n < 0 && errno != EAGAIN && errno != EINTR;
+    return rq->client_gone ? -1 : 0;
+}
+
 /* Send LENGTH bytes of the body, with what must come before and behind them, by one call: pieces
  * would go out as packets of their own. Returns 0, or -1 with errno if the client is gone; then
  * also 0 if the work goes on without it. */
@@ -1697,6 +1761,8 @@ static int send_body(struct request *rq, const char *data, size_t length)
     start_answer(rq);
     if (a->head_size > 0)
         v[n++] = (struct iovec){a->head, a->head_size};
+    if (a->owed > 0)
+        v[n++] = owed_end(a);
     if (held > 0)
         v[n++] = (struct iovec){(char *)a->held, held};
     if (a->framing == FRAMING_CHUNKED && length > 0) {
@@ -1706,7 +1772,9 @@ static int send_body(struct request *rq, const char *data, size_t length)
     if (length > 0)
         v[n++] = (struct iovec){(char *)data, length};
     if (a->framing == FRAMING_CHUNKED && length > 0)
-        v[n++] = (struct iovec){"\r\n", 2};
+        a->owed = sizeof chunk_end;
+    if (a->fin_seen) /* this asks, too */
+        a->ask_at = clock_ms() + ASK_EVERY_MS;
     a->head_size = 0;
     a->held_size = 0;
     if (rq->client_gone && outlives_client(rq))
@@ -1893,8 +1961,8 @@ static int send_rest(struct request *rq, bool more)
         return send_body(rq, a->body, a->body_size);
     start_answer(rq);
     if (a->framing == FRAMING_CHUNKED && !has_no_body(rq)) {
-        struct iovec v[] = {{a->head, a->head_size}, {"0\r\n\r\n", 5}};
-        return send_all(rq, v, 2);
+        struct iovec v[] = {{a->head, a->head_size}, owed_end(a), {"0\r\n\r\n", 5}};
+        return send_all(rq, v, 3);
     }
     return a->held_size > 0 || a->head_size > 0 ? send_body(rq, NULL, 0) : 0;
 }
@@ -1906,7 +1974,7 @@ static uint64_t rest_size(const struct request *rq)
     const struct answer *a = &rq->answer;
     uint64_t n = a->head_size + a->held_size;
     if (!has_no_body(rq))
-        n += a->body != NULL ? a->body_size : a->framing == FRAMING_CHUNKED ? 5U : 0U;
+        n += a->body != NULL ? a->body_size : a->framing == FRAMING_CHUNKED ? a->owed + 5 : 0;
     return n + (a->framing == FRAMING_CLOSE);
 }
 

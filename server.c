@@ -64,8 +64,9 @@
  *     slot for as long as it sleeps. The log says so every ten seconds.
  *   - A route's time limit is known when the child has read the head and says so through `nudge`.
  *     Until then the server's holds.
- *   - After an answer has begun the server itself can no longer ask whether a client that sent FIN
- *     has gone: the next write tells, or TCP keep-alive.
+ *   - After an answer has begun this process no longer asks whether a client that sent FIN has
+ *     gone. The child does in a program's chunked answer; else the next write tells, or TCP
+ *     keep-alive.
  *   - A child that lies about its turn runs beyond the `max` of its route.
  *   - --per-client does not count callers on unix sockets, which have no address.
  *   - Calls on STATE (a ledger that is put aside, those that recovery has moved here, the stamp of
@@ -1898,8 +1899,9 @@ static bool judge_fin(struct connection *c, uint32_t *was)
         return true;                                  /* asked already, or the child is going to */
     if (state == SLOT_READING && means != FIN_HANGUP) /* the child asks when it has read all */
         return atomic_compare_exchange_strong(&slot_of(c)->state, was, *was | SLOT_FIN_SEEN);
-    if (state != SLOT_READING && state != SLOT_RUNNING)
-        return true; /* answering: writing tells */
+    bool answering = state != SLOT_READING && state != SLOT_RUNNING;
+    if (answering && (*was & (SLOT_FIN_HANGUP | SLOT_DELIVERING)) != SLOT_FIN_HANGUP)
+        return true; /* writing tells, or the child asks */
     if (means == FIN_ASK)
         return probe(c, was);
     if (means == FIN_HANGUP)
