@@ -3,6 +3,7 @@
 CFLAGS  ?= -O2 -g
 PREFIX  ?= /usr/local
 DESTDIR ?=
+OBJCOPY ?= objcopy
 # The command line of `make run`.
 ARGS    ?= --listen 127.0.0.1:8080
 # Sanitizers, as in SAN=address,undefined.
@@ -47,13 +48,19 @@ HARNESS  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/tools/*.c))
 has_flag = $(shell $(CC) -Werror $(1) -E -x c /dev/null >/dev/null 2>&1 && echo $(1))
 # Fortified functions need the optimizer, and get in the way of the sanitizers' own checks.
 fortify  := $(if $(SAN),,$(if $(filter -O1 -O2 -O3 -Os,$(CFLAGS)),-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2))
-harden   := $(fortify) -fstack-protector-strong -fPIE $(call has_flag,-fcf-protection)
+harden   := $(fortify) -fstack-protector-strong $(call has_flag,-fcf-protection)
+# What the public headers do not declare is hidden: in the library it becomes local. Its code can
+# lie anywhere, as somebody's shared library may have it.
+visible  := -fPIC -fvisibility=hidden
+# With -flto gcc would make an object that has no names yet.
+machine  := $(if $(findstring -flto,$(CFLAGS)),\
+	$(CFLAGS) $(if $(findstring clang,$(CC)),,-flinker-output=nolto-rel))
 sanitize := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 # The length of a string is C99's concern, not that of any compiler this is for: --help has more.
 warnings := -Wall -Wextra -Wpedantic -Wno-overlength-strings -Wshadow -Wstrict-prototypes \
 	-Wconversion $(if $(WERROR),-Werror)
 language := -std=gnu17 -D_GNU_SOURCE -Iinclude
-COMPILE   = $(CC) $(language) $(warnings) $(harden) $(sanitize) $(CPPFLAGS) $(CFLAGS)
+COMPILE   = $(CC) $(language) $(warnings) $(harden) $(visible) $(sanitize) $(CPPFLAGS) $(CFLAGS)
 # A process with few mappings forks and ends fast. So hangupd is linked statically where there is a
 # static C library, and must use nothing of it that loads more at run time. STATIC=-pie leaves that.
 STATIC   ?= $(shell echo 'int main(void) { return 0; }' | \
@@ -75,7 +82,16 @@ everything: all $(SUITE_BINARIES) $(EXAMPLES) $(FAULT_BINARIES) $(REPLAYS) $(MEA
 $(OUT)/hangupd: $(OBJECTS)
 	$(call say,link   )$(call link,$(STATIC)) -o $@ $(OBJECTS) $(LDLIBS)
 
+# One object, whose global names are those of the public headers: a program that has a function of
+# its own with the name of one of ours gets neither a clash nor the wrong one, nor our main.
 $(OUT)/libhangupd.a: $(OBJECTS)
+	@rm -f $@
+	$(call say,archive)$(CC) -r -nostdlib $(machine) -o $(BUILD)/hangupd.o $(OBJECTS) && \
+	    $(OBJCOPY) --localize-hidden $(BUILD)/hangupd.o && $(AR) rcs $@ $(BUILD)/hangupd.o
+
+# For the tests of what is inside: the same with all names.
+INSIDE := $(BUILD)/inside.a
+$(INSIDE): $(OBJECTS)
 	@rm -f $@
 	$(call say,archive)$(AR) rcs $@ $(OBJECTS)
 
@@ -86,12 +102,12 @@ $(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags | need-check
 	@mkdir -p $(@D)
 	$(call say,compile,$<)$(COMPILE) -Itests/tools $$(pkg-config --cflags check) -MMD -MP -c -o $@ $<
 
-$(SUITE_BINARIES): $(BUILD)/%: $(BUILD)/tests/%.o $(HARNESS) $(OUT)/libhangupd.a
+$(SUITE_BINARIES): $(BUILD)/%: $(BUILD)/tests/%.o $(HARNESS) $(INSIDE)
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -o $@ $^ $$(pkg-config --libs check) $(LDLIBS)
 
 $(FAULT_BINARIES): $(BUILD)/%: $(BUILD)/tests/%.o $(BUILD)/tests/faults/callers.o $(HARNESS) \
-    $(OUT)/libhangupd.a
+    $(INSIDE)
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -o $@ $^ $$(pkg-config --libs check) $(LDLIBS)
 
@@ -104,12 +120,11 @@ $(BUILD)/replays/fuzz_ledger $(BUILD)/fuzzers/fuzz_ledger: LDFLAGS += $(addprefi
 	unlink rmdir unlinkat open openat renameat chmod statx syscall)
 
 # A fuzz target that is fed files, and the same with libFuzzer (see fuzz, below).
-$(REPLAYS): $(BUILD)/replays/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/replay.o \
-    $(OUT)/libhangupd.a
+$(REPLAYS): $(BUILD)/replays/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/replay.o $(INSIDE)
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -o $@ $^ $(LDLIBS)
 
-$(FUZZERS): $(BUILD)/fuzzers/%: $(BUILD)/tests/fuzz/%.o $(OUT)/libhangupd.a
+$(FUZZERS): $(BUILD)/fuzzers/%: $(BUILD)/tests/fuzz/%.o $(INSIDE)
 	@mkdir -p $(@D)
 	$(call say,link   )$(LINK) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 

@@ -614,7 +614,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     return 0;
 }
 
-/* Weak, because a program that links the library brings its own. */
+/* Weak, because tests that link what the library hides, this too, bring their own. */
 __attribute__((weak)) int main(int argc, char **argv)
 {
     static const struct route routes[] = {

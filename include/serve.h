@@ -20,8 +20,6 @@
 
 #include "scoreboard.h"
 
-#define HANGUPD_VERSION "0.1"
-
 /* What is the same for all requests. A duration of 0 or less is no limit where that is said. */
 struct handler_settings {
     const struct route *routes;

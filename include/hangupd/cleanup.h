@@ -30,9 +30,15 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#pragma GCC visibility push(default)
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* The version of hangupd whose headers these are: as --version says it, and as a number that grows,
+ * 1000 times the first part and the second one. */
+#define HANGUPD_VERSION "0.1"
+#define HANGUPD_VERSION_NUMBER 1
 
 /* The longest record, in bytes, verb and newline included. */
 #define CLEANUP_RECORD_MAX 8192
@@ -71,4 +77,5 @@ int cleanup_commit(void);
 #ifdef __cplusplus
 }
 #endif
+#pragma GCC visibility pop
 #endif

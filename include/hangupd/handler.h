@@ -31,6 +31,7 @@
 
 #include "cleanup.h"
 
+#pragma GCC visibility push(default)
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -160,4 +161,5 @@ int respond_write(struct request *rq, const void *data, size_t length);
 #ifdef __cplusplus
 }
 #endif
+#pragma GCC visibility pop
 #endif

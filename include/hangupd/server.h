@@ -22,6 +22,7 @@
 
 #include "handler.h"
 
+#pragma GCC visibility push(default)
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -40,4 +41,5 @@ int server_main(int argc, char **argv, const struct route *routes);
 #ifdef __cplusplus
 }
 #endif
+#pragma GCC visibility pop
 #endif

@@ -104,6 +104,109 @@ TEST_TIMES(ten_lines_are_a_server, 2)
     server_stop(s);
 }
 
+/* What a program needs to be linked with the installed library: for $(...) of a shell. */
+#define FROM_PKG_CONFIG                                                                            \
+    "$(PKG_CONFIG_PATH=prefix/lib/pkgconfig pkg-config --static --cflags --libs hangupd)"
+
+static void install_prefix(void)
+{
+    char variables[1024];
+    snprintf(variables, sizeof variables, "PREFIX=%s", at("prefix"));
+    make("install", variables);
+}
+
+/* The compiler, with the sanitizers of this build. */
+static const char *compiler(void)
+{
+    static char words[256];
+    const char *sanitizers = environment("SAN", "");
+    snprintf(words, sizeof words, "%s -Wall -Werror %s%s", environment("CC", "cc"),
+             *sanitizers != '\0' ? "-fsanitize=" : "", sanitizers);
+    return words;
+}
+
+/* Nothing but the API can be seen, so that nothing else can clash, or be replaced. */
+TEST(library_shows_its_api_alone)
+{
+    install_prefix();
+    must_run(
+        "nm -g --defined-only prefix/lib/libhangupd.a | sed -n 's/^[0-9a-f]* . //p' | sort >shown; "
+        "cat prefix/include/hangupd/*.h | grep -v ^typedef | "
+        "sed -n 's/^[a-z].*[ *]\\([a-z_]*\\)(.*/\\1/p' | sort >declared; "
+        "grep -qx server_main shown; diff declared shown; "
+        "if grep -vE '^((server|handler|request|respond|cleanup|testing|route)_|respond$)' "
+        "shown; then exit 1; fi");
+}
+
+/* A program has functions with the names of ours inside, which work: its own are called by it, and
+ * ours by us. */
+TEST(programs_names_are_its_own)
+{
+    install_prefix();
+    file_write(
+        at("own.c"),
+        "#include <hangupd/server.h>\n#include <stdio.h>\n"
+        "int write_all(void); int parse_size(void); int cleanup_begin(void);\n"
+        "int write_all(void) { return 1; } int parse_size(void) { return 2; }\n"
+        "int cleanup_begin(void) { return 3; } int program_name = 4, log_sink = 5;\n"
+        "int handler_serve = 6; void undo(void); void undo(void) {}\n"
+        "static int sum(struct request *rq) {\n"
+        "    return respond_text(rq, 200, \"%d\\n\", write_all() + parse_size() +\n"
+        "                        cleanup_begin() + program_name + log_sink + "
+        "handler_serve); }\n"
+        "int main(int argc, char **argv) {\n"
+        "    static const struct route routes[] = {{.path = \"/sum\", .handler = sum}, {0}};\n"
+        "    return server_main(argc, argv, routes); }\n");
+    must_run("%s -o own own.c " FROM_PKG_CONFIG, compiler());
+    struct server *s = server_start(at("own"), "%s", "");
+    struct output o = curl(s, "/sum");
+    ck_assert_str_eq(o.text, "21\n");
+    free(o.text);
+    server_stop(s);
+}
+
+/* It is no program by itself, and can be a part of a shared library. */
+TEST(library_has_no_main_and_can_lie_anywhere)
+{
+    install_prefix();
+    file_write(at("part.c"), "#include <hangupd/server.h>\n"
+                             "int part(void);\nint part(void) { return server_main(0, 0, 0); }\n");
+    must_run("! %s -o whole part.c " FROM_PKG_CONFIG " 2>wrong; grep -q main wrong", compiler());
+    must_run("%s -fPIC -shared -o part.so part.c " FROM_PKG_CONFIG, compiler());
+}
+
+/* It can be linked statically, where the C library can. */
+TEST(static_program_works)
+{
+    struct output o = shell("echo 'int main(void) { return 0; }' | cc -static -x c -o nothing -");
+    free(o.text);
+    if (o.status != 0 || *environment("SAN", "") != '\0') {
+        test_skipped("static", "there is no static C library, or there are sanitizers");
+        return;
+    }
+    install_prefix();
+    must_run("sed -n 's/^ [*]     //p' prefix/include/hangupd/server.h >ten.c; "
+             "%s -static -o ten ten.c " FROM_PKG_CONFIG " 2>&1 | tee said; [ ! -s said ]; "
+             "./ten --version",
+             compiler());
+}
+
+/* The headers say which version they are of, and the program says the same. */
+TEST(version_is_in_the_headers)
+{
+    install_prefix();
+    for (int i = 0; i < COUNT(installed); i++)
+        if (strncmp(installed[i], "include/", 8) == 0)
+            must_run(
+                "printf '#include <%s>\nHANGUPD_VERSION HANGUPD_VERSION_NUMBER\n' | "
+                "%s -E -P -Iprefix/include - | tail -n 1 >version; "
+                "prefix/bin/hangupd --version | "
+                "sed 's/hangupd \\([0-9]*\\)[.]\\(.*\\)/\\1 \\2/' | "
+                "{ read -r first second; "
+                "echo \"\\\"$first.$second\\\" $((first * 1000 + second))\"; } | diff - version",
+                installed[i] + 8, environment("CC", "cc"));
+}
+
 /* Each header can be included alone, and says nothing that -pedantic refuses. */
 TEST(headers_stand_alone)
 {
