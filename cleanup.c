@@ -1185,6 +1185,7 @@ struct settlement {
     bool kept;      /* a `commit` is below: of what is above, only scratch directories go */
     bool this_boot; /* device numbers mean what they meant */
     bool failed, run_left;
+    bool later; /* of a record that failed it cannot be told yet whether it is undone */
 };
 
 /* Compare what IS there with the thing that WAS recorded. Returns 1 if it is the same, 0 if it is
@@ -1264,6 +1265,18 @@ ASYNC_SAFE static int undo_thing(const struct settlement *s, const struct record
     return verbs[r->verb].undo == UNDO_TREE ? undo_rmtree(r->argument) : undo_unlink(r->argument);
 }
 
+/* Run the command of a record. Returns as undo_record does. */
+ASYNC_SAFE static int undo_run(struct settlement *s, const char *command)
+{
+    if (s->how->run == NULL) {
+        s->run_left = true;
+        return 0;
+    }
+    int result = s->how->run(s->how->id, command);
+    s->later = s->later || result > 0;
+    return result == 0 ? 1 : result > 0 ? fail(0) : -1;
+}
+
 /* Undo the record that the reader is at. Returns 1 if it is done and can be struck out, 0 if there
  * is nothing to do with it, -1 with errno if it failed. */
 ASYNC_SAFE static int undo_record(struct settlement *s)
@@ -1292,10 +1305,7 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
     case UNDO_TREE:
         return undo_thing(s, &r) < 0 ? -1 : 1;
     case UNDO_COMMAND:
-        if (s->how->run != NULL)
-            return s->how->run(s->how->id, r.argument) < 0 ? -1 : 1;
-        s->run_left = true;
-        break;
+        return undo_run(s, r.argument);
     case UNDO_MARK_KEEP:
         s->kept = true;
         break;
@@ -1324,7 +1334,7 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
 {
     static struct reader reader;
     int found = 0;
-    s->failed = false;
+    s->failed = s->later = false;
     s->reader = &reader;
     reader_begin(&reader, s->fd, size, s->from);
     while (!s->run_left && (found = reader_next(&reader)) > 0) {
@@ -1409,7 +1419,10 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
         s.kept = kept;
         undo_pass(&s, looked);
     }
-    return s.run_left ? CLEANUP_RUN_LEFT : s.failed ? CLEANUP_FAILED : CLEANUP_DONE;
+    return s.run_left ? CLEANUP_RUN_LEFT
+           : s.later  ? CLEANUP_LATER
+           : s.failed ? CLEANUP_FAILED
+                      : CLEANUP_DONE;
 }
 
 /* Open the file NAME of a ledger at *FD and lock it. Returns false, and reports it, if it is there
@@ -1477,21 +1490,18 @@ ASYNC_SAFE static bool files_drop(const struct cleanup_settling *how, const stru
 ASYNC_SAFE static enum cleanup_result settle_ledger(const struct cleanup_settling *how, bool kept)
 {
     struct files f;
-    enum cleanup_result first = CLEANUP_DONE, result = CLEANUP_DONE;
-    bool opened = files_open(how, &f);
+    enum cleanup_result result = files_open(how, &f) ? CLEANUP_DONE : CLEANUP_FAILED;
     /* The program's records come first, as they are newer: the server's own prepared its start. */
-    if (f.program >= 0)
-        first = settle_file(how, &f, f.program, kept);
-    if (f.own >= 0 && first != CLEANUP_RUN_LEFT)
-        result = settle_file(how, &f, f.own, kept);
-    if (result == CLEANUP_DONE)
-        result = first != CLEANUP_DONE || opened ? first : CLEANUP_FAILED;
+    const int fds[] = {f.program, f.own};
+    for (int i = 0; i < 2 && result != CLEANUP_RUN_LEFT; i++) {
+        enum cleanup_result each = fds[i] >= 0 ? settle_file(how, &f, fds[i], kept) : CLEANUP_DONE;
+        result = each > result ? each : result;
+    }
     if (result == CLEANUP_DONE && !files_drop(how, &f, kept))
         result = CLEANUP_FAILED;
-    if (f.program >= 0)
-        close(f.program);
-    if (f.own >= 0)
-        close(f.own);
+    for (int i = 0; i < 2; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
     return result;
 }
 

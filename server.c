@@ -177,8 +177,9 @@ enum verdict {
 
 /* An undo that a janitor does, or will do. It is made when a child is dead, or for what a dead
  * server left, and waits (ready, or urgent while a connection waits for it) until a janitor may be
- * started for it (running). It ends when nothing is left, or after --undo-retries; until then it is
- * delayed, longer each time, and gets ready again. */
+ * started for it (running). It ends when nothing is left, or after --undo-retries, or, while the
+ * janitors say "later", after --undo-give-up; until then it is delayed, longer each time, and gets
+ * ready again. */
 struct job {
     TAILQ_ENTRY(job) link;         /* in one of server.jobs */
     char id[CLEANUP_ID_SIZE];      /* of the request; "": recovery of dead servers */
@@ -187,9 +188,13 @@ struct job {
     siginfo_t ended;               /* how the child ended */
     struct connection *connection; /* which waits for the first attempt, or NULL */
     enum verdict verdict;
-    unsigned tries; /* that failed */
-    pid_t pid;      /* the janitor, while it is running */
-    int64_t due;    /* when it is delayed */
+    unsigned tries;    /* that did not end it */
+    unsigned failures; /* of these: not those that said "later" */
+    int64_t since;     /* when it was made: clock_ms() */
+    bool later;        /* the last one has said "later" */
+    bool overdue;      /* that is no longer good enough for the janitor that is running */
+    pid_t pid;         /* the janitor, while it is running */
+    int64_t due;       /* when it is delayed */
 };
 TAILQ_HEAD(jobs, job);
 
@@ -302,7 +307,8 @@ enum {
     JANITOR_NOTHING = 4,    /* there was nothing to undo */
     JANITOR_PARKED = 8,     /* what is left was put aside, in STATE/failed */
     JANITOR_UNDECIDED = 16, /* it could not tell whether the request had been answered */
-    JANITOR_BITS = 31,
+    JANITOR_LATER = 32,     /* with LEFT: time may mend it, and nothing else */
+    JANITOR_BITS = 63,
     JANITOR_SPEAKS = 64
 };
 
@@ -2092,6 +2098,7 @@ static struct job *job_make(const char *id)
     }
     snprintf(j->id, sizeof j->id, "%s", id);
     snprintf(j->name, sizeof j->name, "%s", id);
+    j->since = clock_ms();
     return j;
 }
 
@@ -2132,6 +2139,7 @@ static void job_start(struct job *j)
         w.unsent = !c->is_tcp && !handler_was_sent(slot_of(c));
         w.patience_ms = c->cause == CAUSE_EVICTED ? 0 : settings.handler.send_ms;
     }
+    j->overdue = clock_ms() - j->since >= settings.give_up_ms;
     pid_t pid = fork();
     if (pid == 0)
         janitor_main(j, &w);
@@ -2181,6 +2189,14 @@ static bool was_delivered(const struct witness *w, uint64_t n)
     return w->fd < 0 || (!w->unsent && handler_was_delivered(w->fd, w->is_tcp, n, w->patience_ms));
 }
 
+/* Returns what a janitor says of RESULT. */
+static int janitor_says(enum cleanup_result result)
+{
+    return result == CLEANUP_DONE    ? 0
+           : result == CLEANUP_LATER ? JANITOR_LEFT | JANITOR_LATER
+                                     : JANITOR_LEFT;
+}
+
 /* Keep or undo: a `sent` mark says that the child was about to complete its answer, and the
  * client's acknowledgement whether it has arrived. Returns what the janitor says. */
 static int janitor_settle(const struct job *j, const struct witness *w)
@@ -2207,17 +2223,19 @@ static int janitor_settle(const struct job *j, const struct witness *w)
     }
     if (j->verdict == VERDICT_ANSWERED ||
         (sent > 0 && j->verdict == VERDICT_OPEN && was_delivered(w, n)))
-        return JANITOR_KEPT | (cleanup_settle_kept(&how) == CLEANUP_DONE ? 0 : JANITOR_LEFT);
+        return JANITOR_KEPT | janitor_says(cleanup_settle_kept(&how));
     if (sent > 0 && w->fd >= 0) /* it must not complete any more while it is undone */
         handler_cut(w->fd, w->is_tcp);
-    if ((sent != 0 ? cleanup_settle_refuted(&how) : cleanup_settle(&how)) != CLEANUP_DONE)
-        return JANITOR_LEFT;
-    return made ? 0 : JANITOR_NOTHING;
+    int result = janitor_says(sent != 0 ? cleanup_settle_refuted(&how) : cleanup_settle(&how));
+    return result != 0 || made ? result : JANITOR_NOTHING;
 }
 
-static bool is_last_try(const struct job *j)
+/* Returns true if the try that ended with RESULT was the last. Its janitor and the parent ask, and
+ * must get the same answer, so the clock is not asked here. */
+static bool is_last_try(const struct job *j, int result)
 {
-    return j->tries >= (unsigned)settings.undo_retries;
+    return (result & JANITOR_LATER) != 0 ? j->overdue
+                                         : j->failures >= (unsigned)settings.undo_retries;
 }
 
 /* Put the ledger aside, and say once, loudly, WHAT is left and how it is tried again. */
@@ -2276,7 +2294,7 @@ static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
     if (j->session != 0)
         hunt_once(j->id, j->session, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
     int result = janitor_settle(j, w);
-    if ((result & (JANITOR_LEFT | JANITOR_UNDECIDED)) == JANITOR_LEFT && is_last_try(j) &&
+    if ((result & (JANITOR_LEFT | JANITOR_UNDECIDED)) == JANITOR_LEFT && is_last_try(j, result) &&
         park(j, failure_take(), LOG_PATIENCE_MS))
         result |= JANITOR_PARKED;
     _exit(JANITOR_SPEAKS | result);
@@ -2354,13 +2372,21 @@ static void job_give_up(const struct job *j)
                    strerror(errno));
 }
 
+/* Note whether the job has to wait for what only time can mend. */
+static void job_set_later(struct job *j, bool later)
+{
+    server.figures.later = server.figures.later + later - j->later;
+    j->later = later;
+}
+
 static void job_again(struct job *j)
 {
     int64_t pause = (int64_t)RETRY_FIRST_MS << (j->tries < 9 ? j->tries : 9);
     pause = pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
-    log_eventf(logged_id(j->id), "undo failed; it is tried again in %lld s",
-               (long long)(pause / 1000));
+    log_eventf(logged_id(j->id), "%s; it is tried again in %lld s",
+               j->later ? "cannot be undone yet" : "undo failed", (long long)(pause / 1000));
     j->tries++;
+    j->failures += !j->later;
     job_delay(j, pause);
 }
 
@@ -2379,8 +2405,9 @@ static void job_ended(struct job *j, int result)
     bool done = (result & JANITOR_LEFT) == 0, parked = (result & JANITOR_PARKED) != 0;
     bool undecided = (result & JANITOR_UNDECIDED) != 0;
     bool leave = is_recovery(j) && server.one_connection; /* the next server goes on */
-    bool again = !done && !parked && !leave && !is_last_try(j);
+    bool again = !done && !parked && !leave && !is_last_try(j, result);
     j->pid = 0;
+    job_set_later(j, again && (result & JANITOR_LATER) != 0);
     if ((result & JANITOR_KEPT) != 0)
         j->verdict = VERDICT_ANSWERED;
     else if (!done && !undecided)

@@ -74,10 +74,12 @@ int cleanup_open_for_program(void);
 int cleanup_sent(uint64_t n);
 ASYNC_SAFE int cleanup_unsent(void);
 
+/* Of several results the last one in this order is that of the whole. */
 enum cleanup_result {
-    CLEANUP_DONE,     /* nothing is left; the ledger is gone */
-    CLEANUP_RUN_LEFT, /* a `run` record is next: a janitor's work, not a signal handler's */
-    CLEANUP_FAILED    /* something could not be undone; it stays on record, and was reported */
+    CLEANUP_DONE,    /* nothing is left; the ledger is gone */
+    CLEANUP_FAILED,  /* something could not be undone; it stays on record, and was reported */
+    CLEANUP_LATER,   /* as FAILED, but it cannot be told yet: time may mend it, and nothing else */
+    CLEANUP_RUN_LEFT /* a `run` record is next: a janitor's work, not a signal handler's */
 };
 
 /* Undo what this process's ledger says, newest first, up to the first `run`. In a process that owns
@@ -116,8 +118,9 @@ struct cleanup_settling {
     const char *id;
     const char *name; /* of its files, if a slot keeps them (cleanup_slot_name); NULL: the id */
     bool after_crash; /* its server is dead: identities without a birth time prove nothing */
-    /* Run COMMAND for the request ID to its end. Returns 0, or -1 if it failed, with errno 0 if it
-     * has been reported. NULL: no command is run, CLEANUP_RUN_LEFT instead. */
+    /* Run COMMAND for the request ID to its end. Returns 0; 1 if it says "later", which has been
+     * reported; or -1 if it failed, with errno 0 if it has been reported. NULL: no command is run,
+     * CLEANUP_RUN_LEFT instead. */
     int (*run)(const char *id, const char *command);
 };
 

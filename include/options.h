@@ -46,7 +46,7 @@ static struct settings {
     int64_t idle_exit_ms; /* -1: not asked for */
     const char *user;
     int64_t requests, connections, per_client;
-    int64_t drain_ms, undo_ms, undo_retries, undo_at_once;
+    int64_t drain_ms, undo_ms, undo_retries, undo_at_once, give_up_ms;
     const char *state;                                /* NULL: the default of state.h */
     enum { LOG_FORM_JSON = 2 } log_form;              /* the word of this place in LOG_FORM_WORDS */
     enum { LOG_TO_STDERR = 1, LOG_TO_SYSLOG } log_to; /* 0: not asked for */
@@ -197,6 +197,7 @@ static const struct option_row server_rows[] = {
     {TIME("grace", "from SIGTERM to SIGKILL for what a request started", handler.grace_ms, 0, "2")},
     {TIME("undo-timeout", "for each command that undoes something", undo_ms, 1, "30")},
     {COUNT("undo-retries", "of an undo that fails, after 1 s, 2 s, 4 s...", undo_retries, 0, "5")},
+    {TIME("undo-give-up", "of an undo that says \"later\" (exit status 75)", give_up_ms, 0, "24h")},
     {COUNT("undo-at-once", "undos that go on at once, after their requests' ends", undo_at_once, 1,
            "16")},
     {TIME("drain", "on SIGTERM, for requests in flight to finish", drain_ms, 0, "30")},

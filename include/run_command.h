@@ -25,6 +25,7 @@
 #include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <sysexits.h>
 
 #include "log.h"
 #include "options.h"
@@ -106,14 +107,13 @@ static struct {
 /* A janitor's cleanup_report: in the log, and remembered for the line at the end. */
 static void report_failure(const char *id, const char *what)
 {
-    static const char prefix[] = "could not undo: ";
-    bool has_prefix = strncmp(what, prefix, sizeof prefix - 1) == 0;
+    static const char prefix[] = "could not undo";
+    const char *colon = strncmp(what, prefix, sizeof prefix - 1) == 0 ? strstr(what, ": ") : NULL;
     log_event(id, what);
     if (janitor.failure[0] != '\0')
         janitor.more_failed = true;
     else
-        snprintf(janitor.failure, sizeof janitor.failure, "%s",
-                 what + (has_prefix ? sizeof prefix - 1 : 0));
+        snprintf(janitor.failure, sizeof janitor.failure, "%s", colon != NULL ? colon + 2 : what);
 }
 
 /* Returns what failed since the last call, in words that stay until the next one. */
@@ -206,8 +206,8 @@ static void hunt_once(const char *id, pid_t session, pid_t parent, bool (*known)
 }
 
 /* Run an undo command to its end; the ledger's lock is held meanwhile. Returns 0 if it exited with
- * status 0. Returns -1 with errno if it could not be run, or with errno 0 if it failed, which has
- * then been reported. */
+ * status 0, and 1 if with EX_TEMPFAIL, which has been reported: ask again later. Returns -1 with
+ * errno if it could not be run, or with errno 0 if it failed, which has then been reported. */
 static int run_command(const char *id, const char *command)
 {
     char what[1200], why[64];
@@ -226,19 +226,21 @@ static int run_command(const char *id, const char *command)
     }
     setpgid(pid, pid); /* here too: its group may have to be killed before it has run */
     bool in_time = await_command(pid, id, ends[0], &status);
-    if (in_time && WIFEXITED(status) && WEXITSTATUS(status) == 0)
+    bool exited = in_time && WIFEXITED(status);
+    bool later = exited && WEXITSTATUS(status) == EX_TEMPFAIL;
+    if (exited && WEXITSTATUS(status) == 0)
         return 0;
     if (!in_time)
         snprintf(why, sizeof why, "no end within %lld ms", (long long)settings.undo_ms);
-    else if (WIFEXITED(status))
-        snprintf(why, sizeof why, "exit status %d", WEXITSTATUS(status));
+    else if (exited)
+        snprintf(why, sizeof why, "exit status %d%s", WEXITSTATUS(status), later ? ", later" : "");
     else
         snprintf(why, sizeof why, "ended by signal %d", WTERMSIG(status));
-    snprintf(what, sizeof what, "could not undo: run %.800s%s: %s", command,
+    snprintf(what, sizeof what, "could not undo%s: run %.800s%s: %s", later ? " yet" : "", command,
              strlen(command) > 800 ? "..." : "", why);
     report_failure(id, what);
     errno = 0; /* told */
-    return -1;
+    return later ? 1 : -1;
 }
 
 #endif

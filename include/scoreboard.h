@@ -172,7 +172,7 @@ struct slot {
 enum turn { TURN_NONE, TURN_ASKED, TURN_WAITING, TURN_GRANTED };
 
 /* The number changes with struct slot, struct figures, struct scoreboard and the enums in them. */
-#define SCOREBOARD_MAGIC "hangupd board 4\n"
+#define SCOREBOARD_MAGIC "hangupd board 5\n"
 #define LISTENER_NAME_SIZE 140
 
 /* What the parent alone knows. It holds this in private memory and writes copies out. */
@@ -180,6 +180,7 @@ struct figures {
     uint64_t pid;
     uint64_t started; /* milliseconds since 1970 */
     uint64_t draining, open, idle, queued;
+    uint64_t later;                            /* undos that cannot be done yet */
     uint64_t requests;                         /* that got a child so far */
     uint64_t ended[OUTCOME_COUNT][UNDO_COUNT]; /* as logged */
 };

@@ -235,6 +235,8 @@ static const struct field server_fields[] = {
      METRIC("connections_idle", "Open connections without a request.")},
     {FIELD_COUNT, SERVER(undoing_count),
      METRIC("undo_in_progress", "Requests that are being undone, or wait for a retry.")},
+    {FIELD_COUNT, SERVER(figures.later), "undo_later",
+     METRIC("undo_later", "Requests that cannot be undone yet, and are tried again.")},
     {FIELD_COUNT, SERVER(figures.requests), "requests_started",
      METRIC("requests_started_total", "Requests that got a process.")},
     {FIELD_COUNT, SERVER(ended_count), .json = "requests_ended"},

@@ -120,6 +120,8 @@ static void put_totals(FILE *out, const struct status_server *s)
             fprintf(out, "%s%llu not undone", done > 0 ? ", " : " (", failed);
         fputs(done + failed > 0 ? ")" : "", out);
     }
+    if (s->figures.later > 0)
+        fprintf(out, "; %llu cannot be undone yet", (unsigned long long)s->figures.later);
 }
 
 /* In one line, a server that cannot be asked. */

@@ -92,6 +92,7 @@ TEST(help_names_every_option)
         "--log-to",         "--help",         "--version",      "timeout=",
         "on-hangup=",       "half-close=",    "127.0.0.1:8080", "--undo-timeout",
         "--undo-retries",   "--undo-at-once", "hangupd undo",   "hangupd recover",
+        "--undo-give-up",
     };
     const char *argv[] = {the_hangupd(), "--help", NULL};
     struct output o = run_argv(argv, NULL, false);

@@ -675,6 +675,42 @@ TEST(failure_that_goes_away_is_undone)
     server_stop(s);
 }
 
+/* Exit status 75 is no failure, and does not become one by being repeated, nor beside one. */
+TEST(later_is_tried_until_it_is_done)
+{
+    struct server *s = things("--undo-retries 0");
+    struct working w = start_working(s, "run1=test+-e+mended&run2=test+-e+mended+||+exit+75");
+    close_fin(w.connection);
+    log_wait(s, " hangup undo=failed");
+    must(log_has(
+        s, " %s could not undo yet: run test -e mended || exit 75: exit status 75, later\n", w.id));
+    log_wait(s, " %s cannot be undone yet; it is tried again in 1 s\n", w.id);
+    wait_until(strstr(run("%s status --state %s", the_hangupd(), at("state")).text,
+                      "(1 not undone); 1 cannot be undone yet\n"));
+    log_wait(s, " %s cannot be undone yet; it is tried again in 2 s\n", w.id);
+    file_write(at("mended"), "");
+    log_wait(s, " %s undone at last", w.id);
+    must(!exists(at("state/failed")));
+    wait_until(!strstr(run("%s status --state %s", the_hangupd(), at("state")).text, "undone yet"));
+    server_stop(s);
+}
+
+TEST(later_has_an_end)
+{
+    struct server *s = things("--undo-give-up 0");
+    struct working w = start_working(s, "run1=test+-e+mended+||+exit+75");
+    close_fin(w.connection);
+    log_wait(s, " %s UNDO FAILED for good: run test -e mended || exit 75: exit status 75, later; ",
+             w.id);
+    log_wait(s, " hangup undo=failed");
+    struct output o = run("%s recover --state %s", the_hangupd(), at("state"));
+    must_say(o.status == 1 && strstr(o.text, "exit status 75, later"), "%d: %s", o.status, o.text);
+    file_write(at("mended"), "");
+    o = run("%s recover --state %s", the_hangupd(), at("state"));
+    must_say(o.status == 0 && strstr(o.text, ": undone"), "%d: %s", o.status, o.text);
+    server_stop(s);
+}
+
 /* With its janitor the command dies, and what it has left behind before the next one begins. */
 TEST(command_dies_with_its_janitor)
 {

@@ -45,8 +45,8 @@ GLIBC='strerrordesc_np'
 # Functions that may call through a pointer, and why that is safe.
 #     report_part   cleanup_report is async-signal-safe by its contract
 #     reap_until    what its caller passes, a marked function: addresses taken are checked
-#     undo_record   the ledger's `run`: NULL, and not called, in a signal handler
-INDIRECT='report_part reap_until undo_record'
+#     undo_run      the ledger's `run`: NULL, and not called, in a signal handler
+INDIRECT='report_part reap_until undo_run'
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
