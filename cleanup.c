@@ -2136,6 +2136,8 @@ static bool recover_server(const struct cleanup_recovery *r, const char *token)
     }
     if (lock >= 0)
         close(lock);
+    if (done) /* on FUSE the open lock was in the way, under a hidden name */
+        unlinkat(r->state, token, AT_REMOVEDIR);
     close(dir);
     return done;
 }

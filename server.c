@@ -101,6 +101,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "check_command.h"
 #include "http.h"
 #include "listen.h"
 #include "options.h"
@@ -222,6 +223,7 @@ static struct {
     /* Where connections come from. */
     struct listener listeners[LISTENERS_MAX];
     size_t listener_count;
+    struct remover remover; /* of the names that root has made */
     int pool;               /* of scratch directories, locked; -1: none */
     int64_t pool_looked_at; /* clock_ms() */
     bool one_connection;    /* listeners[0] is the one connection (inetd's nowait) */
@@ -524,6 +526,9 @@ static void log_unserved(const struct address *from, int64_t since, struct slot 
 
 /* Start: before anything else. */
 static void open_standard_descriptors(void);
+static void check_inetd(void);
+static const struct passwd *find_owner(void);
+static const char *find_tmpdir(void);
 static void note_strangers(void);
 static void open_all(void);
 static void begin_serving(void);
@@ -608,6 +613,10 @@ int server_main(int argc, char **argv, const struct route *routes)
     cleanup_report = log_event;
     parse_options(argc, argv, &server_options);
     parse_routes(argc, argv, routes);
+    if (settings.check) {
+        check_inetd();
+        check_all(find_owner(), find_tmpdir);
+    }
     note_strangers();
     open_all();
     begin_serving();
@@ -615,6 +624,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     jobs_leave(&server.jobs.ready);
     jobs_leave(&server.jobs.delayed);
     cleanup_server_close(server.state.fd, server.dir, server.token);
+    remover_wait(&server.remover);
     if (!server.one_connection)
         log_event(NULL, "stopped");
     return 0;
@@ -659,7 +669,7 @@ static void check_inetd(void)
 {
     if (settings.inetd && settings.listen.count > 0)
         wrong_use("--inetd and --listen exclude each other");
-    if (settings.inetd && listen_kind(0) < 0)
+    if (settings.inetd && !settings.check && listen_kind(0) < 0)
         cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
                "systemd socket unit, or use --listen",
                strerror(errno));
@@ -680,8 +690,9 @@ static void inherit(int fd, const char *from)
     server.listeners[0] = given;
 }
 
-/* There are at most LISTENERS_MAX of either kind: options and LISTEN_FDS see to it. */
-static void open_sockets(void)
+/* There are at most LISTENERS_MAX of either kind: options and LISTEN_FDS see to it. OWNER is the
+ * user that we become, or NULL. */
+static void open_sockets(const struct passwd *owner)
 {
     server.idle_exit_ms = settings.idle_exit_ms;
     if (settings.inetd) {
@@ -699,10 +710,21 @@ static void open_sockets(void)
         snprintf(from, sizeof from, "the descriptor %d of LISTEN_FDS", 3 + i);
         inherit(3 + i, from);
     }
-    for (size_t i = 0; i < settings.listen.count; i++)
-        listen_on(&server.listeners[server.listener_count++], settings.listen.words[i]);
+    for (size_t i = 0; i < settings.listen.count; i++) {
+        struct listener *l = &server.listeners[server.listener_count++];
+        if (!listen_waits_for_user(settings.listen.words[i]))
+            listen_on(l, settings.listen.words[i], owner);
+    }
     if (settings.listen.count == 0 && handed == 0)
-        listen_on(&server.listeners[server.listener_count++], LISTEN_DEFAULT);
+        listen_on(&server.listeners[server.listener_count++], LISTEN_DEFAULT, owner);
+}
+
+/* Those that waited until we are the user. */
+static void open_late_sockets(const struct passwd *owner)
+{
+    for (size_t i = 0; i < settings.listen.count; i++)
+        if (server.listeners[i].name[0] == '\0')
+            listen_on(&server.listeners[i], settings.listen.words[i], owner);
 }
 
 /* Under inetd 0, 1 and 2 are the client: not a byte of ours may go there. */
@@ -715,27 +737,32 @@ static void leave_standard_descriptors(void)
     close(null);
 }
 
-/* In this order: ports below 1024 are bound by now, root makes the state directory for the user,
- * and only then becomes the user. */
-static void drop_privileges(void)
+/* Returns the user whom --user names, or NULL. */
+static const struct passwd *find_owner(void)
 {
-    const struct passwd *who = NULL;
-    if (settings.user != NULL) {
-        errno = 0;
-        who = find_user(settings.user, 0);
-        if (who == NULL)
-            cannot("--user %s: %s", settings.user,
-                   errno != 0 && errno != ENOENT ? strerror(errno) : "not a user in /etc/passwd");
-        if (geteuid() != 0 && who->pw_uid != geteuid())
-            cannot("--user %s: only root can become another user", settings.user);
-    } else if (geteuid() == 0 && !server.one_connection) {
+    if (settings.user == NULL)
+        return NULL;
+    errno = 0;
+    const struct passwd *who = find_user(settings.user, 0);
+    if (who == NULL)
+        cannot("--user %s: %s", settings.user,
+               errno != 0 && errno != ENOENT ? strerror(errno) : "not a user in /etc/passwd");
+    if (geteuid() != 0 && who->pw_uid != geteuid())
+        cannot("--user %s: only root can become another user", settings.user);
+    return who;
+}
+
+/* In this order: ports below 1024 are bound by now, then STATE is opened, and with that we are the
+ * user. */
+static void drop_privileges(const struct passwd *who)
+{
+    if (who == NULL && geteuid() == 0 && !server.one_connection)
         log_event(NULL,
                   "warning: running as root; --user NAME drops that when the sockets are open");
-    }
-    server.state =
-        state_open(who != NULL ? who->pw_uid : geteuid(), who != NULL ? who->pw_gid : getegid());
     if (who != NULL && geteuid() == 0)
-        become_user(who->pw_name, who->pw_uid, who->pw_gid);
+        listen_remover(&server.remover, server.listeners, server.listener_count);
+    server.state = who != NULL ? state_open_as(who->pw_name, who->pw_uid, who->pw_gid)
+                               : state_open(geteuid(), getegid());
 }
 
 /* Returns where scratch directories and bodies go: nobody else may rename or remove them. */
@@ -780,12 +807,14 @@ static char *make_head(void)
     return head;
 }
 
+#define DESCRIPTORS_OWN 64 /* beside those of connections */
+
 /* Allow as many descriptors as the connections need, if the hard limit has them. Returns the limit
  * as it was, which programs get back: more than 1024 breaks those that use select(2). */
 static uint64_t raise_descriptor_limit(void)
 {
     struct rlimit limit;
-    rlim_t needed = (rlim_t)settings.connections + 64;
+    rlim_t needed = (rlim_t)settings.connections + DESCRIPTORS_OWN;
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
         return 0;
     rlim_t before = limit.rlim_cur;
@@ -793,6 +822,16 @@ static uint64_t raise_descriptor_limit(void)
         limit.rlim_cur = limit.rlim_max < needed ? limit.rlim_max : needed;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
+    unsigned long long now = limit.rlim_cur, own = DESCRIPTORS_OWN;
+    if (now <= own)
+        cannot("the limit of open files is %llu, and the server needs more than %llu for itself; "
+               "raise it with ulimit -n",
+               now, own);
+    if (now < needed && !server.one_connection)
+        log_eventf(NULL,
+                   "warning: the limit of open files, %llu, has room for %llu connections, and not "
+                   "for --connections %lld; raise it with ulimit -n",
+                   now, now - own, (long long)settings.connections);
     return before;
 }
 
@@ -961,11 +1000,14 @@ static void open_all(void)
 {
     struct handler_settings *found = &settings.handler;
     check_inetd();
+    signal(SIGXFSZ, SIG_IGN); /* a log that may not grow is a lost line, and nobody's end */
     open_log();
-    open_sockets();
+    const struct passwd *owner = find_owner();
+    open_sockets(owner);
     if (settings.inetd)
         leave_standard_descriptors();
-    drop_privileges();
+    drop_privileges(owner);
+    open_late_sockets(owner);
     found->state = server.state.path;
     found->tmpdir = find_tmpdir();
     found->self = find_self();
@@ -977,6 +1019,7 @@ static void open_all(void)
     server.dir = cleanup_server_open(server.state.fd, server.token);
     if (server.dir < 0)
         cannot("could not make a directory in the state directory: %s", strerror(errno));
+    state_try(&server.state, server.dir);
     open_pool();
     open_scoreboard();
     open_events(&found->ignored);
@@ -2179,7 +2222,7 @@ static bool is_a_child_of_ours(pid_t pid)
     for (uint32_t i = 0; i < server.board->slot_count; i++)
         if (atomic_load(&server.board->slots[i].pid) == pid)
             return true;
-    return false;
+    return pid == server.remover.pid;
 }
 
 /* Returns true if the client has the answer, whose mark says that N bytes are to be acknowledged.
@@ -2466,8 +2509,9 @@ static void janitor_ended(pid_t pid, const siginfo_t *ended)
 static bool was_recovered(void)
 {
     struct stat last;
-    if (fstatat(server.state.fd, "recovered", &last, AT_SYMLINK_NOFOLLOW) == 0 &&
-        time(NULL) - last.st_mtime < RECOVERY_EVERY_S)
+    bool there = fstatat(server.state.fd, "recovered", &last, AT_SYMLINK_NOFOLLOW) == 0;
+    time_t ago = there ? time(NULL) - last.st_mtime : RECOVERY_EVERY_S;
+    if (ago >= 0 && ago < RECOVERY_EVERY_S) /* a time to come is of a clock that was wrong */
         return true;
     int stamp =
         openat(server.state.fd, "recovered", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -2541,6 +2585,7 @@ static void drain(void)
     for (size_t i = 0; i < server.listener_count; i++)
         listen_end(&server.listeners[i]);
     server.listener_count = 0;
+    remover_begin(&server.remover);
     while ((c = TAILQ_FIRST(&server.idle.members)) != NULL)
         connection_finish(c);
     while ((c = TAILQ_FIRST(&server.queue.members)) != NULL)

@@ -1,7 +1,7 @@
 /* listen.h: addresses as people write them, and sockets to listen on: made, or inherited.
  *
  *     struct listener l;
- *     listen_on(&l, "[::1]:8080");                 // or :80, 127.0.0.1:0, unix:/run/report.sock
+ *     listen_on(&l, "[::1]:8080", NULL);           // or :80, 127.0.0.1:0, unix:/run/report.sock
  *     if (!listen_inherit(&l, 0, "descriptor 0"))  // of inetd
  *         serve_one(l.fd);                         // a connection, not a listening socket
  *     listen_end(&l);                              // close it, and remove the file of unix:PATH
@@ -36,15 +36,18 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "options.h"
+#include "state.h"
 
 /* ---- Addresses ----------------------------------------------------------------------- */
 
@@ -160,13 +163,40 @@ static void listen_fill(struct listener *l, int fd, bool is_tcp)
     }
 }
 
-static void listen_unix(struct listener *l, const char *path)
+/* Root may make the socket PATH for another user only where nobody else can put a link or another
+ * file in its place; elsewhere that user makes it. */
+static bool listen_waits_for_user(const char *name)
+{
+    return strncmp(name, "unix:", 5) == 0 && settings.user != NULL && geteuid() == 0 &&
+           !is_roots_alone(name + 5);
+}
+
+/* Who may connect: --socket-mode and --socket-group, and with --user that user. The mode is bind's,
+ * so that there is no moment with another one. */
+static void listen_give(const char *path, const struct passwd *owner)
+{
+    gid_t group = owner != NULL ? owner->pw_gid : (gid_t)-1;
+    if (settings.socket_group != NULL && !find_group(settings.socket_group, &group))
+        cannot("--socket-group %s: not a group in /etc/group", settings.socket_group);
+    uid_t user = owner != NULL && geteuid() == 0 ? owner->pw_uid : (uid_t)-1;
+    if ((user != (uid_t)-1 || settings.socket_group != NULL) && lchown(path, user, group) < 0)
+        cannot("could not give unix:%s to its user and group: %s%s", path, strerror(errno),
+               errno == EPERM ? "; the user must be in that group" : "");
+}
+
+/* OWNER is the user that --user names, or NULL. */
+static void listen_unix(struct listener *l, const char *path, const struct passwd *owner)
 {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
     struct stat there;
     if (*path == '\0' || strlen(path) >= sizeof at.sun_path)
         wrong_use("--listen unix:%s: the path is empty or longer than %zu bytes", path,
                   sizeof at.sun_path - 1);
+    if (settings.check) {
+        if (lstat(path, &there) == 0 && !S_ISSOCK(there.st_mode))
+            cannot("could not listen on unix:%s: the path exists and is not a socket", path);
+        return;
+    }
     memcpy(at.sun_path, path, strlen(path) + 1);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
@@ -174,7 +204,8 @@ static void listen_unix(struct listener *l, const char *path)
     if (lstat(path, &there) == 0) {
         /* A server that was killed leaves its file, and nobody answers there. Only such a file is
          * removed: ours, a socket, and dead. */
-        bool stale = S_ISSOCK(there.st_mode) && there.st_uid == geteuid() &&
+        bool ours = there.st_uid == geteuid() || (owner != NULL && there.st_uid == owner->pw_uid);
+        bool stale = S_ISSOCK(there.st_mode) && ours &&
                      connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && errno == ECONNREFUSED;
         if (!stale)
             cannot("could not listen on unix:%s: the path exists and is %s; remove it or choose "
@@ -182,8 +213,13 @@ static void listen_unix(struct listener *l, const char *path)
                    path, S_ISSOCK(there.st_mode) ? "in use or another user's" : "not a socket");
         unlink(path);
     }
-    if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || listen(fd, SOMAXCONN) < 0)
+    mode_t before = umask(0);
+    umask(settings.socket_mode >= 0 ? ~(mode_t)settings.socket_mode & 0777 : before);
+    bool bound = bind(fd, (struct sockaddr *)&at, sizeof at) == 0;
+    umask(before);
+    if (!bound || listen(fd, SOMAXCONN) < 0)
         cannot("could not listen on unix:%s: %s", path, strerror(errno));
+    listen_give(path, owner);
     listen_fill(l, fd, false);
     memcpy(l->unix_path, at.sun_path, sizeof l->unix_path);
     if (lstat(path, &there) == 0) {
@@ -196,6 +232,8 @@ static void listen_tcp(struct listener *l, const struct sockaddr_storage *at, so
                        const char *name)
 {
     const int on = 1;
+    if (settings.check)
+        return;
     int fd = socket(at->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         cannot("could not make a socket for %s: %s", name, strerror(errno));
@@ -223,12 +261,13 @@ static const char *listen_everywhere(void)
     return "::";
 }
 
-/* Listen on NAME: ADDR:PORT, [V6]:PORT, :PORT or unix:PATH. */
-static void listen_on(struct listener *l, const char *name)
+/* Listen on NAME, or with --check see whether NAME can be meant: ADDR:PORT, [V6]:PORT, :PORT or
+ * unix:PATH, whose OWNER is the user that --user names, or NULL. */
+static void listen_on(struct listener *l, const char *name, const struct passwd *owner)
 {
     char host[256];
     if (strncmp(name, "unix:", 5) == 0) {
-        listen_unix(l, name + 5);
+        listen_unix(l, name + 5, owner);
         return;
     }
     const char *colon = strrchr(name, ':'), *port = colon != NULL ? colon + 1 : "", *end = port;
@@ -310,6 +349,59 @@ static void listen_end(const struct listener *l)
         now.st_ino == l->ino)
         unlink(l->unix_path);
     close(l->fd);
+}
+
+/* ---- Names that only root can remove ------------------------------------------------------ */
+
+/* With --user, the name of a socket in a directory of root's is root's to remove. So a process
+ * keeps root's rights for that alone: it waits until the server lets go of the pipe, or dies. */
+struct remover {
+    pid_t pid; /* 0: there is none */
+    int end;   /* of the pipe */
+};
+
+static void listen_remover(struct remover *r, const struct listener *listeners, size_t count)
+{
+    int ends[2];
+    char byte;
+    size_t names = 0;
+    for (size_t i = 0; i < count; i++)
+        names += listeners[i].unix_path[0] != '\0';
+    if (names == 0)
+        return;
+    if (pipe2(ends, O_CLOEXEC) < 0 || (r->pid = fork()) < 0)
+        cannot("could not make a process for the sockets' names: %s", strerror(errno));
+    if (r->pid > 0) {
+        close(ends[0]);
+        r->end = ends[1];
+        return;
+    }
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL); /* what ends the server must not end it first */
+    dup2(ends[0], STDIN_FILENO);
+    close_range(STDIN_FILENO + 1, ~0U, 0);
+    while (read(STDIN_FILENO, &byte, 1) < 0 && errno == EINTR)
+        continue;
+    for (size_t i = 0; i < count; i++)
+        listen_end(&listeners[i]);
+    _exit(0);
+}
+
+/* The names may go. */
+static void remover_begin(struct remover *r)
+{
+    if (r->pid > 0 && r->end >= 0)
+        close(r->end);
+    r->end = -1;
+}
+
+/* They have gone. */
+static void remover_wait(struct remover *r)
+{
+    remover_begin(r);
+    if (r->pid > 0)
+        waitpid(r->pid, NULL, 0); /* unless it has been reaped */
 }
 
 #endif

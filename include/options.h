@@ -42,9 +42,10 @@ struct word_list {
 static struct settings {
     struct handler_settings handler;
     struct word_list listen, route_files;
-    bool inetd;
+    bool inetd, check;
     int64_t idle_exit_ms; /* -1: not asked for */
-    const char *user;
+    const char *user, *socket_group;
+    int64_t socket_mode; /* -1: not asked for */
     int64_t requests, connections, per_client;
     int64_t drain_ms, undo_ms, undo_retries, undo_at_once, give_up_ms;
     const char *state;                                /* NULL: the default of state.h */
@@ -54,6 +55,7 @@ static struct settings {
     .listen = {.advice = ""},
     .route_files = {.advice = "; one file can hold all routes"},
     .idle_exit_ms = -1,
+    .socket_mode = -1,
 };
 
 #define LISTEN_DEFAULT "127.0.0.1:8080"
@@ -73,6 +75,7 @@ enum option_kind {
     OPTION_TIME,    /* int64_t, milliseconds; from here on with a value */
     OPTION_SIZE,    /* size_t or uint64_t, bytes */
     OPTION_COUNT,   /* int64_t, up to COUNT_MOST */
+    OPTION_MODE,    /* int64_t, octal */
     OPTION_STRING,  /* const char * */
     OPTION_CHOICE,  /* an enum: the place, from 1, of the word among those of ARGUMENT */
     OPTION_LIST     /* struct word_list */
@@ -143,7 +146,7 @@ static const char help_listening[] =
 
 static const char help_end[] =
     "\n"
-    "  --help, --version\n"
+    "  -h, --help, -V, --version\n"
     "\n"
     "SIGTERM drains; a second one, or SIGINT, undoes what is in flight at once.\n"
     "\n"
@@ -170,6 +173,9 @@ static const struct option_row server_rows[] = {
     {"idle-exit",
      "leave after TIME without a connection (wait: " DIGITS(IDLE_EXIT_WAIT_S) "; else never)",
      OPTION_TIME, "TIME", .value = &settings.idle_exit_ms},
+    {"socket-mode", "of unix: sockets, octal (0777 less the umask)", OPTION_MODE, "MODE",
+     .value = &settings.socket_mode},
+    {"socket-group", "of unix: sockets; their owner is the user", WORD_IN(socket_group, "GROUP")},
     {"user", "become NAME, of /etc/passwd, when the sockets are open", WORD_IN(user, "NAME")},
     {NULL, "\nLimits:\n", .kind = OPTION_TEXT},
     {COUNT("requests", "at once; further ones queue", requests, 1, "256")},
@@ -207,6 +213,10 @@ static const struct option_row server_rows[] = {
     {CHOICE("log", "the form of the log's lines", log_form, LOG_FORM_WORDS, "text")},
     {"log-to", "where they go (stderr; syslog with --inetd)", OPTION_CHOICE, LOG_TO_WORDS,
      .value = &settings.log_to},
+    {"check",
+     "do not serve: look at options, routes, programs and the\n"
+     "state directory, touch nothing, and say what is wrong;\nexit status 0 or 2",
+     FLAG_IN(check)},
     {NULL, help_end, .kind = OPTION_TEXT},
     {"help", NULL, .kind = OPTION_HELP},
     {"version", NULL, .kind = OPTION_VERSION},
@@ -232,7 +242,7 @@ __attribute__((format(printf, 1, 2))) static _Noreturn void cannot(const char *f
         log_event(NULL, line);
     else
         fprintf(stderr, "%s: %s\n", program_name, line);
-    exit(EXIT_COULD_NOT);
+    exit(settings.check ? EXIT_WRONG_USE : EXIT_COULD_NOT);
 }
 
 /* Open the log where the settings want it, or end the process. */
@@ -313,9 +323,11 @@ static void set_number(const struct option_row *row, const char *text)
         const char *wanted, *unit;
     } time = {parse_duration, "a time, as in 0.5, 90s, 15m or 2h", " ms"},
       size = {parse_size, "a size, as in 65536, 64k or 1G", ""},
-      count = {parse_count, "a whole number up to " DIGITS(COUNT_MOST), ""};
+      count = {parse_count, "a whole number up to " DIGITS(COUNT_MOST), ""},
+      mode = {parse_mode, "an octal mode, as in 0660", ""};
     const struct number *is = row->kind == OPTION_SIZE    ? &size
                               : row->kind == OPTION_COUNT ? &count
+                              : row->kind == OPTION_MODE  ? &mode
                                                           : &time;
     int64_t n = is->parse(text);
     if (n < 0)
@@ -388,16 +400,17 @@ static void parse_options(int argc, char **argv, const struct option_table *tabl
     program_name = table->command;
     begin_options(table, options, &which);
     opterr = 0;
-    for (int c; (c = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, ":hV", options, NULL)) != -1;) {
         const struct option_row *row = &table->rows[which];
+        enum option_kind kind = c == 'h' ? OPTION_HELP : c == 'V' ? OPTION_VERSION : row->kind;
         if (c == ':')
             wrong_use("%s wants a value", argv[optind - 1]);
-        if (c != 0)
+        if (c == '?')
             wrong_use("there is no option %s", argv[optind - 1]);
-        if (row->kind == OPTION_HELP) {
+        if (kind == OPTION_HELP) {
             print_help(table);
             exit_printed();
-        } else if (row->kind == OPTION_VERSION) {
+        } else if (kind == OPTION_VERSION) {
             puts("hangupd " HANGUPD_VERSION);
             exit_printed();
         }
@@ -471,6 +484,10 @@ static void add_routes_of(const char *file, const struct route *compiled)
             wrong_use("%s: the line is longer than %d bytes; a route is one line, as in "
                       "/report=@report",
                       from, ROUTE_LINE_MAX);
+        if (number == 1 && strncmp(line, "\xef\xbb\xbf", 3) == 0)
+            wrong_use("%s: the file begins with a byte order mark, which is no text; save it as "
+                      "UTF-8 without one",
+                      from);
         if (memchr(line, '\0', (size_t)n) != NULL)
             wrong_use("%s: a NUL byte in the line; the routes must be text, one a line", from);
         const char *route = bare_line(line);

@@ -51,9 +51,10 @@ static const struct option_table recover_options = {"hangupd recover", 24, recov
 
 static struct {
     struct state_dir state;
-    char **ids;  /* those that are wanted; one that was refused is NULL */
-    int count;   /* 0: all are wanted */
-    bool moving; /* to STATE/failed: what does not go at once is told of when it is tried there */
+    char **ids;   /* those that are wanted; one that was refused is NULL */
+    int count;    /* 0: all are wanted */
+    bool unknown; /* one of them was */
+    bool moving;  /* to STATE/failed: what does not go at once is told of when it is tried there */
 } recovering;
 
 static bool is_wanted(const char *id)
@@ -91,7 +92,10 @@ static void refuse_ids(void)
                        (int)holder);
         else
             continue;
-        janitor.left++;
+        if (place == CLEANUP_NOWHERE)
+            recovering.unknown = true;
+        else
+            janitor.left++;
         recovering.ids[i] = NULL;
     }
 }
@@ -139,12 +143,13 @@ static _Noreturn void recover_main(pid_t parent)
     recover_alone();
     refuse_ids();
     bool looked = recover_wanted();
-    if (janitor.settled + janitor.left == 0 && looked)
-        log_event(NULL, "nothing is left to undo");
-    else
+    bool none = janitor.settled + janitor.left == 0 && looked;
+    if (!none)
         log_eventf(NULL, "%u undone or kept, %u left in %s", janitor.settled, janitor.left,
                    recovering.state.path);
-    _exit(janitor.left == 0 && looked ? 0 : EXIT_COULD_NOT);
+    else if (!recovering.unknown)
+        log_event(NULL, "nothing is left to undo");
+    _exit(janitor.left == 0 && looked && !recovering.unknown ? 0 : EXIT_COULD_NOT);
 }
 
 /* Open STATE and become its owner. It must be there: recovering a directory that was mistyped must
@@ -155,12 +160,10 @@ static void recover_open(void)
     struct stat there;
     if (lstat(path, &there) < 0)
         cannot("the state directory %s cannot be looked at: %s", path, strerror(errno));
-    recovering.state = state_open(geteuid() == 0 ? there.st_uid : geteuid(), there.st_gid);
-    if (geteuid() == 0 && there.st_uid != 0) {
-        const struct passwd *who = find_user(NULL, there.st_uid);
-        become_user(who != NULL ? who->pw_name : NULL, there.st_uid,
-                    who != NULL ? who->pw_gid : there.st_gid);
-    }
+    uid_t owner = geteuid() == 0 ? there.st_uid : geteuid();
+    const struct passwd *who = find_user(NULL, owner);
+    recovering.state = state_open_as(who != NULL ? who->pw_name : NULL, owner,
+                                     who != NULL ? who->pw_gid : there.st_gid);
 }
 
 static int command_recover(int argc, char **argv)

@@ -16,6 +16,7 @@
 #ifndef HANGUPD_ROUTES_H
 #define HANGUPD_ROUTES_H
 
+#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdarg.h>
@@ -76,6 +77,15 @@ static inline int64_t parse_size(const char *text)
     if (text[shift > 0] != '\0' || n > (unsigned long long)INT64_MAX >> shift)
         return -1;
     return (int64_t)(n << shift);
+}
+
+/* "0660": the bits of a file's mode, in octal. Returns -1 if TEXT is none. */
+static inline int64_t parse_mode(const char *text)
+{
+    size_t length = strlen(text);
+    bool octal = length > 0 && length <= 4 && strspn(text, "01234567") == length;
+    long mode = octal ? strtol(text, NULL, 8) : -1;
+    return mode <= 0777 ? mode : -1;
 }
 
 /* ---- Choices: one of several words, as in --help ------------------------------------- */
@@ -187,9 +197,21 @@ static inline int parse_program(struct route *r, const char *target, char *why, 
     int n = snprintf(path, sizeof path, "%s%s%s", cwd, *target != '/' ? "/" : "", target);
     if (n >= PATH_MAX)
         return refuse(why, size, "the program's path is too long");
-    if (stat(path, &now) == 0 && S_ISDIR(now.st_mode) && r->path[strlen(r->path) - 1] != '/')
+    bool there = stat(path, &now) == 0;
+    if (there && S_ISDIR(now.st_mode) && r->path[strlen(r->path) - 1] != '/')
         return refuse(why, size, "%s is a directory; for a directory of programs write %s/=%s",
                       target, r->path, target);
+    const char *space = there ? NULL : strchr(target, ' ');
+    if (space != NULL) {
+        char *end = path + n - strlen(space);
+        *end = '\0';
+        if (stat(path, &now) == 0)
+            return refuse(why, size,
+                          "there is no program \"%s\", and %s gets no arguments: write a script "
+                          "that calls it with them",
+                          target, path);
+        *end = ' ';
+    }
     r->program = strdup(path);
     return r->program != NULL ? 0 : refuse(why, size, "out of memory");
 }
@@ -229,6 +251,9 @@ static inline int route_parse(const char *text, const struct route *compiled, st
     char *equals = strchr(copy, '=');
     if (*copy != '/' || equals == NULL || equals[1] == '\0' || equals[1] == ',') {
         refuse(why, size, "a route is PATH=TARGET, as in /report=./report.sh or /a=@a");
+    } else if (isblank((unsigned char)equals[-1]) || isblank((unsigned char)equals[1])) {
+        refuse(why, size, "a space beside the =; write %.*s=%s", (int)strcspn(copy, " \t="), copy,
+               equals + 1 + strspn(equals + 1, " \t"));
     } else {
         *equals = '\0';
         route->path = strdup(copy);

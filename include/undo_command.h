@@ -50,8 +50,8 @@ static int undo_descriptor(void)
         wrong_use("UNDO_FD=%s is not the number of a descriptor", value);
     const char *why = cleanup_not_a_ledger((int)fd);
     if (why != NULL)
-        wrong_use("UNDO_FD=%s: this descriptor %s: nothing is recorded, so do not make the thing",
-                  value, why);
+        cannot("UNDO_FD=%s: this descriptor %s: nothing is recorded, so do not make the thing",
+               value, why);
     return (int)fd;
 }
 
@@ -148,7 +148,7 @@ static int command_undo(int argc, char **argv)
     if (argc < 2)
         wrong_use("what is to be undone? VERB is missing");
     const char *name = argv[1];
-    if (strcmp(name, "--help") == 0) {
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
         printf("%s%s%s", undo_about, undo_verbs, undo_notes);
         exit_printed();
     }

@@ -111,6 +111,11 @@ static const struct {
     {"/a=@who\n/b=@who\n/a=@who\n", "routes:3: the path /a has two routes", "routes:1"},
     {"/x=@who\n", "/x has two routes", "routes:1"}, /* and on the command line */
     {"# nothing\n\n", "no route in", "one a line"},
+    {"/x = /bin/true\n", "routes:1:", "write /x=/bin/true"},
+    {"/x= /bin/true\n", "routes:1:", "write /x=/bin/true"},
+    {"/x\t=/bin/true\n", "routes:1:", "write /x=/bin/true"},
+    {"\xef\xbb\xbf/x=@who\n", "routes:1:", "byte order mark"},
+    {"/x=/bin/true --flag\n", "/bin/true gets no arguments", "script"},
     {"NUL", "routes:2:", "text"},
     {"LONG", "routes:2:", "8192"},
 };

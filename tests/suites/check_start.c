@@ -1,4 +1,5 @@
 /* check_start.c: the command line, sockets and super-servers, tests/deploy, and --user. */
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -11,6 +12,8 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -92,7 +95,7 @@ TEST(help_names_every_option)
         "--log-to",         "--help",         "--version",      "timeout=",
         "on-hangup=",       "half-close=",    "127.0.0.1:8080", "--undo-timeout",
         "--undo-retries",   "--undo-at-once", "hangupd undo",   "hangupd recover",
-        "--undo-give-up",
+        "--undo-give-up",   "--socket-mode",  "--socket-group", "--check",
     };
     const char *argv[] = {the_hangupd(), "--help", NULL};
     struct output o = run_argv(argv, NULL, false);
@@ -639,4 +642,249 @@ TEST(root_is_warned)
     struct server *s = things("%s", "");
     must(log_count(s, "--user") == (geteuid() == 0 ? 1 : 0));
     server_stop(s);
+}
+
+/* ---- Sockets of another user -------------------------------------------------------------------
+ */
+
+THEME("users' sockets");
+
+TEST(socket_has_its_mode)
+{
+    struct stat st;
+    struct server *s = things("--listen unix:sock --socket-mode 0620");
+    must(lstat(at("sock"), &st) == 0);
+    must_say((st.st_mode & 0777) == 0620, "%o", st.st_mode);
+    server_stop(s);
+    s = things("--listen unix:sock");
+    must(lstat(at("sock"), &st) == 0);
+    mode_t mask = umask(0);
+    umask(mask);
+    must_say((st.st_mode & 0777) == (0777 & ~mask), "%o", st.st_mode);
+    server_stop(s);
+    struct output o = run("%s --state %s --listen unix:sock --socket-group no-such-group-at-all",
+                          the_hangupd(), at("state"));
+    must_say(o.status == 1 && strstr(o.text, "no-such-group-at-all"), "%d: %s", o.status, o.text);
+}
+
+/* Connect as nobody to the socket "sock", and ask. */
+static bool nobody_is_served(void)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        const struct passwd *user = getpwnam("nobody");
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        struct sockaddr_un to = {.sun_family = AF_UNIX};
+        char text[64] = "";
+        snprintf(to.sun_path, sizeof(to.sun_path), "%s", at("sock"));
+        _exit(setgid(user->pw_gid) == 0 && setuid(user->pw_uid) == 0 &&
+                      connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0 &&
+                      write(fd, "GET /who HTTP/1.0\r\n\r\n", 21) == 21 &&
+                      read(fd, text, sizeof(text) - 1) > 12 && strstr(text, " 200 ")
+                  ? 0
+                  : 1);
+    }
+    return wait_status(pid) == 0;
+}
+
+/* In a directory of root's, where the server, as nobody, could not remove the name. */
+TEST_TIMES(socket_is_its_users, 2)
+{
+    struct stat st;
+    if (only_for_root("socket_is_its_users"))
+        return;
+    const struct passwd *user = getpwnam("nobody");
+    must(user);
+    uid_t uid = user->pw_uid;
+    for (int round = 0; round < 2; round++) { /* again over a name that was left */
+        struct server *s = things("--user nobody --listen unix:sock --socket-mode 0660 "
+                                  "--socket-group daemon");
+        must(lstat(at("sock"), &st) == 0);
+        must_say(st.st_uid == uid && st.st_gid == 1 && (st.st_mode & 0777) == 0660, "%u:%u %o",
+                 st.st_uid, st.st_gid, st.st_mode);
+        must_say(nobody_is_served(), "nobody could not connect");
+        if (_i == 1)
+            server_kill(s, SIGKILL);
+        else
+            server_stop(s);
+        wait_gone(at("sock"));
+        wait_no_process();
+    }
+}
+
+/* In a directory of nobody's only nobody makes it: root would follow his links. */
+TEST(socket_below_users_directory)
+{
+    struct stat st;
+    if (only_for_root("socket_below_users_directory"))
+        return;
+    const struct passwd *user = getpwnam("nobody");
+    must(user && mkdir(at("theirs"), 0755) == 0 && mkdir(at("roots"), 0755) == 0);
+    uid_t uid = user->pw_uid;
+    must(chown(at("theirs"), user->pw_uid, user->pw_gid) == 0);
+    must(symlink("../roots", at("theirs/run")) == 0);
+    struct output o = run("%s --state %s --user nobody --listen unix:theirs/run/sock",
+                          the_hangupd(), at("state"));
+    must_say(o.status == 1 && strstr(o.text, "Permission denied"), "%d: %s", o.status, o.text);
+    must(is_empty(at("roots")));
+    struct server *s = things("--user nobody --listen unix:theirs/sock --listen 127.0.0.1:0");
+    must(lstat(at("theirs/sock"), &st) == 0 && st.st_uid == uid);
+    server_stop(s);
+    must(!exists(at("theirs/sock")));
+}
+
+/* Nor does root make STATE there, or give it away. */
+TEST_TIMES(state_below_users_directory, 2)
+{
+    struct stat st;
+    if (only_for_root("state_below_users_directory"))
+        return;
+    const struct passwd *user = getpwnam("nobody");
+    must(user && mkdir(at("theirs"), 0755) == 0 && mkdir(at("roots"), 0755) == 0);
+    uid_t uid = user->pw_uid;
+    must(chown(at("theirs"), user->pw_uid, user->pw_gid) == 0);
+    must(symlink("../roots", at("theirs/run")) == 0);
+    /* The second time root's own link leads there. */
+    must(symlink("theirs/run", at("link")) == 0);
+    struct output o = run("%s --state %s/below/state --user nobody --listen 127.0.0.1:0",
+                          the_hangupd(), _i ? "link" : "theirs/run");
+    must_say(o.status == 1 && strstr(o.text, "Permission denied"), "%d: %s", o.status, o.text);
+    must_say(is_empty(at("roots")), "%s", run("ls -lR %s", at("roots")).text);
+    struct server *s = things("--user nobody --state theirs/x/state");
+    must(lstat(at("theirs/x"), &st) == 0 && st.st_uid == uid);
+    must(lstat(at("theirs/x/state"), &st) == 0 && st.st_uid == uid);
+    server_stop(s);
+    o = run("%s recover --state theirs/x/state", the_hangupd());
+    must_say(o.status == 0, "%s", o.text);
+}
+
+/* ---- Surroundings that are odd -----------------------------------------------------------------
+ */
+
+THEME("surroundings");
+
+/* Start the server below `sh -c COMMAND exec ...`. */
+static struct server *start_in(const char *command, const char *words)
+{
+    char text[8192];
+    snprintf(text, sizeof(text), "#!/bin/sh\n%s\nexec %s \"$@\"\n", command, the_things());
+    file_write(at("start"), text);
+    must(chmod(at("start"), 0700) == 0);
+    snprintf(text, sizeof(text), "--state %s --listen 127.0.0.1:0 %s", at("state"), words);
+    return server_spawn(at("start"), text, -1, false, -1);
+}
+
+TEST(umask_that_forbids_all)
+{
+    struct server *s = start_in("umask 0777", "");
+    s->port = (unsigned)atoi(strrchr(log_wait(s, "listening on "), ':') + 1);
+    int c = get(s, "/make?path=%s&seconds=60", at("file"));
+    wait_made(s, at("file"));
+    struct output o = run("find %s -perm 0", at("state"));
+    must_say(o.length == 0, "%s", o.text);
+    close_fin(c);
+    log_wait(s, " hangup undo=ok");
+    server_stop(s);
+}
+
+TEST(few_descriptors_are_told_at_the_start)
+{
+    struct server *s = start_in("ulimit -n 20", "");
+    log_wait(s, "ulimit -n");
+    must(server_wait(s) == 1);
+    s = start_in("ulimit -n 100", "");
+    log_wait(s, "listening on ");
+    must_say(log_has(s, "--connections 4096; raise it with ulimit -n"), "%s", s->text);
+    server_stop(s);
+}
+
+/* A log that has reached RLIMIT_FSIZE loses lines, and no requests. */
+TEST(log_that_may_not_grow)
+{
+    file_write(at("log"), "");
+    must(truncate(at("log"), 1 << 20) == 0);
+    struct server *s = start_in("ulimit -f 2048; exec 2>>log", "--listen unix:sock");
+    wait_until(run("curl -sS --unix-socket sock http://x/who").status == 0);
+    struct output o = run("curl -sS --unix-socket sock http://x/make?path=%s", at("file"));
+    must_say(o.status == 0 && strcmp(o.text, "made\n") == 0 && exists(at("file")), "%s", o.text);
+    server_stop(s);
+    struct stat st;
+    must(stat(at("log"), &st) == 0 && st.st_size == 1 << 20);
+}
+
+/* STATE on a file system that lacks a call: a plain word at the start. */
+TEST(state_that_lacks_a_call)
+{
+    if (!deny(SYS_pwrite64, 2, ~0U, EINVAL)) {
+        test_skipped("state_that_lacks_a_call", "no seccomp");
+        return;
+    }
+    struct output o = run("%s --state %s --listen 127.0.0.1:0", the_hangupd(), at("state"));
+    must_say(o.status == 1 && strstr(o.text, at("state")) &&
+                 strstr(o.text, "could not write in the middle of a file: Invalid argument"),
+             "%d: %s", o.status, o.text);
+}
+
+/* ---- Looking before a start --------------------------------------------------------------------
+ */
+
+THEME("check");
+
+static const struct {
+    const char *words, *says;
+} wrong_starts[] = {
+    {"/x=/no/such/program", "/no/such/program: No such file or directory"},
+    {"/x=data", "chmod +x"},
+    {"/x/=nowhere --max-body 12q", "12q"},
+    {"--routes nowhere", "nowhere"},
+    {"--state data", "is not a directory"},
+    {"--state open", "chmod 700"},
+    {"--state data/below", "cannot be made: Not a directory"},
+    {"--listen unix:data", "is not a socket"},
+    {"--listen nowhere:80", "nowhere is not an address"},
+    {"--user no-such-user-at-all", "no-such-user-at-all"},
+    {"--socket-group no-such-group-at-all", "no-such-group-at-all"},
+    {"--socket-mode 888", "0660"},
+};
+
+TEST_EACH(check_says_what_is_wrong, wrong_starts)
+{
+    file_write(at("data"), "");
+    must(mkdir(at("open"), 0755) == 0);
+    struct output o =
+        run("%s --check --state %s %s", the_hangupd(), at("state"), wrong_starts[_i].words);
+    must_say(o.status == 2 && strstr(o.text, wrong_starts[_i].says), "%s: %d: %s",
+             wrong_starts[_i].words, o.status, o.text);
+    must(!exists(at("state")));
+}
+
+TEST(check_touches_nothing)
+{
+    struct server *s = hangupd("/sh=/bin/sh --listen unix:sock");
+    struct output before = run("ls -lR --time-style=full-iso .");
+    for (int user = 0; user < (geteuid() == 0 ? 2 : 1); user++) {
+        struct output o =
+            run("%s --check --state %s --listen unix:sock %s /sh=/bin/sh", the_hangupd(),
+                at(user ? "new" : "state"), user ? "--user nobody" : "");
+        must_say(o.status == 0 && strstr(o.text, "nothing is wrong; routes: 1"), "%d: %s", o.status,
+                 o.text);
+    }
+    struct output after = run("ls -lR --time-style=full-iso .");
+    must_say(strcmp(before.text, after.text) == 0, "%s\n%s", before.text, after.text);
+    must(!exists(at("new")));
+    server_stop(s);
+    /* Two things at once. */
+    struct output o =
+        run("%s --check --state %s /x=/no/one /y=/no/two", the_hangupd(), at("state"));
+    must_say(o.status == 2 && strstr(o.text, "/no/one") && strstr(o.text, "/no/two"), "%s", o.text);
+}
+
+TEST(short_options)
+{
+    struct output o = run("%s -h", the_hangupd());
+    must_say(o.status == 0 && strstr(o.text, "Usage: hangupd"), "%d: %s", o.status, o.text);
+    o = run("%s -V", the_hangupd());
+    must_say(o.status == 0 && strncmp(o.text, "hangupd ", 8) == 0, "%d: %s", o.status, o.text);
+    o = run("%s recover -h", the_hangupd());
+    must_say(o.status == 0 && strstr(o.text, "Usage: hangupd recover"), "%d: %s", o.status, o.text);
 }
