@@ -1770,15 +1770,18 @@ static void wait_in_queue(struct connection *c)
     evict_one();
 }
 
-/* Start those that may, in the order in which they came. One whose address has its share already
- * (--per-client) lets those behind it pass. */
+/* Start those that may, in the order in which they came; but behind all others who has sent FIN,
+ * and may have gone: only a child can ask. One whose address has its share already (--per-client)
+ * lets those behind it pass. */
 static void queue_serve(void)
 {
-    struct connection *c = TAILQ_FIRST(&server.queue.members), *next;
-    for (; c != NULL && server.free_slot_count > 0; c = next) {
-        next = TAILQ_NEXT(c, link);
-        if (may_start(c))
-            request_start(c);
+    for (int fin = 0; fin <= 1; fin++) {
+        struct connection *c = TAILQ_FIRST(&server.queue.members), *next;
+        for (; c != NULL && server.free_slot_count > 0; c = next) {
+            next = TAILQ_NEXT(c, link);
+            if (c->fin_seen == (fin != 0) && may_start(c))
+                request_start(c);
+        }
     }
 }
 
@@ -1923,6 +1926,7 @@ static void hangup(struct connection *c)
 static bool probe(struct connection *c, uint32_t *was)
 {
     _Atomic uint32_t *word = &slot_of(c)->state;
+    uint32_t before = *was & SLOT_STATE_MASK;
     uint32_t mine = (*was & ~(uint32_t)SLOT_STATE_MASK) | SLOT_PROBING;
     if (!atomic_compare_exchange_strong(word, was, mine))
         return false;
@@ -1931,7 +1935,7 @@ static bool probe(struct connection *c, uint32_t *was)
     /* Give the word back. The child may set flags beside the state meanwhile. */
     for (int tries = 0; tries < 100 && (mine & SLOT_STATE_MASK) == SLOT_PROBING; tries++)
         if (atomic_compare_exchange_strong(
-                word, &mine, (mine & ~(uint32_t)SLOT_STATE_MASK) | SLOT_RUNNING | SLOT_FIN_SEEN))
+                word, &mine, (mine & ~(uint32_t)SLOT_STATE_MASK) | before | SLOT_FIN_SEEN))
             break;
     if (gone)
         hangup(c);
@@ -1944,17 +1948,18 @@ static bool judge_fin(struct connection *c, uint32_t *was)
 {
     uint32_t state = *was & SLOT_STATE_MASK;
     enum fin means = fin_means(*was);
+    bool reads = state == SLOT_READING, waits = reads && (*was & SLOT_WAITING) != 0;
+    bool answers = !reads && state != SLOT_RUNNING;
     if ((*was & SLOT_FIN_SEEN) != 0)
-        return true;                                  /* asked already, or the child is going to */
-    if (state == SLOT_READING && means != FIN_HANGUP) /* the child asks when it has read all */
-        return atomic_compare_exchange_strong(&slot_of(c)->state, was, *was | SLOT_FIN_SEEN);
-    bool answering = state != SLOT_READING && state != SLOT_RUNNING;
-    if (answering && (*was & (SLOT_FIN_HANGUP | SLOT_DELIVERING)) != SLOT_FIN_HANGUP)
+        return true; /* asked already, or the child is going to */
+    if (answers && (*was & (SLOT_FIN_HANGUP | SLOT_DELIVERING)) != SLOT_FIN_HANGUP)
         return true; /* writing tells, or the child asks */
-    if (means == FIN_ASK)
+    if (means == FIN_ASK && (waits || !reads))
         return probe(c, was);
     if (means == FIN_HANGUP)
         hangup(c);
+    else if (reads) /* the child asks when it has read all */
+        return atomic_compare_exchange_strong(&slot_of(c)->state, was, *was | SLOT_FIN_SEEN);
     return true;
 }
 

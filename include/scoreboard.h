@@ -29,9 +29,10 @@
  * While a child lives the state word is changed by compare-and-swap alone:
  *
  *     READING ──▶ RUNNING ──▶ ANSWERING ──▶ DONE        by the child; where it refuses a request,
- *                  │  ▲                                 or is ended, it leaves states out
- *                  ▼  │
- *                 PROBING                               by the parent, for a moment
+ *      │  ▲        │  ▲                                 or is ended, it leaves states out
+ *      ▼  │        ▼  │
+ *     PROBING     PROBING                               by the parent, for a moment; from READING
+ *                                                       only while the child is WAITING
  *
  * While PROBING, the parent writes to the connection and the child must not. DONE: the child
  * has settled its ledger and is about to exit 0 or 1. The parent stores the word when it gives the
@@ -56,16 +57,16 @@ enum slot_state {
     SLOT_OUTLIVES = 0x200,   /* on-hangup=finish: the work outlives its client */
     SLOT_DELIVERING = 0x400, /* SIGTERM waits: the client's acknowledgement decides */
     SLOT_SETTLING = 0x800,   /* the child is dead, a janitor undoes: for people, by the parent */
-    SLOT_WAITING = 0x1000,   /* READING, in its route's line: for people, by the child */
-    SLOT_BODY_OPEN = 0x2000  /* the child reads the body: it has made nothing */
+    SLOT_WAITING = 0x1000,  /* READING, in its route's line: it writes nothing, and may be probed */
+    SLOT_BODY_OPEN = 0x2000 /* the child reads the body: it has made nothing */
 };
 
 /* What the client's FIN means for a request in the state WORD: of one that closed, or of one that
  * has only ended its own side. This is where half-close is decided; a new policy is also a flag of
- * the state (handler.c, half_close_flags) and a word of routes.h. It is asked in three places: when
- * the FIN comes while a child works (server.c, judge_fin), when the work begins and the FIN has
- * come before (handler.c, enter_running), and when that happens in a route's line (await_turn).
- * Without a child there is nothing to undo: server.c, connection_event and connection_idle. */
+ * the state (handler.c, half_close_flags) and a word of routes.h. It is asked when the FIN comes
+ * while a child waits or works (server.c, judge_fin), when the FIN has come before that (handler.c,
+ * heed_fin), and in mid-answer (askable). Without a child there is nothing to undo: server.c,
+ * connection_event and connection_idle. */
 enum fin {
     FIN_NOTHING, /* it is not to be acted on: writing the answer tells */
     FIN_ASK,     /* ask the client's kernel with an interim answer */
