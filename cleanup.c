@@ -63,8 +63,9 @@
  * BUGS:
  *   - Between the look at an identity and the removal of its name somebody who renames in a loop
  *     can put another thing there. Linux has no call that removes a name if it is this inode.
- *   - Where the file system has no times of birth, another file with the same inode number counts
- *     as the recorded one while the server lives. After a crash such a record is kept, not guessed.
+ *   - Where the file system has neither times of birth nor file handles, another file with the same
+ *     inode number counts as the recorded one while the server lives. After a crash such a record
+ *     is kept, not guessed.
  *   - "Not there" counts as undone, also if its directory was moved away or is not mounted now.
  *   - A line that a program writes to descriptor 3 is not checked before it is to be undone.
  *
@@ -87,6 +88,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "identity.h"
 #include "ledger.h"
 #include "look.h"
 #include "processes.h"
@@ -119,12 +121,23 @@ ASYNC_SAFE static void report_on_stderr(const char *id, const char *what)
 
 cleanup_report_fn *cleanup_report = report_on_stderr;
 
-#define REPORT_REASON 128 /* bytes for errno's text */
+#define REPORT_REASON 192 /* bytes for errno's text */
 #define REPORT_PART 256   /* and for what of a tree would not go */
 
-/* Report that DOING something to WHAT has failed, at its PART if that is not "", with the text of
- * ERROR if that is not 0. The text is strerrordesc_np's, as strerror(3) may translate, which takes
- * memory. */
+/* Returns ERROR in words, as strerror(3) does; that may translate, which takes memory. */
+ASYNC_SAFE static const char *words_of(int error)
+{
+    if (error == EBUSY)
+        return "Device or resource busy: something is mounted there";
+    if (error == ESTALE)
+        return "it cannot be told whether this is what was recorded: if it is, remove it by hand, "
+               "if not, take this record out of the ledger";
+    const char *words = strerrordesc_np(error);
+    return words != NULL ? words : "unknown error";
+}
+
+/* Report that DOING something to WHAT has failed, at its PART if that is not "", with ERROR in
+ * words if that is not 0. */
 ASYNC_SAFE static void report_part(const char *id, const char *doing, const char *what,
                                    const char *part, int error)
 {
@@ -137,13 +150,8 @@ ASYNC_SAFE static void report_part(const char *id, const char *doing, const char
     if (part[0] != '\0')
         text_format(&t, ": %s", part);
     t.room += REPORT_REASON;
-    if (error != 0) {
-        text_add(&t, ": ");
-        const char *why = strerrordesc_np(error);
-        text_add(&t, why != NULL ? why : "unknown error");
-    }
-    if (error == EBUSY)
-        text_add(&t, ": something is mounted there");
+    if (error != 0)
+        text_format(&t, ": %s", words_of(error));
     cleanup_report(id, text_end(&t));
 }
 
@@ -1075,11 +1083,11 @@ const char *cleanup_not_a_ledger(int fd)
     return valid ? NULL : "is not a ledger, or was overwritten (open it with >>, never with >)";
 }
 
-int cleanup_fileid(const char *path, char text[CLEANUP_FILEID_SIZE], bool *directory)
+int cleanup_fileid(const char *path, char text[IDENTITY_SIZE], bool *directory)
 {
     struct identity id;
     struct stat now;
-    struct text t = {.at = text, .room = CLEANUP_FILEID_SIZE};
+    struct text t = {.at = text, .room = IDENTITY_SIZE};
     if (lstat(path, &now) < 0 || identify(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, &id) < 0)
         return -1;
     identity_write(&t, &id);
@@ -1188,27 +1196,15 @@ struct settlement {
     bool later; /* of a record that failed it cannot be told yet whether it is undone */
 };
 
-/* Compare what IS there with the thing that WAS recorded. Returns 1 if it is the same, 0 if it is
- * another, -1 if it cannot be told. Device numbers may be others after a boot. Without times of
- * birth the inode must do while the server lives; after a crash it proves nothing. */
-ASYNC_SAFE static int is_same(const struct settlement *s, const struct identity *was,
-                              const struct identity *is)
-{
-    if (was->inode != is->inode)
-        return 0;
-    if (s->this_boot && (was->major != is->major || was->minor != is->minor))
-        return 0;
-    if (!was->has_birth || !is->has_birth)
-        return s->how->after_crash ? fail(ESTALE) : 1;
-    return was->birth_seconds == is->birth_seconds &&
-           was->birth_nanoseconds == is->birth_nanoseconds;
-}
-
-/* The same of what is open as FD; -1 with errno, which is ESTALE if it cannot be told. */
-ASYNC_SAFE static int is_open_same(const struct settlement *s, const struct identity *was, int fd)
+/* Returns 1 if what is open as FD is the thing that WAS recorded, 0 if it is another one, or -1
+ * with errno, which is ESTALE if it cannot be told. */
+ASYNC_SAFE static int is_same(const struct settlement *s, const struct identity *was, int fd)
 {
     struct identity is;
-    return identify(fd, "", AT_EMPTY_PATH, &is) < 0 ? -1 : is_same(s, was, &is);
+    if (identify(fd, "", AT_EMPTY_PATH, &is) < 0)
+        return -1;
+    enum identity_answer answer = identity_compare(was, &is, s->this_boot, !s->how->after_crash);
+    return answer == IDENTITY_UNKNOWN ? fail(ESTALE) : answer == IDENTITY_SAME;
 }
 
 /* Undo a record with an identity: remove what is at AT if it still is the thing WAS. Returns 0 if
@@ -1219,7 +1215,7 @@ ASYNC_SAFE static int undo_if_at(const struct settlement *s, const struct identi
     int fd = open_within(at->dir, at->name, O_PATH);
     if (fd < 0)
         return is_not_there(errno) ? 0 : -1;
-    int same = is_open_same(s, was, fd);
+    int same = is_same(s, was, fd);
     close_keep_errno(fd);
     if (same <= 0)
         return same;
@@ -1229,7 +1225,7 @@ ASYNC_SAFE static int undo_if_at(const struct settlement *s, const struct identi
     if (fd < 0)
         return is_not_there(errno) ? 0 : -1;
     /* What was opened is what is emptied: it must still be the one that was looked at. */
-    same = is_open_same(s, was, fd);
+    same = is_same(s, was, fd);
     if (same > 0)
         return remove_open_tree(fd, at);
     close_keep_errno(fd);
@@ -1239,8 +1235,8 @@ ASYNC_SAFE static int undo_if_at(const struct settlement *s, const struct identi
 ASYNC_SAFE static int undo_if(const struct settlement *s, const struct record *r)
 {
     struct spot at;
-    if (spot_open(r->argument, &at) < 0)
-        return is_not_there(errno) ? 0 : -1;
+    if (spot_open(r->argument, &at) < 0) /* EINVAL: nothing that was made is called "." or ".." */
+        return is_not_there(errno) || errno == EINVAL ? 0 : -1;
     int done = undo_if_at(s, &r->identity, &at, verbs[r->verb].undo == UNDO_TREE);
     close_keep_errno(at.dir);
     return done;

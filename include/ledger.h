@@ -25,6 +25,7 @@
 
 #include <hangupd/cleanup.h>
 
+#include "identity.h"
 #include "text.h"
 
 /* ---- Names ----------------------------------------------------------------------------- */
@@ -105,10 +106,9 @@ const char *cleanup_not_a_ledger(int fd);
  * dots stay as they are. Returns 0, or -1 with errno: EINVAL if it is empty or a newline is in it
  * or in the current directory's name, ENAMETOOLONG, and those of getcwd(3). */
 int cleanup_absolute(const char *path, char *full);
-/* Put "DEV:INO:BTIME" of what PATH stands for now into TEXT; a link is not followed. *DIRECTORY
- * says whether it is one. Returns 0, or -1 with the errno of lstat(2) or statx(2). */
-#define CLEANUP_FILEID_SIZE 96
-int cleanup_fileid(const char *path, char text[CLEANUP_FILEID_SIZE], bool *directory);
+/* Put the identity of what PATH stands for now into TEXT; a link is not followed. *DIRECTORY says
+ * whether it is one. Returns 0, or -1 with the errno of lstat(2) or statx(2). */
+int cleanup_fileid(const char *path, char text[IDENTITY_SIZE], bool *directory);
 
 /* ---- Settling what another process left ---------------------------------------------------- */
 

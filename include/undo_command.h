@@ -80,7 +80,7 @@ static void undo_path(enum verb verb, const char *path, char full[PATH_MAX])
 /* Append the identity of what PATH is now. */
 static void undo_identity(struct text *t, enum verb verb, const char *path)
 {
-    char id[CLEANUP_FILEID_SIZE];
+    char id[IDENTITY_SIZE];
     bool tree = verbs[verb].undo == UNDO_TREE, directory;
     if (cleanup_fileid(path, id, &directory) < 0)
         wrong_use("%s %s: %s; make it first, or record %s before it is made", verbs[verb].name,

@@ -1,5 +1,4 @@
-/* verbs.h: the ledger's grammar: its verbs, what each takes, and how each is undone; identities of
- * files.
+/* verbs.h: the ledger's grammar: its verbs, what each takes, and how each is undone.
  *
  *     struct record r = record_parse(line);
  *     if (r.verb == VERB_UNKNOWN || r.error != 0)
@@ -24,11 +23,9 @@
 #define HANGUPD_VERBS_H
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <stdint.h>
-#include <sys/stat.h>
 
+#include "identity.h"
 #include "text.h"
 
 /* ---- The table ------------------------------------------------------------------------- */
@@ -53,7 +50,7 @@
          "thing\n")                                                                                \
     VERB(RMTREE_IF, "rmtree-if", FILEID_PATH, TREE,                                                \
          "  hangupd undo rmtree-if [FILEID] PATH   that it is now; or that FILEID, "               \
-         "DEV:INO:BTIME, names\n")                                                                 \
+         "DEV:INO:BTIME:HANDLE, names\n")                                                          \
     VERB(COMMIT, "commit", NOTHING, MARK_KEEP,                                                     \
          "  hangupd undo commit                keep all that was recorded so far, however this "   \
          "ends\n")                                                                                 \
@@ -104,72 +101,6 @@ ASYNC_SAFE static inline enum verb verb_find(const char *name, size_t n)
         if (strncmp(name, verbs[verb].name, n) == 0 && verbs[verb].name[n] == '\0')
             return (enum verb)verb;
     return VERB_UNKNOWN;
-}
-
-/* ---- Identity: which file is meant, whatever its name stands for later ------------------- */
-
-/* A device, an inode and the inode's time of birth, written "DEV:INO:BTIME" with DEV as
- * MAJOR:MINOR: for telling later whether a name still stands for the same thing. The number of an
- * inode is given out again at once after it is removed, measured on ext4; with its time of birth it
- * is another one, unless both were made within one tick of the clock. It proves nothing by itself
- * where the file system has no times of birth (BTIME is `-`), and the device's number means
- * something only until the next boot: who compares must know both (cleanup.c, is_same). */
-struct identity {
-    unsigned major, minor;
-    unsigned long long inode;
-    bool has_birth;
-    long long birth_seconds;
-    unsigned birth_nanoseconds;
-};
-
-/* Find the identity of PATH in DIR, with FLAGS as for statx(2); of DIR itself if PATH is "" and
- * FLAGS has AT_EMPTY_PATH. Returns 0, or -1 with errno. Nothing is mounted by looking. */
-ASYNC_SAFE static inline int identify(int dir, const char *path, int flags, struct identity *id)
-{
-    struct statx x;
-    if (statx(dir, path, flags | AT_NO_AUTOMOUNT, STATX_INO | STATX_BTIME, &x) < 0)
-        return -1;
-    *id = (struct identity){.major = x.stx_dev_major,
-                            .minor = x.stx_dev_minor,
-                            .inode = x.stx_ino,
-                            .has_birth = (x.stx_mask & STATX_BTIME) != 0,
-                            .birth_seconds = x.stx_btime.tv_sec,
-                            .birth_nanoseconds = x.stx_btime.tv_nsec};
-    return 0;
-}
-
-/* Add the identity to T: at most 75 bytes, without a space or NUL. */
-ASYNC_SAFE static inline void identity_write(struct text *t, const struct identity *id)
-{
-    text_format(t, "%u:%u:%llu:", id->major, id->minor, id->inode);
-    if (id->has_birth)
-        text_format(t, "%lld.%09u", id->birth_seconds, id->birth_nanoseconds);
-    else
-        text_char(t, '-');
-}
-
-/* Parse "DEV:INO:BTIME " at *S and step over it, its space too. Returns false if that is not what
- * is there; then *S is somewhere in it. */
-ASYNC_SAFE static inline bool identity_parse(const char **s, struct identity *id)
-{
-    unsigned long long major, minor, seconds = 0, nanoseconds = 0;
-    *id = (struct identity){0};
-    if (!parse_number(s, UINT_MAX, &major) || *(*s)++ != ':' ||
-        !parse_number(s, UINT_MAX, &minor) || *(*s)++ != ':' ||
-        !parse_number(s, ULLONG_MAX, &id->inode) || *(*s)++ != ':')
-        return false;
-    bool negative = **s == '-' && (*s)[1] != ' ';
-    if (**s == '-')
-        ++*s;
-    id->has_birth = **s != ' ';
-    if (id->has_birth && (!parse_number(s, LLONG_MAX, &seconds) || *(*s)++ != '.' ||
-                          !parse_number(s, 999999999, &nanoseconds)))
-        return false;
-    id->major = (unsigned)major;
-    id->minor = (unsigned)minor;
-    id->birth_seconds = negative ? -(long long)seconds : (long long)seconds;
-    id->birth_nanoseconds = (unsigned)nanoseconds;
-    return *(*s)++ == ' ';
 }
 
 /* ---- Records ----------------------------------------------------------------------------- */

@@ -227,6 +227,7 @@ static const struct call calls[] = {
     CALL(mkdirat, ENOSPC, EIO, ENOMEM),
     CALL(unlinkat, EIO, ENOMEM),
     CALL(statx, EIO, ENOMEM),
+    CALL(name_to_handle_at, EOPNOTSUPP, ENOMEM),
     CALL(fstat, EIO, ENOMEM),
     CALL(fallocate, ENOSPC, EIO, EINTR),
     CALL(ftruncate, EIO, EINTR),

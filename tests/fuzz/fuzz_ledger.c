@@ -10,6 +10,7 @@
  * c after a crash, f every second command fails. The rest is the ledger, with these filled in:
  *     %R  the directory of the things that may be removed: file, other, link, dir/...
  *     %F  the identity of %R/file      %D  that of %R/dir      %B  this boot's id
+ *     %f  the same without its handle
  *     %P  here the program's own ledger, ID.p, begins
  * Nothing outside %R is ever really touched: the catchers only say that it is not there, and
  * where the kernel has Landlock, it refuses too.
@@ -130,7 +131,7 @@ static const char *const verbs[] = {"unlink", "unlink-if", "rmtree", "rmtree-if"
 struct record {
     enum verb verb;
     size_t at;      /* where its line starts in the file */
-    char *identity; /* "DEV:INO:BTIME" */
+    char *identity; /* "DEV:INO:BTIME:HANDLE" */
     char *argument; /* the path, the command or the number */
     bool is_kept;   /* by a commit below it, or because all is kept */
     bool was_run;   /* with success */
@@ -295,11 +296,27 @@ static void ledger_understand(struct ledger *l)
     free(header);
 }
 
+/* Write the handle of PATH to TO, as "TYPE.HEX", or "" if it has none. */
+static void handle_of(const char *path, char to[32 + 2 * MAX_HANDLE_SZ])
+{
+    union {
+        struct file_handle head;
+        unsigned char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+    } h = {.head.handle_bytes = MAX_HANDLE_SZ};
+    int mount, n = 0;
+    to[0] = '\0';
+    if (name_to_handle_at(AT_FDCWD, path, &h.head, &mount, 0) < 0)
+        return;
+    n = sprintf(to, "%u.", (unsigned)h.head.handle_type);
+    for (unsigned i = 0; i < h.head.handle_bytes; i++)
+        n += sprintf(to + n, "%02x", h.head.f_handle[i]);
+}
+
 /* Whether the thing that PATH stands for is the one that IDENTITY names. */
 static bool is_identity_of(const struct ledger *l, const char *identity, const char *path)
 {
     struct statx x;
-    char *end;
+    char *end, handle[32 + 2 * MAX_HANDLE_SZ];
     if (__real_statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &x) < 0)
         return false;
     unsigned long long major = strtoull(identity, &end, 10);
@@ -309,11 +326,23 @@ static bool is_identity_of(const struct ledger *l, const char *identity, const c
         return false;
     if (l->this_boot && (major != x.stx_dev_major || minor != x.stx_dev_minor))
         return false;
-    if (strcmp(end, "-") == 0 || (x.stx_mask & STATX_BTIME) == 0)
-        return !mode.crash;
-    long long seconds = strtoll(end, &end, 10);
-    return *end == '.' && seconds == x.stx_btime.tv_sec &&
-           strtoull(end + 1, &end, 10) == x.stx_btime.tv_nsec && *end == '\0';
+    bool proved = false;
+    if (*end == '-' && (end[1] == ':' || end[1] == '\0')) {
+        end++;
+    } else {
+        long long seconds = strtoll(end, &end, 10);
+        unsigned long long fraction = *end == '.' ? strtoull(end + 1, &end, 10) : 0;
+        proved = (x.stx_mask & STATX_BTIME) != 0 && (seconds != 0 || fraction != 0);
+        if (proved && (seconds != x.stx_btime.tv_sec || fraction != x.stx_btime.tv_nsec))
+            return false;
+    }
+    handle_of(path, handle);
+    if (*end == ':' && strtoul(end + 1, NULL, 10) == strtoul(handle, NULL, 10)) {
+        if (strcmp(strchr(end, '.'), strchr(handle, '.')) != 0)
+            return false;
+        proved = true;
+    }
+    return (*end == ':' || *end == '\0') && (proved || !mode.crash);
 }
 
 enum touch { LOOK, OPEN, REMOVE_FILE, REMOVE_DIRECTORY };
@@ -762,18 +791,22 @@ static void settle_once(void)
 
 /* ---- The input --------------------------------------------------------------------------- */
 
-static void identity_of(const char *name, char *to, size_t room)
+static void identity_of(const char *name, bool with_handle, char *to, size_t room)
 {
     struct statx x;
+    char handle[32 + 2 * MAX_HANDLE_SZ];
     must(__real_statx(AT_FDCWD, in_world(name), AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &x) ==
          0);
     int n = snprintf(to, room, "%u:%u:%llu:", x.stx_dev_major, x.stx_dev_minor,
                      (unsigned long long)x.stx_ino);
     if ((x.stx_mask & STATX_BTIME) != 0)
-        snprintf(to + n, room - (size_t)n, "%lld.%09u", (long long)x.stx_btime.tv_sec,
-                 x.stx_btime.tv_nsec);
+        n += snprintf(to + n, room - (size_t)n, "%lld.%09u", (long long)x.stx_btime.tv_sec,
+                      x.stx_btime.tv_nsec);
     else
-        snprintf(to + n, room - (size_t)n, "-");
+        n += snprintf(to + n, room - (size_t)n, "-");
+    handle_of(in_world(name), handle);
+    if (with_handle && handle[0] != '\0')
+        snprintf(to + n, room - (size_t)n, ":%s", handle);
 }
 
 static FILE *ledger_file(const char *name)
@@ -787,9 +820,10 @@ static FILE *ledger_file(const char *name)
 /* Write the ledger, and the program's from the first %P on, with the world's names filled in. */
 static void ledgers_write(const char *data, size_t size)
 {
-    char of_file[96], of_dir[96];
-    identity_of("file", of_file, sizeof of_file);
-    identity_of("dir", of_dir, sizeof of_dir);
+    char of_file[512], of_file_alone[512], of_dir[512];
+    identity_of("file", true, of_file, sizeof of_file);
+    identity_of("file", false, of_file_alone, sizeof of_file_alone);
+    identity_of("dir", true, of_dir, sizeof of_dir);
     FILE *to = ledger_file(ledgers[1].name);
     __real_unlinkat(state, ledgers[0].name, 0);
     for (size_t i = 0; i < size; i++) {
@@ -802,6 +836,7 @@ static void ledgers_write(const char *data, size_t size)
         char letter = i + 1 < size ? data[i + 1] : '\0';
         const char *filled = letter == 'R'   ? world
                              : letter == 'F' ? of_file
+                             : letter == 'f' ? of_file_alone
                              : letter == 'D' ? of_dir
                              : letter == 'B' ? boot
                              : letter == 'P' ? ""

@@ -159,8 +159,8 @@ TEST_TIMES(ledger_identity_records, CREATE_WAYS)
 TEST_TIMES(ledger_grammar, CREATE_WAYS)
 {
     static const char grammar[] = "^(#.*|(unlink|rmtree|scratch) /.*|run .*|sent [0-9]+|commit|"
-                                  "(unlink|rmtree)-if [0-9]+:[0-9]+:[0-9]+:(-|[0-9]+\\.[0-9]{9}) "
-                                  "/.*)$";
+                                  "(unlink|rmtree)-if [0-9]+:[0-9]+:[0-9]+:(-|[0-9]+\\.[0-9]{9})"
+                                  "(:[0-9]+\\.([0-9a-f]{2})+)? /.*)$";
 
     if (!use_way(_i))
         return;
@@ -284,6 +284,13 @@ TEST(append_checks_the_grammar)
         {"commit", "", 0},
         {"unlink-if", "8:1:10952780:1795412859.324394260 /srv/q3.csv", 0},
         {"rmtree-if", "8:1:10952780:- /srv/q3", 0},
+        {"unlink-if", "8:1:10:1.000000001:129.00ff /srv/q3", 0},
+        {"unlink-if", "8:1:10:-:1.0a /srv/q3", 0},
+        {"unlink-if", "8:1:10:-: /srv/q3", EINVAL},
+        {"unlink-if", "8:1:10:-:1. /srv/q3", EINVAL},
+        {"unlink-if", "8:1:10:-:1.0 /srv/q3", EINVAL},
+        {"unlink-if", "8:1:10:-:1.0G /srv/q3", EINVAL},
+        {"unlink-if", "8:1:10:-:0a /srv/q3", EINVAL},
         {"delete", "/a", EINVAL},
         {"", "/a", EINVAL},
         {"unlink ", "/a", EINVAL},
@@ -312,7 +319,9 @@ TEST(append_checks_the_grammar)
     }
     ck_assert_str_eq(text_of_fd(fd), "unlink /a b\nrmtree /a\nrun rm -f x\nscratch /s\ncommit\n"
                                      "unlink-if 8:1:10952780:1795412859.324394260 /srv/q3.csv\n"
-                                     "rmtree-if 8:1:10952780:- /srv/q3\n");
+                                     "rmtree-if 8:1:10952780:- /srv/q3\n"
+                                     "unlink-if 8:1:10:1.000000001:129.00ff /srv/q3\n"
+                                     "unlink-if 8:1:10:-:1.0a /srv/q3\n");
 }
 
 /* ---- sent, kept, refuted ----------------------------------------------------------------- */

@@ -163,6 +163,23 @@ TEST(what_is_recorded_is_undone)
     must_say(strcmp(ran, "[c 'd e'][a b]") == 0, "%s", ran);
 }
 
+/* The manual's way to record a file that gets its name only when it is whole. */
+TEST_TIMES(fileid_of_stat_is_understood, 2)
+{
+    ledger_write("");
+    file_write(at("x.tmp"), "");
+    struct output o = run("stat -c %%Hd:%%Ld:%%i:%%.9W %s", at("x.tmp"));
+    o.text[strcspn(o.text, "\n")] = '\0';
+    must(undo((const char *const[]){"unlink-if", o.text, "x", NULL}).status == 0);
+    must(rename(at("x.tmp"), at("x")) == 0);
+    if (_i == 1) { /* what takes the name is another's */
+        must(rename(at("x"), at("kept")) == 0);
+        file_write(at("x"), "");
+    }
+    must(settle_it() == CLEANUP_DONE);
+    must(exists(at("x")) == (_i == 1));
+}
+
 TEST(commit_keeps_what_is_above)
 {
     ledger_write("");

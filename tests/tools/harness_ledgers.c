@@ -151,13 +151,24 @@ bool has_line(const char *text, const char *pattern)
 
 const char *file_id(const char *path, long long off_by_ns)
 {
-    static char text[128];
+    static char text[512];
     struct statx st;
+    union {
+        struct file_handle head;
+        unsigned char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+    } h = {.head.handle_bytes = MAX_HANDLE_SZ};
+    int mount;
 
     ck_assert_int_eq(statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &st), 0);
-    snprintf(text, sizeof text, "%u:%u:%llu:%lld.%09lld", st.stx_dev_major, st.stx_dev_minor,
-             (unsigned long long)st.stx_ino, (long long)st.stx_btime.tv_sec,
-             (long long)st.stx_btime.tv_nsec + off_by_ns);
+    int n = snprintf(text, sizeof text, "%u:%u:%llu:%lld.%09lld", st.stx_dev_major,
+                     st.stx_dev_minor, (unsigned long long)st.stx_ino,
+                     (long long)st.stx_btime.tv_sec, (long long)st.stx_btime.tv_nsec + off_by_ns);
+    if (name_to_handle_at(AT_FDCWD, path, &h.head, &mount, 0) == 0)
+        n += snprintf(text + n, sizeof text - (size_t)n, ":%d.", h.head.handle_type);
+    else
+        h.head.handle_bytes = 0;
+    for (unsigned i = 0; i < h.head.handle_bytes; i++)
+        n += snprintf(text + n, sizeof text - (size_t)n, "%02x", h.head.f_handle[i]);
     return text;
 }
 
