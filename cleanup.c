@@ -1564,16 +1564,18 @@ enum cleanup_result cleanup_settle_kept(const struct cleanup_settling *how)
     return settle_ledger(how, true);
 }
 
-enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how)
+enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how, bool *kept)
 {
     /* The mark goes first. After a crash in the midst of the undo, it would mean that the answer
      * has arrived, and what is left would be kept. */
     uint64_t n;
-    if (sent_find(how->dir, how->name != NULL ? how->name : how->id, true, &n) < 0) {
-        report(how->id, "could not strike out the sent mark of", how->id, errno);
-        return CLEANUP_FAILED;
-    }
-    return settle_ledger(how, false);
+    const char *name = how->name != NULL ? how->name : how->id;
+    int below = sent_find(how->dir, name, true, &n) < 0 ? -1 : sent_find(how->dir, name, false, &n);
+    *kept = below > 0 && n == 0;
+    if (below >= 0)
+        return settle_ledger(how, *kept);
+    report(how->id, "could not strike out the sent mark of", how->id, errno);
+    return CLEANUP_FAILED;
 }
 
 /* ---- STATE ------------------------------------------------------------------------- */

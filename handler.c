@@ -1891,6 +1891,8 @@ _Noreturn static void finish_well(struct request *rq)
             _exit(HANDLER_EXIT_UNDONE);
         leave(rq, HANDLER_EXIT_CLOSE);
     }
+    if (outcome == OUTCOME_HANGUP) /* what is left says that all is kept: see deliver */
+        (void)cleanup_unsent();
     if (cleanup_keep() != CLEANUP_DONE)
         _exit(HANDLER_EXIT_UNDONE);
     hand_back(rq);
@@ -2060,8 +2062,10 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
 /* Send the end of an answer below 400 and learn whether the client has it. Returns OK or HANGUP; or
  * ERROR, if it must not go out. N is in the ledger before the byte that completes the answer is
  * out: if this process dies between the two, the parent asks the connection, and the connection
- * answers no, as that byte was never sent. Where nothing is recorded there is nothing to undo, and
- * no wait for the acknowledgement. */
+ * answers no, as that byte was never sent. With on-hangup=finish the work is kept either way, and
+ * that must be in the ledger first: what is to be removed of a kept request may not go, and whoever
+ * goes on with that must not take the hangup for a reason to undo. Where nothing is recorded there
+ * is nothing to undo, and no wait for the acknowledgement. */
 static enum outcome deliver(struct request *rq)
 {
     bool recorded = cleanup_has_records(), is_tcp = rq->call->is_tcp;
@@ -2069,7 +2073,7 @@ static enum outcome deliver(struct request *rq)
     uint64_t n = rest_size(rq);
     if (recorded && is_tcp)
         n = acked_when_all_is(rq->call->connection, n);
-    if (recorded && cleanup_sent(n) < 0) {
+    if (recorded && ((outlives_client(rq) && cleanup_sent(0) < 0) || cleanup_sent(n) < 0)) {
         request_log(rq, "could not record the answer in the ledger: %s", strerror(errno));
         return OUTCOME_ERROR;
     }

@@ -2269,13 +2269,16 @@ static int janitor_settle(const struct job *j, const struct witness *w)
         cleanup_report(j->id, "could not look for the ledger's sent mark");
         return JANITOR_LEFT | JANITOR_UNDECIDED;
     }
-    if (j->verdict == VERDICT_ANSWERED ||
+    bool keeps = sent > 0 && n == 0; /* whatever the client has: on-hangup=finish */
+    if (j->verdict == VERDICT_ANSWERED || keeps ||
         (sent > 0 && j->verdict == VERDICT_OPEN && was_delivered(w, n)))
         return JANITOR_KEPT | janitor_says(cleanup_settle_kept(&how));
     if (sent > 0 && w->fd >= 0) /* it must not complete any more while it is undone */
         handler_cut(w->fd, w->is_tcp);
-    int result = janitor_says(sent != 0 ? cleanup_settle_refuted(&how) : cleanup_settle(&how));
-    return result != 0 || made ? result : JANITOR_NOTHING;
+    bool kept = false;
+    int result = sent != 0 ? janitor_says(cleanup_settle_refuted(&how, &kept))
+                           : janitor_says(cleanup_settle(&how));
+    return kept ? JANITOR_KEPT | result : result != 0 || made ? result : JANITOR_NOTHING;
 }
 
 /* Returns true if the try that ended with RESULT was the last. Its janitor and the parent ask, and
@@ -2383,7 +2386,8 @@ static void request_settled(struct connection *c, const struct job *j, int resul
     bool by_itself = j->ended.si_code == CLD_EXITED && j->ended.si_status == HANDLER_EXIT_UNDONE;
     bool by_signal = j->ended.si_code != CLD_EXITED && is_sent_by_people(j->ended.si_status);
     bool kept = j->verdict == VERDICT_ANSWERED;
-    enum outcome outcome = kept                                     ? OUTCOME_OK
+    bool unread = by_itself && s.outcome == OUTCOME_HANGUP; /* and yet kept: on-hangup=finish */
+    enum outcome outcome = kept && !unread                          ? OUTCOME_OK
                            : by_itself && s.outcome != OUTCOME_NONE ? (enum outcome)s.outcome
                            : c->cause != CAUSE_NONE                 ? outcome_of(c->cause)
                            : by_signal                              ? OUTCOME_KILLED

@@ -71,7 +71,8 @@ ASYNC_SAFE bool cleanup_has_records(void);
  * -1 with errno, EPERM if this process owns no ledger. */
 int cleanup_open_for_program(void);
 /* Record that the answer is complete when the peer's kernel has acknowledged N bytes of the
- * connection, as TCP_INFO counts them; and take that back. Return 0, or -1 with errno. */
+ * connection, as TCP_INFO counts them; and take the newest of these marks back. With 0 all is kept
+ * whatever the peer has. Return 0, or -1 with errno. */
 int cleanup_sent(uint64_t n);
 ASYNC_SAFE int cleanup_unsent(void);
 
@@ -130,8 +131,9 @@ ASYNC_SAFE enum cleanup_result cleanup_settle(const struct cleanup_settling *how
 /* Keep what a ledger records, whose answer has arrived: only scratch directories are removed. */
 enum cleanup_result cleanup_settle_kept(const struct cleanup_settling *how);
 /* Undo a ledger whose answer has not arrived although it has the `sent` mark. The mark is struck
- * out first; if that fails nothing is undone, which is CLEANUP_FAILED. */
-enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how);
+ * out first; if that fails nothing is undone, which is CLEANUP_FAILED. If there is another one
+ * below it, that of a request which is kept whatever its client has, it is *KEPT. */
+enum cleanup_result cleanup_settle_refuted(const struct cleanup_settling *how, bool *kept);
 /* Look for the `sent` mark of the ledger ID in DIR. Returns 1 and the number of bytes in *N, 0 if
  * there is none, or -1 with errno if it cannot be told. */
 int cleanup_was_sent(int dir, const char *name, uint64_t *n);

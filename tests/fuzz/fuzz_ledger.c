@@ -762,6 +762,19 @@ static void check_sent(void)
     must(sent == NULL || n == strtoull(sent->argument, NULL, 10));
 }
 
+/* Returns true if the newest mark stands on one that nobody can refute. */
+static bool is_kept_anyway(void)
+{
+    const struct ledger *own = &ledgers[1];
+    const struct record *sent = NULL, *below = NULL;
+    for (size_t i = 0; i < own->count; i++)
+        if (own->records[i].verb == SENT) {
+            below = sent;
+            sent = &own->records[i];
+        }
+    return below != NULL && strtoull(below->argument, NULL, 10) == 0;
+}
+
 /* Settle what is on record, once, from inside the world, so that a relative path would be met. */
 static void settle_once(void)
 {
@@ -777,14 +790,17 @@ static void settle_once(void)
         ledgers[0].this_boot = ledgers[1].this_boot;
     if (ledgers[1].is_there && !ledgers[1].has_program)
         ledger_forget(&ledgers[0]);
+    mode.refuted = mode.refuted && !is_kept_anyway();
     check_sent();
     while (run_expected(runs) != NULL)
         runs++;
     tree_count = run_count = 0;
     armed = true;
+    bool kept = false;
     enum cleanup_result result = mode.kept      ? cleanup_settle_kept(&how)
-                                 : mode.refuted ? cleanup_settle_refuted(&how)
+                                 : mode.refuted ? cleanup_settle_refuted(&how, &kept)
                                                 : cleanup_settle(&how);
+    must(!kept);
     armed = false;
     check_after(result, runs);
 }

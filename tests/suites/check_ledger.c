@@ -394,6 +394,29 @@ static void die_after_sent(void)
     ck_assert_int_eq(cleanup_sent(100), 0);
 }
 
+static void die_after_sent_to_nobody(void)
+{
+    begin();
+    close(cleanup_create(at("work/a"), 0, 0644));
+    ck_assert_ptr_nonnull(cleanup_tempdir());
+    ck_assert_int_eq(cleanup_sent(0), 0);
+    ck_assert_int_eq(cleanup_sent(100), 0);
+}
+
+/* What is kept whatever the peer has is kept when the peer has it not. */
+TEST(refuted_and_kept_all_the_same)
+{
+    struct cleanup_settling how = {.dir = ledgers, .id = ID, .run = note_run};
+    bool kept = false;
+
+    in_child(die_after_sent_to_nobody);
+    ck_assert_int_eq(cleanup_settle_refuted(&how, &kept), CLEANUP_DONE);
+    ck_assert(kept);
+    ck_assert_str_eq(listing("work"), "a ");
+    ck_assert_str_eq(listing("tmp"), "");
+    ck_assert_str_eq(listing("ledgers"), "");
+}
+
 static void no_longer_sent(const char *command)
 {
     uint64_t n;
@@ -416,7 +439,9 @@ TEST_TIMES(kept_or_refuted, 2)
         ck_assert_str_eq(runs, "");
     } else {
         on_run = no_longer_sent;
-        ck_assert_int_eq(cleanup_settle_refuted(&how), CLEANUP_DONE);
+        bool kept = true;
+        ck_assert_int_eq(cleanup_settle_refuted(&how, &kept), CLEANUP_DONE);
+        ck_assert(!kept);
         ck_assert_str_eq(listing("work"), "");
         ck_assert_str_eq(runs, "undo\n");
     }

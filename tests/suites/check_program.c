@@ -3,6 +3,7 @@
  * is left. The programs are real ones, mostly shell scripts that a test writes. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -968,6 +969,53 @@ TEST(finish_goes_on_for_nobody)
     log_wait(s, "gone on");
     log_wait(s, " hangup undo=none");
     must(exists(at("done")));
+    server_stop(s);
+}
+
+/* A scratch directory that cannot be emptied is no reason to undo what is kept: not when the route
+ * finishes for a caller who has left, nor when the caller has the answer; whoever goes on with it.
+ */
+TEST_TIMES(kept_though_scratch_stays, 4)
+{
+    enum { ANSWERED = 1, BY_THE_NEXT_SERVER = 2 };
+    script("program", "echo \"unlink $PWD/../made\" >&3; touch ../made $TMPDIR/x\n"
+                      "echo $TMPDIR >../tmpdir; echo ready >&2; " AWAIT_GO HEAD "echo done");
+    must(mkfifo(at("go"), 0600) == 0);
+    const char *how = _i & BY_THE_NEXT_SERVER ? "--undo-retries 9" : "--undo-retries 0";
+    struct server *s =
+        hangupd("/p=%s,on-hangup=%s %s", at("cgi/program"), _i & ANSWERED ? "undo" : "finish", how);
+    int c = get(s, "/p");
+    log_wait(s, " ready");
+    char x[PATH_MAX];
+    snprintf(x, sizeof x, "%.*s/x", (int)strcspn(file_read(at("tmpdir")), "\n"),
+             file_read(at("tmpdir")));
+    if (!set_file_flag(x, FS_IMMUTABLE_FL, true)) {
+        test_skipped("kept_though_scratch_stays", "no immutable files here");
+        say_go();
+        server_stop(s);
+        return;
+    }
+    if (!(_i & ANSWERED))
+        close_rst(c);
+    say_go();
+    if (_i & ANSWERED)
+        must(hear_answer(c, false).status == 200);
+    log_wait(s, " %s undo=none", _i & ANSWERED ? "ok" : "hangup");
+    must(exists(at("made")));
+    if (_i & BY_THE_NEXT_SERVER) {
+        log_wait(s, " undo failed; ");
+        server_kill(s, SIGKILL);
+        s = hangupd("/p=%s %s", at("cgi/program"), how);
+        log_wait(s, " undo failed; ");
+        must(set_file_flag(x, FS_IMMUTABLE_FL, false));
+        log_wait(s, " kept at last, as it had been answered");
+    } else {
+        log_wait(s, " UNDO FAILED for good: scratch ");
+        must(set_file_flag(x, FS_IMMUTABLE_FL, false));
+        struct output o = run("%s recover --state %s", the_hangupd(), at("state"));
+        must_say(o.status == 0 && strstr(o.text, ": kept, as it had been answered"), "%s", o.text);
+    }
+    must(exists(at("made")) && !exists(x));
     server_stop(s);
 }
 

@@ -789,17 +789,6 @@ TEST_EACH(line_tells_how_to_try_again, states)
     must(!exists(at("%s/failed/%s", states[_i], w.id)));
 }
 
-/* Make the file one that can only be appended to, or an ordinary one again. */
-static bool set_append_only(const char *path, bool yes)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC), flags = 0;
-    bool done = fd >= 0 && ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0;
-    flags = yes ? flags | FS_APPEND_FL : flags & ~FS_APPEND_FL;
-    done = done && ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
-    close(fd);
-    return done;
-}
-
 /* An answer that was refuted stays so, also when that could not be written down at once. */
 TEST(refuted_answer_is_not_kept_by_a_later_try)
 {
@@ -809,14 +798,14 @@ TEST(refuted_answer_is_not_kept_by_a_later_try)
     const char *id = id_of(s, "big answer is ready");
     const char *ledger = at("state/%.16s/slot-0", id);
     wait_until(strstr(file_read(ledger), "\nsent "));
-    if (!set_append_only(ledger, true)) {
+    if (!set_file_flag(ledger, FS_APPEND_FL, true)) {
         test_skipped("refuted_answer_is_not_kept_by_a_later_try", "no append-only files here");
         return;
     }
     close_rst(c);
     log_wait(s, " undo=failed");
     must(exists(at("file")) && strstr(file_read(ledger), "\nsent "));
-    must(set_append_only(ledger, false));
+    must(set_file_flag(ledger, FS_APPEND_FL, false));
     log_wait(s, " undone at last");
     must(!exists(at("file")));
     server_stop(s);

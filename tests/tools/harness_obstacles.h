@@ -17,6 +17,9 @@ bool own_namespaces(int kinds);
 bool private_mounts(void);
 /* Mount a file system of SIZE, "256k", at PATH, which is made unless it is there. */
 bool mount_small(const char *path, const char *size);
+/* Give the file PATH the attribute FLAG of chattr(1), FS_APPEND_FL or FS_IMMUTABLE_FL, or take it
+ * away. Returns false if that is not allowed here, or the file system has none. */
+bool set_file_flag(const char *path, int flag, bool yes);
 /* Write to the file PATH until its disk has no room for one byte more. */
 void fill_disk(const char *path);
 
