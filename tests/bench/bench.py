@@ -123,6 +123,7 @@ def sustained(place, out):
             ours = servers.programs(here)
             peers = {peer: start(here) for peer, start in ASKED_LONG.items()}
             peers[TCPSERVER] = servers.tcpserver(here)
+            peers[FLOOR] = servers.floor_of_programs(here)
             for callers in CALLERS:
                 rates = slices(here, ours, callers)
                 theirs = {peer: servers.rate(here, server, "close", SLICE, callers)["rate"]
@@ -130,7 +131,8 @@ def sustained(place, out):
                 best = max(ASKED_LONG, key=theirs.get)
                 mean = statistics.mean(rates)
                 out.sustained.append((name, callers, mean, rates[0], rates[-1], best,
-                                      mean / theirs[best], mean / theirs[TCPSERVER]))
+                                      mean / theirs[best], mean / theirs[TCPSERVER],
+                                      mean / theirs[FLOOR], theirs[FLOOR] / theirs[best]))
                 what = f"program, {callers} callers on {name}, for {SUSTAINED} s"
                 out.add(f"{what}: of the best peer's", mean / theirs[best], "at least 1.1",
                         lambda v: v >= 1.1)

@@ -1,16 +1,20 @@
 /* floor.c: the least that a process per request can cost.
  *
- *     floor
+ *     floor [PROGRAM]
  *
- * Accept, fork, read, write, exit: no parsing, no limits, no log, no watching. Listens on a free
- * port of 127.0.0.1 and prints its number. What a real server does beside this is its overhead.
+ * Accept, fork, read, write, exit: no parsing, no limits, no log, no watching. With PROGRAM, what
+ * the child writes is what PROGRAM, which it starts, has written: an answer with its head (see
+ * hello.c). Listens on a free port of 127.0.0.1 and prints its number. What a real server does
+ * beside this is its overhead.
  */
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static const char answer[] = "HTTP/1.1 200 OK\r\n"
@@ -35,17 +39,47 @@ static int listen_anywhere(void)
     return fd;
 }
 
-static _Noreturn void serve(int connection)
+/* Start PROGRAM, whose standard input is the request that was read, and take what it writes. */
+static size_t ask(const char *program, const char *request, size_t length, char *text, size_t room)
 {
-    char request[4096];
+    int in[2], out[2];
+    size_t got = 0;
+    if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0 ||
+        write(in[1], request, length) != (ssize_t)length)
+        return 0;
+    pid_t pid = vfork();
+    if (pid == 0) {
+        dup2(in[0], STDIN_FILENO);
+        dup2(out[1], STDOUT_FILENO);
+        execl(program, program, "http", NULL);
+        _exit(127);
+    }
+    close(in[1]);
+    close(out[1]);
+    for (ssize_t n; (n = read(out[0], text + got, room - got)) > 0;)
+        got += (size_t)n;
+    waitpid(pid, NULL, 0);
+    return got;
+}
+
+static _Noreturn void serve(int connection, const char *program)
+{
+    char request[4096], text[4096];
     ssize_t n = read(connection, request, sizeof request);
+    const char *what = answer;
+    size_t length = sizeof answer - 1;
+    if (n > 0 && program != NULL) {
+        length = ask(program, request, (size_t)n, text, sizeof text);
+        what = text;
+    }
     if (n > 0)
-        n = write(connection, answer, sizeof answer - 1);
+        n = write(connection, what, length);
     _exit(n > 0 ? 0 : 1);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    const char *program = argc > 1 ? argv[1] : NULL;
     int listener = listen_anywhere();
     signal(SIGCHLD, SIG_IGN); /* nobody has to reap */
     for (;;) {
@@ -54,7 +88,7 @@ int main(void)
             continue;
         pid_t pid = fork();
         if (pid == 0)
-            serve(connection);
+            serve(connection, program);
         if (pid < 0)
             perror("floor: could not fork");
         close(connection);

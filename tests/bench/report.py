@@ -59,7 +59,8 @@ class Report:
                                  r["errors"]] for name, r in by_rate]))
         if self.sustained:
             parts.append(table(["a program, for long", "callers", "requests/s", "first 10 s",
-                                "last 10 s", "best peer", "of it", "of tcpserver"],
+                                "last 10 s", "best peer", "of it", "of tcpserver",
+                               "of the floor", "the floor, of the best peer"],
                                [[row[0], row[1], *map(number, row[2:5]), row[5],
                                  *map(number, row[6:])] for row in self.sustained]))
         if self.sizes:

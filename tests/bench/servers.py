@@ -159,6 +159,10 @@ def floor(place):
     return that_says_its_port(place, [str(place.bin / "floor")], "/hello")
 
 
+def floor_of_programs(place):
+    return that_says_its_port(place, [str(place.bin / "floor"), place.program], "/hello")
+
+
 # ---- Peers ----------------------------------------------------------------------------------
 
 def free_port():
