@@ -1783,21 +1783,20 @@ static bool is_elsewhere(int state, const char *id)
     return dir >= 0;
 }
 
-/* Returns the session that the header of the ledger ID names, if it is still the same one; else 0.
- * If the server's own file was never made, its program's has a header as well. */
-static pid_t session_of(int dir, const char *id)
+/* Returns the child that the header of the ledger ID names; its pid is 0 if that cannot be told. If
+ * the server's own file was never made, its program's has a header as well. */
+static struct process child_of(int dir, const char *id)
 {
     char program[LEDGER_NAME_SIZE];
     int fd = ledger_find(dir, id, O_RDONLY, NULL);
     if (fd < 0)
         fd = ledger_find(dir, ledger_program_name(program, id), O_RDONLY, NULL);
     if (fd < 0)
-        return 0;
+        return (struct process){0};
     struct header head = header_read(fd);
     close(fd);
-    bool lives =
-        head.valid && is_this_boot(&head) && head.pid > 1 && !session_is_over(head.pid, head.start);
-    return lives ? head.pid : 0;
+    bool known = head.valid && is_this_boot(&head) && head.pid > 1;
+    return (struct process){.pid = known ? head.pid : 0, .start = head.start};
 }
 
 /* End what the requests IDS have left running, and, unless TOKEN is NULL, all other requests of the
@@ -1806,19 +1805,16 @@ static pid_t session_of(int dir, const char *id)
 static void end_leftovers(int state, int dir, const char *token, char (*ids)[CLEANUP_ID_SIZE],
                           size_t count)
 {
-    pid_t *sessions = calloc(count + 1, sizeof *sessions);
+    struct process *children = calloc(count + 1, sizeof *children);
     struct hunt h = {
         .ids = ids, .id_count = count, .token = token, .state = state, .spared = is_elsewhere};
-    h.sessions = sessions;
-    for (size_t i = 0; sessions != NULL && i < count; i++) {
-        pid_t session = session_of(dir, ids[i]);
-        if (session != 0)
-            sessions[h.session_count++] = session;
-    }
+    h.children = children;
+    for (size_t i = 0; children != NULL && i < count; i++)
+        children[h.child_count++] = child_of(dir, ids[i]);
     if (!hunt_down(&h))
         report(token != NULL ? token : ids[0], "some processes of", "a dead server would not end",
                0);
-    free(sessions);
+    free(children);
 }
 
 /* Remove the dot files in DIR: ledgers whose maker died before their header was whole, and spare

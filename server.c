@@ -185,7 +185,7 @@ struct job {
     TAILQ_ENTRY(job) link;         /* in one of server.jobs */
     char id[CLEANUP_ID_SIZE];      /* of the request; "": recovery of dead servers */
     char name[CLEANUP_ID_SIZE];    /* of the ledger's files: a slot's, or the id */
-    pid_t session;                 /* the dead child's; 0: not known */
+    bool ours;                     /* its child was ours; else recovery has ended its processes */
     siginfo_t ended;               /* how the child ended */
     struct connection *connection; /* which waits for the first attempt, or NULL */
     enum verdict verdict;
@@ -2046,7 +2046,7 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     }
     if (!server.one_connection)
         cleanup_slot_name(j->name, (unsigned)c->slot);
-    j->session = pid;
+    j->ours = true;
     j->connection = c;
     j->ended = *ended;
     job_ready(j);
@@ -2336,14 +2336,15 @@ static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
     sigset_t none;
     become_child(w->fd, SIGKILL);
     setpgid(0, 0);
+    leave_terminal();
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (is_recovery(j))
         recover();
     cleanup_report = report_failure;
     log_sink.patience_ms = LOG_PATIENCE_MS;
-    if (j->session != 0)
-        hunt_once(j->id, j->session, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
+    if (j->ours)
+        hunt_once(j->id, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
     int result = janitor_settle(j, w);
     if ((result & (JANITOR_LEFT | JANITOR_UNDECIDED)) == JANITOR_LEFT && is_last_try(j, result) &&
         park(j, failure_take(), LOG_PATIENCE_MS))

@@ -204,14 +204,14 @@ enum cleanup_place cleanup_find(int state, const char *id, pid_t *holder);
 
 /* ---- Processes --------------------------------------------------------------------------- */
 
-/* Every process of a request has its id in its environment, as REQUEST_ID, and is a descendant of
- * the request's child, which is a subreaper. */
+/* Every process of a request bears its mark, and is a descendant of the request's child, which is a
+ * subreaper. The mark is a resource limit, and in the environment REQUEST_ID: see processes.h. */
 
 /* Remember where this process's environment lies, so that cleanup_mark_process can write there;
  * environ is moved away. Call it once, early in main. */
 void cleanup_mark_prepare(int argc, char **argv);
-/* Make /proc/self/environ say REQUEST_ID=ID, here and in what is forked or executed from here. ID
- * is copied. */
+/* Mark this process, and what is forked or executed from here, as the request ID's: also with
+ * REQUEST_ID=ID in /proc/self/environ. ID is copied. */
 void cleanup_mark_process(const char *id);
 /* End all that descends from this process, a subreaper: SIGTERM, then after GRACE_MS milliseconds,
  * or at once if that is 0, SIGKILL. MEANWHILE, if not NULL, is called now and then during the
@@ -219,11 +219,11 @@ void cleanup_mark_process(const char *id);
  * SIGKILL. */
 typedef void cleanup_meanwhile_fn(void);
 ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *meanwhile);
-/* Kill all that is left of the request ID, whose child, dead by now, had the pid SESSION (0: not
- * known): processes with its id, of its session, and below these. If SERVER is not 0, also that
- * process's children, but for those in the caller's session and those of which KNOWN returns true.
- * Returns true if none is left, false if some are after ten seconds. */
-bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*known)(pid_t));
+/* Kill all that is left of the request ID, whose child is dead: processes with its mark, and below
+ * these. If SERVER is not 0, also that process's children, but for those in the caller's session
+ * and those of which KNOWN returns true. Returns true if none is left, false if some are after ten
+ * seconds. */
+bool cleanup_end_request(const char *id, pid_t server, bool (*known)(pid_t));
 
 /* ---- Looking, for `hangupd status` ------------------------------------------------------- */
 

@@ -4,10 +4,17 @@
  *     if (!hunt_down(&h))
  *         ... some of them would not die ...
  *
- * Every process of a request has its id in its environment, as REQUEST_ID, and is a descendant of
- * the request's child, which is a subreaper. So there are two ways to find them: the child itself,
- * while it lives, ends what is below it (cleanup_end_children); after its death somebody else hunts
- * for the mark and the session (hunt_down, cleanup_end_request).
+ * Every process of a request bears its mark, and is a descendant of the request's child, which is a
+ * subreaper. So there are two ways to find them: the child itself, while it lives, ends what is
+ * below it (cleanup_end_children); after its death somebody else hunts for the mark (hunt_down,
+ * cleanup_end_request).
+ *
+ * The mark is a resource limit that the kernel keeps for each process and has not used since Linux
+ * 2.4, RLIMIT_LOCKS. It is inherited whatever a process becomes: another session, another
+ * environment, another program or user, a daemon; and it can be read of each of them. Only who sets
+ * this very limit sheds it (`ulimit -x`, or PAM where limits.conf has `locks`). REQUEST_ID in the
+ * environment is a second one, which is easily lost. A session proves nothing: after the death of
+ * its leader the number may be a stranger's.
  *
  * A look at /proc is not a picture of one moment. Processes fork while they are looked through, so
  * both ways look again until a look finds nobody. Whoever holds a ledger ends its processes and no
@@ -27,6 +34,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "ledger.h"
@@ -69,9 +77,46 @@ ASYNC_SAFE static bool process_read(pid_t pid, struct process *p)
     return true;
 }
 
-/* ---- Ending what is left of a request ------------------------------------------------ */
+/* ---- The mark ------------------------------------------------------------------------ */
 
-/* The mark, in two places, as a process may be forked or executed. */
+/* The soft limit: of the server's token so many bits as are left, and the request's number. It is
+ * read and set as prlimit(2) has it, two words on any machine, as rlim_t may be shorter. */
+#define LIMIT_NUMBER_BITS 36
+#define LIMIT_NUMBER_MASK ((UINT64_C(1) << LIMIT_NUMBER_BITS) - 1)
+#define LIMIT_NONE UINT64_MAX
+
+static uint64_t limit_of_id(const char *id)
+{
+    char *number;
+    uint64_t token = strtoull(id, &number, 16) << (LIMIT_NUMBER_BITS + 1) >> 1;
+    return token | (*number == '-' ? strtoull(number + 1, NULL, 16) & LIMIT_NUMBER_MASK : 0);
+}
+
+/* The kernel tells it of this user's processes at once, and of all others in words. */
+static uint64_t limit_of_process(pid_t pid)
+{
+    static const char name[] = "Max file locks";
+    char path[32], words[4096];
+    uint64_t now[2] = {LIMIT_NONE, LIMIT_NONE};
+    struct text t = TEXT(path);
+    if (syscall(SYS_prlimit64, pid, RLIMIT_LOCKS, NULL, now) == 0)
+        return now[0];
+    int fd = open(text_format(&t, "/proc/%d/limits", pid), O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, words, sizeof words - 1);
+    if (fd >= 0)
+        close(fd);
+    words[n > 0 ? n : 0] = '\0';
+    const char *line = strstr(words, name);
+    unsigned long long soft = LIMIT_NONE;
+    if (line != NULL) {
+        line += strlen(name);
+        line += strspn(line, " ");
+        (void)parse_number(&line, ULLONG_MAX, &soft); /* else it is "unlimited" */
+    }
+    return soft;
+}
+
+/* The mark in the environment, in two places, as a process may be forked or executed. */
 #define MARK_NAME "REQUEST_ID="
 #define MARK_NAME_LENGTH (sizeof MARK_NAME - 1)
 static struct {
@@ -114,15 +159,22 @@ void cleanup_mark_process(const char *id)
     size_t name = MARK_NAME_LENGTH, length = strlen(id);
     if (length >= CLEANUP_ID_SIZE)
         length = CLEANUP_ID_SIZE - 1;
+    uint64_t limit[2];
+    if (syscall(SYS_prlimit64, 0, RLIMIT_LOCKS, NULL, limit) == 0) {
+        limit[0] = limit_of_id(id);
+        syscall(SYS_prlimit64, 0, RLIMIT_LOCKS, limit, NULL);
+    }
     memcpy(mark.variable + name, id, length);
     mark.variable[name + length] = '\0';
     size_t size = name + length + 1;
     if (size > mark.room)
-        return; /* so small an environment has no room: its session must be enough to find it */
+        return; /* so small an environment has no room: the limit must be enough to find it */
     memcpy(mark.at, mark.variable, size);
     for (size_t at = size; at < mark.room && mark.at[at] != '\0'; at++)
         mark.at[at] = '\0'; /* the rest of the variable that was here, now cut in two */
 }
+
+/* ---- Ending what is left of a request ------------------------------------------------ */
 
 /* Step to the next process in the walk through /proc, zombies left out. Returns false at the end
  * and after a failure. */
@@ -190,34 +242,72 @@ ASYNC_SAFE static bool children_of(pid_t pid, struct pids *to)
     return told;
 }
 
-ASYNC_SAFE static void signal_one(pid_t pid, int signal)
+/* What a look has seen below this process: how many could be signalled, and how many not, as they
+ * are another user's. */
+struct sight {
+    size_t reached, refused;
+};
+
+/* Those that have had their SIGTERM in this ending. */
+static struct pids told;
+
+ASYNC_SAFE static bool told_for_the_first_time(pid_t pid)
 {
-    kill(pid, signal);
-    if (signal != SIGKILL)
-        kill(pid, SIGCONT); /* a process that is stopped would not act on it */
+    for (size_t i = 0; i < told.count; i++)
+        if (told.at[i] == pid)
+            return false;
+    return pids_add(&told, pid);
 }
 
-/* Signal all that descends from this process. If the kernel does not tell the children of a
- * process, that is its own children and those of its session: grandchildren come to it when their
- * parents die, as it is a subreaper. */
-ASYNC_SAFE static void signal_below(int signal)
+/* Send SIGNAL to PID, 0 to none, and note whether that may be done. */
+ASYNC_SAFE static void signal_one(pid_t pid, int signal, struct sight *s)
+{
+    bool refused = kill(pid, signal) < 0 && errno == EPERM;
+    if (signal == SIGTERM)
+        kill(pid, SIGCONT); /* a process that is stopped would not act on it */
+    if (refused)
+        s->refused++;
+    else
+        s->reached++;
+}
+
+/* Signal all that descends from this process, but SIGTERM only to those that have not had it. If
+ * ALL is false they are only those that have come to us as orphans, and what is below these: who
+ * has had its SIGTERM, and lives, may start what its last word needs. If the kernel does not tell
+ * the children of a process, it is its own children and those of its session: grandchildren come to
+ * it when their parents die, as it is a subreaper. */
+ASYNC_SAFE static struct sight signal_below(int signal, bool all)
 {
     static _Alignas(struct dirent64) char entries[4096];
     static struct pids below;
+    static bool due[sizeof below.at / sizeof below.at[0]];
     const pid_t self = getpid();
+    struct sight sight = {0};
     below.count = 0;
     if (children_of(self, &below)) {
+        memset(due, true, below.count);
         for (size_t i = 0; i < below.count; i++) {
-            children_of(below.at[i], &below); /* before it dies: they would become ours, unseen */
-            signal_one(below.at[i], signal);
+            size_t own = below.count;
+            bool now = due[i] && (signal != SIGTERM || told_for_the_first_time(below.at[i]));
+            /* Its children are found before it dies, as they would become ours, unseen; and when it
+             * has been stopped: a fork that has not come to its end by then begins anew after it.
+             */
+            if (now && signal == SIGTERM)
+                kill(below.at[i], SIGSTOP);
+            children_of(below.at[i], &below);
+            signal_one(below.at[i], now ? signal : 0, &sight);
+            memset(due + own, all || now, below.count - own);
         }
-        return;
+        return sight;
     }
     struct walk proc = walk_open(AT_FDCWD, "/proc", entries, sizeof entries);
     for (struct process p; process_next(&proc, &p);)
-        if (p.pid != self && (p.parent == self || p.session == self))
-            signal_one(p.pid, signal);
+        if (p.pid != self && (p.parent == self || p.session == self)) {
+            bool now = signal != SIGTERM || told_for_the_first_time(p.pid);
+            signal_one(p.pid, now ? signal : 0, &sight);
+        }
     (void)walk_close(&proc);
+    return sight;
 }
 
 /* Reap what has ended. Returns true if no child is left. */
@@ -234,19 +324,24 @@ ASYNC_SAFE static bool reap_all(void)
  * no longer, as one process on a dead disk must not hold up all other undoing for ever. */
 #define KILL_PATIENCE_MS 10000
 
-/* Reap until no child is left, or MS have passed. If SIGNAL is not 0 it is sent to all that is
- * below this process, again and again. CHILD is SIGCHLD, which the caller has blocked, so that
- * sigtimedwait takes it and a pause ends when a child does. Returns true if no child is left. */
+/* Signal what is below this process again and again, and reap, until no child is left, or MS have
+ * passed, or only those are left that may not be signalled. CHILD is SIGCHLD, which the caller has
+ * blocked, so that sigtimedwait takes it and a pause ends when a child does. Returns true if no
+ * child is left. */
 ASYNC_SAFE static bool reap_until(int64_t ms, int signal, const sigset_t *child,
                                   cleanup_meanwhile_fn *meanwhile)
 {
+    int in_vain = 0;
     for (int64_t now = clock_ms(), until = now + ms, pause = 1; now < until; now = clock_ms()) {
-        if (signal != 0)
-            signal_below(signal); /* what the killed leave behind has come to us: look again */
+        /* What the killed leave behind has come to us: look again. */
+        struct sight sight = signal_below(signal, signal != SIGTERM);
         if (reap_all())
             return true;
         if (meanwhile != NULL)
             meanwhile();
+        in_vain = sight.reached == 0 && sight.refused > 0 ? in_vain + 1 : 0;
+        if (in_vain > 1)
+            break;
         struct timespec t = {.tv_nsec = pause * 1000000};
         if (sigtimedwait(child, NULL, &t) < 0 && pause < 16)
             pause *= 2;
@@ -262,9 +357,10 @@ ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *mea
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     sigprocmask(SIG_BLOCK, &child, &before);
+    told.count = 0;
     if (grace_ms > 0)
-        signal_below(SIGTERM);
-    bool none = reap_until(grace_ms, 0, &child, meanwhile) ||
+        (void)signal_below(SIGTERM, true);
+    bool none = reap_until(grace_ms, SIGTERM, &child, meanwhile) ||
                 reap_until(KILL_PATIENCE_MS, SIGKILL, &child, NULL);
     sigprocmask(SIG_SETMASK, &before, NULL);
     return none;
@@ -277,8 +373,8 @@ struct hunt {
     const char *token; /* of all other requests of the server with this token, */
     int state;         /* except those of which SPARED(STATE, ID) is true: */
     bool (*spared)(int state, const char *id); /* their ledgers are in somebody else's hands */
-    const pid_t *sessions;                     /* of these sessions, */
-    size_t session_count;
+    const struct process *children;            /* these children of a dead server, */
+    size_t child_count;
     pid_t parent;         /* and all children of this process, */
     pid_t spared_session; /* except those of this session */
     bool (*known)(pid_t); /* and those of which this is true */
@@ -294,11 +390,24 @@ static bool is_hunted(const char *id, const struct hunt *h)
            !(h->spared != NULL && h->spared(h->state, id));
 }
 
+/* Returns true if the limit SOFT marks a request that is hunted. */
+static bool limit_is_hunted(uint64_t soft, const struct hunt *h)
+{
+    char id[CLEANUP_ID_SIZE];
+    for (size_t i = 0; i < h->id_count; i++)
+        if (soft == limit_of_id(h->ids[i]))
+            return true;
+    if (h->token == NULL || soft >> LIMIT_NUMBER_BITS != limit_of_id(h->token) >> LIMIT_NUMBER_BITS)
+        return false;
+    snprintf(id, sizeof id, "%s-%llx", h->token, (unsigned long long)(soft & LIMIT_NUMBER_MASK));
+    return is_hunted(id, h);
+}
+
 /* Returns true if the environment of PID, as it was executed or as it has marked itself, names a
  * request that is hunted. */
 static bool environment_has(pid_t pid, const struct hunt *h)
 {
-    static char environment[128 * 1024]; /* a longer one is cut: its session must be enough */
+    static char environment[128 * 1024]; /* a longer one is cut: the limit must be enough */
     char path[32];
     struct text t = TEXT(path);
     int fd = open(text_format(&t, "/proc/%d/environ", pid), O_RDONLY | O_CLOEXEC);
@@ -323,10 +432,10 @@ static bool is_quarry(const struct process *p, const struct hunt *h)
 {
     if (p->pid == getpid() || p->pid == h->parent)
         return false;
-    for (size_t i = 0; i < h->session_count; i++)
-        if (p->session == h->sessions[i])
+    for (size_t i = 0; i < h->child_count; i++)
+        if (p->pid == h->children[i].pid && p->start == h->children[i].start)
             return true;
-    if (environment_has(p->pid, h))
+    if (limit_is_hunted(limit_of_process(p->pid), h) || environment_has(p->pid, h))
         return true;
     return h->parent != 0 && p->parent == h->parent && p->session != h->spared_session &&
            !h->known(p->pid);
@@ -360,27 +469,12 @@ static bool hunt_down(const struct hunt *h)
     return false;
 }
 
-/* The kernel does not give a session's number to a new process while the session has members. So if
- * a process with the number LEADER lives that was not born at START, the session is over. */
-static bool session_is_over(pid_t leader, unsigned long long start)
-{
-    struct process p;
-    return process_read(leader, &p) && p.state != 'Z' && p.start != start;
-}
-
-bool cleanup_end_request(const char *id, pid_t session, pid_t server, bool (*known)(pid_t))
+bool cleanup_end_request(const char *id, pid_t server, bool (*known)(pid_t))
 {
     char ids[1][CLEANUP_ID_SIZE];
     snprintf(ids[0], sizeof ids[0], "%s", id);
-    /* The caller has seen its leader die: a living process with that number is a stranger. */
-    bool over = session == 0 || session_is_over(session, 0);
-    struct hunt h = {.ids = ids,
-                     .id_count = 1,
-                     .sessions = &session,
-                     .session_count = over ? 0 : 1,
-                     .parent = server,
-                     .spared_session = getsid(0),
-                     .known = known};
+    struct hunt h = {
+        .ids = ids, .id_count = 1, .parent = server, .spared_session = getsid(0), .known = known};
     return hunt_down(&h);
 }
 

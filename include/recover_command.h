@@ -140,6 +140,7 @@ static _Noreturn void recover_main(pid_t parent)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(EXIT_COULD_NOT);
+    setsid(); /* what the owner of STATE has recorded must not reach root's terminal */
     recover_alone();
     refuse_ids();
     bool looked = recover_wanted();

@@ -5,7 +5,7 @@
  *     puts(recover_words(state, id));          // hangupd recover --state DIR ID
  *
  *     cleanup_report = report_failure;         // failures go to the log, and are remembered
- *     hunt_once(id, session, parent, known);   // end what is left of the request
+ *     hunt_once(id, parent, known);            // end what is left of the request
  *     how.run = run_command;                   // cleanup.c calls it for each `run` record
  *     ...
  *     log_eventf(id, "NOT undone: %s", failure_take());
@@ -23,6 +23,7 @@
 #define HANGUPD_RUN_COMMAND_H
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <sysexits.h>
@@ -152,7 +153,9 @@ static _Noreturn void exec_command(const char *id, const char *command, int outp
     if (getppid() != parent)
         _exit(126);
     cleanup_mark_process(id);
-    setpgid(0, 0);
+    /* A session of its own, without a terminal: who runs it may be root at a terminal, and its
+     * author another user, who could type there (TIOCSTI). */
+    setsid();
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
@@ -163,6 +166,17 @@ static _Noreturn void exec_command(const char *id, const char *command, int outp
         _exit(126);
     execl("/bin/sh", "sh", "-c", command, (char *)NULL);
     _exit(127);
+}
+
+/* Leave the terminal that the server has, if it has one. A session of its own would do that too,
+ * but the server's is what tells one janitor from what requests leave behind (is_quarry). */
+static void leave_terminal(void)
+{
+    int terminal = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (terminal < 0)
+        return;
+    ioctl(terminal, TIOCNOTTY);
+    close(terminal);
 }
 
 /* Wait for PID's end, log its output FROM, and end all that it has started. Returns false if it did
@@ -180,7 +194,10 @@ static bool await_command(pid_t pid, const char *id, int from, int *status)
         if (output_take(&from, &lines, id, pause))
             pause = 1;
     }
-    kill(-pid, SIGKILL); /* its zombie, if that is what it is, still holds the number */
+    /* Its group, if it has made one by now; its zombie, if that is what it is, still holds the
+     * number. */
+    kill(-pid, SIGKILL);
+    kill(pid, SIGKILL);
     bool in_time = ended.si_pid != 0 && waitpid(pid, status, 0) == pid;
     /* Whatever it left behind: daemons are a service manager's business. */
     cleanup_end_children(0, NULL);
@@ -196,12 +213,12 @@ static bool await_command(pid_t pid, const char *id, int from, int *status)
 
 /* End the processes of the request ID, once. A janitor that was killed has lost the ledger's lock
  * with its life, but the command that it had started may still run: it must be gone before the same
- * command is begun again. SESSION, PARENT and KNOWN as for cleanup_end_request. */
-static void hunt_once(const char *id, pid_t session, pid_t parent, bool (*known)(pid_t))
+ * command is begun again. PARENT and KNOWN as for cleanup_end_request. */
+static void hunt_once(const char *id, pid_t parent, bool (*known)(pid_t))
 {
     if (strcmp(janitor.hunted, id) == 0)
         return;
-    if (!cleanup_end_request(id, session, parent, known))
+    if (!cleanup_end_request(id, parent, known))
         log_event(id, "a process of this request does not end, even by SIGKILL");
     snprintf(janitor.hunted, sizeof janitor.hunted, "%s", id);
 }
@@ -214,7 +231,7 @@ static int run_command(const char *id, const char *command)
     char what[1200], why[64];
     int ends[2], status = 0;
     pid_t self = getpid();
-    hunt_once(id, 0, 0, NULL);
+    hunt_once(id, 0, NULL);
     if (pipe2(ends, O_CLOEXEC) < 0)
         return -1;
     pid_t pid = fork();
@@ -225,7 +242,6 @@ static int run_command(const char *id, const char *command)
         close(ends[0]);
         return -1;
     }
-    setpgid(pid, pid); /* here too: its group may have to be killed before it has run */
     bool in_time = await_command(pid, id, ends[0], &status);
     bool exited = in_time && WIFEXITED(status);
     bool later = exited && WEXITSTATUS(status) == EX_TEMPFAIL;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -153,6 +154,23 @@ TEST(next_start_ends_what_still_runs_first)
     wait_gone(at("file"));
     for (int i = 0; i < 3; i++)
         must_say(!is_alive(helper[i]), "helper %d", i);
+    server_stop(s);
+}
+
+TEST(next_start_ends_daemons_too)
+{
+    file_write(at("program"), "#!/bin/sh\n"
+                              "env -i setsid sleep 1000 >/dev/null 2>&1 3>&- & echo $! >daemon\n"
+                              "mv daemon pid\nsleep 1000\n");
+    must(chmod(at("program"), 0755) == 0);
+    struct server *s = hangupd("/p=%s", at("program"));
+    get(s, "/p");
+    wait_exists(at("pid"));
+    pid_t daemon = (pid_t)atoi(file_read(at("pid")));
+    kill_both(s, only_child(s->pid));
+    wait_until(strstr(run("ps -o comm= -p %d", (int)daemon).text, "sleep"));
+    s = hangupd("/p=%s", at("program"));
+    wait_until(!is_alive(daemon));
     server_stop(s);
 }
 

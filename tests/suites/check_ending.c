@@ -156,6 +156,67 @@ TEST(end_children_continues_the_stopped)
     await(word);
 }
 
+static void fork_a_late_one(int sig)
+{
+    (void)sig;
+    if (fork() == 0) {
+        signal(SIGTERM, SIG_DFL);
+        sigset_t none;
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        prctl(PR_SET_PDEATHSIG, 0);
+        for (;;)
+            pause();
+    }
+    _exit(0);
+}
+
+static void parent_of_a_late_one(void)
+{
+    signal(SIGTERM, fork_a_late_one);
+    wait_for_term();
+}
+
+/* Who was not there yet when SIGTERM was sent gets its own. */
+TEST(end_children_that_come_late)
+{
+    (void)start_ready(parent_of_a_late_one);
+    int64_t before = clock_ms();
+    ck_assert(cleanup_end_children(60000, NULL));
+    ck_assert_int_lt(clock_ms() - before, 15000);
+}
+
+static void start_a_helper(int sig)
+{
+    (void)sig;
+    pid_t helper = fork();
+    if (helper == 0) {
+        sigset_t none;
+        sigemptyset(&none);
+        signal(SIGTERM, SIG_DFL);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        sleep_ms(200);
+        _exit(write(word[1], "", 1) != 1);
+    }
+    waitpid(helper, NULL, 0);
+    _exit(0);
+}
+
+static void says_it_by_a_helper(void)
+{
+    signal(SIGTERM, start_a_helper);
+    wait_for_term();
+}
+
+/* But not what somebody starts for his last word, and waits for. */
+TEST(end_children_with_helpers_for_the_last_word)
+{
+    ck_assert_int_eq(pipe2(word, O_CLOEXEC), 0);
+    (void)start_ready(says_it_by_a_helper);
+    ck_assert(cleanup_end_children(60000, NULL));
+    await(word);
+}
+
 static bool know_nobody(pid_t pid)
 {
     (void)pid;
@@ -169,10 +230,11 @@ static bool know_one(pid_t pid)
     return pid == known_pid;
 }
 
-/* A request's child that is dead and leaves one process in its session. */
+/* A request's child that is dead and leaves one process. */
 static void session_leader(void)
 {
     setsid();
+    cleanup_mark_process(ID);
     stage->daemon = start_ready(sleep_forever);
     say_ready();
 }
@@ -192,7 +254,7 @@ TEST(end_request)
     await_exec(longer);
     await_exec(stranger);
     await_zombie(leader);
-    ck_assert(cleanup_end_request(ID, leader, 0, know_nobody));
+    ck_assert(cleanup_end_request(ID, 0, know_nobody));
     ck_assert(WIFSIGNALED(status_of(daemon)));
     ck_assert(WIFSIGNALED(status_of(stage->daemon)));
     ck_assert_int_eq(status_of(leader), 0);
@@ -203,24 +265,13 @@ TEST(end_request)
     /* What has re-parented to the server is ended too, unless it is known, or of its session. */
     known_pid = neighbour;
     pid_t janitor = start_ready(wait_for_term);
-    ck_assert(cleanup_end_request(ID, leader, getpid(), know_one));
+    ck_assert(cleanup_end_request(ID, getpid(), know_one));
     ck_assert(WIFSIGNALED(status_of(stranger)));
     ck_assert(WIFSIGNALED(status_of(longer)));
     ck_assert(alive(neighbour));
     ck_assert(alive(janitor));
     end_by_kill(neighbour);
     end_by_kill(janitor);
-}
-
-/* The leader's pid is given out again: a stranger who has it is not in its session. */
-TEST(end_request_recycled_session)
-{
-    pid_t stranger = spawn("");
-
-    await_exec(stranger);
-    ck_assert(cleanup_end_request(ID, stranger, 0, know_nobody));
-    ck_assert(alive(stranger));
-    end_by_kill(stranger);
 }
 
 /* ---- The mark in the environment --------------------------------------------------------- */
@@ -290,6 +341,6 @@ TEST(mark_process)
     cleanup_mark_process(with("%s-ffffffffffffffff", TOKEN));
     ck_assert(environment_has(getpid(), with("REQUEST_ID=%s-ffffffffffffffff", TOKEN)));
     ck_assert(!environment_has(getpid(), with("REQUEST_ID=%s", ID)));
-    ck_assert(cleanup_end_request(ID, 0x7fffffff, 0, know_nobody));
+    ck_assert(cleanup_end_request(ID, 0, know_nobody));
     ck_assert(WIFSIGNALED(status_of(child)));
 }

@@ -372,6 +372,74 @@ TEST(recover_spares_a_recycled_pid)
     end_by_kill(stranger);
 }
 
+static void leave_a_job(void)
+{
+    setsid();
+    stage->daemon = start_ready(sleep_forever);
+}
+
+/* So may its session: a stranger's shell had it, and has ended, and its job goes on. */
+TEST(recover_spares_a_recycled_session)
+{
+    unsigned left;
+
+    make_stage();
+    in_child(be_a_server);
+    int state = open_state();
+    int dir = openat(state, stage->token, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    pid_t shell = start(leave_a_job);
+    ck_assert_int_eq(status_of(shell), 0);
+    ck_assert_int_eq(getsid(stage->daemon), shell);
+    leave_for(dir, stage_child_id("1"), shell, 1, "unlink %s\n", at("work/a"));
+    ck_assert_uint_eq(recover(state, adopt_dir(), &left), 1);
+    ck_assert(alive(stage->daemon));
+    end_by_kill(stage->daemon);
+}
+
+/* As a daemon that wants room for its title. */
+static void wipe_environment(void)
+{
+    unsigned long from, to;
+    FILE *stat = fopen("/proc/self/stat", "re");
+    ck_assert_ptr_nonnull(stat);
+    for (int field = 1; field < 50; field++)
+        ck_assert_int_eq(fscanf(stat, "%*s"), 0);
+    ck_assert_int_eq(fscanf(stat, "%lu %lu", &from, &to), 2);
+    fclose(stat);
+    for (volatile char *at_ = (char *)from; at_ < (char *)to; at_++)
+        *at_ = '\0';
+}
+
+static void lose_everything(void)
+{
+    cleanup_mark_process(stage_child_id("7"));
+    setsid();
+    wipe_environment();
+    sleep_forever();
+}
+
+static void become_a_daemon(void)
+{
+    cleanup_mark_process(stage_child_id("7"));
+    setsid();
+    say_ready();
+    execle("/bin/sleep", "sleep", "1000", (char *)NULL, (char *[]){NULL});
+}
+
+/* Neither its environment nor its session tells whose it is. */
+TEST_TIMES(recover_ends_who_has_lost_everything, 2)
+{
+    unsigned left;
+
+    make_stage();
+    in_child(be_a_server);
+    pid_t lost = start_ready(_i == 0 ? become_a_daemon : lose_everything);
+    if (_i == 0)
+        await_exec(lost);
+    (void)recover(open_state(), adopt_dir(), &left);
+    ck_assert(WIFSIGNALED(status_of(lost)));
+}
+
 static pid_t spawn_for(const char *token, const char *suffix)
 {
     char variable[64];

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -511,6 +512,48 @@ TEST(command_has_the_servers_environment)
     must(sscanf(strstr(line, "group"), "group %d %d", &group, &pid) == 2);
     must_say(group == pid, "%s", line);
     server_stop(s);
+}
+
+/* A script that becomes PROGRAM with a terminal, as for somebody who sits there; *MASTER is the
+ * terminal's other end. */
+static const char *on_a_terminal(const char *program, int *master)
+{
+    char text[PATH_MAX + 128];
+    *master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    must(*master >= 0 && grantpt(*master) == 0 && unlockpt(*master) == 0);
+    snprintf(text, sizeof(text), "#!/bin/sh\nexec setsid -c '%s' \"$@\" <%s\n", program,
+             ptsname(*master));
+    file_write(at("on-a-terminal"), text);
+    must(chmod(at("on-a-terminal"), 0755) == 0);
+    return at("on-a-terminal");
+}
+
+#define LOOK_FOR_A_TERMINAL                                                                        \
+    "if (: </dev/tty); then echo reached; else echo none; fi >tty; "                               \
+    "cut -d' ' -f7 /proc/$$/stat >>tty"
+
+/* Who can open a terminal can push keys into it: those of whoever runs hangupd there, maybe root.
+ */
+TEST_TIMES(command_has_no_terminal, 2)
+{
+    enum { BY_A_JANITOR, BY_RECOVER };
+    int master;
+    const char *program = on_a_terminal(_i == BY_A_JANITOR ? the_things() : the_hangupd(), &master);
+    struct server *s = _i == BY_A_JANITOR ? server_start(program, "%s", "") : things("%s", "");
+    char query[1024];
+    snprintf(query, sizeof(query), "run1=%s", encoded(LOOK_FOR_A_TERMINAL));
+    struct working w = start_working(s, query);
+    if (_i == BY_A_JANITOR) {
+        close_fin(w.connection);
+        log_wait(s, " hangup undo=ok");
+        server_stop(s);
+    } else {
+        kill_all_of(s, &w, 1);
+        struct output o = run("%s recover --state %s", program, at("state"));
+        must_say(o.status == 0, "%s", o.text);
+    }
+    must_say(strcmp(file_read(at("tty")), "none\n0\n") == 0, "%s", file_read(at("tty")));
+    close(master);
 }
 
 /* Nobody waits for a log, but a janitor may, for a while: what a command says is not lost. */
