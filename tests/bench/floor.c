@@ -43,7 +43,6 @@ static int listen_anywhere(void)
 static size_t ask(const char *program, const char *request, size_t length, char *text, size_t room)
 {
     int in[2], out[2];
-    size_t got = 0;
     if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0 ||
         write(in[1], request, length) != (ssize_t)length)
         return 0;
@@ -56,6 +55,7 @@ static size_t ask(const char *program, const char *request, size_t length, char 
     }
     close(in[1]);
     close(out[1]);
+    size_t got = 0;
     for (ssize_t n; (n = read(out[0], text + got, room - got)) > 0;)
         got += (size_t)n;
     waitpid(pid, NULL, 0);
