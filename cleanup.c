@@ -58,6 +58,7 @@
  *     settled by it and its children alone while it holds STATE/SERVER/lock; after its death by
  *     whoever has that.
  *   - Where both files of a ledger are moved or removed, ID.p is first: ID alone would look whole.
+ *     What decides about both is noted in ID.p before it moves.
  *   - Only the process that called cleanup_begin records and undoes; a fork of it does neither.
  *
  * BUGS:
@@ -1034,12 +1035,16 @@ bool cleanup_exists(int dir, const char *id)
 }
 
 /* Find the newest `sent` mark of the ledger NAME that is not struck out, and if STRIKE_OUT is true,
- * strike it out. Only the server's own file is asked: a program cannot say that its answer has
- * arrived. Returns 1 with its number in *N, 0 if there is none, or -1 with errno. */
+ * strike it out. While it is there only the server's own file is asked: a program cannot say that
+ * its answer has arrived. Returns 1 with its number in *N, 0 if there is none, or -1 with errno. */
 ASYNC_SAFE static int sent_find(int dir, const char *name, bool strike_out, uint64_t *n)
 {
     static struct reader reader; /* not undo_pass's: a `run` may ask in the midst of that */
-    int fd = ledger_find(dir, name, strike_out ? O_RDWR : O_RDONLY, NULL);
+    char program[LEDGER_NAME_SIZE];
+    int flags = strike_out ? O_RDWR : O_RDONLY;
+    int fd = ledger_find(dir, name, flags, NULL);
+    if (fd < 0 && errno == ENOENT) /* moved by halves: see note_sent */
+        fd = ledger_find(dir, ledger_program_name(program, name), flags, NULL);
     if (fd < 0)
         return errno == ENOENT ? 0 : -1;
     int found = -1;
@@ -1833,6 +1838,22 @@ static bool sweep_unfinished(int dir)
     return error == 0;
 }
 
+/* Note in the program's file of a ledger that the answer was sent, if that is so. A crash between
+ * the two renames of cleanup_move leaves that file alone, and who finds it must decide as with
+ * both. The newline ends what the program has left without one. */
+static bool note_sent(int dir, const char *name, const char *program)
+{
+    static const char note[] = "\nsent 0\n";
+    uint64_t n;
+    int sent = cleanup_was_sent(dir, name, &n);
+    int fd = sent > 0 ? ledger_find(dir, program, O_WRONLY | O_APPEND, NULL) : -1;
+    if (fd < 0)
+        return sent == 0 || (sent > 0 && errno == ENOENT);
+    bool noted = write_all(fd, note, sizeof note - 1) == 0 && fdatasync(fd) == 0;
+    close_keep_errno(fd);
+    return noted;
+}
+
 bool cleanup_move(int from, const char *name, int to, const char *id)
 {
     char program[LEDGER_NAME_SIZE], program_to[LEDGER_NAME_SIZE];
@@ -1842,9 +1863,26 @@ bool cleanup_move(int from, const char *name, int to, const char *id)
     /* ID.p goes first. In the new place ID alone would look like a whole ledger, and its records
      * would be undone before the program's, which are newer. A slot's program's file that does not
      * belong to this ledger stays. */
-    if ((!h.valid || h.program) && renameat(from, program, to, program_to) < 0 && errno != ENOENT)
+    bool both = !h.valid || h.program;
+    if (both && (!note_sent(from, name, program) ||
+                 (renameat(from, program, to, program_to) < 0 && errno != ENOENT)))
         return false;
     return renameat(from, name, to, id) == 0 || errno == ENOENT;
+}
+
+bool cleanup_unite(int state, int dir, const char *name, const char *id)
+{
+    char program[LEDGER_NAME_SIZE], parked[LEDGER_NAME_SIZE];
+    struct header h = header_of(dir, name);
+    int failed = h.valid && h.program ? cleanup_failed_open(state, false) : -1;
+    if (failed < 0)
+        return !h.unread;
+    bool whole = strcmp(h.id, id) != 0 || faccessat(failed, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+                 renameat2(failed, ledger_program_name(parked, id), dir,
+                           ledger_program_name(program, name), RENAME_NOREPLACE) == 0;
+    whole = whole || errno == ENOENT || errno == EEXIST;
+    close_keep_errno(failed);
+    return whole;
 }
 
 /* Give each ledger that a slot keeps in DIR, whose server is dead, the name of its request. */
@@ -2037,7 +2075,7 @@ static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char
 {
     struct cleanup_settling how = {.dir = dir, .id = id, .after_crash = true, .run = r->run};
     uint64_t n;
-    int sent = cleanup_was_sent(dir, id, &n);
+    int sent = cleanup_unite(r->state, dir, id, id) ? cleanup_was_sent(dir, id, &n) : -1;
     enum cleanup_result result = CLEANUP_FAILED;
     if (sent < 0)
         report_unopened(id, "could not look for the sent mark of", id);

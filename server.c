@@ -2264,7 +2264,8 @@ static int janitor_settle(const struct job *j, const struct witness *w)
                                    .run = run_command,
                                    .after_crash = is_adopted(j->id)};
     uint64_t n;
-    int sent = cleanup_was_sent(server.dir, name, &n);
+    bool whole = cleanup_unite(server.state.fd, server.dir, name, j->id);
+    int sent = whole ? cleanup_was_sent(server.dir, name, &n) : -1;
     if (sent < 0 && j->verdict == VERDICT_OPEN) {
         cleanup_report(j->id, "could not look for the ledger's sent mark");
         return JANITOR_LEFT | JANITOR_UNDECIDED;

@@ -149,6 +149,11 @@ char (*cleanup_list(int dir, size_t *count))[CLEANUP_ID_SIZE];
  * crash. Returns false with errno; then a part of it may have been moved. */
 bool cleanup_move(int from, const char *name, int to, const char *id);
 
+/* Bring the program's file of the ledger ID, called NAME in DIR, back from STATE/failed, if a crash
+ * has left it there alone while the ledger was parked. Returns false, with errno, if it may still
+ * be there: then nothing must be decided. */
+bool cleanup_unite(int state, int dir, const char *name, const char *id);
+
 /* The name of the files of the ledger that the slot number SLOT keeps. Async-signal-safe. */
 void cleanup_slot_name(char name[CLEANUP_ID_SIZE], unsigned slot);
 

@@ -289,6 +289,52 @@ TEST(recover_moves_what_is_left)
     ck_assert_str_eq(listing("work"), "a stuck ");
 }
 
+static bool was_answered;
+
+/* Dies between the two renames of parking: a directory is in the way of the second. Its program's
+ * file ends with a line that is not whole, which must not become another one. */
+static void server_dies_half_parked(void)
+{
+    server_with_ledger();
+    int fd = cleanup_open_for_program();
+    ck_assert_int_ge(fd, 0);
+    file_write(at("work/b"), "");
+    file_write(at("work/c"), "");
+    ck_assert_int_gt(dprintf(fd, "unlink %s\nunlink %s", at("work/b"), at("work/c")), 0);
+    if (was_answered)
+        ck_assert_int_eq(cleanup_sent(100), 0);
+    const char *id = stage_child_id("1");
+    ck_assert_int_eq(mkdir(at("state/failed"), 0700), 0);
+    ck_assert_int_eq(mkdir(at("state/failed/%s", id), 0700), 0);
+    ck_assert(!cleanup_park(open_state(), ledgers, id, id));
+    ck_assert_int_eq(rmdir(at("state/failed/%s", id)), 0);
+    ck_assert_str_eq(listing("state/failed"), with("%s.p ", id));
+}
+
+/* Whoever comes first, and whichever half is met first: all is kept, or all is undone. */
+TEST_TIMES(half_parked_is_decided_once, 4)
+{
+    unsigned left = 99;
+    was_answered = _i & 1;
+
+    make_stage();
+    in_child(server_dies_half_parked);
+    int state = open_state();
+    struct cleanup_recovery how = {.state = state, .adopt = -1, .settled = count_recovered};
+    if (_i & 2)
+        ck_assert(cleanup_recover_parked(&how));
+    unsigned met = _i & 2 ? 1 : 0;
+    ck_assert_uint_eq(recovered, met);
+    ck_assert_uint_eq(recover(state, -1, &left), 1);
+    ck_assert_uint_eq(left, 0);
+    recovered = 0;
+    ck_assert(cleanup_recover_parked(&how)); /* it was fetched from there, or is done */
+    ck_assert_uint_eq(recovered, 0);
+    ck_assert_str_eq(listing("state/failed"), "");
+    ck_assert_str_eq(listing("work"), was_answered ? "a b c " : "c ");
+    ck_assert_str_eq(listing("tmp"), "");
+}
+
 static void request_child(void)
 {
     setsid(); /* as the server's children do, first of all */
