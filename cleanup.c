@@ -1248,7 +1248,7 @@ ASYNC_SAFE static int undo_if(const struct settlement *s, const struct record *r
 }
 
 /* Cut off the slashes at the end of the record's argument. With one of them a name that has become
- * a link would be followed, O_NOFOLLOW or not. */
+ * a link would be followed, O_NOFOLLOW or not; and that of a file would seem not to be there. */
 ASYNC_SAFE static void cut_slashes(struct record *r)
 {
     /* The root stays "/", but no identity is enough to remove it: that argument becomes empty. */
@@ -1291,7 +1291,7 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
     }
     struct record r = record_parse(at->line);
     enum verb_undo how = verbs[r.verb].undo;
-    if (how == UNDO_TREE || how == UNDO_SCRATCH)
+    if (how == UNDO_FILE || how == UNDO_TREE || how == UNDO_SCRATCH)
         cut_slashes(&r);
     if (how == UNDO_SCRATCH && r.error == 0)
         return undo_scratch(s->how, r.argument) < 0 ? -1 : 1;

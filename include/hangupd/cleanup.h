@@ -62,7 +62,8 @@ int cleanup_mkdir(const char *path, mode_t mode);
 const char *cleanup_tempdir(void);
 
 /* For what other code is about to make: on undo, remove the file PATH, or the directory PATH
- * and all that is in it, whatever then has that name. Call it before the thing is made. */
+ * and all that is in it, whatever then has that name; a slash at its end says nothing. Call it
+ * before the thing is made. */
 int cleanup_unlink(const char *path);
 int cleanup_rmtree(const char *path);
 

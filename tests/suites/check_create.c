@@ -460,6 +460,17 @@ TEST(plain_records_undone)
     ck_assert_str_eq(reports, "");
 }
 
+/* open(2) made the name without the slash. */
+TEST(unlink_of_a_name_with_a_slash)
+{
+    begin();
+    ck_assert_int_eq(cleanup_unlink(at("work/f/")), 0);
+    file_write(at("work/f"), "");
+    ck_assert_done(cleanup_undo());
+    ck_assert_str_eq(listing("work"), "");
+    ck_assert_str_eq(reports, "");
+}
+
 TEST(commit_keeps_what_is_above)
 {
     begin();
