@@ -73,6 +73,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -101,6 +102,7 @@ enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
  * none, as nobody knows when that will be mended. */
 #define RETRY_AFTER "5"
 
+#define TYPE_SIZE 256 /* of Content-Type's value and a NUL */
 #define ANSWER_FIELDS_SIZE 16384
 #define ANSWER_HEAD_SIZE (ANSWER_FIELDS_SIZE + 1024) /* with a status line and our own fields */
 
@@ -109,6 +111,7 @@ struct answer {
     bool started;  /* bytes of it may have been sent: from here on it is completed or cut */
     int status;
     const char *type, *reason; /* NULL: none, the usual one */
+    const char *own_type;      /* by respond_header: instead of type; NULL: none */
     enum framing framing;
     int64_t length;   /* of the body; -1: not known */
     uint64_t written; /* of the body, by the handler */
@@ -628,6 +631,14 @@ static void add_allow(struct request *rq)
     respond_header(rq, "Allow", text_end(&t));
 }
 
+/* A C handler gets the values of the query as strings, which a NUL would end: what stood behind it
+ * would be taken for another name. A program decodes for itself. Returns what is wrong, or NULL. */
+static const char *check_query(const struct request *rq)
+{
+    return rq->route->handler != NULL && strstr(rq->query, "%00") != NULL ? "a NUL in the query"
+                                                                          : NULL;
+}
+
 /* Refuse, or answer here, what needs no work. Everything that can be refused is refused before the
  * body is asked for: the client need not send what nobody wants. */
 static void request_check(struct request *rq)
@@ -642,6 +653,8 @@ static void request_check(struct request *rq)
             refuse_request(rq, 501, "the method is not implemented");
         if (rq->route == NULL)
             refuse_request(rq, 404, "no route serves this path");
+        if (check_query(rq) != NULL)
+            refuse_request(rq, 400, check_query(rq));
     }
     const char *methods = rq->route != NULL ? methods_of(rq->route) : "OPTIONS";
     bool listed = lists_method(methods, rq->method);
@@ -875,6 +888,17 @@ static void heed_fin(struct request *rq, uint32_t flags)
         abandon(rq, OUTCOME_HANGUP, CAUSE_HANGUP);
 }
 
+/* The server has raised the limit for its connections; select(2) cannot take as many. */
+static void restore_descriptor_limit(const struct handler_settings *s)
+{
+    struct rlimit files;
+    if (s->open_files > 0 && getrlimit(RLIMIT_NOFILE, &files) == 0 &&
+        files.rlim_cur > s->open_files) {
+        files.rlim_cur = s->open_files;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
 /* The work begins: from here on the parent acts on a hangup as the route wants it. The flags that
  * say so come with the state in one step: the parent never sees RUNNING without them. */
 static void enter_running(struct request *rq)
@@ -914,6 +938,8 @@ static int follow_redirect(struct request *rq)
     rq->body_length = 0;
     if (wrong == NULL)
         find_route(rq);
+    if (wrong == NULL && rq->route != NULL && rq->query != NULL)
+        wrong = check_query(rq);
     if (wrong == NULL && rq->route != NULL && rq->query != NULL &&
         lists_method(methods_of(rq->route), "GET"))
         return 0;
@@ -923,12 +949,55 @@ static int follow_redirect(struct request *rq)
     return -1;
 }
 
+ASYNC_SAFE static void on_nothing(int signal)
+{
+    (void)signal;
+}
+
+/* What the handler executes, by popen(3), system(3) or another way, gets signals and the limit of
+ * descriptors as the server was started with them. A signal that is ignored would stay so over
+ * exec; one with a handler does not, and here it comes to the same. */
+static void prepare_for_helpers(const struct handler_settings *s)
+{
+    const struct sigaction nothing = {.sa_handler = on_nothing, .sa_flags = SA_RESTART};
+    for (int signal = 1; signal < NSIG; signal++)
+        if (sigismember(&s->ignored, signal) == 1)
+            sigaction(signal, &nothing, NULL);
+    restore_descriptor_limit(s);
+}
+
+/* Write what the handler has left in buffers of stdio: its process will not end by exit(3). Where
+ * standard output goes, nobody who called cares. Returns false, with errno, if that failed. */
+static bool flush_streams(void)
+{
+    if (fflush(stdout) != 0)
+        __fpurge(stdout);
+    return fflush(NULL) == 0;
+}
+
+/* Call the route's C function. A process that it forked, and that has come back instead of exiting,
+ * ends here: there is one request, and one process that answers it. */
+static int call_handler(struct request *rq)
+{
+    prepare_for_helpers(rq->settings);
+    int result = rq->route->handler(rq);
+    if (cleanup_is_owner()) {
+        if (flush_streams())
+            return result;
+        request_log(rq, "could not write what the handler left in a buffer: %s", strerror(errno));
+        return -1;
+    }
+    request_log(rq, "process %d, which the handler forked, returned from the handler and is ended",
+                getpid());
+    _exit(result != 0);
+}
+
 /* Run the route's handler, or its program, and those that it redirects to. Returns 0 if the last
  * has done what it should. */
 static int run_route(struct request *rq)
 {
     for (int redirects = 0;; redirects++) {
-        int result = rq->route->handler != NULL ? rq->route->handler(rq) : run_program(rq);
+        int result = rq->route->handler != NULL ? call_handler(rq) : run_program(rq);
         if (result != 0 || rq->redirect == NULL)
             return result;
         if (redirects == REDIRECTS_MAX) {
@@ -1019,7 +1088,7 @@ const char *request_header(struct request *rq, const char *name)
 const char *request_parameter(struct request *rq, const char *name)
 {
     if (rq->parameters == NULL) {
-        rq->parameters = calloc(1, http_query_room(rq->query)); /* a NUL (%00) ends it early */
+        rq->parameters = malloc(http_query_room(rq->query));
         if (rq->parameters != NULL)
             http_decode_query(rq->query, rq->parameters);
     }
@@ -1140,7 +1209,6 @@ __attribute__((no_sanitize("address"))) static int become_program(void *data)
 {
     struct launch *l = data;
     struct sigaction usual = {.sa_handler = SIG_DFL};
-    struct rlimit files;
     sigset_t none;
     char *const words[] = {(char *)l->file, NULL};
     /* A handled signal is reset here, while all are blocked: exec would do so only after they are
@@ -1157,11 +1225,7 @@ __attribute__((no_sanitize("address"))) static int become_program(void *data)
     for (int fd = 0; fd < 4; fd++) /* the last may be 3 already, and would be closed by exec */
         if ((l->fds[fd] != fd ? dup2(l->fds[fd], fd) : fcntl(fd, F_SETFD, 0)) < 0)
             goto failed;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && l->rq->settings->open_files > 0 &&
-        files.rlim_cur > l->rq->settings->open_files) {
-        files.rlim_cur = l->rq->settings->open_files; /* select(2) cannot take many */
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    restore_descriptor_limit(l->rq->settings);
     l->failed = "enter the directory of";
     if (chdir(l->directory) < 0)
         goto failed;
@@ -1564,16 +1628,37 @@ static bool is_reserved_field(const char *name)
     return false;
 }
 
+/* Returns true if the answer can still be prepared by this process: with errno if not. */
+static bool may_answer(const struct request *rq, bool valid)
+{
+    bool owner = cleanup_is_owner();
+    errno = !owner ? EPERM : !valid ? EINVAL : EALREADY;
+    return owner && valid && !rq->answer.prepared;
+}
+
+/* Returns true if VALUE can stand in a header field. No CR or LF: it would begin a field. */
+static bool is_field_value(const char *value)
+{
+    while (*value != '\0' && http_is_text(*value))
+        value++;
+    return *value == '\0';
+}
+
 int respond_header(struct request *rq, const char *name, const char *value)
 {
     struct answer *a = &rq->answer;
-    size_t n = strlen(name), m = strlen(value);
-    bool valid = http_is_token(name, n) && !is_reserved_field(name);
-    for (size_t i = 0; valid && i < m; i++)
-        valid = http_is_text(value[i]); /* no CR or LF: it would begin a field */
-    errno = !valid ? EINVAL : a->prepared ? EALREADY : E2BIG;
-    if (!valid || a->prepared || n + m + 4 >= sizeof a->fields - a->fields_size)
+    if (!may_answer(rq, name != NULL && value != NULL && http_is_token(name, strlen(name)) &&
+                            !is_reserved_field(name) && is_field_value(value)))
         return -1;
+    size_t n = strlen(name), m = strlen(value);
+    bool is_type = strcasecmp(name, "Content-Type") == 0; /* there is one, whoever names it */
+    errno = E2BIG;
+    if (is_type ? m >= TYPE_SIZE : n + m + 4 >= sizeof a->fields - a->fields_size)
+        return -1;
+    if (is_type) {
+        a->own_type = request_keep(rq, value, m);
+        return a->own_type != NULL ? 0 : -1;
+    }
     struct text t = {.at = a->fields, .length = a->fields_size, .room = sizeof a->fields};
     text_format(&t, "%s: %s\r\n", name, value);
     a->fields_size = t.length;
@@ -1583,11 +1668,8 @@ int respond_header(struct request *rq, const char *name, const char *value)
 int respond_begin(struct request *rq, int status, const char *type, int64_t length)
 {
     struct answer *a = &rq->answer;
-    bool valid = status >= 200 && status <= 599 && length >= -1;
-    for (const char *c = type; valid && c != NULL && *c != '\0'; c++)
-        valid = http_is_text(*c) && strlen(type) < 256;
-    errno = valid ? EALREADY : EINVAL;
-    if (!valid || a->prepared)
+    if (!may_answer(rq, status >= 200 && status <= 599 && length >= -1 &&
+                            (type == NULL || (strlen(type) < TYPE_SIZE && is_field_value(type)))))
         return -1;
     a->prepared = true;
     a->status = status;
@@ -1602,6 +1684,10 @@ int respond_begin(struct request *rq, int status, const char *type, int64_t leng
 int respond(struct request *rq, int status, const char *type, const void *body, size_t length)
 {
     struct answer *a = &rq->answer;
+    if (body == NULL && length > 0) {
+        errno = EINVAL;
+        return -1;
+    }
     if (respond_begin(rq, status, type, (int64_t)length) < 0)
         return -1;
     a->body = request_keep(rq, body, length);
@@ -1632,18 +1718,22 @@ int respond_text(struct request *rq, int status, const char *format, ...)
 
 int respond_errno(struct request *rq, const char *doing)
 {
-    int error = errno;
-    request_log(rq, "could not %s: %s", doing, strerror(error));
+    int error = errno; /* 0: what failed has set none */
+    request_log(rq, "could not %s%s%s", doing, error != 0 ? ": " : "",
+                error != 0 ? strerror(error) : "");
     int status = error == EEXIST ? 409 : error == ENOSPC || error == EDQUOT ? 507 : 500;
-    if (!rq->answer.prepared)
+    if (!rq->answer.prepared) {
+        rq->answer.own_type = NULL; /* it was for what could not be done */
         respond_text(rq, status, "could not %s\n", doing);
+    }
     errno = error;
     return -1;
 }
 
 static bool has_no_body(const struct request *rq)
 {
-    return rq->is_head || rq->answer.status == 204 || rq->answer.status == 304;
+    int status = rq->answer.status;
+    return rq->is_head || status == 204 || status == 205 || status == 304;
 }
 
 /* Returns true if the answer has all the body that its head promises. */
@@ -1675,9 +1765,12 @@ static void build_head(struct request *rq)
     if (!rq->head.keep_alive || a->framing == FRAMING_CLOSE || rq->rest_unread || draining)
         rq->must_close = true;
     add_status_line(&t, a->status, a->reason);
-    if (a->type != NULL)
-        text_format(&t, "Content-Type: %s\r\n", a->type);
-    if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304)
+    const char *type = a->own_type != NULL ? a->own_type : a->type;
+    if (type != NULL)
+        text_format(&t, "Content-Type: %s\r\n", type);
+    if (a->status == 205) /* RFC 9110 section 15.3.6 */
+        text_add(&t, "Content-Length: 0\r\n");
+    else if (a->framing == FRAMING_LENGTH && a->status != 204 && a->status != 304)
         text_format(&t, "Content-Length: %llu\r\n", (unsigned long long)a->length);
     else if (a->framing == FRAMING_CHUNKED && !has_no_body(rq))
         text_add(&t, "Transfer-Encoding: chunked\r\n");
@@ -1831,8 +1924,10 @@ static int hold_end(struct request *rq, const char *data, size_t length)
 int respond_write(struct request *rq, const void *data, size_t length)
 {
     struct answer *a = &rq->answer;
-    if (!a->prepared || (a->body != NULL && a->framing != FRAMING_CLOSE)) {
-        errno = EINVAL;
+    bool owner = cleanup_is_owner();
+    if (!owner || !a->prepared || (a->body != NULL && a->framing != FRAMING_CLOSE) ||
+        (data == NULL && length > 0)) {
+        errno = owner ? EINVAL : EPERM;
         return -1;
     }
     if (a->framing == FRAMING_LENGTH && length > (uint64_t)a->length - a->written) {

@@ -620,6 +620,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     note_strangers();
     open_all();
     begin_serving();
+    fflush(NULL); /* else each child would write what this program has printed so far */
     loop();
     jobs_leave(&server.jobs.ready);
     jobs_leave(&server.jobs.delayed);
@@ -947,9 +948,9 @@ static void open_events(sigset_t *ignored)
     if (server.signals < 0 || server.epoll < 0)
         cannot("could not watch for events: %s", strerror(errno));
     signal(SIGPIPE, SIG_IGN);
-    *ignored = find_ignored();
     signal(SIGCHLD, SIG_DFL); /* ignored, as some starters leave it, children could not be reaped */
     signal(SIGTERM, SIG_DFL);
+    *ignored = find_ignored();
 }
 
 /* Returns memory that children do not get: a fork does not pay for it (16 MB that the parent has
@@ -2016,6 +2017,21 @@ static void request_done(struct connection *c, bool reuse)
         connection_finish(c);
 }
 
+/* Log what ended the process of the request ID, if not we: the outcome is one word for a handler
+ * that crashed, called exit(3), or was killed, maybe for its memory. */
+static void tell_what_ended(const struct connection *c, const char *id, const siginfo_t *ended)
+{
+    int how = ended->si_status;
+    bool exited = ended->si_code == CLD_EXITED;
+    if (c->cause != CAUSE_NONE ||
+        (exited && how == HANDLER_EXIT_UNDONE && slot_of(c)->outcome != OUTCOME_NONE))
+        return;
+    if (exited)
+        log_eventf(id, "the handler did not return: it ended its process with exit status %d", how);
+    else
+        log_eventf(id, "the request's process was ended by signal %d (%s)", how, strsignal(how));
+}
+
 /* Believe that a child has settled its ledger only if it says so twice, by its exit status and in
  * its slot: a handler that calls exit(0) has not. All else is a janitor's work: it finds out
  * from the ledger what there is to undo. */
@@ -2038,6 +2054,7 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     atomic_fetch_or(&slot_of(c)->state, SLOT_SETTLING);
     char id[CLEANUP_ID_SIZE]; /* not the one in the slot, which the child could change */
     snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
+    tell_what_ended(c, id, ended);
     struct job *j = job_make(id);
     if (j == NULL) {
         struct job none = {.ended = *ended};

@@ -18,6 +18,18 @@
  * It returns 0 when it has answered. Any other value, an answer of status 400 or above, or no
  * answer at all undoes what was made; without an answer the client gets 500.
  *
+ * The process: signals are as the server was started with them, and SIGPIPE has a handler that does
+ * nothing, so that a write fails with EPIPE. What the handler executes, by popen(3), system(3) or
+ * exec, has default dispositions, nothing blocked, and the limit of descriptors that the server was
+ * started with. SIGTERM is the library's.
+ * When the handler returns, what it left in buffers of stdio is written; if that fails (but for
+ * standard output) the request fails. Functions of atexit(3) and destructors are not called. If it
+ * calls exit(3), or a signal ends it, that is a crash: undone, and the log says what ended it.
+ *
+ * Forks: a process that the handler forked may ask (request_...) and log; it can neither answer nor
+ * record: respond_... and cleanup_... fail with EPERM. It should end by _exit(2) or exec. If it
+ * returns from the handler, it is ended there. None of them outlives the request.
+ *
  * Ownership: strings returned belong to the request and live as long as it does.
  * Errors: functions that return int return 0, or -1 with errno set.
  * Signal safety: none of these may be called in a signal handler.
@@ -92,7 +104,8 @@ const char *request_path(const struct request *rq);
 /* Returns what follows the route's path, if that ends in '/', else "". */
 const char *request_path_info(const struct request *rq);
 
-/* Returns the query as sent, without the '?', or "" if there is none (RFC 3986 section 3.4). */
+/* Returns the query as sent, without the '?', or "" if there is none (RFC 3986 section 3.4). A
+ * query with a NUL (%00) has been answered with 400. */
 const char *request_query(const struct request *rq);
 
 /* Returns the value of NAME in the query, percent-decoded, '+' as a space: of the first, if there
@@ -127,22 +140,24 @@ void request_log(const struct request *rq, const char *format, ...)
  * bytes are copied. */
 
 /* Add a header field, before the answer is begun. Content-Length, Transfer-Encoding, Connection and
- * Date are the server's. Errors: EINVAL (not a field, RFC 9110 section 5, or the server's),
- * EALREADY (the answer is begun), E2BIG (over 16 KiB of fields). */
+ * Date are the server's; Content-Type replaces the TYPE of respond and the like, and one that was
+ * added before. Errors: EINVAL (not a field, RFC 9110 section 5, NULL, or the server's), EALREADY
+ * (the answer is begun), E2BIG (over 16 KiB of fields, or 255 bytes of Content-Type), EPERM (in a
+ * process that was forked), ENOMEM. */
 int respond_header(struct request *rq, const char *name, const char *value);
 
 /* Give the whole answer at once: STATUS from 200 to 599, TYPE for Content-Type, or NULL, and LENGTH
- * bytes of BODY. It is sent when the handler has returned. Errors: EINVAL (STATUS or TYPE),
- * EALREADY, ENOMEM. */
+ * bytes of BODY. It is sent when the handler has returned; with 204, 205 and 304 no body is.
+ * Errors: EINVAL (STATUS, TYPE, or a BODY that is NULL), EALREADY, ENOMEM, EPERM. */
 int respond(struct request *rq, int status, const char *type, const void *body, size_t length);
 
 /* The same, with what printf makes of FORMAT as text/plain. */
 int respond_text(struct request *rq, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* The same for a failure: the client is told "could not DOING", the log also errno's text, and the
- * status fits that: 409 (EEXIST), 507 (ENOSPC, EDQUOT), else 500. If there is an answer already it
- * stays. Always returns -1, for the handler to return, with errno as it was. */
+/* The same for a failure: the client is told "could not DOING", the log also errno's text if errno
+ * is not 0, and the status fits that: 409 (EEXIST), 507 (ENOSPC, EDQUOT), else 500. If there is an
+ * answer already it stays. Always returns -1, for the handler to return, with errno as it was. */
 int respond_errno(struct request *rq, const char *doing);
 
 /* Begin a streamed answer, of any number of writes. LENGTH is the body's length in bytes, or -1 if
@@ -154,8 +169,8 @@ int respond_begin(struct request *rq, int status, const char *type, int64_t leng
  * a body whose length is known is held back until the handler has returned 0, as is the last chunk,
  * so that a cut answer is seen to be cut; or all of it, if it is whole in the first write and at
  * most 4096 bytes: then a failure is still answered. Errors: EINVAL (not begun, or given at once),
- * EMSGSIZE (more than the length), ENOMEM; EPIPE, ECONNRESET, ETIMEDOUT (the client is gone or does
- * not read: give up). */
+ * EMSGSIZE (more than the length), ENOMEM, EPERM; EPIPE, ECONNRESET, ETIMEDOUT (the client is gone
+ * or does not read: give up). */
 int respond_write(struct request *rq, const void *data, size_t length);
 
 #ifdef __cplusplus

@@ -1,0 +1,119 @@
+/* example_library.c: handlers that do what a C program does beside answering: fork, print, run
+ * helpers, close descriptors. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <hangupd/server.h>
+
+static const char *text_of(struct request *rq, const char *name, const char *otherwise)
+{
+    const char *value = request_parameter(rq, name);
+    return value != NULL ? value : otherwise;
+}
+
+/* A process that is forked, and then does what its parent should: it answers, or returns, or both.
+ * The answer says what errno it got, and how it ended. */
+static int forked(struct request *rq)
+{
+    int told[2], error = 0, status = 0;
+    if (pipe2(told, O_CLOEXEC) < 0)
+        return respond_errno(rq, "make a pipe");
+    pid_t pid = fork();
+    if (pid < 0)
+        return respond_errno(rq, "fork");
+    if (pid == 0) {
+        const char *how = text_of(rq, "how", "");
+        int refused = 0;
+        if (strcmp(how, "all") == 0)
+            refused = respond_text(rq, 200, "child\n") < 0 && errno == EPERM &&
+                      respond_header(rq, "X", "y") < 0 && errno == EPERM &&
+                      respond_begin(rq, 200, NULL, -1) < 0 && errno == EPERM &&
+                      respond_write(rq, "x", 1) < 0 && errno == EPERM &&
+                      respond_errno(rq, "answer in a forked process") < 0 && errno == EPERM;
+        if (write(told[1], &refused, sizeof refused) < 0)
+            _exit(99);
+        return 0;
+    }
+    if (read(told[0], &error, sizeof error) < 0 || waitpid(pid, &status, 0) < 0)
+        return respond_errno(rq, "hear from the child");
+    return respond_text(rq, 200, "refused %d status %d\n", error, status);
+}
+
+/* The answer's fields: ?own=TYPE by respond_header, and what it says of what is no field. */
+static int typed(struct request *rq)
+{
+    if (respond_header(rq, NULL, "x") == 0 || errno != EINVAL ||
+        respond_header(rq, "X", NULL) == 0 || errno != EINVAL ||
+        respond(rq, 200, NULL, NULL, 1) == 0 || errno != EINVAL)
+        return respond_text(rq, 500, "NULL was taken\n");
+    if (respond_header(rq, "Content-Type", "text/first") < 0 ||
+        respond_header(rq, "content-type", text_of(rq, "own", "")) < 0)
+        return respond_errno(rq, "name the type");
+    if (request_parameter(rq, "fail") != NULL) {
+        errno = 0;
+        return respond_errno(rq, "do it");
+    }
+    return respond_text(rq, atoi(text_of(rq, "status", "200")), "typed\n");
+}
+
+/* It ends its process, in a way of its own. */
+static int ends(struct request *rq)
+{
+    const char *exits = request_parameter(rq, "exit"), *raises = request_parameter(rq, "raise");
+    close(cleanup_create(text_of(rq, "path", ""), 0, 0644));
+    if (exits != NULL)
+        exit(atoi(exits));
+    signal(atoi(raises), SIG_DFL);
+    raise(atoi(raises));
+    return 0;
+}
+
+/* What a helper inherits. */
+static int helper(struct request *rq)
+{
+    char line[256];
+    FILE *out = popen("grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -n; "
+                      "sh -c 'kill -PIPE $$; echo alive'",
+                      "r");
+    if (out == NULL || respond_begin(rq, 200, "text/plain", -1) < 0)
+        return respond_errno(rq, "run a helper");
+    while (fgets(line, sizeof line, out) != NULL)
+        if (respond_write(rq, line, strlen(line)) < 0)
+            return -1;
+    pclose(out);
+    return 0;
+}
+
+/* It makes ?path= and prints to it, and leaves what it printed in the buffer; also to standard
+ * output. With ?full the descriptor below the stream is one that can only be read. */
+static int prints(struct request *rq)
+{
+    int fd = cleanup_create(text_of(rq, "path", ""), 0, 0644);
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
+    if (file == NULL)
+        return respond_errno(rq, "make the file");
+    if (request_parameter(rq, "full") != NULL) {
+        int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        if (nothing < 0 || dup3(nothing, fd, O_CLOEXEC) < 0)
+            return respond_errno(rq, "spoil the stream");
+    }
+    fputs("printed\n", file);
+    printf("by a handler\n");
+    return respond_text(rq, 200, "printed\n");
+}
+
+int main(int argc, char **argv)
+{
+    static const struct route routes[] = {
+        {.path = "/fork", .handler = forked},  {.path = "/type", .handler = typed},
+        {.path = "/end", .handler = ends},     {.path = "/helper", .handler = helper},
+        {.path = "/print", .handler = prints}, {0}};
+    printf("before serving\n"); /* is in a buffer when the server forks */
+    return server_main(argc, argv, routes);
+}

@@ -1,0 +1,182 @@
+/* check_library.c: what a C program that embeds the library may do in a handler, and what it then
+ * gets: processes, threads, stdio, signals, descriptors. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "harness.h"
+
+SUITE();
+
+static struct server *library(const char *options)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/example_library", getenv("EXAMPLES"));
+    return server_start(path, "%s", options);
+}
+
+/* ---- The request and the answer -------------------------------------------------------------- */
+
+THEME("answer");
+
+TEST(nul_in_the_query_is_400)
+{
+    struct server *s = things("%s", "");
+    static const char *const wrong[] = {"user=bob%00role%00admin&limit=5", "%00", "a=%%00", "a%00"};
+    for (int i = 0; i < COUNT(wrong); i++)
+        must_say(hear_answer(get(s, "/who?%s", wrong[i]), false).status == 400, "%s", wrong[i]);
+    struct heard h = hear_answer(get(s, "/logs?text=%%2500"), false);
+    must(h.status == 200);
+    log_wait(s, " %%00");
+    server_stop(s);
+}
+
+/* A program decodes its query by itself, and may want any byte. */
+TEST(nul_in_the_query_is_the_programs)
+{
+    file_write(at("say"),
+               "#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\n'; echo \"$QUERY_STRING\"\n");
+    must(chmod(at("say"), 0755) == 0);
+    struct server *s = hangupd("/say=%s", at("say"));
+    struct heard h = hear_answer(get(s, "/say?info_hash=%%00x"), false);
+    must_say(strstr(h.text, "info_hash=%00x\n") != NULL, "%s", h.text);
+    server_stop(s);
+}
+
+TEST(forked_process_cannot_answer)
+{
+    struct server *s = library("");
+    static const char *const how[] = {"all", "nothing"};
+    for (int i = 0; i < COUNT(how); i++) {
+        int c = dial(s);
+        say(c, "GET /fork?how=%s HTTP/1.1\r\nHost: test\r\n\r\n", how[i]);
+        struct heard h = hear_answer(c, false);
+        must_say(strstr(h.text, i == 0 ? "\r\n\r\nrefused 1 status 0\n" : "refused 0 status 0\n") !=
+                     NULL,
+                 "%s", h.text);
+        say(c, "GET /type?own=a/b HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        h = hear(c);
+        must_say(strstr(h.text, "typed\n") != NULL && strstr(h.text, "status 0") == NULL, "%s",
+                 h.text);
+        log_wait(s, "which the handler forked, returned from the handler");
+        log_mark(s);
+    }
+    server_stop(s);
+}
+
+TEST(content_type_is_there_once)
+{
+    struct server *s = library("");
+    struct heard h = hear_answer(get(s, "/type?own=text/csv"), false);
+    must_say(h.status == 200 && strcmp(field(h, "Content-Type"), "text/csv") == 0, "%s", h.text);
+    must_say(strstr(h.text, "text/plain") == NULL && strstr(h.text, "text/first") == NULL, "%s",
+             h.text);
+    /* It was not meant for an error. */
+    h = hear_answer(get(s, "/type?own=text/csv&fail"), false);
+    must_say(h.status == 500 && strstr(h.text, "text/plain") && strstr(h.text, "could not do it\n"),
+             "%s", h.text);
+    const char *line = log_wait(s, "could not do it");
+    must_say(strcmp(strstr(line, " could"), " could not do it") == 0, "%s", line);
+    server_stop(s);
+}
+
+/* RFC 9110 section 15.3.6. */
+TEST(answer_205_has_no_body)
+{
+    struct server *s = library("");
+    int c = dial(s);
+    for (int i = 0; i < 2; i++)
+        say(c, "GET /type?own=a/b&status=205 HTTP/1.1\r\nHost: test\r\n%s\r\n",
+            i == 0 ? "" : "Connection: close\r\n");
+    struct heard h = hear(c);
+    must_say(strstr(h.text, "typed") == NULL && strcmp(field(h, "Content-Length"), "0") == 0, "%s",
+             h.text);
+    must(strstr(h.text + 1, "HTTP/1.1 205") != NULL);
+    server_stop(s);
+}
+
+/* ---- The process ------------------------------------------------------------------------------
+ */
+
+THEME("process");
+
+TEST(what_ended_a_handler_is_told)
+{
+    static const struct {
+        const char *how, *said;
+    } ways[] = {{"raise=11", "was ended by signal 11 (Segmentation fault)"},
+                {"raise=9", "was ended by signal 9 (Killed)"},
+                {"exit=0", "with exit status 0"},
+                {"exit=2", "with exit status 2"},
+                {"exit=3", "with exit status 3"}};
+    struct server *s = library("");
+    for (int i = 0; i < COUNT(ways); i++) {
+        struct heard h = hear_answer(get(s, "/end?%s&path=%s", ways[i].how, at("f")), false);
+        must_say(h.status == 500, "%s", h.text);
+        log_wait(s, "%s", ways[i].said);
+        log_wait(s, " undo=ok");
+        log_mark(s);
+        must(!exists(at("f")));
+    }
+    server_stop(s);
+}
+
+TEST(helpers_get_ordinary_signals_and_limits)
+{
+    struct rlimit few = {.rlim_cur = 200, .rlim_max = 4096};
+    must(setrlimit(RLIMIT_NOFILE, &few) == 0);
+    signal(SIGPIPE, SIG_DFL);
+    struct server *s = library("--connections 500");
+    struct output o = curl(s, "/helper");
+    unsigned long long blocked = 1, ignored = 1;
+    char rest[64] = "";
+    must_say(sscanf(o.text, "SigBlk: %llx SigIgn: %llx %63[^~]", &blocked, &ignored, rest) == 3,
+             "%s", o.text);
+    ignored &= ~0x180000000ULL; /* popen(3) of glibc ignores its own two, 32 and 33 */
+    must_say(blocked == 0 && ignored == 0 && strcmp(rest, "200\n") == 0, "%s", o.text);
+    free(o.text);
+    server_stop(s);
+}
+
+TEST(what_was_printed_is_there_with_the_answer)
+{
+    struct server *s = library("");
+    struct heard h = hear_answer(get(s, "/print?path=%s", at("file")), false);
+    must_say(h.status == 200, "%s", h.text);
+    ck_assert_str_eq(file_read(at("file")), "printed\n");
+    server_stop(s);
+}
+
+TEST(what_cannot_be_printed_fails)
+{
+    struct server *s = library("");
+    struct heard h = hear_answer(get(s, "/print?full&path=%s", at("file")), false);
+    must_say(h.status == 500, "%s", h.text);
+    log_wait(s, "could not write what the handler left in a buffer: Bad file descriptor");
+    must(!exists(at("file")));
+    server_stop(s);
+}
+
+/* What the program printed before it served stands there once, and not once for each request. */
+TEST(what_was_printed_before_is_printed_once)
+{
+    char command[4096];
+    snprintf(command, sizeof command,
+             "exec %s/example_library --state %s --listen unix:%s >%s 2>%s", getenv("EXAMPLES"),
+             at("state"), at("socket"), at("out"), at("log"));
+    pid_t pid = start_shell(command);
+    wait_exists(at("socket"));
+    for (int i = 0; i < 3; i++) {
+        struct output o =
+            run("curl -sS --unix-socket %s http://x/print?path=%s%d", at("socket"), at("f"), i);
+        ck_assert_str_eq(o.text, "printed\n");
+        free(o.text);
+    }
+    kill(pid, SIGTERM);
+    ck_assert_int_eq(wait_status(pid), 0);
+    ck_assert_str_eq(file_read(at("out")),
+                     "before serving\nby a handler\nby a handler\nby a handler\n");
+}
