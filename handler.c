@@ -443,18 +443,28 @@ size_t handler_head_room(const struct handler_settings *s)
 
 /* ---- Read: the head ------------------------------------------------------------------ */
 
-/* Put the request line into the slot, for logs and people, as far as it has come: of a request that
- * is refused or never completes, the log should show what there was. */
-static void note_request(struct request *rq)
+/* Put the request line, of which N bytes have come, into the slot, for logs and people: of a
+ * request that is refused or never completes, the log should show what there was. */
+ASYNC_SAFE static void note_request(struct slot *slot, const char *from, size_t n)
 {
-    size_t at = rq->head.method.at, n = rq->used - at;
-    const char *from = rq->buffer + at, *end = memchr(from, '\r', n);
+    const char *end = memchr(from, '\r', n);
     if (end != NULL)
         n = (size_t)(end - from);
     if (n >= SLOT_REQUEST_SIZE)
         n = SLOT_REQUEST_SIZE - 1;
-    memcpy(rq->slot->request, from, n);
-    rq->slot->request[n] = '\0';
+    memcpy(slot->request, from, n);
+    slot->request[n] = '\0';
+}
+
+ASYNC_SAFE void handler_peek_request(int connection, struct slot *slot)
+{
+    char head[SLOT_REQUEST_SIZE + 8];
+    ssize_t n = recv(connection, head, sizeof head, MSG_PEEK | MSG_DONTWAIT);
+    size_t at = 0;
+    while (n > 0 && at < (size_t)n && (head[at] == '\r' || head[at] == '\n'))
+        at++; /* empty lines before it are allowed */
+    if (n > 0)
+        note_request(slot, head + at, (size_t)n - at);
 }
 
 /* Look at what the connection holds, behind what we have, without taking it: it may belong to the
@@ -501,7 +511,8 @@ _Noreturn static void refuse_truncated(struct request *rq)
     if (rq->used == 0)
         leave(rq, HANDLER_EXIT_CLOSE);
     rq->head.keep_alive = false;
-    respond_text(rq, 400, "400 Bad Request: the request ended before it was complete\n");
+    slot_reason(rq->slot, "the request ended before it was complete");
+    respond_text(rq, 400, "400 Bad Request: %s\n", rq->slot->reason);
     block_sigterm(rq);
     finish_badly(rq, OUTCOME_HANGUP); /* open_named_spool may have made a directory */
 }
@@ -524,7 +535,7 @@ static void request_read_head(struct request *rq)
         size_t taken = size > 0 ? (size_t)size - rq->used : n;
         consume(rq, rq->buffer + rq->used, taken);
         rq->used += taken;
-        note_request(rq);
+        note_request(rq->slot, rq->buffer + rq->head.method.at, rq->used - rq->head.method.at);
         if (size > 0)
             break;
         if (size < 0 || rq->used == rq->room) {
@@ -1118,7 +1129,8 @@ void request_log(const struct request *rq, const char *format, ...)
 static int no_program(struct request *rq, const char *file, const char *why)
 {
     request_log(rq, "no program for %s: %s: %s", rq->path, file, why);
-    respond_text(rq, 404, "404 Not Found: no program serves this path\n");
+    slot_reason(rq->slot, "no program serves this path");
+    respond_text(rq, 404, "404 Not Found: %s\n", rq->slot->reason);
     return -1;
 }
 
@@ -1186,7 +1198,7 @@ static struct program {
     size_t have;    /* of its header, in program_output */
     bool answering; /* its header is whole: what follows is body */
     struct log_lines lines;
-} program = {.out = -1, .err = -1};
+} program = {.out = -1, .err = -1, .lines = {.stream = "stderr"}};
 
 /* A piece of what it has written. Apart from the struct, which has initial values: those of 64 KiB
  * would lie in the executable, to be copied page by page. */
@@ -2052,6 +2064,7 @@ _Noreturn static void refuse_request(struct request *rq, int status, const char 
 {
     if (status == 503)
         respond_header(rq, "Retry-After", RETRY_AFTER);
+    slot_reason(rq->slot, reason);
     respond_text(rq, status, "%d %s: %s\n", status, http_reason(status), reason);
     finish(rq, 0);
 }
@@ -2272,6 +2285,8 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
     if (outcome != OUTCOME_HANGUP && !rq->answer.started) {
         int status = status_for(outcome, cause, state);
         begin_answering(rq);
+        if (cause == CAUSE_EVICTED)
+            slot_reason(rq->slot, words_for(status, cause));
         if (handler_send_canned(rq->call->connection, rq->slot, status, rq->is_head,
                                 words_for(status, cause)))
             handler_end_sending(rq->call->connection);

@@ -48,8 +48,7 @@
  *     wait that frees the number, so kill(2) here never hits a stranger.
  *   - A cause stands in the slot before the SIGTERM is sent that it is the cause of.
  *   - A request is logged once, by request_log_line (its fields are log.h's), when nothing can
- *     change its outcome any more. No line is written for a connection on which nothing was asked,
- *     for a request whose fork failed, which is an event, and for one that meets the stop.
+ *     change its outcome any more. No line is written for a connection on which nothing was asked.
  *   - The scoreboard, which every child can write, is read once and checked before it is used. A
  *     false word harms at worst the requests whose slots it is written to. The truth is kept in
  *     memory that no child has.
@@ -510,14 +509,25 @@ static void request_log_line(const struct slot *s, enum outcome outcome, enum un
     log_request(s, outcome, undo, ms);
 }
 
-/* The one log line of a request that never got a child. S has what was answered. */
+/* The one log line of a request that never got a child. S has what was answered, and its id if it
+ * was given one. If UNREAD is not -1 the request waits on that connection: a child looks at its
+ * first line, writes ours, and is gone when the fork returns (CLONE_VFORK). */
 static void log_unserved(const struct address *from, int64_t since, struct slot *s,
-                         enum outcome outcome)
+                         enum outcome outcome, int unread)
 {
-    snprintf(s->id, sizeof s->id, "%s-%llx", server.token,
-             (unsigned long long)++server.request_count);
+    struct clone_args how = {.flags = CLONE_VFORK, .exit_signal = SIGCHLD};
+    if (s->id[0] == '\0')
+        snprintf(s->id, sizeof s->id, "%s-%llx", server.token,
+                 (unsigned long long)++server.request_count);
     address_text(from, s->client, sizeof s->client);
-    request_log_line(s, outcome, UNDO_NONE, clock_ms() - since);
+    server.figures.ended[outcome][UNDO_NONE]++;
+    pid_t pid = unread >= 0 ? (pid_t)syscall(SYS_clone3, &how, sizeof how) : -1;
+    if (pid == 0)
+        handler_peek_request(unread, s);
+    if (pid <= 0)
+        log_request(s, outcome, UNDO_NONE, clock_ms() - since);
+    if (pid == 0)
+        _exit(0);
 }
 
 /* ---- Forward ------------------------------------------------------------------------ */
@@ -551,7 +561,8 @@ static void loans_reserve(void);
 /* Request: a connection has bytes. */
 static void request_arrived(struct connection *c);
 /* Queue: there is no slot. */
-static void refuse_queued(struct connection *c, enum outcome outcome, const char *reason);
+static void refuse_unread(struct connection *c, const char *id, enum outcome outcome,
+                          const char *reason);
 static void wait_in_queue(struct connection *c);
 static void queue_serve(void);
 /* Turn: the loop hears of it. */
@@ -1243,16 +1254,17 @@ static void refuse_one(const struct listener *l, int error)
     int fd = accept4(l->fd, (struct sockaddr *)&from, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0) {
         char nowhere[1024];
+        static const char full[] = "the server has no room for another connection";
         struct slot s = {0};
-        if (handler_send_canned(fd, &s, 503, false,
-                                "the server has no room for another connection")) {
+        slot_reason(&s, full);
+        if (handler_send_canned(fd, &s, 503, false, full)) {
             handler_end_sending(fd);
             /* Closing with input unread would reset the connection, and lose the answer. */
             (void)!recv(fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
         }
         close(fd);
         struct address caller = address_of(&from);
-        log_unserved(&caller, now, &s, OUTCOME_ERROR);
+        log_unserved(&caller, now, &s, OUTCOME_ERROR, -1);
     }
     server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
     mute(MUTE_MS);
@@ -1325,13 +1337,18 @@ static void connection_finish(struct connection *c)
     watch(c, WATCH_IDLE);
 }
 
-/* Answer 503, note in S what was sent, and end the connection. Of the server's own errors only two
- * do not go this way: there is no connection yet (refuse_one), or a child has died and its outcome
- * decides (send_failure). Each caller says itself what it logs: refuse_queued the request's line,
- * request_start the fork that failed, and request_arrived, as the server stops, nothing. */
-static void connection_refuse(struct connection *c, struct slot *s, const char *reason)
+/* Answer 503 and end the connection; the log's line is for the request, with ID, or a new one if
+ * that is NULL. Of the server's own errors only two do not go this way: there is no connection yet
+ * (refuse_one), or a child has died and its outcome decides (send_failure). */
+static void refuse_unread(struct connection *c, const char *id, enum outcome outcome,
+                          const char *reason)
 {
-    if (handler_send_canned(c->fd, s, 503, false, reason))
+    struct slot s = {0};
+    snprintf(s.id, sizeof s.id, "%s", id != NULL ? id : "");
+    slot_reason(&s, reason);
+    bool sent = handler_send_canned(c->fd, &s, 503, false, reason);
+    log_unserved(&c->address, c->since, &s, outcome, c->fd); /* before its bytes are discarded */
+    if (sent)
         connection_finish(c);
     else
         connection_close(c);
@@ -1375,7 +1392,7 @@ static void connection_event(struct connection *c, uint32_t events)
     case PHASE_IDLE:
         c->fin_seen = fin;         /* level-triggered here: it is told again with every event */
         if (dead && unread(c) > 0) /* it had asked for something */
-            log_unserved(&c->address, c->since, &(struct slot){0}, OUTCOME_HANGUP);
+            log_unserved(&c->address, c->since, &(struct slot){0}, OUTCOME_HANGUP, -1);
         if (dead)
             connection_close(c);
         else
@@ -1384,7 +1401,7 @@ static void connection_event(struct connection *c, uint32_t events)
     case PHASE_QUEUED:
         c->fin_seen = c->fin_seen || fin;
         if (dead || (fin && settings.handler.half_close == HALF_CLOSE_HANGUP)) {
-            log_unserved(&c->address, c->since, &(struct slot){0}, OUTCOME_HANGUP);
+            log_unserved(&c->address, c->since, &(struct slot){0}, OUTCOME_HANGUP, -1);
             connection_close(c);
         }
         break;
@@ -1416,7 +1433,7 @@ static void connection_due(struct connection *c, int64_t now)
         if (now < c->since + settings.handler.queue_ms)
             wait_in_queue(c);
         else
-            refuse_queued(c, OUTCOME_ERROR,
+            refuse_unread(c, NULL, OUTCOME_ERROR,
                           "too many requests; this one waited too long in the queue");
         break;
     case PHASE_BUSY:
@@ -1652,7 +1669,7 @@ static void request_start(struct connection *c)
         log_eventf(id, "could not fork for a request: %s", strerror(errno));
         loan_return(c);
         slot_release(c);
-        connection_refuse(c, &(struct slot){0}, "the server has no room for another process");
+        refuse_unread(c, id, OUTCOME_ERROR, "the server has no room for another process");
         return;
     }
     server.figures.requests++;
@@ -1667,7 +1684,7 @@ static void request_start(struct connection *c)
 static void request_arrived(struct connection *c)
 {
     if (is_stopping()) {
-        connection_refuse(c, &(struct slot){0}, "the server is stopping");
+        refuse_unread(c, NULL, OUTCOME_DRAIN, "the server is stopping");
         return;
     }
     queue_serve(); /* first come, first served */
@@ -1687,15 +1704,6 @@ static void request_arrived(struct connection *c)
 #define SLOW_MS 2000      /* a client that moves less than SLOW_BYTES in this time must, too */
 #define SLOW_BYTES 2048
 #define SLOW_LOOK_MS 250
-
-static void refuse_queued(struct connection *c, enum outcome outcome, const char *reason)
-{
-    struct slot s = {0};
-    struct address from = c->address;
-    int64_t since = c->since;
-    connection_refuse(c, &s, reason);
-    log_unserved(&from, since, &s, outcome);
-}
 
 /* Returns true if only the client holds the request up: less than SLOW_BYTES moved in SLOW_MS while
  * we had read all of the body that arrived, or while the client's window was full. */
@@ -1983,6 +1991,7 @@ static struct slot slot_copy(const struct connection *c)
     struct slot s;
     memcpy(&s, slot_of(c), sizeof s);
     s.id[sizeof s.id - 1] = s.client[sizeof s.client - 1] = s.request[sizeof s.request - 1] = '\0';
+    s.reason[sizeof s.reason - 1] = '\0';
     if (s.outcome >= OUTCOME_COUNT)
         s.outcome = OUTCOME_NONE;
     if (s.undo >= UNDO_COUNT)
@@ -2617,7 +2626,7 @@ static void drain(void)
     while ((c = TAILQ_FIRST(&server.idle.members)) != NULL)
         connection_finish(c);
     while ((c = TAILQ_FIRST(&server.queue.members)) != NULL)
-        refuse_queued(c, OUTCOME_DRAIN, "the server is stopping");
+        refuse_unread(c, NULL, OUTCOME_DRAIN, "the server is stopping");
 }
 
 /* Undo what is in flight, at once. */

@@ -10,9 +10,11 @@
  * in hangupd(8); what it shows must be in the slot (scoreboard.h), or be handed in by server.c's
  * request_log_line.
  *
- * ID is the request's, or NULL. Control characters are escaped here, so callers pass words of a
- * client or a program as they came. A line is one write, because several processes write to the
- * same log and their lines must not be mixed.
+ * ID is the request's, or NULL. Control characters, and bytes that are no UTF-8, are escaped here,
+ * so callers pass words of a client or a program as they came. What another program has said is a
+ * line that begins with its stream's name (struct log_lines), so that it cannot look like one of
+ * the server's. A line is one write, because several processes write to the same log and their
+ * lines must not be mixed.
  *
  * Nobody waits for the log but a janitor (patience_ms): a reader that has stopped would stop the
  * server. A line that the log does not take at once is dropped and counted in `lost`; the server
@@ -106,8 +108,8 @@ ASYNC_SAFE static inline void log_begin(struct text *t, const char *id)
         text_format(t, ".%03luZ", (unsigned long)now.tv_nsec / 1000000);
         text_add(t, log_sink.json ? "\",\"id\":" : " ");
     }
-    if (!log_sink.json)
-        text_add(t, id != NULL ? id : log_sink.plain ? program_name : "-");
+    if (!log_sink.json) /* a slot's id is what a child has left there */
+        text_escaped(t, id != NULL ? id : log_sink.plain ? program_name : "-", ESCAPE_LINE);
     else if (id != NULL)
         log_string(t, id);
     else
@@ -137,19 +139,27 @@ ASYNC_SAFE static inline void log_end(struct text *t)
     errno = saved;
 }
 
-ASYNC_SAFE static inline void log_event(const char *id, const char *what)
+/* One line of what STREAM has said: a program, or the server itself if that is NULL. */
+ASYNC_SAFE static inline void log_said(const char *id, const char *stream, const char *what)
 {
     char buffer[LOG_LINE_SIZE];
     struct text t = TEXT(buffer);
     t.room -= 2; /* for what closes the line, also of one that is cut */
     log_begin(&t, id);
+    if (stream != NULL && log_sink.json)
+        text_format(&t, ",\"stream\":\"%s\"", stream);
     text_add(&t, log_sink.json ? ",\"event\":\"" : log_sink.plain ? ": " : " ");
+    if (stream != NULL && !log_sink.json)
+        text_format(&t, "%s: ", stream);
     text_escaped(&t, what, log_sink.json ? ESCAPE_JSON : ESCAPE_LINE);
-    if (log_sink.json) {
-        t.room += 2;
-        text_add(&t, "\"}");
-    }
+    t.room += 2;
+    text_add(&t, log_sink.json ? "\"}" : "");
     log_end(&t);
+}
+
+ASYNC_SAFE static inline void log_event(const char *id, const char *what)
+{
+    log_said(id, NULL, what);
 }
 
 __attribute__((format(printf, 2, 3))) static inline void log_eventf(const char *id,
@@ -163,8 +173,9 @@ __attribute__((format(printf, 2, 3))) static inline void log_eventf(const char *
     log_event(id, line);
 }
 
-/* A process's output, which becomes lines of the log. Zeroed at first. */
+/* A process's output, which becomes lines of the log. Its length is 0 at first. */
 struct log_lines {
+    const char *stream; /* "stderr" of a request's program, "undo" of an undo command */
     size_t length;
     char text[1024]; /* the line whose end has not come; a longer one is cut in two */
 };
@@ -174,7 +185,7 @@ ASYNC_SAFE static inline void log_lines_end(struct log_lines *lines, const char 
 {
     if (lines->length > 0) {
         lines->text[lines->length] = '\0';
-        log_event(id, lines->text);
+        log_said(id, lines->stream, lines->text);
     }
     lines->length = 0;
 }
@@ -192,7 +203,7 @@ ASYNC_SAFE static inline ssize_t log_lines_read(struct log_lines *lines, const c
             text[at] = ' '; /* it would hide what follows */
         } else if (text[at] == '\n') {
             text[at] = '\0';
-            log_event(id, text + from);
+            log_said(id, lines->stream, text + from);
             from = at + 1;
         }
     lines->length = length - from;
@@ -223,14 +234,21 @@ static inline void log_request(const struct slot *s, enum outcome outcome, enum 
         text_add(&t, ",\"request\":");
         log_string(&t, line);
         text_format(&t,
-                    ",\"status\":%s,\"bytes\":%llu,\"ms\":%lld,\"outcome\":\"%s\",\"undo\":\"%s\"}",
+                    ",\"status\":%s,\"bytes\":%llu,\"ms\":%lld,\"outcome\":\"%s\",\"undo\":\"%s\"",
                     status, bytes, ms, outcome_name(outcome), undo_name(undo));
     } else {
-        text_format(&t, " %s ", s->client);
+        text_char(&t, ' ');
+        text_escaped(&t, s->client, ESCAPE_LINE);
+        text_char(&t, ' ');
         log_string(&t, line);
         text_format(&t, " %s %llu %lldms %s undo=%s", status, bytes, ms, outcome_name(outcome),
                     undo_name(undo));
     }
+    if (s->reason[0] != '\0') {
+        text_add(&t, log_sink.json ? ",\"reason\":" : " reason=");
+        log_string(&t, s->reason);
+    }
+    text_add(&t, log_sink.json ? "}" : "");
     log_end(&t);
 }
 

@@ -56,24 +56,31 @@ static void shell_word(struct text *t, const char *word)
     text_char(t, '\'');
 }
 
-/* The same in printable characters only: the log escapes all others, and what is copied from there
- * would then be another word. */
+/* The same of what the log shows as it is: it escapes all else, and what is copied from there would
+ * then be another word. */
 static void shell_word_printable(struct text *t, const char *word)
 {
+    uint32_t c;
+    size_t n;
     const char *s = word;
-    while (isprint((unsigned char)*s))
-        s++;
+    while (*s != '\0' && (n = utf8_next(s, &c)) > 0 && !is_obeyed(c))
+        s += n;
     if (*s == '\0') {
         shell_word(t, word);
         return;
     }
     text_add(t, "\"$(printf '");
-    for (s = word; *s != '\0'; s++) {
-        unsigned char c = (unsigned char)*s;
-        char piece[8];
-        bool plain = isprint(c) && strchr("'\\%", c) == NULL;
-        snprintf(piece, sizeof piece, plain ? "%c" : "\\%03o", c);
-        text_add(t, piece);
+    for (s = word; *s != '\0'; s += n) {
+        n = utf8_next(s, &c);
+        bool plain = n > 0 && !is_obeyed(c) && strchr("'\\%", *s) == NULL;
+        n = n > 0 ? n : 1;
+        if (plain)
+            text_bytes(t, s, n);
+        for (size_t i = 0; !plain && i < n; i++) {
+            char piece[8];
+            snprintf(piece, sizeof piece, "\\%03o", (unsigned char)s[i]);
+            text_add(t, piece);
+        }
     }
     text_add(t, "')\"");
 }
@@ -183,7 +190,7 @@ static void leave_terminal(void)
  * not end within --undo-timeout, and so was killed. */
 static bool await_command(pid_t pid, const char *id, int from, int *status)
 {
-    struct log_lines lines = {.length = 0};
+    struct log_lines lines = {.stream = "undo"};
     siginfo_t ended = {0};
     int64_t until = clock_ms() + settings.undo_ms;
     for (int pause = 1;; pause = pause < 20 ? pause * 2 : pause) {

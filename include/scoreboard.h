@@ -134,6 +134,7 @@ ASYNC_SAFE static inline enum outcome outcome_of(enum cause cause)
 }
 
 #define SLOT_REQUEST_SIZE 256
+#define SLOT_REASON_SIZE 80
 struct slot {
     _Atomic uint32_t state;
     _Atomic uint32_t cause;   /* enum cause; by the parent */
@@ -154,7 +155,15 @@ struct slot {
     char id[CLEANUP_ID_SIZE];
     char client[72];
     char request[SLOT_REQUEST_SIZE]; /* the request line as sent, cut to fit */
+    char reason[SLOT_REASON_SIZE];   /* why it was refused, in words; "": it was not */
 };
+
+ASYNC_SAFE static inline void slot_reason(struct slot *s, const char *reason)
+{
+    struct text t = TEXT(s->reason);
+    text_add(&t, reason);
+    text_end(&t);
+}
 
 /* ---- Routes with `max`: a turn that the parent grants -----------------------------------
  *

@@ -113,6 +113,11 @@ ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, b
 ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int status, bool head_only,
                                     const char *reason);
 
+/* Put into SLOT the request line that waits on CONNECTION, as far as it has come, for a line of the
+ * log: nothing is taken from the connection, and nothing waited for. For a short-lived process of
+ * its own, as the server does not look at what a client has sent. */
+ASYNC_SAFE void handler_peek_request(int connection, struct slot *slot);
+
 /* The demonstration, which is called @a: a handler (hangupd/handler.h). */
 int handler_demonstration(struct request *rq);
 

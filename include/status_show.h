@@ -27,10 +27,10 @@
 static void put_escaped(FILE *out, const char *s)
 {
     static const enum escape escapes[] = {ESCAPE_LINE, ESCAPE_JSON, ESCAPE_METRIC, ESCAPE_HTML};
-    for (; *s != '\0'; s++) {
-        char c[8];
+    while (*s != '\0') {
+        char c[32];
         struct text t = TEXT(c);
-        text_escaped_char(&t, *s, escapes[view.format]);
+        s += text_escaped_char(&t, s, escapes[view.format]);
         fputs(text_end(&t), out);
     }
 }
@@ -168,6 +168,24 @@ static const char *cell_words(const struct field *f, const void *row)
     }
 }
 
+/* Returns how many bytes at S have COLUMNS characters, or all of them if they are fewer. */
+static size_t bytes_of(const char *s, size_t columns)
+{
+    size_t n = 0;
+    while (s[n] != '\0' && ((s[n] & 0xc0) == 0x80 || columns-- > 0))
+        n++;
+    return n;
+}
+
+/* Returns how many characters are in S, which is UTF-8. */
+static size_t columns_of(const char *s)
+{
+    size_t n = 0;
+    for (; *s != '\0'; s++)
+        n += (*s & 0xc0) != 0x80;
+    return n;
+}
+
 #define CELL_SIZE (4 * SLOT_REQUEST_SIZE + 64)
 #define COLUMNS_MAX 10
 
@@ -188,14 +206,14 @@ static void text_line(FILE *out, const struct field *fields, const void *row, co
         if (f->brief == NULL)
             continue;
         const char *cell = line_words(f, row, visible);
-        size_t fill = *widths - strlen(cell);
+        size_t fill = *widths - columns_of(cell);
         for (blanks += is_number(f) ? fill : 0; blanks > 0; blanks--)
             text_char(&l, ' ');
         text_add(&l, cell);
         blanks = 2 + (is_number(f) ? 0 : fill);
     }
-    if (view.columns > 3 && l.length > view.columns) {
-        l.length = view.columns - 3;
+    if (view.columns > 3 && columns_of(text_end(&l)) > view.columns) {
+        l.length = bytes_of(words, view.columns - 3);
         text_add(&l, "...");
     }
     fprintf(out, "%s\n", text_end(&l));
@@ -208,7 +226,7 @@ static void text_table(FILE *out, const struct field *table, const void *of)
     for (size_t i = 0; table->fields[i].kind != FIELD_END; i++)
         for (size_t line = 0; table->fields[i].brief != NULL && line <= count; line++) {
             const void *row = line > 0 ? row_at(table, of, line - 1) : NULL;
-            size_t width = strlen(line_words(&table->fields[i], row, visible));
+            size_t width = columns_of(line_words(&table->fields[i], row, visible));
             widths[i] = width > widths[i] ? width : widths[i];
         }
     fputs(table->brief, out);
@@ -558,7 +576,8 @@ static void show_in_place(const char *words)
         no_memory();
     text_add(&frame, "\033[H");
     while (*words != '\0' && rows-- > 0) {
-        size_t n = strcspn(words, "\n"), shown = view.columns > 0 ? view.columns : n;
+        size_t n = strcspn(words, "\n"),
+               shown = view.columns > 0 ? bytes_of(words, view.columns) : n;
         if (rows == 0 && words[n] != '\0' && words[n + 1] != '\0')
             text_add(&frame, "...");
         else

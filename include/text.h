@@ -155,29 +155,76 @@ ASYNC_SAFE static inline bool parse_number(const char **s, unsigned long long ma
  * the label of a metric, on a page. */
 enum escape { ESCAPE_LINE, ESCAPE_STRING, ESCAPE_JSON, ESCAPE_METRIC, ESCAPE_HTML };
 
-/* Append C as it may stand there. A client or a program may have chosen it: it can neither end the
- * line or the string, nor steer a terminal. */
-ASYNC_SAFE static inline void text_escaped_char(struct text *t, char c, enum escape how)
+/* Returns how many bytes at S are one character of UTF-8 (RFC 3629), and which one in *C; 0 if they
+ * are none. */
+ASYNC_SAFE static inline size_t utf8_next(const char *s, uint32_t *c)
 {
-    unsigned char byte = (unsigned char)c;
-    bool quoted = how == ESCAPE_STRING || how == ESCAPE_JSON || how == ESCAPE_METRIC;
-    if (byte < ' ' || byte >= 0x7f) {
-        text_add(t, how == ESCAPE_JSON ? "\\u00" : how == ESCAPE_METRIC ? "\\\\x" : "\\x");
-        text_char(t, "0123456789abcdef"[byte >> 4]);
-        text_char(t, "0123456789abcdef"[byte & 15]);
-    } else if (how == ESCAPE_HTML && strchr("&<>\"'", c) != NULL) {
-        text_format(t, "&#%u;", byte);
-    } else {
-        if (quoted && (c == '"' || c == '\\'))
-            text_char(t, '\\');
-        text_char(t, c);
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000}; /* of this length: no longer */
+    const unsigned char *b = (const unsigned char *)s;
+    size_t n = b[0] < 0x80 ? 1 : b[0] < 0xc0 ? 0 : b[0] < 0xe0 ? 2 : b[0] < 0xf0 ? 3 : 4;
+    *c = n < 2 ? b[0] : b[0] & (0x7fU >> n);
+    for (size_t i = 1; i < n; i++) {
+        if ((b[i] & 0xc0) != 0x80)
+            return 0;
+        *c = *c << 6 | (b[i] & 0x3f);
     }
+    bool valid = *c >= least[n] && b[0] < 0xf8 && *c <= 0x10ffff && (*c < 0xd800 || *c > 0xdfff);
+    return valid ? n : 0;
 }
 
+/* Returns true for what a terminal or a reader of lines would obey instead of showing it: the
+ * control characters of ASCII and beyond (U+0080 on), ends of lines, and those that turn the
+ * direction of the text around what stands beside them. */
+ASYNC_SAFE static inline bool is_obeyed(uint32_t c)
+{
+    return c < ' ' || (c >= 0x7f && c < 0xa0) || (c >= 0x2028 && c <= 0x202e) ||
+           (c >= 0x2066 && c <= 0x2069);
+}
+
+ASYNC_SAFE static inline void text_hex(struct text *t, uint32_t n, unsigned digits)
+{
+    while (digits-- > 0)
+        text_char(t, "0123456789abcdef"[n >> 4 * digits & 15]);
+}
+
+/* Append the character that S begins with as it may stand there. A client or a program may have
+ * chosen it: it can neither end the line or the string, nor steer a terminal. UTF-8 stays as it is;
+ * a byte that is none becomes \xHH. Returns how many bytes of S that was, or 0 if it did not fit:
+ * an escape that is cut would be another one. */
+ASYNC_SAFE static inline size_t text_escaped_char(struct text *t, const char *s, enum escape how)
+{
+    char piece[24];
+    struct text p = TEXT(piece);
+    uint32_t c;
+    size_t n = utf8_next(s, &c);
+    bool quoted = how == ESCAPE_STRING || how == ESCAPE_JSON || how == ESCAPE_METRIC;
+    if (n > 0 && is_obeyed(c) && how == ESCAPE_JSON) {
+        text_add(&p, "\\u");
+        text_hex(&p, c, 4);
+    } else if (n == 0 || is_obeyed(c)) {
+        n = n > 0 ? n : 1;
+        for (size_t i = 0; i < n; i++) {
+            text_add(&p, how == ESCAPE_JSON || how == ESCAPE_METRIC ? "\\\\x" : "\\x");
+            text_hex(&p, (unsigned char)s[i], 2);
+        }
+    } else if (how == ESCAPE_HTML && strchr("&<>\"'", *s) != NULL) {
+        text_format(&p, "&#%u;", (unsigned)c);
+    } else {
+        if (quoted && (c == '"' || c == '\\'))
+            text_char(&p, '\\');
+        text_bytes(&p, s, n);
+    }
+    if (p.length >= t->room - t->length)
+        return 0;
+    text_bytes(t, piece, p.length);
+    return n;
+}
+
+/* Append S so, or as much of it as fits. */
 ASYNC_SAFE static inline void text_escaped(struct text *t, const char *s, enum escape how)
 {
-    for (; *s != '\0'; s++)
-        text_escaped_char(t, *s, how);
+    for (size_t n = 1; *s != '\0' && n > 0; s += n)
+        n = text_escaped_char(t, s, how);
 }
 
 /* ---- Clocks and dates ------------------------------------------------------------------ */

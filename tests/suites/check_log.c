@@ -1,5 +1,6 @@
 /* check_log.c: what the log says, in text, JSON and syslog. */
 #include <fcntl.h>
+#include <limits.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
@@ -60,6 +61,119 @@ TEST(outcomes_in_text)
     must(log_count(s, "ms error undo=") == 2);
 }
 
+#define REQUEST(head) head "Host: test\r\n\r\n"
+
+/* Each way to be refused, and the end of the log's line. */
+static const struct {
+    const char *request;
+    int status;
+    const char *reason;
+} refusals[] = {
+    {"GET /a HTTP/1.1\r\n\r\n", 400, "the Host is missing"},
+    {REQUEST("GET /a%zz HTTP/1.1\r\n"), 400,
+     "a '%' in the request target is not followed by two hexadecimal digits"},
+    {REQUEST("GET /nowhere HTTP/1.1\r\n"), 404, "no route serves this path"},
+    {REQUEST("GET /cgi/none HTTP/1.1\r\n"), 404, "no program serves this path"},
+    {REQUEST("DELETE /a HTTP/1.1\r\n"), 405, "the method is not allowed here"},
+    {"GET /a HTTP/1.1\r\nHost:", 408, "the header did not arrive in time"},
+    {REQUEST("POST /cgi/none HTTP/1.1\r\nContent-Length: 5\r\n"), 408,
+     "the body did not arrive in time"},
+    {REQUEST("POST /cgi/none HTTP/1.1\r\nContent-Length: 11\r\n"), 413, "the body is too large"},
+    {REQUEST("POST /cgi/none HTTP/1.1\r\nTransfer-Encoding: chunked\r\n") "b\r\n01234567890\r\n",
+     413, "the body is too large"},
+    {REQUEST("POST /cgi/none HTTP/1.1\r\nTransfer-Encoding: chunked\r\n") "x\r\n", 400,
+     "a chunk's size is not a hexadecimal number"},
+    {REQUEST("GET /012345678901234567890 HTTP/1.1\r\n"), 414, "the request target is too long"},
+    {REQUEST("GET /a HTTP/1.1\r\nExpect: wonders\r\n"), 417,
+     "the only expectation that can be met is 100-continue"},
+    {REQUEST(
+         "GET /a HTTP/1.1\r\nX: 0123456789012345678901234567890123456789012345678901234567890123"
+         "45678901234567890123456789012345678901234567890123456789\r\n"),
+     431, "the header is too large"},
+    {REQUEST("BREW /a HTTP/1.1\r\n"), 501, "the method is not implemented"},
+    {REQUEST("GET /a HTTP/2.0\r\n"), 505, "only HTTP/1.1 and HTTP/1.0 are spoken here"},
+};
+
+TEST_TIMES(refusal_has_its_reason, 2)
+{
+    must(mkdir(at("cgi"), 0755) == 0);
+    struct server *s = hangupd("--log %s --max-target 20 --max-header 100 --max-body 10 "
+                               "--header-timeout 0.2 --body-timeout 0.2 /a=@a /cgi/=%s",
+                               _i == 0 ? "text" : "json", at("cgi"));
+    for (unsigned i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++) {
+        log_mark(s);
+        int c = dial(s);
+        say(c, "%s", refusals[i].request);
+        int status = hear(c).status;
+        must_say(status == refusals[i].status, "%d is not %d: %s", status, refusals[i].status,
+                 refusals[i].reason);
+        const char *line =
+            _i == 0 ? log_wait(s, "\" %d ", status) : log_wait(s, "\"status\":%d,", status);
+        char end[256];
+        snprintf(end, sizeof(end),
+                 _i == 0 ? "ms error undo=none reason=\"%s\""
+                         : "\"outcome\":\"error\",\"undo\":\"none\",\"reason\":\"%s\"}",
+                 refusals[i].reason);
+        must_say(strstr(line, end) != NULL, "%s without %s", line, end);
+        close(c);
+    }
+    log_mark(s);
+    int c = dial(s);
+    say(c, "GET /a HTTP/1.1\r\nHost: t");
+    close_fin(c);
+    log_wait(s, _i == 0
+                    ? "ms hangup undo=none reason=\"the request ended before it was complete\"\n"
+                    : "\"reason\":\"the request ended before it was complete\"}\n");
+    server_stop(s);
+}
+
+/* Nobody has read these requests, and yet the line has what was asked for. */
+TEST(queued_request_is_refused_with_its_path)
+{
+    struct server *s = things("--requests 1 --queue-timeout 0.2 --drain 0.1");
+    int busy = get(s, "/make?path=%s&seconds=60", at("file")), waits;
+    wait_made(s, at("file"));
+    must(hear_answer(get(s, "/make?path=%s", at("other")), false).status == 503);
+    const char *line = log_wait(s, "\" 503 ");
+    char part[PATH_MAX];
+    snprintf(part, sizeof(part), " \"GET /make?path=%s HTTP/1.1\" 503 ", at("other"));
+    must_say(strstr(line, part), "%s", line);
+    must_say(
+        strstr(line,
+               "ms error undo=none reason=\"too many requests; this one waited too long in the "
+               "queue\""),
+        "%s", line);
+    waits = dial(s);
+    say(waits, "\r\nPUT /%%0a\x1b[2J HTTP/1.1\r\nHost: test\r\n\r\n");
+    wait_seen(s);
+    log_mark(s);
+    kill(s->pid, SIGTERM);
+    must(hear(waits).status == 503);
+    line = log_wait(s, " \"PUT /");
+    must_say(strstr(line, " \"PUT /%0a\\x1b[2J HTTP/1.1\" 503 ") &&
+                 strstr(line, "ms drain undo=none reason=\"the server is stopping\""),
+             "%s", line);
+    close(busy);
+    must(server_wait(s) == 0);
+}
+
+TEST(request_in_a_routes_line_is_refused_with_its_path)
+{
+    struct server *s = hangupd("/a=@a,max=1 --queue-timeout 0.2");
+    int busy = get(s, "/a?seconds=60");
+    log_wait(s, "new file");
+    must(hear_answer(get(s, "/a?second"), false).status == 503);
+    const char *line = log_wait(s, "\"GET /a?second HTTP/1.1\" 503 ");
+    must_say(
+        strstr(
+            line,
+            " reason=\"too many requests for this path; this one waited too long for its turn\""),
+        "%s", line);
+    close(busy);
+    log_wait(s, " hangup undo=ok");
+    server_stop(s);
+}
+
 /* Check every line of the log with a Python expression that is given the line as L. */
 static void check_lines(const struct server *s, const char *expression)
 {
@@ -80,7 +194,8 @@ static void make_trouble(struct server *s)
 {
     static const char *const requests[] = {
         "GET /who?\"\\\x1b[31m\x7f\x80\xff HTTP/1.1\r\nHost: test\r\n\r\n",
-        "GET /logs?text=%0a2026-01-01T00:00:00.000Z%20forged%0d%1b%22%5c%c3%a9 HTTP/1.0\r\n\r\n",
+        REQUEST(
+            "GET /logs?text=%0a2026-01-01T00:00:00.000Z%20forged%0d%1b%22%5c%c3%a9 HTTP/1.1\r\n"),
         "GET /logs?text=%0d%0a{\"time\":\"forged\"} HTTP/1.1\r\nHost: test\r\n\r\n",
         "\n\n\x01\x02\n\nforged\n\n",
         "GET / HTTP/9.9\r\n\r\n",
@@ -109,10 +224,12 @@ TEST(text_lines_cannot_be_forged)
     server_stop(s);
     log_has(s, "%s", "");
     check_lines(s, "re.match(r'20\\d\\d-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d\\d\\dZ "
-                   "(-|[0-9a-f]{16}-[0-9a-f]+) [ -~]+$', L)");
+                   "(-|[0-9a-f]{16}-[0-9a-f]+) [ -~\u00e9]+$', L)");
+    must(log_has(s, "forged\\x0d\\x1b\"\\\xc3\xa9\n"));
     check_lines(s, "' undo=' not in L or re.match(r'\\S+ \\S+ 127\\.0\\.0\\.1:\\d+ "
                    "\"([^\"\\\\]|\\\\[\"\\\\]|\\\\x[0-9a-f]{2})*\" (\\d\\d\\d|-) \\d+ \\d+ms "
-                   "(ok|error|hangup|timeout|crash|drain|killed) undo=(none|ok|failed)$', L)");
+                   "(ok|error|hangup|timeout|crash|drain|killed) undo=(none|ok|failed)"
+                   "( reason=\"([^\"\\\\]|\\\\[\"\\\\])*\")?$', L)");
 }
 
 TEST(json_lines_can_be_parsed)
@@ -123,11 +240,48 @@ TEST(json_lines_can_be_parsed)
     server_stop(s);
     log_has(s, "%s", "");
     check_lines(s, "json.loads(L)['time'][10] == 'T' and 'id' in json.loads(L)");
-    check_lines(s, "'event' in json.loads(L) or set(json.loads(L)) == "
+    check_lines(s, "'event' in json.loads(L) or set(json.loads(L)) - {'reason'} == "
                    "{'time','id','client','request','status','bytes','ms','outcome','undo'}");
     check_lines(s, "json.loads(L).get('request', '') is None or "
                    "isinstance(json.loads(L).get('request', ''), str)");
-    check_lines(s, "json.loads(L)['time'] != 'forged' and L.isascii()");
+    check_lines(s, "json.loads(L)['time'] != 'forged' and L.isprintable()");
+}
+
+/* What a program says, for its caller or in an undo command, looks like no line of the server's. */
+#define FORGED                                                                                     \
+    "127.0.0.1:9 \"GET /forged HTTP/1.1\" 200 5 9ms ok undo=none\n"                                \
+    "UNDO FAILED for good: run forged: exit status 1; when that is mended: hangupd recover 1\n"    \
+    "\r\033[2Jforged\n\302\205forged\n\342\200\250forged\nforged \303\274 \377\n"
+
+TEST_TIMES(program_cannot_speak_for_the_server, 2)
+{
+    file_write(at("forged"), FORGED);
+    file_write(at("program"), "#!/bin/sh\n"
+                              "\"$HANGUPD\" undo run cat \"$PWD/forged\"\n"
+                              "cat forged >&2\n"
+                              "printf 'Content-Type: text/plain\\n\\n'; exit 1\n");
+    must(chmod(at("program"), 0755) == 0);
+    struct server *s = hangupd("--log %s /p=%s", _i == 0 ? "text" : "json", at("program"));
+    must(hear_answer(get(s, "/p"), false).status == 502);
+    log_wait(s, _i == 0 ? " error undo=ok" : "\"error\",\"undo\":\"ok\"");
+    server_stop(s);
+    log_has(s, "%s", "");
+    if (_i == 0) {
+        check_lines(
+            s, "'forged' not in L or "
+               "re.match(r'\\S+ [0-9a-f]{16}-1 (stderr|undo): [^\\x00-\\x1f\\x7f-\\x9f]*$', L) or "
+               "re.match(r'\\S+ [0-9a-f]{16}-1 could not undo', L)");
+        must(log_count(s, "-1 stderr: ") == 6 && log_count(s, "-1 undo: ") == 6);
+        must(log_count(s, "stderr: \\x0d\\x1b[2Jforged\n") == 1);
+        must(log_count(s, "undo: forged \xc3\xbc \\xff\n") == 1);
+    } else {
+        check_lines(s, "'forged' not in L or json.loads(L)['stream'] in ('stderr', 'undo')");
+        check_lines(s, "'stream' not in json.loads(L) or set(json.loads(L)) == "
+                       "{'time','id','stream','event'}");
+        must(log_count(s, "\"stream\":\"stderr\"") == 6 &&
+             log_count(s, "\"stream\":\"undo\"") == 6);
+        must(log_count(s, "\"event\":\"forged \xc3\xbc \\\\xff\"}") == 2);
+    }
 }
 
 TEST(log_that_nobody_reads_holds_up_nobody)

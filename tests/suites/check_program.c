@@ -715,8 +715,8 @@ TEST(errors_go_to_the_log)
     const char *line = log_wait(s, " one");
     char id[64];
     must(sscanf(line, "%*s %63s", id) == 1 && strlen(id) > 16);
-    log_wait(s, "%s two", id);
-    log_wait(s, "%s three\\x1b[31m", id);
+    log_wait(s, "%s stderr: two\n", id);
+    log_wait(s, "%s stderr: three\\x1b[31m\n", id);
     script("program", "printf 'before\\0behind\\n' >&2\n" HEAD);
     must(curl(s, "/p/").status == 0);
     log_wait(s, " before behind");

@@ -629,7 +629,7 @@ TEST(board_with_false_slots)
     must_be("(s['in_flight'], [(x['age_seconds'], x['processes'], x['records']) for x in r])",
             "(2, [(0.0, 0, 0), (0.0, 0, 0)])");
     must_be("[(len(x['id']), len(x['client']), len(x['request'])) for x in r]",
-            "[(39, 71, 255), (39, 71, 255)]");
+            "[(156, 284, 1020), (156, 284, 1020)]");
     all_formats_are_sane();
 
     static const char bad[] = "\"/><script>alert(1)</script>\\\n\033[2J\200'&";
@@ -644,9 +644,7 @@ TEST(board_with_false_slots)
     memcpy(b.bytes + b.slots + sizeof(slot), &slot, sizeof(slot));
     board_put(b.bytes, b.length);
     all_formats_are_sane();
-    must_be("r[0]['request'].encode('latin1') == b'\"/><script>alert(1)</script>\\\\\\n\\x1b[2J"
-            "\\x80\\'&'",
-            "True");
+    must_be("r[0]['request'] == '\"/><script>alert(1)</script>\\\\\\n\\x1b[2J\\\\x80\\'&'", "True");
     must(strstr(status("--html"), "&#60;script&#62;alert(1)&#60;/script&#62;"));
     memset(b.bytes + 2000, 0xff, b.slots - 2000);
     board_put(b.bytes, b.length);

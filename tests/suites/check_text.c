@@ -61,6 +61,71 @@ TEST(text_building)
     ck_assert_str_eq(text_end(&t), "");
 }
 
+static const struct {
+    const char *text, *line, *string, *json, *metric, *page;
+} escapes[] = {
+    {"a b\"\\<&", "a b\"\\<&", "a b\\\"\\\\<&", "a b\\\"\\\\<&", "a b\\\"\\\\<&",
+     "a b&#34;\\&#60;&#38;"},
+    {"\n\x1b\x7f", "\\x0a\\x1b\\x7f", "\\x0a\\x1b\\x7f", "\\u000a\\u001b\\u007f",
+     "\\\\x0a\\\\x1b\\\\x7f", "\\x0a\\x1b\\x7f"},
+/* UTF-8 of one to four bytes, at the edges of each length. */
+#define AS_IT_IS(text)                                                                             \
+    {                                                                                              \
+        text, text, text, text, text, text                                                         \
+    }
+    AS_IT_IS("Schl\xc3\xbcssel \xc2\xa0\xdf\xbf"),
+    AS_IT_IS("\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xe2\x82\xac"),
+    AS_IT_IS("\xf0\x90\x80\x80\xf4\x8f\xbf\xbf\xf0\x9f\x92\xa9"),
+    /* What would steer a terminal, end a line, or turn the text around. */
+    {"\xc2\x9b\xe2\x80\xa8", "\\xc2\\x9b\\xe2\\x80\\xa8", "\\xc2\\x9b\\xe2\\x80\\xa8",
+     "\\u009b\\u2028", "\\\\xc2\\\\x9b\\\\xe2\\\\x80\\\\xa8", "\\xc2\\x9b\\xe2\\x80\\xa8"},
+    {"\xe2\x80\xae\xe2\x81\xa9", "\\xe2\\x80\\xae\\xe2\\x81\\xa9", "\\xe2\\x80\\xae\\xe2\\x81\\xa9",
+     "\\u202e\\u2069", "\\\\xe2\\\\x80\\\\xae\\\\xe2\\\\x81\\\\xa9",
+     "\\xe2\\x80\\xae\\xe2\\x81\\xa9"},
+/* No UTF-8: alone, cut, too long for what they are, halves of a pair, beyond the last. */
+#define BYTE_BY_BYTE(text, escaped, twice)                                                         \
+    {                                                                                              \
+        text, escaped, escaped, twice, twice, escaped                                              \
+    }
+    BYTE_BY_BYTE("\x80", "\\x80", "\\\\x80"),
+    BYTE_BY_BYTE("\xff", "\\xff", "\\\\xff"),
+    BYTE_BY_BYTE("\xc3", "\\xc3", "\\\\xc3"),
+    BYTE_BY_BYTE("\xc3(", "\\xc3(", "\\\\xc3("),
+    BYTE_BY_BYTE("\xe2\x82", "\\xe2\\x82", "\\\\xe2\\\\x82"),
+    BYTE_BY_BYTE("\xc0\x8a", "\\xc0\\x8a", "\\\\xc0\\\\x8a"),
+    BYTE_BY_BYTE("\xe0\x80\x8a", "\\xe0\\x80\\x8a", "\\\\xe0\\\\x80\\\\x8a"),
+    BYTE_BY_BYTE("\xed\xa0\x80", "\\xed\\xa0\\x80", "\\\\xed\\\\xa0\\\\x80"),
+    BYTE_BY_BYTE("\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80", "\\\\xf4\\\\x90\\\\x80\\\\x80"),
+    BYTE_BY_BYTE("\xf8\x88\x80\x80\x80", "\\xf8\\x88\\x80\\x80\\x80",
+                 "\\\\xf8\\\\x88\\\\x80\\\\x80\\\\x80"),
+};
+
+TEST_EACH(escapes_for_each_place, escapes)
+{
+    const char *const expected[] = {escapes[_i].line, escapes[_i].string, escapes[_i].json,
+                                    escapes[_i].metric, escapes[_i].page};
+    for (enum escape how = ESCAPE_LINE; how <= ESCAPE_HTML; how++) {
+        char room[64];
+        struct text t = TEXT(room);
+        text_escaped(&t, escapes[_i].text, how);
+        ck_assert_str_eq(text_end(&t), expected[how]);
+    }
+    /* What does not fit is left out whole: half an escape, or half a character, is another one. */
+    for (size_t n = 1; n < 64; n++) {
+        char room[64], all[64];
+        struct text t = {.at = room, .room = n}, whole = TEXT(all);
+        size_t fits = 0;
+        text_escaped(&t, escapes[_i].text, ESCAPE_JSON);
+        for (const char *s = escapes[_i].text; *s != '\0' && whole.length < n;) {
+            fits = whole.length;
+            s += text_escaped_char(&whole, s, ESCAPE_JSON);
+        }
+        fits = whole.length < n ? whole.length : fits;
+        ck_assert_uint_eq(t.length, fits);
+        ck_assert_int_eq(memcmp(room, all, fits), 0);
+    }
+}
+
 TEST(number_parsing)
 {
     static const struct {

@@ -505,10 +505,10 @@ TEST(command_has_the_servers_environment)
     struct working w = start_working(s, "run1=.+./tell");
     close_fin(w.connection);
     log_wait(s, " hangup undo=ok");
-    must(log_has(s, " %s id %s env yes indeed\n", w.id, w.id));
-    must(log_has(s, " %s error\n", w.id) && log_has(s, " %s open  end\n", w.id));
+    must(log_has(s, " %s undo: id %s env yes indeed\n", w.id, w.id));
+    must(log_has(s, " %s undo: error\n", w.id) && log_has(s, " %s undo: open  end\n", w.id));
     int group = 0, pid = -1;
-    const char *line = log_wait(s, " %s input 0 group ", w.id);
+    const char *line = log_wait(s, " %s undo: input 0 group ", w.id);
     must(sscanf(strstr(line, "group"), "group %d %d", &group, &pid) == 2);
     must_say(group == pid, "%s", line);
     server_stop(s);
@@ -571,7 +571,7 @@ TEST(command_that_says_much)
         must(ioctl(s->log, FIONREAD, &held) == 0);
     } while (held < capacity / 2 || held != before);
     log_wait(s, " hangup undo=ok");
-    must(log_has(s, " %s 30000\n", w.id));
+    must(log_has(s, " %s undo: 30000\n", w.id));
     snprintf(text, sizeof(text), "Z %s ", w.id);
     must_say(log_count(s, text) >= 30000, "%u lines", log_count(s, text));
     server_stop(s);
@@ -802,7 +802,7 @@ TEST(janitor_that_dies_last_leaves_it_to_the_parent)
     server_kill(s, SIGKILL);
 }
 
-static const char *const states[] = {"state", "st'a%te", "st\xc3\xa4'te"};
+static const char *const states[] = {"state", "st'a%te", "st\xc3\xa4'te", "st\xff\xc3\xa4\x1b'te"};
 
 /* The line says what to type. */
 TEST_EACH(line_tells_how_to_try_again, states)
@@ -815,6 +815,8 @@ TEST_EACH(line_tells_how_to_try_again, states)
         log_wait(s, " %s UNDO FAILED for good: run test -e mended: exit status 1; ", w.id);
     snprintf(command, sizeof(command), "%s", strstr(line, "hangupd recover "));
     must_say(strstr(command, w.id), "%s", command);
+    must_say((strstr(states[_i], "\xc3\xa4") != NULL) == (strstr(command, "\xc3\xa4") != NULL),
+             "%s", command);
     kill(s->pid, SIGTERM);
     must(server_wait(s) == 0);
     snprintf(path, sizeof(path), "%s:%s", the_hangupd(), getenv("PATH"));
@@ -907,7 +909,7 @@ TEST(recover_undoes_all_that_was_left)
     struct output o = recover("");
     must_say(o.status == 0, "%d: %s", o.status, o.text);
     must_say(strstr(o.text, bad.id) && strstr(o.text, "3 undone or kept, 0 left"), "%s", o.text);
-    snprintf(query, sizeof(query), "%s: ran %s\n%s: undone\n", w[0].id, w[0].id, w[0].id);
+    snprintf(query, sizeof(query), "%s: undo: ran %s\n%s: undone\n", w[0].id, w[0].id, w[0].id);
     must_say(strstr(o.text, query), "%s", o.text);
     must(!exists(at("file")) && nothing_in_state());
     nothing_left();
@@ -962,8 +964,9 @@ TEST(recover_says_what_is_left_and_why)
     kill_all_of(s, w, 2);
     struct output o = recover("--undo-timeout 0.3");
     must_say(o.status == 1, "%d: %s", o.status, o.text);
-    snprintf(text, sizeof(text), "%s: sorry\n%s: could not undo: run echo sorry; exit 4: exit ",
-             w[0].id, w[0].id);
+    snprintf(text, sizeof(text),
+             "%s: undo: sorry\n%s: could not undo: run echo sorry; exit 4: exit ", w[0].id,
+             w[0].id);
     must_say(strstr(o.text, text), "%s", o.text);
     snprintf(text, sizeof(text), "%s: NOT undone: unlink %s: Is a directory (and more)\n", w[0].id,
              at("dir"));
@@ -1162,8 +1165,9 @@ TEST_TIMES(recover_as_root_becomes_the_owner, 2)
     must(chown(at("state"), owners[_i], 65534) == 0);
     struct output o = recover("");
     snprintf(text, sizeof(text),
-             ID ": %u\n" ID ": %u\n" ID ": 65534\n" ID ": 65534\n" ID ": undone", owners[_i],
-             owners[_i]);
+             ID ": undo: %u\n" ID ": undo: %u\n" ID ": undo: 65534\n" ID ": undo: 65534\n" ID
+                ": undone",
+             owners[_i], owners[_i]);
     must_say(o.status == 0 && strstr(o.text, text), "%d: %s", o.status, o.text);
 }
 
