@@ -89,6 +89,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "environment_file.h"
 #include "identity.h"
 #include "ledger.h"
 #include "look.h"
@@ -209,14 +210,15 @@ ASYNC_SAFE static void boot_id_read(void)
 /* This process's ledger. cleanup_begin fills it in; before that, pid is 0. */
 static struct {
     struct cleanup_owner owner;
-    pid_t pid;                      /* the owner's, which a process that it forks is not; 0: none */
-    unsigned long long start;       /* when it was born, as /proc says; 0: not known yet */
-    int fd, program_fd;             /* -1: not open yet */
-    off_t from;                     /* where its records start */
-    off_t last;                     /* where the newest record starts */
-    bool begun;                     /* its head is written */
-    bool lent;                      /* the scratch directory is made, and the request has it */
-    volatile sig_atomic_t touched;  /* set before a file of the ledger can exist */
+    pid_t pid;                     /* the owner's, which a process that it forks is not; 0: none */
+    unsigned long long start;      /* when it was born, as /proc says; 0: not known yet */
+    int fd, program_fd;            /* -1: not open yet */
+    off_t from;                    /* where its records start */
+    off_t last;                    /* where the newest record starts */
+    int environment;               /* of its undo commands (environment_file.h); -1: none is kept */
+    bool begun;                    /* its head is written */
+    bool lent;                     /* the scratch directory is made, and the request has it */
+    volatile sig_atomic_t touched; /* set before a file of the ledger can exist */
     volatile sig_atomic_t recorded; /* set before a record other than `scratch` can exist */
     struct scratch_mark mark;       /* of the scratch directory, if it is the slot's */
     char name[CLEANUP_ID_SIZE];     /* of its files */
@@ -235,6 +237,7 @@ void cleanup_begin(const struct cleanup_owner *owner)
     ledger.owner = *owner;
     ledger.fd = ledger.program_fd = -1;
     ledger.from = LEDGER_HEAD_SIZE;
+    ledger.environment = -1;
     ledger.begun = ledger.lent = false;
     ledger.touched = ledger.recorded = 0;
     ledger.mark = (struct scratch_mark){0};
@@ -247,6 +250,11 @@ void cleanup_begin(const struct cleanup_owner *owner)
      * which takes longer than all else here. */
     ledger.start = clock_ticks() == owner->forked ? owner->forked : 0;
     ledger.pid = owner->pid != 0 ? owner->pid : getpid();
+}
+
+void cleanup_use_environment(unsigned number)
+{
+    ledger.environment = (int)number;
 }
 
 ASYNC_SAFE bool cleanup_is_owner(void)
@@ -352,8 +360,9 @@ static void head_write(struct text *t)
         ledger.start = self.start;
     text_format(t, LEDGER_MAGIC "id=%s from=", ledger.owner.id);
     text_number(t, (unsigned long long)ledger.from, 10);
-    text_format(t, " program=%d pid=%d start=%llu boot=%s ", ledger.program_fd >= 0, ledger.pid,
-                ledger.start, boot_id);
+    text_format(t, ledger.environment >= 0 ? " program=%d env=%d" : " program=%d",
+                ledger.program_fd >= 0, ledger.environment);
+    text_format(t, " pid=%d start=%llu boot=%s ", ledger.pid, ledger.start, boot_id);
     size_t scratch =
         ledger.scratch[0] != '\0' ? strlen("scratch ") + strlen(ledger.scratch) + 1 : 0;
     size_t room = t->length + scratch + 1 < LEDGER_HEAD_SIZE ? LEDGER_HEAD_SIZE - scratch - 1 : 0;
@@ -1194,9 +1203,10 @@ struct settlement {
     const struct cleanup_settling *how;
     int fd;
     struct reader *reader;
-    off_t from;     /* where the records start, beside those in the head */
-    bool kept;      /* a `commit` is below: of what is above, only scratch directories go */
-    bool this_boot; /* device numbers mean what they meant */
+    off_t from;      /* where the records start, beside those in the head */
+    bool kept;       /* a `commit` is below: of what is above, only scratch directories go */
+    bool this_boot;  /* device numbers mean what they meant */
+    int environment; /* of its undo commands, as the own file's head has it */
     bool failed, run_left;
     bool later; /* of a record that failed it cannot be told yet whether it is undone */
 };
@@ -1266,14 +1276,28 @@ ASYNC_SAFE static int undo_thing(const struct settlement *s, const struct record
     return verbs[r->verb].undo == UNDO_TREE ? undo_rmtree(r->argument) : undo_unlink(r->argument);
 }
 
-/* Run the command of a record. Returns as undo_record does. */
+static int command_environment = -1;
+
+int cleanup_environment(void)
+{
+    return command_environment;
+}
+
+/* Run the command of a record in the environment that was kept for it. Returns as undo_record. */
 ASYNC_SAFE static int undo_run(struct settlement *s, const char *command)
 {
-    if (s->how->run == NULL) {
-        s->run_left = true;
+    const struct cleanup_settling *how = s->how;
+    s->run_left = how->run == NULL;
+    if (s->run_left)
         return 0;
+    command_environment = environment_open(how->dir, how->id, s->environment);
+    if (command_environment < 0 && (errno != ENOENT || s->environment >= 0)) {
+        report(how->id, "could not open the environment that was kept for: run", command, errno);
+        return fail(0); /* told */
     }
-    int result = s->how->run(s->how->id, command);
+    int result = how->run(how->id, command);
+    if (command_environment >= 0)
+        close_keep_errno(command_environment);
     s->later = s->later || result > 0;
     return result == 0 ? 1 : result > 0 ? fail(0) : -1;
 }
@@ -1405,6 +1429,7 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
     struct settlement s = {.how = how,
                            .fd = fd,
                            .from = h.from,
+                           .environment = f->head.environment,
                            .this_boot = is_this_boot(f->head.valid ? &f->head : &h)};
     struct stat now;
     off_t looked = 0;
@@ -1468,13 +1493,15 @@ ASYNC_SAFE static bool files_open(const struct cleanup_settling *how, struct fil
 ASYNC_SAFE static bool files_drop(const struct cleanup_settling *how, const struct files *f,
                                   bool kept)
 {
-    char partial[CLEANUP_ID_SIZE + 8];
+    char partial[CLEANUP_ID_SIZE + 8], environment[ENVIRONMENT_NAME_SIZE];
     const char *names[] = {f->program_name, f->name};
     const int fds[] = {f->program, f->own};
     bool done = true;
     for (int i = 0; i < 2; i++)
         done = (kept || remove_name(how->dir, partial_name(partial, names[i]), 0)) && done &&
                (f->slot || fds[i] < 0 || remove_name(how->dir, names[i], 0));
+    if (done && !f->slot && f->own >= 0)
+        done = remove_name(how->dir, environment_name(environment, how->id, 0), 0);
     /* First its word that there is no ledger: from then on the program's file counts for nothing. A
      * file in which something was recorded is not for the next program, nor for people, to read. */
     if (f->slot && f->own >= 0)
@@ -1857,9 +1884,12 @@ static bool note_sent(int dir, const char *name, const char *program)
 bool cleanup_move(int from, const char *name, int to, const char *id)
 {
     char program[LEDGER_NAME_SIZE], program_to[LEDGER_NAME_SIZE];
+    char environment[ENVIRONMENT_NAME_SIZE];
     struct header h = header_of(from, name);
     ledger_program_name(program, name);
     ledger_program_name(program_to, id);
+    if (!environment_take(from, id, h.environment, to))
+        return false;
     /* ID.p goes first. In the new place ID alone would look like a whole ledger, and its records
      * would be undone before the program's, which are newer. A slot's program's file that does not
      * belong to this ledger stays. */
@@ -1867,7 +1897,12 @@ bool cleanup_move(int from, const char *name, int to, const char *id)
     if (both && (!note_sent(from, name, program) ||
                  (renameat(from, program, to, program_to) < 0 && errno != ENOENT)))
         return false;
-    return renameat(from, name, to, id) == 0 || errno == ENOENT;
+    if (renameat(from, name, to, id) < 0 && errno != ENOENT)
+        return false;
+    struct stat was, is;
+    if (fstat(from, &was) == 0 && fstat(to, &is) == 0 && was.st_ino != is.st_ino)
+        (void)remove_name(from, environment_name(environment, id, 0), 0); /* else it is swept */
+    return true;
 }
 
 bool cleanup_unite(int state, int dir, const char *name, const char *id)
@@ -2034,10 +2069,31 @@ static bool remove_slots(int dir)
     return walk_close(&w) && done;
 }
 
+/* Remove the environments in DIR that no ledger needs: in the directory of a server that has ENDED
+ * all, else those of ledgers that are nowhere. One that is on its way here has its environment here
+ * already, and is looked for here last. */
+static bool sweep_environments(int state, int dir, bool ended)
+{
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
+    char id[CLEANUP_ID_SIZE];
+    bool done = true;
+    struct walk w = walk_open(dir, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+        struct text t = TEXT(id);
+        text_bytes(&t, e->d_name, strcspn(e->d_name, "."));
+        text_end(&t);
+        bool needed = !ended && (is_elsewhere(state, id) || cleanup_exists(dir, id));
+        if (environment_is_name(e->d_name) && !needed)
+            done = remove_name(dir, e->d_name, 0) && done;
+    }
+    return walk_close(&w) && done;
+}
+
 static bool remove_server_files(int state, int dir, const char *token)
 {
     return remove_pool(state, dir, token) && remove_slots(dir) &&
-           remove_name(dir, "scoreboard", 0) && remove_name(dir, "lock", 0) &&
+           sweep_environments(state, dir, true) && remove_name(dir, "scoreboard", 0) &&
+           remove_name(dir, "lock", 0) &&
            (remove_name(state, token, AT_REMOVEDIR) ||
             errno == ENOTEMPTY); /* as it should while something is left */
 }
@@ -2222,6 +2278,7 @@ bool cleanup_recover_parked(const struct cleanup_recovery *r)
     if (failed < 0)
         return errno == ENOENT || cannot_look(PARKED_NAME);
     bool done = recover_directory(r, failed, NULL);
+    done = (sweep_environments(r->state, failed, false) || cannot_look(PARKED_NAME)) && done;
     close(failed);
     return done;
 }

@@ -623,6 +623,12 @@ static void find_route(struct request *rq)
         rq->path_info = rq->path + strlen(rq->route->path);
 }
 
+/* Returns what the route's program inherits. */
+static const struct inherited *inherited_by(const struct request *rq)
+{
+    return &rq->settings->inherited[rq->route - rq->settings->routes];
+}
+
 /* Add the field Allow, as in "GET, HEAD, OPTIONS" (RFC 9110 section 10.2.1): what the route lists,
  * and what is answered for any. */
 static void add_allow(struct request *rq)
@@ -667,6 +673,8 @@ static void request_check(struct request *rq)
         if (check_query(rq) != NULL)
             refuse_request(rq, 400, check_query(rq));
     }
+    if (rq->route != NULL)
+        cleanup_use_environment(inherited_by(rq)->kept);
     const char *methods = rq->route != NULL ? methods_of(rq->route) : "OPTIONS";
     bool listed = lists_method(methods, rq->method);
     if (strcmp(rq->method, "OPTIONS") == 0 && (rq->route == NULL || !listed)) {
@@ -1323,12 +1331,13 @@ static int program_start(struct request *rq, struct program_facts *facts)
     facts->tmpdir = cleanup_tempdir();
     if (facts->tmpdir == NULL)
         return respond_errno(rq, "make the program's TMPDIR");
+    facts->directory = l.directory =
+        request_keep(rq, file, slash > file ? (size_t)(slash - file) : 1);
+    if (l.directory == NULL)
+        return respond_errno(rq, "find the program's directory");
     l.environment = environment_make(facts, request_allocate, rq);
     if (l.environment == NULL)
         return respond_errno(rq, "make the program's environment");
-    l.directory = request_keep(rq, file, slash > file ? (size_t)(slash - file) : 1);
-    if (l.directory == NULL)
-        return respond_errno(rq, "find the program's directory");
     l.failed = "make the descriptors of";
     program.out = open_output(&program.ends[0]);
     program.err = open_output(&program.ends[1]);
@@ -1595,8 +1604,8 @@ static int serve_program(struct request *rq)
                                   .is_tcp = rq->call->is_tcp,
                                   .client = rq->slot->client,
                                   .software = "hangupd/" HANGUPD_VERSION,
-                                  .self = rq->settings->self,
-                                  .state = rq->settings->state};
+                                  .id = rq->slot->id,
+                                  .inherited = inherited_by(rq)->variables};
     if (find_program(rq, &facts) < 0 || program_start(rq, &facts) < 0)
         return -1;
     int passed = pass_on(rq);

@@ -104,6 +104,7 @@
 #include "http.h"
 #include "listen.h"
 #include "options.h"
+#include "pass_env.h"
 #include "recover_command.h"
 #include "run_command.h"
 #include "scoreboard.h"
@@ -623,6 +624,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     cleanup_mark_prepare(argc, argv);
     cleanup_report = log_event;
     parse_options(argc, argv, &server_options);
+    pass_env_check();
     parse_routes(argc, argv, routes);
     if (settings.check) {
         check_inetd();
@@ -775,6 +777,8 @@ static void drop_privileges(const struct passwd *who)
         listen_remover(&server.remover, server.listeners, server.listener_count);
     server.state = who != NULL ? state_open_as(who->pw_name, who->pw_uid, who->pw_gid)
                                : state_open(geteuid(), getegid());
+    if (who != NULL)
+        take_home_of(who);
 }
 
 /* Returns where scratch directories and bodies go: nobody else may rename or remove them. */
@@ -1020,9 +1024,8 @@ static void open_all(void)
         leave_standard_descriptors();
     drop_privileges(owner);
     open_late_sockets(owner);
-    found->state = server.state.path;
     found->tmpdir = find_tmpdir();
-    found->self = find_self();
+    pass_env_prepare(find_self(), server.state.path);
     found->null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (found->null < 0)
         cannot("could not open /dev/null: %s", strerror(errno));
@@ -1032,6 +1035,7 @@ static void open_all(void)
     if (server.dir < 0)
         cannot("could not make a directory in the state directory: %s", strerror(errno));
     state_try(&server.state, server.dir);
+    pass_env_keep(server.dir, server.token);
     open_pool();
     open_scoreboard();
     open_events(&found->ignored);
@@ -1074,6 +1078,7 @@ static void begin_serving(void)
     listeners_watch(EPOLL_CTL_ADD);
     for (size_t i = 0; i < server.listener_count; i++)
         log_eventf(NULL, "listening on %s", server.listeners[i].name);
+    pass_env_tell();
     warn_of_missing_programs();
     recovery_begin();
     jobs_start();

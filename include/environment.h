@@ -7,15 +7,15 @@
  *     execve(facts.file, words, environment);
  *
  * It has CGI's variables, hangupd's own, an HTTP_ variable for each header field that a program may
- * see, and what the server's own environment says of other names. The strings of that last part
- * are the server's; all others are made by ALLOCATE, and freed by nobody here.
+ * see, and what the route's programs inherit (pass_env.h). The strings of that last part are the
+ * server's; all others are made by ALLOCATE, and freed by nobody here.
  *
- * A new variable is a name in own_names, a call of set_variable or the like in one of the parts
- * below, what it tells in program_facts (filled in by handler.c's serve_program), and a line of
- * hangupd(8).
+ * A new variable is a name in own_names (routes.h), a call of set_variable or the like in one of
+ * the parts below, what it tells in program_facts (filled in by handler.c's serve_program), and a
+ * line of hangupd(8).
  *
- * For one program of one request, in the request's process: it reads `environ`, and asks the
- * connection for its own address. It is built without stdio, and with no malloc of its own, because
+ * For one program of one request, in the request's process: it asks the connection for its own
+ * address. It is built without stdio, and with no malloc of its own, because
  * each request's process would pay for their pages.
  *
  * Kind: included by handler.c alone.
@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "http.h"
+#include "routes.h"
 #include "text.h"
 
 /* What is told to the program. All strings are the caller's, and end in a NUL. */
@@ -48,9 +49,9 @@ struct program_facts {
     bool is_tcp;
     const char *client;   /* "192.0.2.7:5180", "[2001:db8::7]:5180", or "unix" */
     const char *software; /* "hangupd/0.1" */
-    const char *tmpdir;
-    const char *self;  /* the path of hangupd; NULL: not known, and no variable */
-    const char *state; /* the path of STATE; NULL: the same */
+    const char *id;       /* the request's */
+    const char *tmpdir, *directory;
+    char *const *inherited; /* and a NULL; none of them is among own_names */
 };
 
 /* Returns SIZE bytes that live until the program has been executed, or NULL: out of memory. */
@@ -58,22 +59,11 @@ typedef void *environment_allocate(void *owner, size_t size);
 
 /* ---- Setting variables --------------------------------------------------------------- */
 
-/* Names that are the request's: all that are set here must be among them, as there is room for so
- * many. What the server's own environment says there is not passed on: a program could not tell it
- * from what the request says. */
-static const char *const own_names[] = {
-    "AUTH_TYPE",       "CONTENT_LENGTH", "CONTENT_TYPE",   "GATEWAY_INTERFACE", "PATH_INFO",
-    "PATH_TRANSLATED", "QUERY_STRING",   "REMOTE_ADDR",    "REMOTE_HOST",       "REMOTE_IDENT",
-    "REMOTE_PORT",     "REMOTE_USER",    "REQUEST_METHOD", "REQUEST_URI",       "SCRIPT_FILENAME",
-    "SCRIPT_NAME",     "SERVER_ADDR",    "SERVER_NAME",    "SERVER_PORT",       "SERVER_PROTOCOL",
-    "SERVER_SOFTWARE", "TMPDIR",         "UNDO_FD",        "HANGUPD",           "HANGUPD_STATE"};
-#define OWN_NAMES (sizeof own_names / sizeof own_names[0])
-
 struct environment {
     const struct program_facts *facts;
     environment_allocate *allocate;
     void *owner;
-    char **variables;   /* with room for all that there can be, and a NULL */
+    char **variables;   /* with room for all that there can be (own_names), and a NULL */
     size_t count, room; /* without the NULL */
     bool lacks;         /* one, for want of memory or of that room */
 };
@@ -122,20 +112,6 @@ static void set_from_field(struct environment *e, const char *name, const char *
 
 /* ---- The parts ----------------------------------------------------------------------- */
 
-static void inherit_variables(struct environment *e)
-{
-    for (char **v = environ; *v != NULL; v++) {
-        size_t n = strcspn(*v, "=");
-        /* An inherited HTTP_ would look like a field of the request: HTTP_PROXY is the known
-         * trap (httpoxy), and any other is one, too. */
-        bool wanted = strncmp(*v, "HTTP_", 5) != 0;
-        for (size_t i = 0; i < OWN_NAMES && wanted; i++)
-            wanted = strlen(own_names[i]) != n || memcmp(own_names[i], *v, n) != 0;
-        if (wanted)
-            e->variables[e->count++] = *v;
-    }
-}
-
 static void set_request_variables(struct environment *e)
 {
     const struct program_facts *f = e->facts;
@@ -155,12 +131,9 @@ static void set_request_variables(struct environment *e)
         set_decimal(e, "CONTENT_LENGTH", f->body_length);
         set_from_field(e, "CONTENT_TYPE", "Content-Type");
     }
+    set_variable(e, "PWD", f->directory);
     set_variable(e, "TMPDIR", f->tmpdir);
     set_variable(e, "UNDO_FD", "3");
-    if (f->self != NULL) /* so that a program finds `hangupd undo` wherever it is */
-        set_variable(e, "HANGUPD", f->self);
-    if (f->state != NULL) /* and `hangupd status` its own server */
-        set_variable(e, "HANGUPD_STATE", f->state);
 }
 
 /* Our end of the connection, in numbers: "localhost" and 0 for a unix socket, which has none. */
@@ -277,12 +250,14 @@ static char **environment_make(const struct program_facts *facts, environment_al
                             .allocate = allocate,
                             .owner = owner,
                             .room = OWN_NAMES + facts->head->field_count};
-    for (char **v = environ; *v != NULL; v++)
+    for (char *const *v = facts->inherited; *v != NULL; v++)
         e.room++;
     e.variables = allocate(owner, (e.room + 1) * sizeof *e.variables);
     e.lacks = e.variables == NULL;
     if (!e.lacks) {
-        inherit_variables(&e); /* REQUEST_ID among them */
+        set_variable(&e, "REQUEST_ID", facts->id); /* first: it marks its processes */
+        for (char *const *v = facts->inherited; *v != NULL; v++)
+            e.variables[e.count++] = *v;
         set_request_variables(&e);
         set_address_variables(&e);
         set_header_variables(&e);

@@ -59,6 +59,9 @@ struct cleanup_owner {
 /* Name the owner of this process's ledger, once in its life. Nothing is written before the first
  * record. */
 void cleanup_begin(const struct cleanup_owner *owner);
+/* Say which of the environments that the server has kept (environment_file.h) is for this ledger's
+ * undo commands; before anything is recorded. */
+void cleanup_use_environment(unsigned number);
 /* Returns true if the calling process is the one that called cleanup_begin; a fork of it is not. */
 ASYNC_SAFE bool cleanup_is_owner(void);
 /* Returns true if this process owns a ledger, which may not have been made yet. */
@@ -124,6 +127,10 @@ struct cleanup_settling {
      * CLEANUP_RUN_LEFT instead. */
     int (*run)(const char *id, const char *command);
 };
+
+/* For `run`, while it is called: returns the descriptor of the environment that was kept for its
+ * ledger, which stays cleanup.c's; -1: none was, as the ledger is of an older version. */
+int cleanup_environment(void);
 
 /* Undo a ledger, and drop it if all could be undone. If another process settles it, that is waited
  * for. A ledger that is not there is CLEANUP_DONE. */

@@ -41,7 +41,7 @@ struct word_list {
 
 static struct settings {
     struct handler_settings handler;
-    struct word_list listen, route_files;
+    struct word_list listen, route_files, pass_env;
     bool inetd, check;
     int64_t idle_exit_ms; /* -1: not asked for */
     const char *user, *socket_group;
@@ -54,6 +54,7 @@ static struct settings {
 } settings = {
     .listen = {.advice = ""},
     .route_files = {.advice = "; one file can hold all routes"},
+    .pass_env = {.advice = "; one can have several names, with commas between them"},
     .idle_exit_ms = -1,
     .socket_mode = -1,
 };
@@ -61,6 +62,9 @@ static struct settings {
 #define LISTEN_DEFAULT "127.0.0.1:8080"
 #define IDLE_EXIT_WAIT_S 60 /* inetd's `wait`: it starts the server again when it is needed */
 #define STATE_OF_ROOT "/var/lib/hangupd"
+#define PASS_ENV_DEFAULT                                                                           \
+    "PATH,HOME,LANG,LC_*,TZ,USER,LOGNAME,SSL_CERT_FILE,http_proxy,https_proxy,HTTPS_PROXY,"        \
+    "no_proxy,NO_PROXY,all_proxy,ALL_PROXY"
 
 /* ---- Options, one row each ----------------------------------------------------------- */
 
@@ -98,7 +102,7 @@ struct option_table {
     const struct option_row *rows;
 };
 
-#define OPTIONS_MAX 48  /* of one table */
+#define OPTIONS_MAX 96  /* of one table */
 #define HEAD_MOST "64M" /* head and target are held in memory, once for each child */
 
 /* The parts of a row that go together, for a value in `settings`. */
@@ -161,6 +165,12 @@ static const struct option_row server_rows[] = {
     {NULL, NULL, .kind = OPTION_KEYS},
     {"routes", "further routes, one a line; # begins a comment; may be\nrepeated",
      LIST_IN(route_files, "FILE")},
+    {"pass-env",
+     "variables that programs and undo commands get of this\n"
+     "environment, beside PATH, HOME, LANG, LC_*, TZ, USER, LOGNAME,\n"
+     "SSL_CERT_FILE and the proxies'; a * at the end of a name\n"
+     "stands for any rest, and '' first takes these away; may be\nrepeated",
+     LIST_IN(pass_env, "NAME[,NAME...]")},
     {NULL, help_listening, .kind = OPTION_TEXT},
     {"listen",
      "or [V6]:PORT, :PORT (all addresses), unix:PATH; may be\n"

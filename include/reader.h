@@ -108,6 +108,7 @@ struct header {
     pid_t pid;                /* of the request's child, which is also its session */
     unsigned long long start; /* when that was born */
     off_t from;               /* where its records start, beside those in its head */
+    int environment;          /* which one its undo commands get; -1: it does not say */
     char id[CLEANUP_ID_SIZE]; /* "" in a program's file */
     char boot[40];
     struct scratch_mark mark; /* if it is idle */
@@ -141,7 +142,7 @@ ASYNC_SAFE static inline void header_word(const char *line, const char *key, cha
  * done on its word alone. */
 ASYNC_SAFE static inline struct header header_read(int fd)
 {
-    struct header h = {0};
+    struct header h = {.environment = -1};
     char line[LEDGER_HEAD_SIZE];
     ssize_t n;
     do
@@ -165,6 +166,8 @@ ASYNC_SAFE static inline struct header header_read(int fd)
     header_word(line, " boot=", h.boot, sizeof h.boot);
     h.pid = (pid_t)header_number(line, " pid=");
     h.start = header_number(line, " start=");
+    if (strstr(line, " env=") != NULL)
+        h.environment = (int)header_number(line, " env=");
     h.from = first ? 0 : (off_t)header_number(line, " from=");
     h.program = first || header_number(line, " program=") != 0;
     return h;

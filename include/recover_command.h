@@ -16,6 +16,7 @@
 
 #include "ledger.h"
 #include "options.h"
+#include "pass_env.h"
 #include "run_command.h"
 #include "state.h"
 
@@ -30,7 +31,7 @@ static const char recover_about[] =
 static const char recover_notes[] =
     "  --help\n"
     "\n"
-    "Commands run in the current directory, with this environment and REQUEST_ID.\n"
+    "Commands run with the environment that their server has kept for them, in its directory.\n"
     "\n"
     "To drop a record without undoing it, remove its line from the ledger, STATE/failed/ID or\n"
     "STATE/failed/ID.p, and recover again.\n"
@@ -162,9 +163,14 @@ static void recover_open(void)
     if (lstat(path, &there) < 0)
         cannot("the state directory %s cannot be looked at: %s", path, strerror(errno));
     uid_t owner = geteuid() == 0 ? there.st_uid : geteuid();
+    bool other = owner != geteuid();
     const struct passwd *who = find_user(NULL, owner);
     recovering.state = state_open_as(who != NULL ? who->pw_name : NULL, owner,
                                      who != NULL ? who->pw_gid : there.st_gid);
+    if (other) /* a ledger of an older version would show that user's commands root's */
+        pass_env_forget();
+    if (other && who != NULL)
+        take_home_of(who);
 }
 
 static int command_recover(int argc, char **argv)

@@ -1,13 +1,14 @@
-/* routes.h: routes, durations and sizes, as people write them and read them.
+/* routes.h: routes, durations and sizes, as people write them and read them; and the names of the
+ * variables that a program is told things by.
  *
  *     struct route r;
  *     char why[512];
  *     if (route_parse("/report=./report.sh,timeout=10m", compiled, &r, why, sizeof why) < 0)
  *         complain(why);
  *
- * A route is PATH=TARGET[,KEY=VALUE...]; what the keys are, and what --help says of each, is in
- * one table, route_keys. A new key is a row there, a function take_... beside the others, and a
- * member of struct route (hangupd/handler.h). Nothing is printed here: what is wrong is put into
+ * A route is PATH=TARGET[,KEY=VALUE...], in which "\," is a comma that is meant; what the keys are,
+ * and what --help says of each, is in one table, route_keys. A new key is a row there and a member
+ * of struct route (hangupd/handler.h). Nothing is printed here: what is wrong is put into
  * words for the caller to print. Files of routes, and the option --routes, are in options.h.
  *
  * Kind: pure.
@@ -119,6 +120,32 @@ static inline void text_not_a_choice(struct text *t, const char *words)
             text_char(t, *words);
 }
 
+/* ---- Variables ----------------------------------------------------------------------- */
+
+/* The variables that say something of the request, or are hangupd's own. What the server's own
+ * environment says there is not passed on: a program could not tell it from what the request says.
+ */
+static const char *const own_names[] = {
+    "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_INTERFACE", "PATH_INFO", "QUERY_STRING",
+    "REDIRECT_STATUS", "REMOTE_ADDR", "REMOTE_PORT", "REQUEST_ID", "REQUEST_METHOD", "REQUEST_URI",
+    "SCRIPT_NAME", "SCRIPT_FILENAME", "SERVER_ADDR", "SERVER_NAME", "SERVER_PORT", "PWD",
+    "SERVER_PROTOCOL", "SERVER_SOFTWARE", "TMPDIR", "UNDO_FD", "HANGUPD", "HANGUPD_STATE", "OLDPWD",
+    /* These are never set here; a route's `env` may. */
+    "AUTH_TYPE", "REMOTE_HOST", "PATH_TRANSLATED", "REMOTE_IDENT", "REMOTE_USER"};
+#define OWN_NAMES (sizeof own_names / sizeof own_names[0])
+#define OWN_NAMES_SET (OWN_NAMES - 5)
+
+/* Returns true if the N bytes at NAME are among the first COUNT of these, or the name of a header
+ * field's variable: an inherited HTTP_PROXY is the known trap (httpoxy), and any other is one, too.
+ */
+static inline bool variable_is_own(const char *name, size_t n, size_t count)
+{
+    bool own = n >= 5 && memcmp(name, "HTTP_", 5) == 0;
+    for (size_t i = 0; i < count && !own; i++)
+        own = strlen(own_names[i]) == n && memcmp(own_names[i], name, n) == 0;
+    return own;
+}
+
 /* ---- The keys of a route ------------------------------------------------------------- */
 
 /* Say in WHY, as printf() would, what is wrong. Returns -1. */
@@ -132,22 +159,56 @@ __attribute__((format(printf, 3, 4))) static inline int refuse(char *why, size_t
     return -1;
 }
 
+/* Add the variable "NAME=VALUE" to what the route's program gets. */
+static inline int take_variable(struct route *r, const char *value, char *why, size_t size)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789";
+    size_t n = strspn(value, letters), count = 0;
+    if (n == 0 || value[n] != '=' || strchr("0123456789", *value) != NULL)
+        return refuse(why, size, "env=%s is not a variable; write env=NAME=VALUE", value);
+    if (variable_is_own(value, n, OWN_NAMES_SET))
+        return refuse(why, size,
+                      "env=%s: a program is told of its request by that variable; choose "
+                      "another name",
+                      value);
+    for (; r->env != NULL && r->env[count] != NULL; count++)
+        if (strncmp(r->env[count], value, n + 1) == 0)
+            return refuse(why, size, "env=%s: the variable is there twice", value);
+    const char **more = reallocarray(r->env, count + 2, sizeof *more);
+    char *copy = strdup(value);
+    if (more != NULL)
+        r->env = more;
+    if (more == NULL || copy == NULL) {
+        free(copy);
+        return refuse(why, size, "out of memory");
+    }
+    more[count] = copy;
+    more[count + 1] = NULL;
+    return 0;
+}
+
 static const struct route_key {
     const char *name, *argument, *help; /* as the columns of options (options.h) */
     size_t at;                          /* in struct route */
     int64_t (*parse)(const char *text); /* of an int64_t; NULL: an enum, one of ARGUMENT's words */
     const char *wanted;                 /* after "is not", if it is no enum */
+    bool programs;                      /* it is about programs alone */
+    int (*take)(struct route *r, const char *value, char *why, size_t size); /* unless NULL */
 } route_keys[] = {
     {"timeout", "TIME", "for the whole request, instead of --timeout",
-     offsetof(struct route, timeout_ms), parse_duration, "a time; write timeout=90s, 15m or 2h"},
+     .at = offsetof(struct route, timeout_ms), .parse = parse_duration,
+     .wanted = "a time; write timeout=90s, 15m or 2h"},
     {"max", "N",
      "requests of this route at once; further ones wait for\n"
      "their turn, up to --queue-timeout",
-     offsetof(struct route, max), parse_count, "a whole number from 1 to " DIGITS(COUNT_MOST)},
+     .at = offsetof(struct route, max), .parse = parse_count,
+     .wanted = "a whole number from 1 to " DIGITS(COUNT_MOST)},
     {"on-hangup", ON_HANGUP_WORDS, "instead of --on-hangup",
      .at = offsetof(struct route, on_hangup)},
     {"half-close", HALF_CLOSE_WORDS, "instead of --half-close",
      .at = offsetof(struct route, half_close)},
+    {"env", "NAME=VALUE", "a variable for the program and its undo commands; may be\nrepeated",
+     .programs = true, .take = take_variable},
 };
 #define ROUTE_KEY_COUNT (sizeof route_keys / sizeof route_keys[0])
 
@@ -169,6 +230,11 @@ static inline int parse_key(struct route *r, char *text, char *why, size_t size)
             text_format(&t, k == route_keys ? "%s" : ", %s", k->name);
         return refuse(why, size, "there is no key %s; there are %s", key, text_end(&t));
     }
+    if (k->programs && r->name != NULL)
+        return refuse(why, size, "%s is about programs, and @%s is a handler compiled in", key,
+                      r->name);
+    if (k->take != NULL)
+        return k->take(r, value, why, size);
     void *at = (char *)r + k->at;
     int64_t n = k->parse != NULL ? k->parse(value) : choice_find(k->argument, value);
     if (k->parse != NULL)
@@ -237,18 +303,44 @@ static inline int parse_target(struct route *r, const char *target, const struct
     return refuse(why, size, "no handler is called %s; there are:%s", target, text_end(&names));
 }
 
+/* Returns the text from *AT up to the next comma, without the backslash of those that are meant,
+ * and moves *AT behind it; NULL: there is no more. Nothing between two commas is nothing. */
+static inline char *next_part(char **at)
+{
+    char *from = *at + strspn(*at, ","), *to = from, *in = from;
+    if (*from == '\0')
+        return NULL;
+    for (; *in != '\0' && *in != ','; *to++ = *in++)
+        in += in[0] == '\\' && in[1] == ',';
+    *at = in + (*in == ',');
+    *to = '\0';
+    return from;
+}
+
+/* Free what route_parse has allocated: of a compiled one (@NAME) that is the path. */
+static inline void route_free(struct route *r)
+{
+    const char **env = r->name == NULL ? r->env : NULL;
+    for (size_t i = 0; env != NULL && env[i] != NULL; i++)
+        free((char *)env[i]);
+    free(env);
+    free((char *)(r->name == NULL ? r->program : NULL));
+    free((char *)r->path);
+    *r = (struct route){0};
+}
+
 /* Parse "PATH=TARGET[,KEY=VALUE...]" into *ROUTE, whose strings are then allocated, with COMPILED
  * (ended by path NULL) for @NAME. Returns 0, or -1 with WHY: what is wrong, and what would be
  * right. */
 static inline int route_parse(const char *text, const struct route *compiled, struct route *route,
                               char *why, size_t size)
 {
-    char *copy = strdup(text), *save = NULL;
+    char *copy = strdup(text);
     int result = -1;
     *route = (struct route){0};
     if (copy == NULL)
         return refuse(why, size, "out of memory");
-    char *equals = strchr(copy, '=');
+    char *equals = strchr(copy, '='), *rest = equals != NULL ? equals + 1 : NULL;
     if (*copy != '/' || equals == NULL || equals[1] == '\0' || equals[1] == ',') {
         refuse(why, size, "a route is PATH=TARGET, as in /report=./report.sh or /a=@a");
     } else if (isblank((unsigned char)equals[-1]) || isblank((unsigned char)equals[1])) {
@@ -257,17 +349,15 @@ static inline int route_parse(const char *text, const struct route *compiled, st
     } else {
         *equals = '\0';
         route->path = strdup(copy);
-        char *target = strtok_r(equals + 1, ",", &save);
+        char *target = next_part(&rest);
         if (route->path != NULL && target != NULL)
             result = parse_target(route, target, compiled, why, size);
     }
-    for (char *key; result == 0 && (key = strtok_r(NULL, ",", &save)) != NULL;)
+    for (char *key; result == 0 && (key = next_part(&rest)) != NULL;)
         result = parse_key(route, key, why, size);
     free(copy);
-    if (result < 0) {
-        free((char *)route->path);
-        *route = (struct route){0};
-    }
+    if (result < 0)
+        route_free(route);
     return result;
 }
 

@@ -28,6 +28,7 @@
 #include <sys/wait.h>
 #include <sysexits.h>
 
+#include "environment_file.h"
 #include "log.h"
 #include "options.h"
 
@@ -151,8 +152,26 @@ static bool output_take(int *from, struct log_lines *lines, const char *id, int 
     return false;
 }
 
+/* Returns the environment of an undo command of the request ID: what was kept for it, or, as a
+ * ledger of an older version has none, this process's own. Returns NULL with errno if it cannot be
+ * had. The directory is entered that its server was in, if that can be. */
+static char **command_environment(const char *id)
+{
+    static char mark_variable[sizeof "REQUEST_ID=" + CLEANUP_ID_SIZE];
+    int kept = cleanup_environment();
+    if (kept < 0)
+        return environ;
+    snprintf(mark_variable, sizeof mark_variable, "REQUEST_ID=%s", id);
+    char **all = environment_read(kept, mark_variable);
+    for (char **v = all; v != NULL && *v != NULL; v++)
+        if (strncmp(*v, "PWD=", 4) == 0 && chdir(*v + 4) < 0)
+            continue; /* a server's own janitor is there, also if its user may not go there */
+    return all;
+}
+
 static _Noreturn void exec_command(const char *id, const char *command, int output, pid_t parent)
 {
+    const char *const words[] = {"sh", "-c", command, NULL};
     sigset_t none;
     /* It dies with its janitor, because the next janitor begins the command anew, and two of them
      * must not run at once. */
@@ -171,7 +190,10 @@ static _Noreturn void exec_command(const char *id, const char *command, int outp
     if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(output, STDOUT_FILENO) < 0 ||
         dup2(output, STDERR_FILENO) < 0)
         _exit(126);
-    execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+    char **environment = command_environment(id);
+    if (environment != NULL)
+        execve("/bin/sh", (char *const *)words, environment);
+    fprintf(stderr, "could not run /bin/sh: %s\n", strerror(errno));
     _exit(127);
 }
 

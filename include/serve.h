@@ -20,6 +20,13 @@
 
 #include "scoreboard.h"
 
+/* What a route's program gets of the server's environment and of the route's own, with a NULL at
+ * its end; and the number under which it is kept for undo commands (environment_file.h). */
+struct inherited {
+    char *const *variables;
+    unsigned kept;
+};
+
 /* What is the same for all requests. A duration of 0 or less is no limit where that is said. */
 struct handler_settings {
     const struct route *routes;
@@ -40,11 +47,11 @@ struct handler_settings {
     const char *tmpdir;            /* absolute; for scratch directories and bodies */
     int null;                      /* /dev/null, for reading */
     const char *pool_path;         /* of scratch directories (ledger.h); NULL: there is none */
-    const char *self;              /* the path of what is running; NULL: not known */
-    const char *state;             /* the absolute path of STATE; NULL: programs are not told */
     char *head;                    /* handler_head_room bytes, which each child has to itself */
     sigset_t ignored;              /* signals that the server ignores and a program must not */
     uint64_t open_files; /* the soft limit that the server was started with: a program's */
+    /* One for each route. */
+    const struct inherited *inherited;
 };
 
 /* What is this request's own. */

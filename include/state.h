@@ -219,4 +219,12 @@ static struct state_dir state_open_as(const char *name, uid_t user, gid_t group)
     return state;
 }
 
+/* Let HOME, USER and LOGNAME be WHO's. */
+static void take_home_of(const struct passwd *who)
+{
+    if (setenv("HOME", who->pw_dir, 1) < 0 || setenv("USER", who->pw_name, 1) < 0 ||
+        setenv("LOGNAME", who->pw_name, 1) < 0)
+        cannot("could not set the environment of %s: %s", who->pw_name, strerror(errno));
+}
+
 #endif

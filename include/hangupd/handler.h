@@ -82,6 +82,8 @@ struct route {
                           * listed; OPTIONS is always answered. */
     int64_t timeout_ms;  /* milliseconds for the whole request; 0: as --timeout says */
     int64_t max;         /* requests of this route at once; 0: no limit */
+    const char **env;    /* "NAME=VALUE", what a program gets beside what --pass-env names, and a
+                          * NULL; NULL: nothing */
     enum on_hangup on_hangup;
     enum half_close half_close;
 };

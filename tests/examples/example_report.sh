@@ -1,7 +1,7 @@
 #!/bin/sh
 # A report writer: one file, which is there only while somebody waits for it, or has had the answer
 # that names it. Its name holds the request's id, so that no two requests mean the same file.
-# Wants: REPORTS, a directory, in the server's environment; ?name=NAME&lines=N.
+# Wants: REPORTS, a directory, by --pass-env or env=; ?name=NAME&lines=N.
 set -eu
 
 parameter()

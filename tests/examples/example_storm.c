@@ -214,8 +214,9 @@ static int plain(struct request *rq)
 
 int main(int argc, char **argv)
 {
-    char program[4096];
-    const char *tests = getenv("TESTS");
+    char program[4096], world[4096];
+    const char *tests = getenv("TESTS"), *env[] = {world, NULL};
+    snprintf(world, sizeof(world), "WORLD=%s", getenv("WORLD"));
     snprintf(program, sizeof(program), "%s/examples/example_storm.sh", tests ? tests : "tests");
     const struct route routes[] = {
         {.path = "/made", .handler = made},
@@ -228,7 +229,7 @@ int main(int argc, char **argv)
         {.path = "/bad", .handler = bad},
         {.path = "/posted", .handler = posted, .methods = "POST"},
         {.path = "/plain", .handler = plain},
-        {.path = "/program", .program = program},
+        {.path = "/program", .program = program, .env = env},
         {0},
     };
     return server_main(argc, argv, routes);

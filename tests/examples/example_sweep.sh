@@ -1,6 +1,6 @@
 #!/bin/sh
 # The request that fault_syscalls disturbs, as a program: see example_sweep.c. Each thing is
-# recorded before it is made. Wants: SWEEP, the directory, in the server's environment.
+# recorded before it is made. Wants: SWEEP, the directory, by --pass-env or env=.
 #
 #     /program          in world and remote
 #     /program?before   in before and before/remote

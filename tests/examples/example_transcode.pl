@@ -1,7 +1,7 @@
 #!/usr/bin/env perl
 # A transcoder: a worker process, as ffmpeg would be, turns the request's body into a file, while the
 # answer tells how far it is. The worker is not waited for by anybody but its parent: it must not
-# outlive a caller who has gone. Wants: VIDEOS, a directory, in the server's environment.
+# outlive a caller who has gone. Wants: VIDEOS, a directory, by --pass-env or env=.
 use strict;
 use warnings;
 

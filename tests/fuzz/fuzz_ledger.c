@@ -28,10 +28,12 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "environment_file.h"
 #include "fuzz.h"
 #include "ledger.h"
 
-#define ID "0123456789abcdef-1"
+#define TOKEN "0123456789abcdef"
+#define ID TOKEN "-1"
 
 static char base[128], world[160]; /* the target's directory; %R in it */
 static int state = -1;             /* BASE/state, where the ledger is */
@@ -513,8 +515,8 @@ static void caught_in_tree(int dir, const char *name)
 static bool is_ledger(int dir, const char *name)
 {
     name += *name == '.'; /* under that name it was made */
-    return dir == state &&
-           (strcmp(name, ledgers[0].name) == 0 || strcmp(name, ledgers[1].name) == 0);
+    return dir == state && (strcmp(name, ledgers[0].name) == 0 ||
+                            strcmp(name, ledgers[1].name) == 0 || strcmp(name, ID ".env") == 0);
 }
 
 static int counted(int result)
@@ -592,6 +594,8 @@ int __wrap_openat(int dir, const char *path, int flags, ...)
     mode_t mode_bits = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(rest, mode_t) : 0;
     va_end(rest);
     must_of(!armed || is_ledger(dir, path), path, strlen(path));
+    if (armed && strcmp(path, ID ".env") == 0)
+        path = "env"; /* whatever the head says, there is one for the commands */
     int fd = __real_openat(dir, path, flags, mode_bits);
     return armed ? spot_note(fd, "") : fd;
 }
@@ -912,6 +916,7 @@ static void begin(void)
     cleanup_report = note_report;
     must(mkdir(world, 0700) == 0);
     world_make();
+    must(environment_keep(state, 0, TOKEN, environ, false) == 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -22,6 +22,21 @@ static const struct route compiled[] = {
     {0},
 };
 
+/* Each variable has a name, once, that says nothing of the request; and its value was written, but
+ * for the backslashes before its commas. */
+static void check_env(const struct route *r, const char *text)
+{
+    for (size_t i = 0; r->env != NULL && r->env[i] != NULL; i++) {
+        size_t n = strcspn(r->env[i], "=");
+        must_of(n > 0 && r->env[i][n] == '=' && strlen(r->env[i]) < strlen(text), text,
+                strlen(text));
+        must_of(!variable_is_own(r->env[i], n, OWN_NAMES_SET), text, strlen(text));
+        for (size_t k = 0; k < i; k++)
+            must_of(strncmp(r->env[i], r->env[k], n + 1) != 0, text, strlen(text));
+        must_of(r->handler == NULL && r->program != NULL, text, strlen(text));
+    }
+}
+
 static void check_route(const char *text, size_t why_size)
 {
     struct route r;
@@ -40,8 +55,8 @@ static void check_route(const char *text, size_t why_size)
         must_of(r.on_hangup <= ON_HANGUP_FINISH && r.half_close <= HALF_CLOSE_IGNORE &&
                     r.max >= 0 && r.max <= 1000000,
                 text, strlen(text));
-        free((char *)r.path);
-        free((char *)r.program);
+        check_env(&r, text);
+        route_free(&r);
     } else {
         must(result == -1 && r.path == NULL);
         must_of(memchr(why, '\0', why_size) != NULL, text, strlen(text));

@@ -3,7 +3,9 @@
  * is left. The programs are real ones, mostly shell scripts that a test writes. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -194,18 +196,108 @@ TEST(variables_of_a_large_head)
     server_stop(s);
 }
 
-/* What the server was started with goes on to the program, but for what would pass for the
- * request's own. */
-TEST(variables_of_the_server)
+/* Of what the server was started with a program gets what is named, but never what would pass for
+ * the request's own. */
+static const struct passed_case {
+    const char *options, *has, *lacks; /* names with spaces between them */
+} passed[] = {
+    {"", "PATH HOME LANG LC_ODD https_proxy NO_PROXY", "GREETING GREAT SECRET HTTP_X OLDPWD"},
+    {"--pass-env GREETING", "PATH HOME GREETING", "GREAT SECRET"},
+    {"--pass-env SECRET,GRE*", "PATH HOME GREETING GREAT SECRET", "HTTP_PROXY"},
+    {"--pass-env GREETING --pass-env GREAT", "GREETING GREAT HOME", "SECRET"},
+    {"--pass-env SECRET --pass-env QUOTES --pass-env GREAT", "GREAT", "HOME GREETING SECRET LANG"},
+    {"--pass-env *", "GREETING SECRET HOME", "HTTP_PROXY HTTP_X OLDPWD PATH_INFO REMOTE_USER"},
+};
+
+static void must_have_all(const char *text, const char *names, bool wanted)
 {
-    must(setenv("HTTP_PROXY", "http://evil", 1) == 0 && setenv("HTTP_X", "1", 1) == 0);
-    must(setenv("PATH_INFO", "/old", 1) == 0 && setenv("GREETING", "hello there", 1) == 0);
-    struct server *s = serve(HEAD "echo; env");
+    char copy[256], *save = NULL;
+    snprintf(copy, sizeof copy, "%s", names);
+    for (char *name = strtok_r(copy, " ", &save); name; name = strtok_r(NULL, " ", &save))
+        must_say((variable(text, name) != NULL) == wanted, "%s in %s", name, text);
+}
+
+TEST_EACH(variables_that_are_passed_on, passed)
+{
+    static const char *const names[] = {"HTTP_PROXY", "HTTP_X",      "PATH_INFO", "GREETING",
+                                        "GREAT",      "SECRET",      "LC_ODD",    "LANG",
+                                        "NO_PROXY",   "https_proxy", "OLDPWD",    "REMOTE_USER"};
+    for (size_t i = 0; i < COUNT(names); i++)
+        must(setenv(names[i], "a b", 1) == 0);
+    must(setenv("PWD", "/elsewhere", 1) == 0 && setenv("HOME", test_dir, 1) == 0);
+    script("program", HEAD "echo; env >&2; tr '\\0' '\\n' </proc/$$/environ");
+    char text[512];
+    snprintf(text, sizeof text, "%s /cgi/=%s", passed[_i].options, at("cgi"));
+    char *quotes = strstr(text, "QUOTES"); /* the harness splits at spaces, and drops nothing */
+    struct server *s;
+    if (quotes == NULL) {
+        s = hangupd("%s", text);
+    } else {
+        file_write(at("start"), "#!/bin/sh\nfor w; do shift; [ \"$w\" = QUOTES ] && w=; "
+                                "set -- \"$@\" \"$w\"; done; exec \"$HANGUPD\" \"$@\"\n");
+        must(chmod(at("start"), 0755) == 0);
+        s = server_start(at("start"), "%s", text);
+    }
+    log_wait(s, " variables of the environment are held back from programs");
     const char *t = asked(s, "GET /cgi/program HTTP/1.1\r\nHost: h\r\n\r\n").text;
-    must_have(t, "GREETING", "hello there");
-    must_lack(t, "HTTP_PROXY");
-    must_lack(t, "HTTP_X");
-    must_lack(t, "PATH_INFO");
+    must_have_all(t, passed[_i].has, true);
+    must_have_all(t, passed[_i].lacks, false);
+    must_have(t, "PWD", at("cgi"));
+    server_stop(s);
+}
+
+TEST(variables_of_a_route)
+{
+    must(setenv("HOME", "/elsewhere", 1) == 0 && setenv("GREETING", "no", 1) == 0);
+    script("program", HEAD "echo; tr '\\0' '\\n' </proc/$$/environ");
+    struct server *s =
+        hangupd("/one=%s,env=HOME=/one,env=GREETING=a\\,b=c,max=2,env=REMOTE_USER=me "
+                "/two=%s,env=EMPTY= --pass-env GREETING",
+                at("cgi/program"), at("cgi/program"));
+    const char *t = asked(s, "GET /one HTTP/1.1\r\nHost: h\r\n\r\n").text;
+    must_have(t, "HOME", "/one");
+    must_have(t, "GREETING", "a,b=c");
+    must_have(t, "REMOTE_USER", "me");
+    must_say(strstr(strstr(t, "\nHOME=") + 1, "\nHOME=") == NULL, "%s", t);
+    t = asked(s, "GET /two HTTP/1.1\r\nHost: h\r\n\r\n").text;
+    must_have(t, "HOME", "/elsewhere");
+    must_have(t, "GREETING", "no");
+    must_have(t, "EMPTY", "");
+    must_lack(t, "REMOTE_USER");
+    server_stop(s);
+}
+
+/* The user's home, not that of the root who has started the server. */
+TEST(variables_of_a_user)
+{
+    if (only_for_root("variables_of_a_user"))
+        return;
+    const struct passwd *nobody = getpwnam("nobody");
+    must(nobody != NULL && setenv("HOME", "/root", 1) == 0 && setenv("USER", "root", 1) == 0);
+    must(setenv("LOGNAME", "root", 1) == 0);
+    script("program", HEAD "echo; env");
+    struct server *s = hangupd("--user nobody /p=%s", at("cgi/program"));
+    const char *t = asked(s, "GET /p HTTP/1.1\r\nHost: h\r\n\r\n").text;
+    must_have(t, "HOME", nobody->pw_dir);
+    must_have(t, "USER", "nobody");
+    must_have(t, "LOGNAME", "nobody");
+    server_stop(s);
+}
+
+/* It deletes what is in the program's directory, and not what is in the server's. */
+TEST(record_with_the_variable_pwd)
+{
+    struct server *s =
+        serve("exec python3 - <<'END'\nimport os, time\n"
+              "os.write(3, b'unlink %s/q3.csv\\n' % os.environb[b'PWD'])\n"
+              "open('q3.csv', 'w'); os.write(2, b'ready\\n'); time.sleep(1000)\nEND\n");
+    file_write(at("q3.csv"), "the operator's");
+    int c = get(s, "/p/");
+    log_wait(s, " ready");
+    must(exists(at("cgi/q3.csv")));
+    close_fin(c);
+    log_wait(s, " hangup undo=ok");
+    must(exists(at("q3.csv")) && !exists(at("cgi/q3.csv")));
     server_stop(s);
 }
 
@@ -1266,12 +1358,14 @@ THEME("examples");
 static struct server *serve_example(const char *route, const char *name)
 {
     must(mkdir(at("things"), 0755) == 0);
-    setenv("REPORTS", at("things"), 1);
-    setenv("CLOUD", at("things"), 1);
-    setenv("VIDEOS", at("things"), 1);
-    setenv("EXPORTS", at("things"), 1);
-    return strchr(name, '.') != NULL ? hangupd("%s=%s/examples/%s", route, getenv("TESTS"), name)
-                                     : hangupd("%s=%s/%s", route, getenv("EXAMPLES"), name);
+    char env[4 * PATH_MAX], path[PATH_MAX];
+    const char *it = at("things");
+    snprintf(env, sizeof env, "env=REPORTS=%s,env=CLOUD=%s,env=VIDEOS=%s,env=EXPORTS=%s", it, it,
+             it, it);
+    bool script = strchr(name, '.') != NULL;
+    snprintf(path, sizeof path, "%s%s/%s", getenv(script ? "TESTS" : "EXAMPLES"),
+             script ? "/examples" : "", name);
+    return hangupd("%s=%s,%s", route, path, env);
 }
 
 TEST(example_in_sh)
@@ -1365,8 +1459,7 @@ TEST(readme_machine)
     must(symlink(target, at("bin/cloud")) == 0);
     snprintf(path, sizeof path, "%s:%s", at("bin"), getenv("PATH"));
     setenv("PATH", path, 1);
-    setenv("CLOUD", at("cloud"), 1);
-    struct server *s = hangupd("/machine=./machine.sh --undo-retries 0");
+    struct server *s = hangupd("/machine=./machine.sh,env=CLOUD=%s --undo-retries 0", at("cloud"));
     struct output o = curl(s, "-f /machine?quick");
     must_say(o.status == 0 && strstr(o.text, " is yours\n") != NULL, "%s", o.text);
     o.text[strcspn(o.text, " ")] = '\0';
@@ -1404,12 +1497,12 @@ TEST(git_over_http)
         "git rev-parse FETCH_HEAD >../b; cmp ../a ../b\n";
     struct output o = run_argv((const char *const[]){"sh", "-c", prepare, NULL}, NULL, true);
     must_say(o.status == 0, "%s", o.text);
-    setenv("GIT_PROJECT_ROOT", test_dir, 1);
-    setenv("GIT_HTTP_EXPORT_ALL", "1", 1);
     setenv("HOME", test_dir, 1);
     o = run("git --exec-path");
     o.text[strcspn(o.text, "\n")] = '\0';
-    struct server *s = hangupd("/git/=%s/git-http-backend", o.text);
+    struct server *s =
+        hangupd("/git/=%s/git-http-backend,env=GIT_PROJECT_ROOT=%s,env=GIT_HTTP_EXPORT_ALL=1",
+                o.text, test_dir);
     char url[128];
     snprintf(url, sizeof url, "http://127.0.0.1:%u/git/repo.git", s->port);
     o = run_argv((const char *const[]){"sh", "-c", exchange, "sh", url, NULL}, NULL, true);

@@ -497,7 +497,7 @@ TEST(commands_run_newest_first)
 TEST(command_has_the_servers_environment)
 {
     must(setenv("FROM_THE_SERVER", "yes indeed", 1) == 0 && setenv("REQUEST_ID", "wrong", 1) == 0);
-    struct server *s = things("%s", "");
+    struct server *s = things("--pass-env FROM_THE_SERVER");
     file_write(at("tell"), "echo \"id $REQUEST_ID env $FROM_THE_SERVER\"\n"
                            "echo \"input $(wc -c) group $(ps -o pgid= -p $$ | tr -d ' ') $$\"\n"
                            "echo error >&2\n"
@@ -874,14 +874,147 @@ TEST(refuted_answer_is_cut_before_it_is_undone)
     server_stop(s);
 }
 
-/* ---- hangupd recover ----------------------------------------------------------------------- */
-
-THEME("hangupd recover");
-
 static struct output recover(const char *words)
 {
     return run("%s recover --state %s %s", the_hangupd(), at("state"), words);
 }
+
+/* ---- One environment, whoever undoes -------------------------------------------------------- */
+
+THEME("environment");
+
+/* The same in another shell, and somewhere else. */
+static struct output recover_elsewhere(const char *words)
+{
+    must(chdir("/") == 0);
+    struct output o = run("env -i HOME=/root PATH=/usr/bin:/bin CLOUD=wrong SECRET=told %s recover "
+                          "--state %s %s",
+                          the_hangupd(), at("state"), words);
+    must(chdir(test_dir) == 0);
+    return o;
+}
+
+/* A server with a program that has recorded a command which needs variables of the server and of
+ * the route, and the server's directory, and which fails until there is a file. */
+static struct server *serve_needy(void)
+{
+    must(setenv("CLOUD", "cloud nine", 1) == 0 && setenv("SECRET", "told", 1) == 0);
+    file_write(at("needy"), "#!/bin/sh\n"
+                            "echo 'run echo \"$CLOUD,$PLACE,$HANGUPD_STATE,$REQUEST_ID\" >it; "
+                            "env >all; [ -e mended ]' >&3\n"
+                            "echo ready >&2; exec sleep 1000\n");
+    must(chmod(at("needy"), 0755) == 0);
+    return hangupd("--undo-retries 0 --pass-env CLOUD /p=%s,env=PLACE=here,env=X=a\\,b",
+                   at("needy"));
+}
+
+static void leave_needy(struct server *s, const char *id)
+{
+    struct working w = {.id = id, .pid = only_child(s->pid)};
+    kill_all_of(s, &w, 1);
+}
+
+/* A server with nothing of the first one's environment: it takes over, and ends. */
+static void start_elsewhere(const char *till)
+{
+    must(setenv("CLOUD", "wrong", 1) == 0 && mkdir(at("elsewhere"), 0755) == 0);
+    must(chdir(at("elsewhere")) == 0);
+    struct server *next = things("--undo-retries 0");
+    must(chdir(test_dir) == 0);
+    log_wait(next, "%s", till);
+    server_kill(next, SIGTERM);
+}
+
+enum { BY_JANITOR, BY_START, BY_RECOVER, BY_RECOVER_OF_ONE, PARKED, ADOPTED_AND_PARKED, RUNNERS };
+
+TEST_TIMES(command_has_the_same_environment_whoever_runs_it, RUNNERS)
+{
+    char id[CLEANUP_ID_SIZE], expected[4096];
+    struct server *s = serve_needy();
+    int c = get(s, "/p");
+    snprintf(id, sizeof(id), "%s", id_of(s, " ready"));
+    if (_i < PARKED)
+        file_write(at("mended"), "");
+    if (_i != BY_JANITOR && _i != PARKED)
+        leave_needy(s, id);
+    close_fin(c);
+    if (_i == BY_JANITOR)
+        log_wait(s, " hangup undo=ok");
+    else if (_i == PARKED)
+        log_wait(s, "UNDO FAILED for good");
+    else if (_i == BY_START || _i == ADOPTED_AND_PARKED)
+        start_elsewhere(_i == BY_START ? " undone at last" : "UNDO FAILED for good");
+    if (_i == BY_JANITOR || _i == PARKED)
+        server_kill(s, SIGTERM);
+    if (_i >= PARKED) {
+        must(exists(at("it")) && unlink(at("it")) == 0);
+        file_write(at("mended"), "");
+    }
+    if (_i > BY_START) {
+        struct output o = recover_elsewhere(_i == BY_RECOVER ? "" : id);
+        must_say(o.status == 0, "%s", o.text);
+    }
+    snprintf(expected, sizeof(expected), "cloud nine,here,%s,%s\n", at("state"), id);
+    must_say(strcmp(file_read(at("it")), expected) == 0, "%s", file_read(at("it")));
+    must_say(strstr(file_read(at("all")), "SECRET") == NULL, "%s", file_read(at("all")));
+    must_say(strstr(file_read(at("all")), "\nX=a,b\n") != NULL, "%s", file_read(at("all")));
+    must(nothing_in_state());
+}
+
+/* What cannot be had is not guessed. */
+TEST(command_whose_environment_is_lost_is_not_run)
+{
+    struct server *s = serve_needy();
+    int c = get(s, "/p");
+    const char *id = id_of(s, " ready");
+    close_fin(c);
+    log_wait(s, "UNDO FAILED for good");
+    server_kill(s, SIGTERM);
+    file_write(at("mended"), "");
+    must(unlink(at("it")) == 0 && unlink(at("state/failed/%s.env", id)) == 0);
+    struct output o = recover(id);
+    must_say(o.status == 1 && strstr(o.text, "the environment that was kept for: run echo"), "%s",
+             o.text);
+    must(!exists(at("it")));
+    /* Nor is another server's taken for it. */
+    file_write(at("state/failed/%s.env", id), "# hangupd environment of 0123456789abcdef\n");
+    o = recover(id);
+    must_say(o.status == 1 && strstr(o.text, "the environment that was kept for: run echo"), "%s",
+             o.text);
+    must(!exists(at("it")));
+}
+
+/* A ledger of an older version says nothing of an environment: whoever runs it gives his own. */
+TEST(command_of_an_old_ledger_has_the_runners_environment)
+{
+    must(mkdir(at("state"), 0700) == 0 && mkdir(at("state/failed"), 0700) == 0);
+    file_write(at("state/failed/" ID), "# hangupd ledger 2 id=" ID " from=0000000512 program=0 "
+                                       "pid=1 start=1 boot=- GET /x\nrun echo $CLOUD >it\n");
+    must(setenv("CLOUD", "mine", 1) == 0);
+    struct output o = recover("");
+    must_say(o.status == 0, "%s", o.text);
+    must_say(strcmp(file_read(at("it")), "mine\n") == 0, "%s", file_read(at("it")));
+}
+
+/* A crash between the steps of parking may leave an environment without a ledger. */
+TEST(recover_sweeps_environments_without_a_ledger)
+{
+    struct server *s = serve_needy();
+    int c = get(s, "/p");
+    const char *id = id_of(s, " ready");
+    close_fin(c);
+    log_wait(s, "UNDO FAILED for good");
+    server_kill(s, SIGTERM);
+    file_write(at("state/failed/" ID ".env"), "");
+    must(recover("").status == 1);
+    must(exists(at("state/failed/%s.env", id)) && !exists(at("state/failed/" ID ".env")));
+    file_write(at("mended"), "");
+    must(recover("").status == 0 && nothing_in_state());
+}
+
+/* ---- hangupd recover ----------------------------------------------------------------------- */
+
+THEME("hangupd recover");
 
 /* The same in the background; what it says is in the file OUT. */
 static pid_t start_recover(const char *out, const char *words)

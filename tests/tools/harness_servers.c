@@ -58,7 +58,7 @@ struct server *server_spawn(const char *program, const char *words, int in, bool
     struct server *s = &servers[server_count];
     *s = (struct server){.log = -1};
     append_bytes(&s->text, &s->length, &s->room, "", 0);
-    char text[8192], state[PATH_MAX], *of_words[WORDS_MAX], *argv[WORDS_MAX + 4];
+    char text[8192], state[PATH_MAX], *of_words[WORDS_MAX], *argv[WORDS_MAX + 6];
     snprintf(text, sizeof(text), "%s", words);
     snprintf(state, sizeof(state), "%s", at("state"));
     unsigned count = split_words(text, of_words, WORDS_MAX), n = 0;
@@ -66,6 +66,11 @@ struct server *server_spawn(const char *program, const char *words, int in, bool
     if (!strstr(words, "--state")) {
         argv[n++] = (char *)"--state";
         argv[n++] = state;
+    }
+    if (*(getenv("SAN") ? getenv("SAN") : "") !=
+        '\0') { /* `hangupd undo` in a program, too, has them */
+        argv[n++] = (char *)"--pass-env";
+        argv[n++] = (char *)"ASAN_OPTIONS,UBSAN_OPTIONS";
     }
     for (unsigned i = 0; i <= count; i++)
         argv[n++] = of_words[i];
