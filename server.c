@@ -23,6 +23,7 @@
  *   Janitor - the process that undoes
  *   Settled - what becomes of the job, the client and the slot
  *   Recover - what dead servers left
+ *   Hand over - a new server at SIGHUP; what this one still has to finish
  *   Stop - drain, end, leave
  *
  * A connection's phases:
@@ -55,8 +56,9 @@
  *
  * If this process dies, at whatever line: nothing in its memory is needed to keep the promise. Its
  * children get SIGTERM from the kernel and undo; janitors get SIGKILL, and their ledgers stay. All
- * ledgers lie in STATE/SERVER, whose lock has gone with us: the next start takes them over. Clients
- * get a reset (SO_LINGER), and not the FIN that would look like the end of an answer.
+ * ledgers lie in STATE/SERVER, whose lock has gone with us: the next start takes them over. A
+ * server that we have handed over to (handover.h) gets SIGTERM. Clients get a reset (SO_LINGER),
+ * and not the FIN that would look like the end of an answer.
  *
  * BUGS
  *   - A child that not even SIGKILL ends (it sleeps in the kernel, on a dead NFS server) keeps its
@@ -101,6 +103,7 @@
 #include <unistd.h>
 
 #include "check_command.h"
+#include "handover.h"
 #include "http.h"
 #include "listen.h"
 #include "options.h"
@@ -203,7 +206,8 @@ TAILQ_HEAD(jobs, job);
 #define LOAN_COUNT 16
 #define LOAN_FROM 64 /* a table of so many descriptors costs nothing */
 
-enum stage { SERVING, DRAINING, ENDING }; /* only forward */
+/* Only forward. HANDED_OVER: another server accepts, and this one finishes without a limit. */
+enum stage { SERVING, HANDED_OVER, DRAINING, ENDING };
 
 static struct {
     /* The process, and what it has open. */
@@ -217,6 +221,7 @@ static struct {
     /* STATE and STATE/SERVER. */
     struct state_dir state;
     int dir;
+    bool dir_closed; /* all is settled, and the directory removed */
     char token[CLEANUP_TOKEN_SIZE];
     uint64_t request_count; /* ids given out */
 
@@ -281,11 +286,12 @@ static struct {
 #define UNKILLABLE_MS 10000 /* between two complaints */
 
 /* An event of epoll carries one of these bits, or else a connection's generation above its index.
- * So a generation has 29 bits. */
+ * So a generation has 28 bits. */
 #define WATCH_LISTENER (UINT64_C(1) << 63)
 #define WATCH_SIGNALS (UINT64_C(1) << 62)
 #define WATCH_NUDGE (UINT64_C(1) << 61)
-#define GENERATION_MASK 0x1fffffff
+#define WATCH_HANDOVER (UINT64_C(1) << 60) /* below it: the descriptor */
+#define GENERATION_MASK 0x0fffffff
 
 #define WATCH_IDLE (EPOLLIN | EPOLLRDHUP)
 /* Without EPOLLIN, as the bytes are the child's. Edge-triggered: a FIN that has been dealt with, or
@@ -341,7 +347,7 @@ static int unread(const struct connection *c)
 
 static bool is_stopping(void)
 {
-    return server.stage != SERVING;
+    return server.stage >= DRAINING;
 }
 
 /* ---- Tables ------------------------------------------------------------------------- */
@@ -568,6 +574,7 @@ static void wait_in_queue(struct connection *c);
 static void queue_serve(void);
 /* Turn: the loop hears of it. */
 static void nudged(void);
+static void line_serve(size_t route);
 /* Hangup: an event or a deadline of a busy connection; --requests are reached. */
 static void request_stop(struct connection *c, enum cause cause);
 static void request_cut(struct connection *c);
@@ -591,6 +598,12 @@ static void janitor_ended(pid_t pid, const siginfo_t *ended);
 /* Recover: at the start, and after the one connection. */
 static void recovery_begin(void);
 static void jobs_adopt(bool again);
+/* Hand over: a signal asks for it, and the loop hears of what comes of it. */
+static void reload(void);
+static void handover_heard(int fd);
+static bool successor_ended(pid_t pid, const siginfo_t *ended);
+static void dir_close(void);
+static bool is_done(void);
 /* Stop: signals and times ask for it. */
 static void drain(void);
 static void end_all(void);
@@ -621,6 +634,7 @@ int server_main(int argc, char **argv, const struct route *routes)
 {
     open_standard_descriptors();
     run_command_named(argc, argv);
+    handover_prepare();
     cleanup_mark_prepare(argc, argv);
     cleanup_report = log_event;
     parse_options(argc, argv, &server_options);
@@ -637,11 +651,11 @@ int server_main(int argc, char **argv, const struct route *routes)
     loop();
     jobs_leave(&server.jobs.ready);
     jobs_leave(&server.jobs.delayed);
-    cleanup_server_close(server.state.fd, server.dir, server.token);
+    dir_close();
     remover_wait(&server.remover);
     if (!server.one_connection)
         log_event(NULL, "stopped");
-    return 0;
+    return handover.status;
 }
 
 /* Weak, because tests that link what the library hides, this too, bring their own. */
@@ -683,7 +697,8 @@ static void check_inetd(void)
 {
     if (settings.inetd && settings.listen.count > 0)
         wrong_use("--inetd and --listen exclude each other");
-    if (settings.inetd && !settings.check && listen_kind(0) < 0)
+    if (settings.inetd && !settings.check && getenv(HANDOVER_VARIABLE) == NULL &&
+        listen_kind(0) < 0)
         cannot("--inetd: descriptor 0 is not a socket (%s); start it from inetd, xinetd or a "
                "systemd socket unit, or use --listen",
                strerror(errno));
@@ -709,6 +724,12 @@ static void inherit(int fd, const char *from)
 static void open_sockets(const struct passwd *owner)
 {
     server.idle_exit_ms = settings.idle_exit_ms;
+    server.listener_count = handover_adopt(server.listeners);
+    if (server.listener_count > 0) {
+        if (settings.inetd && server.idle_exit_ms < 0)
+            server.idle_exit_ms = INT64_C(1000) * IDLE_EXIT_WAIT_S;
+        return;
+    }
     if (settings.inetd) {
         int fd = fcntl(0, F_DUPFD_CLOEXEC, 3);
         if (fd < 0)
@@ -892,7 +913,7 @@ static void pool_look(int64_t now)
 static void publish(void)
 {
     const uint64_t *words = (const uint64_t *)&server.figures;
-    server.figures.draining = is_stopping();
+    server.figures.draining = server.stage != SERVING;
     server.figures.open = (uint64_t)server.open_count;
     server.figures.idle = (uint64_t)server.idle.count;
     server.figures.queued = (uint64_t)server.queue.count;
@@ -1079,6 +1100,9 @@ static void begin_serving(void)
     for (size_t i = 0; i < server.listener_count; i++)
         log_eventf(NULL, "listening on %s", server.listeners[i].name);
     pass_env_tell();
+    handover_ready();
+    if (handover.parent != 0)
+        add_watch(handover.pipe, WATCH_HANDOVER | (unsigned)handover.pipe);
     warn_of_missing_programs();
     recovery_begin();
     jobs_start();
@@ -1101,7 +1125,8 @@ static int time_to_wait(int64_t now)
         sooner(&at, server.unmute_at);
     if (server.stage == DRAINING)
         sooner(&at, server.drain_end);
-    if (server.idle_exit_ms >= 0 && server.open_count == 0 && !is_stopping())
+    sooner(&at, handover.short_at);
+    if (server.idle_exit_ms >= 0 && server.open_count == 0 && server.stage == SERVING)
         sooner(&at, server.idle_since + server.idle_exit_ms);
     if (!TAILQ_EMPTY(&server.jobs.delayed))
         sooner(&at, TAILQ_FIRST(&server.jobs.delayed)->due);
@@ -1129,11 +1154,19 @@ static void do_what_is_due(int64_t now)
         recovery_begin();
     jobs_due(now);
     jobs_start();
+    if (handover.short_at != 0 && handover.short_at <= now) {
+        handover.short_at = 0;
+        queue_serve();
+        for (size_t i = 0; i < settings.handler.route_count; i++)
+            line_serve(i);
+    }
     if (server.open_count > 0)
         server.idle_since = now;
     else if (server.idle_exit_ms >= 0 && now - server.idle_since >= server.idle_exit_ms &&
-             !is_stopping())
+             server.stage == SERVING)
         drain();
+    if (server.stage == HANDED_OVER && is_done())
+        dir_close();
     if (log_sink.lost > 0) {
         unsigned lost = log_sink.lost;
         log_sink.lost = 0; /* before the line, which may be lost too */
@@ -1147,12 +1180,14 @@ static void dispatch(const struct epoll_event *e)
 {
     uint64_t what = e->data.u64;
     if ((what & WATCH_LISTENER) != 0) {
-        if (!server.muted && !is_stopping())
+        if (!server.muted && server.stage == SERVING)
             accept_some(&server.listeners[what & 0xff]);
     } else if ((what & WATCH_SIGNALS) != 0) {
         signals_arrived();
     } else if ((what & WATCH_NUDGE) != 0) {
         nudged();
+    } else if ((what & WATCH_HANDOVER) != 0) {
+        handover_heard((int)(uint32_t)what);
     } else {
         struct connection *c = &server.connections[(uint32_t)what];
         if (c->phase != PHASE_FREE && c->generation == (uint32_t)(what >> 32))
@@ -1202,7 +1237,7 @@ static void mute(int64_t ms)
 
 static void unmute(void)
 {
-    if (server.muted && !is_stopping())
+    if (server.muted && server.stage == SERVING)
         listeners_watch(EPOLL_CTL_ADD);
     server.muted = false;
 }
@@ -1623,12 +1658,19 @@ static _Noreturn void child_main(struct handler_call *call)
 
 /* ---- Request ------------------------------------------------------------------------ */
 
-static bool may_start(const struct connection *c)
+static int64_t slots_taken(void)
+{
+    return settings.requests - server.free_slot_count;
+}
+
+/* Returns true if C's request may start; its place among those of all servers is taken then. */
+static bool place_for(const struct connection *c)
 {
     if (server.free_slot_count == 0)
         return false;
     const struct client *client = settings.per_client > 0 ? client_find(&c->address) : NULL;
-    return client == NULL || client->busy < settings.per_client;
+    return (client == NULL || client->busy < settings.per_client) &&
+           place_take(PLACES_ALL, slots_taken() + 1, settings.requests);
 }
 
 static void fill_slot(struct connection *c, const char *id)
@@ -1693,7 +1735,7 @@ static void request_arrived(struct connection *c)
         return;
     }
     queue_serve(); /* first come, first served */
-    if (may_start(c)) {
+    if (place_for(c)) {
         request_start(c);
     } else {
         set_phase(c, PHASE_QUEUED);
@@ -1793,7 +1835,7 @@ static void queue_serve(void)
         struct connection *c = TAILQ_FIRST(&server.queue.members), *next;
         for (; c != NULL && server.free_slot_count > 0; c = next) {
             next = TAILQ_NEXT(c, link);
-            if (c->fin_seen == (fin != 0) && may_start(c))
+            if (c->fin_seen == (fin != 0) && place_for(c))
                 request_start(c);
         }
     }
@@ -1827,7 +1869,8 @@ static void turn_asked(struct connection *c)
         return;
     }
     c->route = route;
-    if (server.route_lines[route].running < max) {
+    if (place_take(places_of(settings.handler.routes[route].path),
+                   server.route_lines[route].running + 1, max)) {
         turn_grant(c);
         return;
     }
@@ -1836,8 +1879,25 @@ static void turn_asked(struct connection *c)
     turn_tell(c, TURN_WAITING);
 }
 
-/* C's request is over, and nothing is left to undo. Its place goes to the first that waits, but not
- * to one that is being ended, which would only keep it from the others. */
+/* Give the places of a route that are free to the first in its line, but not to one that is being
+ * ended, which would only keep it from the others. */
+static void line_serve(size_t route)
+{
+    const struct route *r = &settings.handler.routes[route];
+    struct route_line *l = &server.route_lines[route];
+    struct connection *c = TAILQ_FIRST(&l->waiting), *next;
+    for (; c != NULL; c = next) {
+        next = TAILQ_NEXT(c, line);
+        if (c->signalled)
+            continue;
+        if (!place_take(places_of(r->path), l->running + 1, r->max))
+            return;
+        TAILQ_REMOVE(&l->waiting, c, line);
+        turn_grant(c);
+    }
+}
+
+/* C's request is over, and nothing is left to undo. Its place goes to the next. */
 static void turn_over(struct connection *c)
 {
     struct route_line *l = &server.route_lines[c->route];
@@ -1847,13 +1907,8 @@ static void turn_over(struct connection *c)
         TAILQ_REMOVE(&l->waiting, c, line);
     if (had != TURN_GRANTED)
         return;
-    l->running--;
-    for (c = TAILQ_FIRST(&l->waiting); c != NULL && c->signalled;)
-        c = TAILQ_NEXT(c, line);
-    if (c == NULL)
-        return;
-    TAILQ_REMOVE(&l->waiting, c, line);
-    turn_grant(c);
+    place_give(places_of(settings.handler.routes[c->route].path), --l->running);
+    line_serve((size_t)c->route);
 }
 
 /* A child that has something to say names its slot here: a time limit of its own, or that it wants
@@ -2015,6 +2070,7 @@ static void slot_release(struct connection *c)
     server.slot_users[c->slot] = NULL;
     server.free_slots[server.free_slot_count++] = c->slot;
     c->slot = NOBODY;
+    place_give(PLACES_ALL, slots_taken());
 }
 
 /* The child did what it should: nothing is left. */
@@ -2096,7 +2152,7 @@ static bool reap(idtype_t which, pid_t pid)
     if (c != NULL)
         child_ended(c, &ended);
     waitid(P_PID, (id_t)ended.si_pid, &gone, how);
-    if (c == NULL)
+    if (c == NULL && !successor_ended(ended.si_pid, &ended))
         janitor_ended(ended.si_pid, &ended);
     return true;
 }
@@ -2126,9 +2182,11 @@ static void signals_arrived(void)
             some = !reap(P_PID, info.si_pid) || some;
         else if (signal == SIGCHLD)
             some = true;
-        else if (signal == SIGINT || is_stopping())
+        else if (signal == SIGHUP && !handover.terminal)
+            reload();
+        else if (signal == SIGINT || (is_stopping() && handover.parent == 0))
             end_all();
-        else
+        else if (!is_stopping()) /* a successor gets SIGTERM twice if all of us get it */
             drain();
     }
     if (some)
@@ -2258,7 +2316,7 @@ static bool is_a_child_of_ours(pid_t pid)
     for (uint32_t i = 0; i < server.board->slot_count; i++)
         if (atomic_load(&server.board->slots[i].pid) == pid)
             return true;
-    return pid == server.remover.pid;
+    return pid == server.remover.pid || handover_is_successor(pid);
 }
 
 /* Returns true if the client has the answer, whose mark says that N bytes are to be acknowledged.
@@ -2604,6 +2662,96 @@ static void jobs_adopt(bool again)
     free(ids);
 }
 
+/* ---- Hand over ---------------------------------------------------------------------- */
+
+/* Accept no more, and finish what is here: one more answer on each connection. The process that was
+ * started keeps the sockets, so that no caller is refused whatever becomes of its successors. */
+static void hand_over(void)
+{
+    server.stage = HANDED_OVER;
+    atomic_store(&server.board->draining, 1);
+    if (!server.muted)
+        listeners_watch(EPOLL_CTL_DEL);
+    server.muted = false;
+    for (size_t i = 0; handover.parent != 0 && i < server.listener_count; i++)
+        listen_end(&server.listeners[i]);
+    server.listener_count = handover.parent != 0 ? 0 : server.listener_count;
+    log_eventf(NULL, "handed over to the new server: %d in flight are finished here",
+               server.busy.count + server.queue.count);
+}
+
+/* From now on requests are counted together. */
+static bool places_open(void)
+{
+    if (handover.places >= 0)
+        return true;
+    handover.places = memfd_create("hangupd places", MFD_CLOEXEC);
+    place_give(PLACES_ALL, slots_taken());
+    for (size_t i = 0; i < settings.handler.route_count; i++)
+        place_give(places_of(settings.handler.routes[i].path), server.route_lines[i].running);
+    return handover.places >= 0;
+}
+
+/* SIGHUP. A server for one connection has nothing to hand over, and a successor leaves it to the
+ * process that was started. */
+static void reload(void)
+{
+    if (server.one_connection || handover.parent != 0 || is_stopping())
+        return;
+    handover.again = handover.starting != NULL;
+    if (handover.again)
+        return; /* it may have read the routes already, so another one follows it */
+    if (!places_open()) {
+        log_eventf(NULL, "not reloaded: could not make a file in memory: %s", strerror(errno));
+        return;
+    }
+    int fd = handover_start(server.listeners, server.listener_count, server.state.path,
+                            settings.handler.open_files);
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = WATCH_HANDOVER | (unsigned)fd};
+    if (fd >= 0)
+        epoll_ctl(server.epoll, EPOLL_CTL_ADD, fd, &e);
+}
+
+/* A byte of a successor, or the end of one's pipe; or, in a successor, the old server has let go of
+ * it. Each comes once. */
+static void handover_heard(int fd)
+{
+    epoll_ctl(server.epoll, EPOLL_CTL_DEL, fd, NULL);
+    bool hands = handover.parent != 0 || handover_said(fd);
+    if (hands && server.stage == SERVING)
+        hand_over();
+    if (hands && handover.again)
+        reload();
+}
+
+/* Returns true if PID was a successor. When nobody serves any more this process ends as that one
+ * did, so that whoever watches it acts. */
+static bool successor_ended(pid_t pid, const siginfo_t *ended)
+{
+    if (!handover_ended(pid, ended))
+        return false;
+    if (handover.starting == NULL && handover.again)
+        reload();
+    if (server.stage == HANDED_OVER && handover.serving == NULL && handover.starting == NULL)
+        drain();
+    return true;
+}
+
+/* What was in flight is settled, if it can be: what is left to be undone is undone. */
+static bool is_done(void)
+{
+    return server.open_count == 0 && server.jobs.janitors == 0 && TAILQ_EMPTY(&server.jobs.ready) &&
+           TAILQ_EMPTY(&server.jobs.delayed);
+}
+
+/* The last to leave STATE/SERVER, which may be long before this process ends. */
+static void dir_close(void)
+{
+    if (!server.dir_closed)
+        cleanup_server_close(server.state.fd, server.dir, server.token);
+    server.dir_closed = true;
+}
+
 /* ---- Stop --------------------------------------------------------------------------- */
 
 /* Stop accepting, and let what is in flight finish until drain_end. Idle connections end in order,
@@ -2611,8 +2759,9 @@ static void jobs_adopt(bool again)
 static void drain(void)
 {
     struct connection *c;
-    if (server.stage == SERVING)
+    if (server.stage < DRAINING)
         server.stage = DRAINING;
+    handover_pass_on(SIGTERM);
     server.drain_end = clock_ms() + settings.drain_ms;
     atomic_store(&server.board->draining, 1); /* children answer with Connection: close */
     if (server.busy.count == 0)
@@ -2637,11 +2786,12 @@ static void drain(void)
 /* Undo what is in flight, at once. */
 static void end_all(void)
 {
-    bool was_serving = server.stage == SERVING;
+    bool was_stopping = is_stopping();
     struct connection *c;
     server.stage = ENDING;
-    if (was_serving)
+    if (!was_stopping)
         drain();
+    handover_pass_on(SIGINT);
     for (c = TAILQ_FIRST(&server.busy.members); c != NULL; c = TAILQ_NEXT(c, link))
         request_stop(c, CAUSE_DRAIN);
 }
@@ -2654,12 +2804,14 @@ static void jobs_leave(const struct jobs *jobs)
             log_event(j->id, "still to be undone: the next start goes on with it");
 }
 
-/* Wait for janitors, since they would be killed with us. Jobs that wait for their turn are left to
- * the next start; but a server for one connection does them, as no other may start for long. */
+/* Wait for janitors, since they would be killed with us, and for successors. Jobs that wait for
+ * their turn are left to the next start; but a server for one connection does them, as no other may
+ * start for long, and one that has handed over, as the next one has started. */
 static bool is_over(void)
 {
-    bool waiting = !TAILQ_EMPTY(&server.jobs.ready) || !TAILQ_EMPTY(&server.jobs.delayed);
-    if (server.listener_count > 0 || server.open_count > 0 || server.jobs.janitors > 0)
+    if (server.listener_count > 0 || server.open_count > 0 || server.jobs.janitors > 0 ||
+        handover_has_any())
         return false;
-    return is_stopping() || (server.one_connection && server.recovered && !waiting);
+    bool leaves = server.stage == HANDED_OVER || (server.one_connection && server.recovered);
+    return is_stopping() || (leaves && is_done());
 }
