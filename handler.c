@@ -2000,14 +2000,14 @@ _Noreturn static void finish_well(struct request *rq)
     }
     enum outcome outcome = deliver(rq);
     rq->slot->outcome = (uint8_t)outcome;
-    if (outcome == OUTCOME_ERROR || (outcome == OUTCOME_HANGUP && !outlives_client(rq))) {
+    if (outcome == OUTCOME_ERROR || (outcome != OUTCOME_OK && !outlives_client(rq))) {
         handler_cut(rq->call->connection, rq->call->is_tcp);
         bool struck = cleanup_unsent() == 0;
         if (!struck || !undo(rq))
             _exit(HANDLER_EXIT_UNDONE);
         leave(rq, HANDLER_EXIT_CLOSE);
     }
-    if (outcome == OUTCOME_HANGUP) /* what is left says that all is kept: see deliver */
+    if (outcome != OUTCOME_OK) /* what is left says that all is kept: see deliver */
         (void)cleanup_unsent();
     if (cleanup_keep() != CLEANUP_DONE)
         _exit(HANDLER_EXIT_UNDONE);
@@ -2147,10 +2147,11 @@ static bool unix_was_read(int fd, bool *closed)
 
 /* The count alone decides, and is asked first: a client, or HAProxy for it, may reset the
  * connection after it has acknowledged everything. */
-bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms)
+enum outcome handler_delivery(int connection, bool is_tcp, uint64_t n, int64_t send_ms,
+                              const _Atomic uint32_t *cause)
 {
     uint64_t acked = 0, best = 0;
-    int64_t until = clock_ms() + send_ms;
+    int64_t until = clock_ms() + send_ms, whole_by = until + 3 * send_ms;
     int queued_before = INT_MAX;
     /* No event announces an acknowledgement, which may be 40 ms late (delayed ACK): look again in
      * steps, and at once when the client's FIN, which carries one, comes in. */
@@ -2159,30 +2160,33 @@ bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send
         bool closed = false;
         if (is_tcp ? tcp_look(connection, &acked, &closed) && acked >= n
                    : unix_was_read(connection, &closed))
-            return true;
+            return OUTCOME_OK;
         /* It never will be if less was ever sent: the child that was to send the rest is dead. */
         if (closed || (is_tcp && acked_when_all_is(connection, 0) < n))
-            return false;
+            return OUTCOME_HANGUP;
         int queued = outstanding(connection);
+        int64_t now = clock_ms();
         if (acked > best || queued < queued_before)
-            until = clock_ms() + send_ms;
+            until = now + send_ms;
         best = acked;
         queued_before = queued;
-        if (clock_ms() >= until)
-            return false;
+        if (now >= until || now >= whole_by)
+            return now >= until ? OUTCOME_HANGUP : OUTCOME_TIMEOUT;
+        if (atomic_load(cause) == CAUSE_DRAIN)
+            return OUTCOME_DRAIN;
         struct timespec pause = {.tv_nsec = step_us * 1000};
         if (ppoll(&p, p.fd < 0 ? 0 : 1, &pause, NULL) > 0)
             p.fd = -1; /* it would be ready from now on */
     }
 }
 
-/* Send the end of an answer below 400 and learn whether the client has it. Returns OK or HANGUP; or
- * ERROR, if it must not go out. N is in the ledger before the byte that completes the answer is
- * out: if this process dies between the two, the parent asks the connection, and the connection
- * answers no, as that byte was never sent. With on-hangup=finish the work is kept either way, and
- * that must be in the ledger first: what is to be removed of a kept request may not go, and whoever
- * goes on with that must not take the hangup for a reason to undo. Where nothing is recorded there
- * is nothing to undo, and no wait for the acknowledgement. */
+/* Send the end of an answer below 400 and learn whether the client has it. Returns OK, or why it
+ * has not: HANGUP, TIMEOUT, DRAIN; or ERROR, if it must not go out. N is in the ledger before the
+ * byte that completes the answer is out: if this process dies between the two, the parent asks the
+ * connection, and the connection answers no, as that byte was never sent. With on-hangup=finish the
+ * work is kept either way, and that must be in the ledger first: what is to be removed of a kept
+ * request may not go, and whoever goes on with that must not take the hangup for a reason to undo.
+ * Where nothing is recorded there is nothing to undo, and no wait for the acknowledgement. */
 static enum outcome deliver(struct request *rq)
 {
     bool recorded = cleanup_has_records(), is_tcp = rq->call->is_tcp;
@@ -2200,9 +2204,9 @@ static enum outcome deliver(struct request *rq)
         return OUTCOME_HANGUP;
     if (rq->must_close)
         handler_end_sending(rq->call->connection);
-    bool delivered =
-        !recorded || handler_was_delivered(rq->call->connection, is_tcp, n, rq->settings->send_ms);
-    return delivered ? OUTCOME_OK : OUTCOME_HANGUP;
+    return !recorded ? OUTCOME_OK
+                     : handler_delivery(rq->call->connection, is_tcp, n, rq->settings->send_ms,
+                                        &rq->slot->cause);
 }
 
 /* ---- End ----------------------------------------------------------------------------- */

@@ -326,6 +326,7 @@ struct witness {
     bool is_tcp;
     bool unsent;         /* AF_UNIX, which counts no bytes: the child had not sent all of it */
     int64_t patience_ms; /* how long progress is waited for */
+    const _Atomic uint32_t *cause; /* in the slot; CAUSE_DRAIN ends the wait */
 };
 
 static struct slot *slot_of(const struct connection *c)
@@ -1962,16 +1963,17 @@ static void request_cut(struct connection *c)
  * second more, when it is killed; and then only complaints. */
 static void request_due(struct connection *c, int64_t now)
 {
-    /* In delivery the client's acknowledgement is awaited, and --send-timeout is the limit. */
+    /* In delivery the client's acknowledgement is awaited, and the child has a limit for that. */
     bool delivering = (atomic_load(&slot_of(c)->state) & SLOT_DELIVERING) != 0;
     if (c->killed) {
         log_eventf(NULL, "the process %d does not end, even by SIGKILL", (int)c->pid);
         set_deadline(c, now + UNKILLABLE_MS);
-    } else if (delivering && !c->prolonged) {
+    } else if (delivering && !c->prolonged && c->cause != CAUSE_DRAIN) {
         c->prolonged = true;
-        set_deadline(c, now + settings.handler.send_ms + KILL_AFTER_MS);
+        set_deadline(c, now + 4 * settings.handler.send_ms + KILL_AFTER_MS);
     } else if (c->signalled || delivering) {
         c->killed = true;
+        c->cause = c->cause != CAUSE_NONE ? c->cause : CAUSE_TIMEOUT;
         kill(c->pid, SIGKILL);
         set_deadline(c, now + UNKILLABLE_MS);
     } else {
@@ -2264,8 +2266,9 @@ static void jobs_due(int64_t now)
         job_ready(job_take(&server.jobs.delayed));
 }
 
-/* An evicted client has had its time, and somebody else waits for its slot: what it has
- * acknowledged by now decides. Any other gets --send-timeout to acknowledge the rest. */
+/* An evicted client has had its time, and somebody else waits for its slot; nor does the server's
+ * end wait: what it has acknowledged by now decides. Any other gets --send-timeout to acknowledge
+ * the rest. */
 static void job_start(struct job *j)
 {
     const struct connection *c = j->connection;
@@ -2274,7 +2277,9 @@ static void job_start(struct job *j)
         w.fd = c->fd;
         w.is_tcp = c->is_tcp;
         w.unsent = !c->is_tcp && !handler_was_sent(slot_of(c));
-        w.patience_ms = c->cause == CAUSE_EVICTED ? 0 : settings.handler.send_ms;
+        w.cause = &slot_of(c)->cause;
+        w.patience_ms =
+            c->cause == CAUSE_EVICTED || server.stage == ENDING ? 0 : settings.handler.send_ms;
     }
     j->overdue = clock_ms() - j->since >= settings.give_up_ms;
     pid_t pid = fork();
@@ -2323,7 +2328,8 @@ static bool is_a_child_of_ours(pid_t pid)
  */
 static bool was_delivered(const struct witness *w, uint64_t n)
 {
-    return w->fd < 0 || (!w->unsent && handler_was_delivered(w->fd, w->is_tcp, n, w->patience_ms));
+    return w->fd < 0 || (!w->unsent && handler_delivery(w->fd, w->is_tcp, n, w->patience_ms,
+                                                        w->cause) == OUTCOME_OK);
 }
 
 /* Returns what a janitor says of RESULT. */
@@ -2783,7 +2789,8 @@ static void drain(void)
         refuse_unread(c, NULL, OUTCOME_DRAIN, "the server is stopping");
 }
 
-/* Undo what is in flight, at once. */
+/* Undo what is in flight, at once. Who waits for an acknowledgement, a child or a janitor, sees the
+ * cause in the slot. */
 static void end_all(void)
 {
     bool was_stopping = is_stopping();
@@ -2792,8 +2799,11 @@ static void end_all(void)
     if (!was_stopping)
         drain();
     handover_pass_on(SIGINT);
-    for (c = TAILQ_FIRST(&server.busy.members); c != NULL; c = TAILQ_NEXT(c, link))
+    for (c = TAILQ_FIRST(&server.busy.members); c != NULL; c = TAILQ_NEXT(c, link)) {
+        if (c->phase == PHASE_SETTLING)
+            atomic_store(&slot_of(c)->cause, CAUSE_DRAIN);
         request_stop(c, CAUSE_DRAIN);
+    }
 }
 
 static void jobs_leave(const struct jobs *jobs)

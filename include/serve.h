@@ -84,15 +84,18 @@ size_t handler_head_room(const struct handler_settings *s);
  * one request is static, and all zero. */
 _Noreturn void handler_serve(const struct handler_call *call);
 
-/* Returns true if all of the answer has reached the client: on TCP, if the kernel's count of bytes
- * acknowledged is at least N, which the ledger's `sent N` says (tcp(7), TCP_INFO); on AF_UNIX, if
- * the peer has read all that was sent, and N is not looked at. Waits while there is progress, and
- * at most SEND_MS without; 0 looks once. Reads nothing from the connection, and leaves its
- * SO_ERROR. */
-bool handler_was_delivered(int connection, bool is_tcp, uint64_t n, int64_t send_ms);
+/* Returns OUTCOME_OK if all of the answer has reached the client: on TCP, if the kernel's count of
+ * bytes acknowledged is at least N, which the ledger's `sent N` says (tcp(7), TCP_INFO); on
+ * AF_UNIX, if the peer has read all that was sent, and N is not looked at. Waits while there is
+ * progress, and at most SEND_MS without; 0 looks once. Else why it has not: OUTCOME_HANGUP, the
+ * client is gone or there was no progress; OUTCOME_TIMEOUT, it was not whole after four times
+ * SEND_MS; OUTCOME_DRAIN, *CAUSE is CAUSE_DRAIN, which ends the wait. Reads nothing from the
+ * connection, and leaves its SO_ERROR. */
+enum outcome handler_delivery(int connection, bool is_tcp, uint64_t n, int64_t send_ms,
+                              const _Atomic uint32_t *cause);
 
 /* Returns true if a child that died in delivery on AF_UNIX had sent all of its answer: whether it
- * was read is handler_was_delivered's. The slot is the child's to write: a false one harms its
+ * was read is handler_delivery's. The slot is the child's to write: a false one harms its
  * request. */
 bool handler_was_sent(const struct slot *slot);
 

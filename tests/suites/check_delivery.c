@@ -68,6 +68,50 @@ TEST(slow_reader_that_makes_progress_is_served)
     server_stop(s);
 }
 
+/* Call for an answer that fits into the kernel's buffers, by a client with little room for it. */
+static int call_slowly(const struct server *s)
+{
+    int c = dial_slow(s);
+    say(c, "GET /big?path=%s&bytes=150000 HTTP/1.1\r\nHost: test\r\n\r\n", at("file"));
+    wait_sent();
+    must(exists(at("file")));
+    return c;
+}
+
+/* As long as it takes a little now and then, there is progress: but not for ever. The second time
+ * its child is dead, and a janitor waits for it. */
+TEST_TIMES(trickling_reader_is_given_up, 2)
+{
+    struct server *s = things("--send-timeout 0.5");
+    int c = call_slowly(s);
+    char little[128];
+    if (_i == 1)
+        kill(only_child(s->pid), SIGKILL);
+    for (int64_t deadline = now_ms() + PATIENCE_MS; !log_has(s, "\"GET /big"); rest()) {
+        must(now_ms() < deadline);
+        (void)!recv(c, little, sizeof(little), MSG_DONTWAIT);
+    }
+    must_say(log_has(s, _i == 0 ? " timeout undo=ok" : " killed undo=ok"), "%s", s->text);
+    must(!exists(at("file")) && hear(c).reset);
+    server_stop(s);
+}
+
+/* SIGINT, or the end of a drain, does not wait for who does not read; nor does a janitor. */
+TEST_TIMES(end_does_not_wait_for_a_reader, 4)
+{
+    struct server *s = things("--send-timeout 3600 --drain %s", _i % 2 == 0 ? "3600" : "0.2");
+    int c = call_slowly(s);
+    pid_t child = only_child(s->pid);
+    if (_i >= 2) {
+        kill(child, SIGKILL);
+        wait_until(!is_alive(child) && only_child(s->pid) != child);
+    }
+    kill(s->pid, _i % 2 == 0 ? SIGINT : SIGTERM);
+    must(server_wait(s) == 0);
+    must(log_has(s, _i < 2 ? " drain undo=ok" : " killed undo=ok") && !exists(at("file")));
+    must(hear(c).reset);
+}
+
 TEST(reset_after_the_orderly_end_is_too_late)
 {
     struct server *s = things("%s", "");

@@ -18,12 +18,14 @@
 
 #include "suite.h"
 
-static int dial_address(const struct server *s, const char *from)
+static int dial_address(const struct server *s, const char *from, int room)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
     struct sockaddr_in address = {.sin_family = AF_INET};
     must(fd >= 0);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    if (room > 0)
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room));
     inet_pton(AF_INET, from, &address.sin_addr);
     must(bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0);
     address.sin_port = htons((uint16_t)s->port);
@@ -35,12 +37,17 @@ static int dial_address(const struct server *s, const char *from)
 
 int dial(const struct server *s)
 {
-    return dial_address(s, "127.0.0.1");
+    return dial_address(s, "127.0.0.1", 0);
 }
 
 int dial_from(const struct server *s, const char *address)
 {
-    return dial_address(s, address);
+    return dial_address(s, address, 0);
+}
+
+int dial_slow(const struct server *s)
+{
+    return dial_address(s, "127.0.0.1", 1);
 }
 
 int dial_unix(const char *path)

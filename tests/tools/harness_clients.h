@@ -11,6 +11,7 @@
 
 int dial(const struct server *s);
 int dial_from(const struct server *s, const char *address); /* "127.0.0.2" */
+int dial_slow(const struct server *s); /* with as little room for an answer as can be */
 int dial_unix(const char *path);
 /* Wait until the server has looked at all that was said to it on TCP before. */
 void wait_seen(const struct server *s);
