@@ -163,11 +163,11 @@ struct list {
     int count;
 };
 
-/* An address with requests in flight, kept for --per-client. */
+/* An address with requests, kept for --per-client. */
 #define CLIENT_BYTES 8 /* users of IPv6 have a /64 each, and could take any address in it */
 struct client {
     struct address address;   /* of which CLIENT_BYTES count */
-    int busy;                 /* requests */
+    int busy, queued;         /* requests in flight, and those that wait for a slot */
     SLIST_ENTRY(client) link; /* in its bucket, or free */
 };
 
@@ -399,10 +399,12 @@ static struct client *client_find(const struct address *a)
     return client;
 }
 
-/* A request of this client begins. There is always a free entry, as there are not more clients than
- * slots. */
-static void client_enter(const struct address *a)
+/* Count BY more of this client's connections in the list L, if that is one that counts. There is
+ * always a free entry, as there are not more clients than connections. */
+static void client_count(const struct address *a, const struct list *l, int by)
 {
+    if (l != &server.busy && l != &server.queue)
+        return;
     struct client *client = client_find(a);
     if (client == NULL) {
         client = SLIST_FIRST(&server.free_clients);
@@ -410,20 +412,14 @@ static void client_enter(const struct address *a)
         *client = (struct client){.address = *a};
         SLIST_INSERT_HEAD(client_bucket(a), client, link);
     }
-    client->busy++;
-}
-
-/* It has ended. */
-static void client_leave(const struct address *a)
-{
-    struct client *client = client_find(a);
-    if (client == NULL || --client->busy > 0)
+    *(l == &server.busy ? &client->busy : &client->queued) += by;
+    if (client->busy > 0 || client->queued > 0)
         return;
     SLIST_REMOVE(client_bucket(a), client, client, link);
     SLIST_INSERT_HEAD(&server.free_clients, client, link);
 }
 
-/* Phase, list and --per-client's count change together, here alone. */
+/* Phase, list and --per-client's counts change together, here alone. */
 static void set_phase(struct connection *c, enum phase phase)
 {
     struct list *from = list_of(c->phase), *to = list_of(phase);
@@ -432,11 +428,10 @@ static void set_phase(struct connection *c, enum phase phase)
         return;
     list_remove(from, c);
     list_append(to, c);
-    bool counts = settings.per_client > 0 && c->is_tcp;
-    if (counts && from == &server.busy)
-        client_leave(&c->address);
-    if (counts && to == &server.busy)
-        client_enter(&c->address);
+    if (settings.per_client > 0 && c->is_tcp) {
+        client_count(&c->address, to, 1); /* first: the entry stays */
+        client_count(&c->address, from, -1);
+    }
 }
 
 static void heap_put(int place, int connection)
@@ -568,7 +563,8 @@ static void gather_kept(void);
 static void loans_reserve(void);
 /* Request: a connection has bytes. */
 static void request_arrived(struct connection *c);
-/* Queue: there is no slot. */
+/* Queue: there is no slot; or no room for another connection. */
+static bool queue_makes_room(void);
 static void refuse_unread(struct connection *c, const char *id, enum outcome outcome,
                           const char *reason);
 static void wait_in_queue(struct connection *c);
@@ -1014,13 +1010,13 @@ static void make_tables(void)
     server.free_slots = private_memory((size_t)slots * sizeof *server.free_slots);
     server.slot_users = private_memory((size_t)slots * sizeof(struct connection *));
     server.bucket_count = 64;
-    while (server.bucket_count < slots)
+    while (server.bucket_count < room)
         server.bucket_count *= 2;
     size_t buckets = (size_t)server.bucket_count;
     server.pid_buckets = private_memory(buckets * sizeof *server.pid_buckets);
     server.client_buckets = private_memory(buckets * sizeof *server.client_buckets);
-    struct client *clients = private_memory((size_t)slots * sizeof *clients);
-    for (int i = 0; i < slots; i++)
+    struct client *clients = private_memory((size_t)room * sizeof *clients);
+    for (int i = 0; i < room; i++)
         SLIST_INSERT_HEAD(&server.free_clients, &clients[i], link);
     for (int i = slots - 1; i >= 0; i--)
         server.free_slots[server.free_slot_count++] = i;
@@ -1249,14 +1245,15 @@ static bool may_be_dropped(const struct connection *c)
     return !fresh && unread(c) == 0;
 }
 
-/* An idle connection makes room for a new one: the oldest that has not asked for anything. */
-static bool drop_oldest_idle(void)
+/* An idle connection makes room for a new one: the oldest that has not asked for anything. If there
+ * is none, one that is queued may have to. */
+static bool make_room(void)
 {
     struct connection *c = TAILQ_FIRST(&server.idle.members);
     for (int looks = 0; c != NULL && !may_be_dropped(c); looks++)
         c = looks < LOOK_FOR_IDLE ? TAILQ_NEXT(c, link) : NULL;
     if (c == NULL)
-        return false;
+        return queue_makes_room();
     handler_end_sending(c->fd); /* also for the copies that children still hold */
     connection_close(c);
     return true;
@@ -1279,6 +1276,23 @@ static void connection_open(int fd, const struct sockaddr_storage *from, bool is
     connection_idle(c); /* mostly its first request is there already */
 }
 
+/* Answer 503 on the connection FD, which is closed next, and log it; UNREAD is as in log_unserved.
+ */
+static void refuse_at_once(int fd, const struct address *from, int64_t since, int unread,
+                           const char *reason)
+{
+    char nowhere[4096];
+    struct slot s = {0};
+    slot_reason(&s, reason);
+    bool sent = handler_send_canned(fd, &s, 503, false, reason);
+    log_unserved(from, since, &s, OUTCOME_ERROR, unread);
+    if (sent)
+        handler_end_sending(fd);
+    /* Closing with input unread would reset the connection, and lose the answer. */
+    for (int i = 0; sent && i < 16; i++)
+        sent = recv(fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT) > 0;
+}
+
 /* Out of descriptors: one is kept in reserve, to tell a caller so instead of leaving it hanging. */
 static void refuse_one(const struct listener *l, int error)
 {
@@ -1294,18 +1308,9 @@ static void refuse_one(const struct listener *l, int error)
     socklen_t size = sizeof from;
     int fd = accept4(l->fd, (struct sockaddr *)&from, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0) {
-        char nowhere[1024];
-        static const char full[] = "the server has no room for another connection";
-        struct slot s = {0};
-        slot_reason(&s, full);
-        if (handler_send_canned(fd, &s, 503, false, full)) {
-            handler_end_sending(fd);
-            /* Closing with input unread would reset the connection, and lose the answer. */
-            (void)!recv(fd, nowhere, sizeof nowhere, MSG_TRUNC | MSG_DONTWAIT);
-        }
-        close(fd);
         struct address caller = address_of(&from);
-        log_unserved(&caller, now, &s, OUTCOME_ERROR, -1);
+        refuse_at_once(fd, &caller, now, -1, "the server has no room for another connection");
+        close(fd);
     }
     server.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
     mute(MUTE_MS);
@@ -1318,7 +1323,7 @@ static void accept_some(const struct listener *l)
     for (int i = 0; i < ACCEPT_AT_ONCE && !server.muted; i++) {
         if (server.free.count == 0 && i > 0)
             return; /* whether a further one waits only the next event tells */
-        if (server.free.count == 0 && !drop_oldest_idle()) {
+        if (server.free.count == 0 && !make_room()) {
             mute(MUTE_MS);
             return;
         }
@@ -1329,7 +1334,7 @@ static void accept_some(const struct listener *l)
             connection_open(fd, &from, l->is_tcp);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             int error = errno;
-            if (!drop_oldest_idle()) {
+            if (!make_room()) {
                 refuse_one(l, error);
                 return;
             }
@@ -1817,6 +1822,29 @@ static void evict_one(void)
         request_stop(c, CAUSE_EVICTED);
     else
         evict_slow();
+}
+
+/* One that is queued makes room for another connection: who has sent FIN, and may have gone; else,
+ * with --per-client, the last of the address that has the most there. So none keeps others out. */
+static bool queue_makes_room(void)
+{
+    struct connection *c, *found = NULL;
+    int most = 2; /* an address with one has no more than another could want */
+    for (c = TAILQ_FIRST(&server.queue.members); c != NULL; c = TAILQ_NEXT(c, link)) {
+        const struct client *client =
+            settings.per_client > 0 && c->is_tcp ? client_find(&c->address) : NULL;
+        int has = c->fin_seen ? INT_MAX : client != NULL ? client->queued : 0;
+        if (has >= most) {
+            most = has;
+            found = c;
+        }
+    }
+    if (found == NULL)
+        return false;
+    refuse_at_once(found->fd, &found->address, found->since, found->fd,
+                   "too many requests; this one had to make room");
+    connection_close(found);
+    return true;
 }
 
 /* Perhaps nobody is old enough to be evicted yet, so a request in the queue looks again soon. */

@@ -191,7 +191,10 @@ static const struct option_row server_rows[] = {
     {NULL, "\nLimits:\n", .kind = OPTION_TEXT},
     {COUNT("requests", "at once; further ones queue", requests, 1, "256")},
     {COUNT("connections", "open at once; the oldest idle one makes room", connections, 1, "4096")},
-    {COUNT("per-client", "requests at once from one address; 0: no limit", per_client, 0, "0")},
+    {COUNT("per-client",
+           "requests at once from one address; who queues most makes\nroom for another connection; "
+           "0: no limit",
+           per_client, 0, "0")},
     {TIME("queue-timeout", "in the queue, or for a route's turn, then 503", handler.queue_ms, 0,
           "30")},
     {TIME("header-timeout", "for the header to arrive, then 408", handler.header_ms, 1, "10")},
@@ -199,7 +202,10 @@ static const struct option_row server_rows[] = {
     {TIME("timeout", "for the whole request, then undo and 504; 0: none", handler.request_ms, 0,
           "3600")},
     {TIME("idle-timeout", "for a connection between requests", handler.idle_ms, 1, "15")},
-    {TIME("send-timeout", "without progress of the answer, then undo", handler.send_ms, 1, "30")},
+    {TIME("send-timeout",
+          "without progress of the answer, or a quarter of the time\n"
+          "for all of it to be acknowledged at its end; then undo",
+          handler.send_ms, 1, "30")},
     {TIME("dead-peer", "until a client that vanished without a word is found", handler.dead_peer_ms,
           3000, "30")},
     {SIZE("max-body", "else 413", handler.max_body, 0, "1G")},

@@ -115,6 +115,35 @@ TEST(one_address_has_a_limit)
     server_stop(s);
 }
 
+/* With all connections in use, of which one address has nearly all in the queue, another one is
+ * served; and who has sent FIN makes room first. */
+TEST_TIMES(who_queues_most_makes_room, 2)
+{
+    struct server *s =
+        things("--connections 8 --requests 4 %s", _i == 0 ? "--per-client 2" : "--per-client 0");
+    int one[8], open_count = 8;
+    for (int i = 0; i < open_count; i++) {
+        one[i] = get(s, "/make?path=%s&seconds=60", at("f%d", i));
+        if (i < 2)
+            wait_made(s, at("f%d", i));
+    }
+    if (_i == 1)
+        shutdown(one[5], SHUT_WR);
+    int other = dial_from(s, "127.0.0.2");
+    say(other, "GET /who HTTP/1.1\r\nHost: test\r\n\r\n");
+    must(_i == 1 || hear_answer(other, false).status == 200);
+    int refused = _i == 1 ? 5 : 7;
+    struct heard h = hear(one[refused]);
+    must_say(h.status == 503 && !h.reset && strstr(h.text, "make room"), "%s", h.text);
+    for (int i = 0; i < open_count; i++)
+        must(i == refused || is_quiet(one[i]));
+    log_wait(s, " 503 ");
+    for (int i = 0; i < open_count; i++)
+        close(one[i]);
+    log_wait(s, " hangup undo=ok");
+    server_stop(s);
+}
+
 TEST(incomplete_head_gives_way)
 {
     struct server *s = things("--requests 1");
