@@ -93,7 +93,7 @@ TEST(queue_timeout_is_503)
     int second = get(s, "/make?path=%s", at("second"));
     struct heard h = hear(second);
     must_say(h.status == 503 && atoi(field(h, "Retry-After")) > 0 && !h.reset, "%s", h.text);
-    log_wait(s, " \"-\" 503 %s ", field(h, "Content-Length"));
+    log_wait(s, "/second HTTP/1.1\" 503 %s ", field(h, "Content-Length"));
     must(exists(at("first")) && !exists(at("second")));
     close_fin(first);
     log_wait(s, " hangup undo=ok");
