@@ -1046,7 +1046,9 @@ static void open_all(void)
     pass_env_prepare(find_self(), server.state.path);
     found->null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (found->null < 0)
-        cannot("could not open /dev/null: %s", strerror(errno));
+        cannot("could not open /dev/null, which programs without a body read: %s; make it with "
+               "mknod -m 666 /dev/null c 1 3",
+               strerror(errno));
     found->head = make_head();
     found->open_files = raise_descriptor_limit();
     server.dir = cleanup_server_open(server.state.fd, server.token);
@@ -2730,8 +2732,12 @@ static bool places_open(void)
  * process that was started. */
 static void reload(void)
 {
-    if (server.one_connection || handover.parent != 0 || is_stopping())
+    if (server.one_connection || is_stopping())
         return;
+    if (handover.parent != 0) {
+        log_eventf(NULL, "SIGHUP is for process %d, which was started", (int)handover.parent);
+        return;
+    }
     handover.again = handover.starting != NULL;
     if (handover.again)
         return; /* it may have read the routes already, so another one follows it */
@@ -2762,7 +2768,7 @@ static void handover_heard(int fd)
  * did, so that whoever watches it acts. */
 static bool successor_ended(pid_t pid, const siginfo_t *ended)
 {
-    if (!handover_ended(pid, ended))
+    if (!handover_ended(pid, ended, is_stopping()))
         return false;
     if (handover.starting == NULL && handover.again)
         reload();

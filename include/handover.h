@@ -182,28 +182,28 @@ static bool handover_said(int fd)
     return true;
 }
 
-/* Returns true if PID was a successor, which has ENDED. */
-static bool handover_ended(pid_t pid, const siginfo_t *ended)
+/* Returns true if PID was a successor, which has ENDED, as it should if this server is STOPPING. */
+static bool handover_ended(pid_t pid, const siginfo_t *ended, bool stopping)
 {
     struct successor *s = handover.successors;
     while (s < handover.successors + SUCCESSORS_MAX && s->pid != pid)
         s++;
     if (s == handover.successors + SUCCESSORS_MAX)
         return false;
-    bool exited = ended->si_code == CLD_EXITED;
+    bool exited = ended->si_code == CLD_EXITED, started = s != handover.starting;
+    int status = exited ? ended->si_status : 128 + ended->si_status;
+    if (s == handover.serving)
+        handover.status = status;
+    if (!stopping && (status != 0 || !started))
+        log_eventf(NULL, "the new server, process %d, %s: %s %d%s", (int)pid,
+                   started ? "has failed" : "could not start", exited ? "exit status" : "signal",
+                   ended->si_status,
+                   started ? ""
+                           : "; this one goes on; --check with its options says what is wrong");
+    handover.serving = s == handover.serving ? NULL : handover.serving;
+    handover.starting = started ? handover.starting : NULL;
     if (s->fd >= 0)
         close(s->fd);
-    if (s == handover.serving)
-        handover.status = exited ? ended->si_status : 128 + ended->si_status;
-    if (s != handover.serving ? s == handover.starting : handover.status != 0)
-        log_eventf(NULL, "the new server, process %d, %s: %s %d%s", (int)pid,
-                   s == handover.starting ? "could not start" : "has failed",
-                   exited ? "exit status" : "signal", ended->si_status,
-                   s == handover.starting
-                       ? "; this one goes on; --check with its options says what is wrong"
-                       : "");
-    handover.serving = s == handover.serving ? NULL : handover.serving;
-    handover.starting = s == handover.starting ? NULL : handover.starting;
     s->pid = 0;
     return true;
 }

@@ -187,6 +187,8 @@ static _Noreturn void exec_command(const char *id, const char *command, int outp
     signal(SIGPIPE, SIG_DFL);
     signal(SIGXFSZ, SIG_DFL);
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (null < 0)
+        dprintf(output, "could not open /dev/null: %s\n", strerror(errno));
     if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(output, STDOUT_FILENO) < 0 ||
         dup2(output, STDERR_FILENO) < 0)
         _exit(126);

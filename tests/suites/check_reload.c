@@ -49,6 +49,14 @@ static int status_of(const struct server *s, const char *target)
     return status;
 }
 
+static void copy_program(const char *to)
+{
+    char new[256];
+    snprintf(new, sizeof(new), "%s.new", to);
+    must(run("cp %s %s", the_things(), new).status == 0);
+    must(rename(new, to) == 0);
+}
+
 static pid_t parent_of(pid_t pid)
 {
     char path[64];
@@ -247,6 +255,44 @@ TEST(terminal_that_hangs_up)
     nothing_left();
 }
 
+/* As another user the new one has nothing of root's, and needs nothing of it. */
+TEST(user_stays_the_user)
+{
+    struct stat st;
+    if (only_for_root("user_stays_the_user"))
+        return;
+    copy_program(at("server"));
+    must(chmod(at("server"), 0755) == 0);
+    struct server *s = server_start(at("server"), "--user nobody --listen 127.0.0.1:0 --listen "
+                                                  "unix:sock --socket-mode 0660");
+    must(lstat(at("sock"), &st) == 0);
+    for (int round = 0; round < 2; round++) {
+        pid_t next = reload(s);
+        char path[64], uid[64];
+        snprintf(path, sizeof(path), "/proc/%d/status", (int)next);
+        snprintf(uid, sizeof(uid), "\nUid:\t%u\t%u\t", st.st_uid, st.st_uid);
+        must_say(strstr(file_read(path), uid), "%s", file_read(path));
+        int c = get(s, "/make?path=%s&seconds=60", at("tmp/file"));
+        wait_made(s, at("tmp/file"));
+        close_fin(c);
+        log_wait(s, " hangup undo=ok");
+    }
+    server_stop(s);
+    must(!exists(at("sock")));
+}
+
+/* It is for the process that was started, whoever else gets it. */
+TEST(hangup_of_all)
+{
+    struct server *s = things("%s", "");
+    pid_t next = reload(s);
+    log_mark(s);
+    kill(next, SIGHUP);
+    log_wait(s, " - SIGHUP is for process %d", (int)s->pid);
+    must(is_alive(next) && status_of(s, "/who") == 200);
+    server_stop(s);
+}
+
 /* ---- Counted together ------------------------------------------------------------------------ */
 
 THEME("limits");
@@ -302,7 +348,7 @@ TEST(max_that_got_less)
 
 THEME("callers");
 
-enum { ON_TCP, ON_UNIX, INHERITED, AS_PID_1, PLACES_OF_CALL };
+enum { ON_TCP, ON_UNIX, INHERITED, OF_INETD, AS_PID_1, PLACES_OF_CALL };
 
 struct caller {
     unsigned port; /* 0: the socket "sock" */
@@ -369,14 +415,6 @@ static pid_t start_caller(const struct caller *k)
     _exit(wrong ? 1 : 0);
 }
 
-static void copy_program(const char *to)
-{
-    char new[256];
-    snprintf(new, sizeof(new), "%s.new", to);
-    must(run("cp %s %s", the_things(), new).status == 0);
-    must(rename(new, to) == 0);
-}
-
 static struct server *start_for_callers(int place, unsigned *port)
 {
     static const char options[] = "--routes routes --requests 8";
@@ -385,10 +423,11 @@ static struct server *start_for_callers(int place, unsigned *port)
     *port = 0;
     copy_program(at("server"));
     snprintf(words, sizeof(words), "%s%s", options,
-             place == INHERITED ? ""
-             : place == ON_UNIX ? " --listen unix:sock"
-                                : " --listen 127.0.0.1:0");
-    if (place == INHERITED)
+             place == INHERITED  ? ""
+             : place == OF_INETD ? " --inetd --log-to stderr"
+             : place == ON_UNIX  ? " --listen unix:sock"
+                                 : " --listen 127.0.0.1:0");
+    if (place == INHERITED || place == OF_INETD)
         fd = listening_socket(port);
     if (place == AS_PID_1) { /* with a /proc of its own, as in a container */
         file_write(at("first"),
@@ -397,7 +436,8 @@ static struct server *start_for_callers(int place, unsigned *port)
         must(chmod(at("first"), 0700) == 0);
     }
     struct server *s =
-        server_spawn(at(place == AS_PID_1 ? "first" : "server"), words, -1, false, fd);
+        server_spawn(at(place == AS_PID_1 ? "first" : "server"), words, place == OF_INETD ? fd : -1,
+                     false, place == INHERITED ? fd : -1);
     const char *line = log_wait(s, "listening on ");
     if (place != ON_UNIX)
         *port = (unsigned)atoi(strrchr(line, ':') + 1);

@@ -812,6 +812,29 @@ TEST(log_that_may_not_grow)
     must(stat(at("log"), &st) == 0 && st.st_size == 1 << 20);
 }
 
+/* Without /dev/null the server says so; when it goes later, an undo command's failure does. */
+TEST_TIMES(dev_null_is_missing, 2)
+{
+    if (only_for_root("dev_null_is_missing"))
+        return;
+    char text[8192];
+    snprintf(
+        text, sizeof(text),
+        "mount -t tmpfs none /dev\n"
+        "[ %d = 1 ] || exec %s --state state --listen unix:sock >log 2>&1\n"
+        "mknod /dev/null c 1 3\n"
+        "%s --state state --listen unix:sock >log 2>&1 &\n"
+        "until curl -sS --unix-socket sock http://x/who >out 2>&1; do sleep 0.05; done\n"
+        "rm /dev/null\n"
+        "curl -sS -m 0.3 --unix-socket sock 'http://x/records?run1=true&seconds=60' >out 2>&1\n"
+        "until grep -q 'could not undo' log; do sleep 0.05; done\n"
+        "kill $!; wait\n",
+        _i, the_things(), the_things());
+    file_write(at("script"), text);
+    (void)run("unshare -m sh %s", at("script"));
+    must_say(strstr(file_read(at("log")), "could not open /dev/null"), "%s", file_read(at("log")));
+}
+
 /* STATE on a file system that lacks a call: a plain word at the start. */
 TEST(state_that_lacks_a_call)
 {
