@@ -55,7 +55,6 @@
  *     them late, and a program that writes many of them waits.
  *   - A C handler that has threads is not ended gently: at SIGTERM its process kills itself, and
  *     the parent undoes what it made.
- *   - A method beyond those of RFC 9110 and PATCH is answered 501, even if the route lists it.
  *   - There are no ranges, no upgrades and no compression, and trailers are read and dropped.
  */
 #include <hangupd/handler.h>
@@ -580,7 +579,8 @@ static void request_decode_head(struct request *rq)
 
 /* ---- Read: the route ----------------------------------------------------------------- */
 
-/* RFC 9110 section 9.3, and RFC 5789: for any other the answer is 501, for these 405. */
+/* RFC 9110 section 9.3, and RFC 5789: for any other that the route does not list the answer is 501,
+ * for these 405. */
 static const char standard_methods[] = "GET HEAD POST PUT DELETE PATCH OPTIONS CONNECT TRACE";
 
 /* Returns true if METHODS, words with spaces between them, has METHOD. */
@@ -666,7 +666,7 @@ static void request_check(struct request *rq)
         /* A place in its line is kept when a program redirects: published here, and once. */
         if (rq->route != NULL)
             rq->slot->route = (int16_t)(rq->route - rq->settings->routes);
-        if (!known)
+        if (!known && (rq->route == NULL || !lists_method(methods_of(rq->route), rq->method)))
             refuse_request(rq, 501, "the method is not implemented");
         if (rq->route == NULL)
             refuse_request(rq, 404, "no route serves this path");

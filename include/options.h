@@ -519,11 +519,27 @@ static void add_routes_of(const char *file, const struct route *compiled)
     fclose(f);
 }
 
+/* The table of routes that a program hands to server_main: exits if one of them is wrong. */
+static void check_compiled(const struct route *compiled)
+{
+    if (compiled == NULL)
+        wrong_use("server_main has no table of routes; the least is one that ends at once, {0}");
+    for (const struct route *r = compiled; r->path != NULL; r++) {
+        char path[256];
+        struct text t = TEXT(path);
+        text_escaped(&t, r->path, ESCAPE_STRING);
+        if (route_wrong(r) != NULL)
+            wrong_use("number %d of the routes of server_main, \"%s\": %s", (int)(r - compiled) + 1,
+                      text_end(&t), route_wrong(r));
+    }
+}
+
 /* Read the routes of the files and of the command line into the settings; the COMPILED ones if
  * there is none. */
 static void parse_routes(int argc, char **argv, const struct route *compiled)
 {
     struct handler_settings *found = &settings.handler;
+    check_compiled(compiled);
     for (size_t i = 0; i < settings.route_files.count; i++)
         add_routes_of(settings.route_files.words[i], compiled);
     for (int i = optind; i < argc; i++)

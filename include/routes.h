@@ -30,6 +30,7 @@
 
 #include <hangupd/handler.h>
 
+#include "http.h"
 #include "text.h"
 
 /* ---- Durations, sizes, counts -------------------------------------------------------- */
@@ -327,6 +328,38 @@ static inline void route_free(struct route *r)
     free((char *)(r->name == NULL ? r->program : NULL));
     free((char *)r->path);
     *r = (struct route){0};
+}
+
+/* Returns true if METHODS is words of which each can be a method, with a space between two. */
+static inline bool are_methods(const char *methods)
+{
+    for (;; methods++) {
+        size_t n = strcspn(methods, " ");
+        if (!http_is_token(methods, n))
+            return false;
+        methods += n;
+        if (*methods == '\0')
+            return true;
+    }
+}
+
+/* Check the route R of a table that is compiled in. Returns NULL, or what is wrong, in words. */
+static inline const char *route_wrong(const struct route *r)
+{
+    const char *control = r->path;
+    while (*control != '\0' && (unsigned char)*control >= ' ' && *control != 0x7f)
+        control++;
+    return r->path[0] != '/'                            ? "its path does not begin with a slash"
+           : *control != '\0'                           ? "its path has a control character"
+           : r->handler == NULL && r->program == NULL   ? "it has neither a handler nor a program"
+           : r->handler != NULL && r->program != NULL   ? "it has both a handler and a program"
+           : r->program != NULL && r->program[0] != '/' ? "its program is not an absolute path"
+           : r->methods != NULL && !are_methods(r->methods)
+               ? "its methods are not words with one space between two"
+           : r->timeout_ms < 0 || r->max < 0 ? "a limit of it is negative"
+           : r->on_hangup > ON_HANGUP_FINISH || r->half_close > HALF_CLOSE_IGNORE
+               ? "on_hangup or half_close is none of the values that there are"
+               : NULL;
 }
 
 /* Parse "PATH=TARGET[,KEY=VALUE...]" into *ROUTE, whose strings are then allocated, with COMPILED

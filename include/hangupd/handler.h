@@ -77,9 +77,9 @@ struct route {
     const char *program; /* else the absolute path of a program, run by CGI/1.1 (RFC 3875); or, for
                           * a path that ends in '/', of a directory of programs */
     const char *name;    /* what @NAME on the command line calls it; NULL: cannot be named */
-    const char *methods; /* separated by spaces; NULL: "GET", for a program "GET HEAD POST PUT
-                          * DELETE PATCH". HEAD is answered without the work being done unless it is
-                          * listed; OPTIONS is always answered. */
+    const char *methods; /* of any name, separated by spaces; NULL: "GET", for a program "GET HEAD
+                          * POST PUT DELETE PATCH". HEAD is answered without the work being done
+                          * unless it is listed; OPTIONS is always answered. */
     int64_t timeout_ms;  /* milliseconds for the whole request; 0: as --timeout says */
     int64_t max;         /* requests of this route at once; 0: no limit */
     const char **env;    /* "NAME=VALUE", what a program gets beside what --pass-env names, and a

@@ -29,7 +29,9 @@ extern "C" {
 
 /* Serve ROUTES, which end with a member without a path, until told to stop. The strings and the
  * array stay the caller's, and must stay as they are. The options and further routes in ARGV are
- * those of hangupd(8); routes named there replace ROUTES, and may use its names as @NAME.
+ * those of hangupd(8); routes named there replace ROUTES, and may use its names as @NAME. ROUTES
+ * are checked like those: what cannot be served (no target, a path without a slash, a method that
+ * is no word, and the like) is said on standard error, and the process exits with 2.
  *
  * Returns the exit status, 0, after a drain. Exits with 1 if it could not serve and with 2 if the
  * command line was wrong, and says so on standard error. If ARGV names a command (`status`,

@@ -108,12 +108,38 @@ static int prints(struct request *rq)
     return respond_text(rq, 200, "printed\n");
 }
 
+/* The tables of routes that cannot be served, by BROKEN=NUMBER in the environment. */
+static const struct route *broken(const char *number)
+{
+    static const struct route tables[][3] = {
+        {{.path = "/none"}, {0}},
+        {{.path = "/good", .handler = forked}, {.path = "slash", .handler = forked}, {0}},
+        {{.path = "/a\r\nX: y", .handler = forked}, {0}},
+        {{.path = "/two", .handler = forked, .program = "/bin/true"}, {0}},
+        {{.path = "/relative", .program = "true"}, {0}},
+        {{.path = "/methods", .handler = forked, .methods = "GET\r\nX: y"}, {0}},
+        {{.path = "/methods", .handler = forked, .methods = ""}, {0}},
+        {{.path = "/", .handler = forked, .max = -1}, {0}},
+        {{.path = "/", .handler = forked, .half_close = (enum half_close)9}, {0}},
+        {{.path = "", .handler = forked}, {0}},
+    };
+    size_t n = (size_t)atoi(number);
+    return n < sizeof tables / sizeof tables[0] ? tables[n] : NULL;
+}
+
 int main(int argc, char **argv)
 {
     static const struct route routes[] = {
-        {.path = "/fork", .handler = forked},  {.path = "/type", .handler = typed},
-        {.path = "/end", .handler = ends},     {.path = "/helper", .handler = helper},
-        {.path = "/print", .handler = prints}, {0}};
+        {.path = "/fork", .handler = forked},
+        {.path = "/type", .handler = typed},
+        {.path = "/end", .handler = ends},
+        {.path = "/helper", .handler = helper},
+        {.path = "/print", .handler = prints},
+        {.path = "/purge", .handler = typed, .methods = "GET PURGE"},
+        {0},
+    };
+    if (getenv("BROKEN") != NULL)
+        return server_main(argc, argv, broken(getenv("BROKEN")));
     printf("before serving\n"); /* is in a buffer when the server forks */
     return server_main(argc, argv, routes);
 }

@@ -101,6 +101,58 @@ TEST(answer_205_has_no_body)
 /* ---- The process ------------------------------------------------------------------------------
  */
 
+THEME("routes");
+
+TEST(method_that_a_route_lists_is_served)
+{
+    struct server *s = library("");
+    static const struct {
+        const char *method, *path;
+        int status;
+    } asked[] = {{"PURGE", "/purge", 200},
+                 {"BAN", "/purge", 501},
+                 {"DELETE", "/purge", 405},
+                 {"PURGE", "/type", 501},
+                 {"PURGE", "/none", 501}};
+    for (int i = 0; i < COUNT(asked); i++) {
+        int c = dial(s);
+        say(c, "%s %s?own=a/b HTTP/1.1\r\nHost: test\r\n\r\n", asked[i].method, asked[i].path);
+        struct heard h = hear_answer(c, false);
+        must_say(h.status == asked[i].status, "%s %s: %s", asked[i].method, asked[i].path, h.text);
+        if (h.status == 405)
+            must_say(strstr(field(h, "Allow"), "GET, PURGE") != NULL, "%s", h.text);
+        close_fin(c);
+    }
+    server_stop(s);
+}
+
+/* The tables of example_library.c, in their order, and none. */
+TEST(wrong_routes_are_told)
+{
+    static const char *const said[] = {
+        "number 1 of the routes of server_main, \"/none\": it has neither",
+        "number 2 of the routes of server_main, \"slash\": its path",
+        "its path has a control character",
+        "both a handler and a program",
+        "not an absolute path",
+        "methods are not words",
+        "methods are not words",
+        "a limit of it is negative",
+        "on_hangup or half_close",
+        "does not begin with a slash",
+        "server_main has no table of routes",
+    };
+    for (int i = 0; i < COUNT(said); i++) {
+        struct output o =
+            run("timeout 9 env BROKEN=%d %s/example_library --state %s --listen unix:%s", i,
+                getenv("EXAMPLES"), at("state"), at("socket"));
+        must_say(o.status == 2 && strstr(o.text, said[i]) != NULL, "%d: %d %s", i, o.status,
+                 o.text);
+        must_say(strchr(o.text, '\r') == NULL, "%s", o.text);
+        free(o.text);
+    }
+}
+
 THEME("process");
 
 TEST(what_ended_a_handler_is_told)
