@@ -67,7 +67,6 @@
  *   - Where the file system has neither times of birth nor file handles, another file with the same
  *     inode number counts as the recorded one while the server lives. After a crash such a record
  *     is kept, not guessed.
- *   - "Not there" counts as undone, also if its directory was moved away or is not mounted now.
  *   - A line that a program writes to descriptor 3 is not checked before it is to be undone.
  *
  * What READ, UNDO and SETTLE do for this process's ledger, they may do in a signal handler: static
@@ -96,6 +95,7 @@
 #include "processes.h"
 #include "reader.h"
 #include "text.h"
+#include "thing.h"
 #include "tree.h"
 #include "verbs.h"
 #include "walk.h"
@@ -242,6 +242,7 @@ void cleanup_begin(const struct cleanup_owner *owner)
     ledger.touched = ledger.recorded = 0;
     ledger.mark = (struct scratch_mark){0};
     ledger.scratch[0] = '\0';
+    places_told_forget();
     if (owner->slot != 0)
         cleanup_slot_name(ledger.name, owner->slot - 1);
     else
@@ -287,10 +288,13 @@ ASYNC_SAFE bool cleanup_has_records(void)
     return cleanup_pending() && (ledger.recorded != 0 || program_has_records());
 }
 
-/* A record as a line, without its newline. One that is too long is cut, and still too long. */
+/* A record as a line, without its newline. One that is too long is cut, and still too long. Before
+ * it goes the line about its directory, if there is one. */
 struct line {
     char bytes[CLEANUP_RECORD_MAX + 1];
     struct text text;
+    char in_bytes[PATH_MAX + IDENTITY_SIZE + 8];
+    struct text in;
 };
 
 /* Compose the record in LINE, and check it: a reader will parse it as this does, so what is refused
@@ -300,6 +304,7 @@ static int line_compose(struct line *line, enum verb verb, const struct identity
 {
     struct text *t = &line->text;
     *t = TEXT(line->bytes);
+    line->in = TEXT(line->in_bytes);
     text_add(t, verbs[verb].name);
     if (id != NULL) {
         text_char(t, ' ');
@@ -320,16 +325,17 @@ static int line_compose(struct line *line, enum verb verb, const struct identity
 /* Append LINE to the ledger FD. Returns 0, or -1 with errno, and then the ledger is as before. */
 static int line_append(int fd, struct line *line, bool sync)
 {
-    struct text *t = &line->text;
-    struct iovec v = {t->at, t->length + 1};
+    struct text *t = &line->text, *in = &line->in;
+    struct iovec v[] = {{in->at, in->length}, {t->at, t->length + 1}};
+    int first = in->length == 0;
     ssize_t n;
     text_char(t, '\n');
     do /* at the end, also if it is our own file, which is not O_APPEND, as its head is rewritten */
-        n = pwritev2(fd, &v, 1, -1, RWF_APPEND);
+        n = pwritev2(fd, v + first, 2 - first, -1, RWF_APPEND);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return -1;
-    if ((size_t)n < t->length) {
+    if ((size_t)n < in->length + t->length) {
         /* The disk is full. What was not written whole is taken back, unless somebody has
          * appended behind it: without its newline it would spoil the next record. */
         struct stat now;
@@ -495,8 +501,13 @@ static int record_add(enum verb verb, const struct identity *id, const char *arg
         return -1;
     if (verb != VERB_SCRATCH)
         ledger.recorded = 1;
-    ledger.last = lseek(ledger.fd, 0, SEEK_END);
-    return line_append(ledger.fd, &line, ledger.owner.sync);
+    if (verbs[verb].undo == UNDO_FILE || verbs[verb].undo == UNDO_TREE)
+        place_tell(&line.in, argument);
+    ledger.last = lseek(ledger.fd, 0, SEEK_END) + (off_t)line.in.length;
+    if (line_append(ledger.fd, &line, ledger.owner.sync) == 0)
+        return 0;
+    places_told_forget(); /* the line about the directory may not be there */
+    return -1;
 }
 
 /* Strike the newest record out: what it names was not made after all. If it stayed, its undo could
@@ -1117,19 +1128,7 @@ ASYNC_SAFE static bool remove_name(int dir, const char *name, int flags)
     return unlinkat(dir, name, flags) == 0 || errno == ENOENT;
 }
 
-/* Remove the name PATH, or the tree. Returns 0 if nothing is there, or was ever, else -1 with
- * errno.
- */
-ASYNC_SAFE static int undo_unlink(const char *path)
-{
-    struct spot at;
-    if (spot_open(path, &at) < 0)
-        return is_not_there(errno) ? 0 : -1;
-    int done = unlinkat(at.dir, at.name, 0) == 0 || is_not_there(errno) ? 0 : -1;
-    close_keep_errno(at.dir);
-    return done;
-}
-
+/* Remove the tree PATH. Returns 0 if nothing is there, or was ever, else -1 with errno. */
 ASYNC_SAFE static int undo_rmtree(const char *path)
 {
     struct spot at;
@@ -1203,59 +1202,13 @@ struct settlement {
     const struct cleanup_settling *how;
     int fd;
     struct reader *reader;
-    off_t from;      /* where the records start, beside those in the head */
-    bool kept;       /* a `commit` is below: of what is above, only scratch directories go */
-    bool this_boot;  /* device numbers mean what they meant */
+    off_t from; /* where the records start, beside those in the head */
+    bool kept;  /* a `commit` is below: of what is above, only scratch directories go */
+    struct evidence evidence;
     int environment; /* of its undo commands, as the own file's head has it */
     bool failed, run_left;
     bool later; /* of a record that failed it cannot be told yet whether it is undone */
 };
-
-/* Returns 1 if what is open as FD is the thing that WAS recorded, 0 if it is another one, or -1
- * with errno, which is ESTALE if it cannot be told. */
-ASYNC_SAFE static int is_same(const struct settlement *s, const struct identity *was, int fd)
-{
-    struct identity is;
-    if (identify(fd, "", AT_EMPTY_PATH, &is) < 0)
-        return -1;
-    enum identity_answer answer = identity_compare(was, &is, s->this_boot, !s->how->after_crash);
-    return answer == IDENTITY_UNKNOWN ? fail(ESTALE) : answer == IDENTITY_SAME;
-}
-
-/* Undo a record with an identity: remove what is at AT if it still is the thing WAS. Returns 0 if
- * it is gone or was another thing, -1 with errno if it is still there, or cannot be told. */
-ASYNC_SAFE static int undo_if_at(const struct settlement *s, const struct identity *was,
-                                 const struct spot *at, bool directory)
-{
-    int fd = open_within(at->dir, at->name, O_PATH);
-    if (fd < 0)
-        return is_not_there(errno) ? 0 : -1;
-    int same = is_same(s, was, fd);
-    close_keep_errno(fd);
-    if (same <= 0)
-        return same;
-    if (!directory)
-        return remove_name(at->dir, at->name, 0) ? 0 : -1;
-    fd = open_directory(at->dir, at->name);
-    if (fd < 0)
-        return is_not_there(errno) ? 0 : -1;
-    /* What was opened is what is emptied: it must still be the one that was looked at. */
-    same = is_same(s, was, fd);
-    if (same > 0)
-        return remove_open_tree(fd, at);
-    close_keep_errno(fd);
-    return same;
-}
-
-ASYNC_SAFE static int undo_if(const struct settlement *s, const struct record *r)
-{
-    struct spot at;
-    if (spot_open(r->argument, &at) < 0) /* EINVAL: nothing that was made is called "." or ".." */
-        return is_not_there(errno) || errno == EINVAL ? 0 : -1;
-    int done = undo_if_at(s, &r->identity, &at, verbs[r->verb].undo == UNDO_TREE);
-    close_keep_errno(at.dir);
-    return done;
-}
 
 /* Cut off the slashes at the end of the record's argument. With one of them a name that has become
  * a link would be followed, O_NOFOLLOW or not; and that of a file would seem not to be there. */
@@ -1269,11 +1222,18 @@ ASYNC_SAFE static void cut_slashes(struct record *r)
         r->error = EINVAL;
 }
 
-ASYNC_SAFE static int undo_thing(const struct settlement *s, const struct record *r)
+/* Undo the record R of a file or a tree. Returns as undo_record does. */
+ASYNC_SAFE static int undo_made(struct settlement *s, const struct record *r)
 {
-    if (verbs[r->verb].argument == ARGUMENT_FILEID_PATH)
-        return undo_if(s, r);
-    return verbs[r->verb].undo == UNDO_TREE ? undo_rmtree(r->argument) : undo_unlink(r->argument);
+    int result = undo_thing(&s->evidence, r);
+    if (result <= 0)
+        return result < 0 ? -1 : 1;
+    s->later = true;
+    report_part(s->how->id, "could not undo yet:", s->reader->line,
+                "its directory is not the one that was recorded, or not there: is a disk not "
+                "mounted, or has it been moved?",
+                0);
+    return fail(0);
 }
 
 static int command_environment = -1;
@@ -1328,13 +1288,14 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
     switch (how) {
     case UNDO_FILE:
     case UNDO_TREE:
-        return undo_thing(s, &r) < 0 ? -1 : 1;
+        return undo_made(s, &r);
     case UNDO_COMMAND:
         return undo_run(s, r.argument);
     case UNDO_MARK_KEEP:
         s->kept = true;
         break;
     case UNDO_NOTHING:
+    case UNDO_PLACE:
     case UNDO_SCRATCH:
     case UNDO_MARK_SENT:
         break; /* dealt with above; no default, so that a new kind must be named here */
@@ -1361,6 +1322,7 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
     int found = 0;
     s->failed = s->later = false;
     s->reader = &reader;
+    place_forget();
     reader_begin(&reader, s->fd, size, s->from);
     while (!s->run_left && (found = reader_next(&reader)) > 0) {
         tree_left[0] = '\0';
@@ -1430,7 +1392,10 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
                            .fd = fd,
                            .from = h.from,
                            .environment = f->head.environment,
-                           .this_boot = is_this_boot(f->head.valid ? &f->head : &h)};
+                           .evidence = {.fds = {f->program, f->own},
+                                        .from = {0, f->head.from},
+                                        .same_boot = is_this_boot(f->head.valid ? &f->head : &h),
+                                        .held = !how->after_crash}};
     struct stat now;
     off_t looked = 0;
     while (!s.run_left) { /* until nothing new appears */

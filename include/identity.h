@@ -32,6 +32,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "text.h"
 
@@ -186,6 +187,32 @@ identity_compare(const struct identity *was, const struct identity *is, bool sam
     if (same_boot && (was->major != is->major || was->minor != is->minor))
         return IDENTITY_UNKNOWN;
     return births || handles || held ? IDENTITY_SAME : IDENTITY_UNKNOWN;
+}
+
+/* Returns true if the thing was on a tmpfs, which does not outlive its boot: no block device, and a
+ * handle of that form (mm/shmem.c: three words). If a kernel writes another one, it is only not
+ * known. */
+ASYNC_SAFE static inline bool identity_is_of_tmpfs(const struct identity *was)
+{
+    return was->major == 0 && was->handle_type == 1 && was->handle_size == 12;
+}
+
+/* Returns true if FD is on a file system that makes up the numbers of inodes, and handles, anew
+ * when the kernel has forgotten them: FAT, exFAT and what is behind FUSE, as sshfs. There a thing
+ * goes by its name, as far as identity_may_be says. */
+ASYNC_SAFE static inline bool identity_is_fleeting(int fd)
+{
+    struct statfs fs;
+    return fstatfs(fd, &fs) == 0 &&
+           (fs.f_type == 0x4d44 || fs.f_type == 0x2011bab0 || fs.f_type == 0x65735546);
+}
+
+/* Returns true if the times of birth do not speak against it: what such a file system keeps of them
+ * may be as coarse as two seconds. */
+ASYNC_SAFE static inline bool identity_may_be(const struct identity *was, const struct identity *is)
+{
+    long long apart = is->birth_seconds - was->birth_seconds;
+    return !was->has_birth || !is->has_birth || (apart >= -2 && apart <= 2);
 }
 
 #endif

@@ -105,7 +105,7 @@ static void tally_line(struct tally *t, struct reader *r)
     bool scratch = how == UNDO_SCRATCH;
     if (how == UNDO_MARK_KEEP && record.error == 0)
         t->kept = true;
-    else if (how != UNDO_MARK_SENT && (scratch || !t->kept)) {
+    else if (how != UNDO_MARK_SENT && how != UNDO_PLACE && (scratch || !t->kept)) {
         t->made = t->made || !scratch;
         if (t->records++ == 0)
             excerpt(t->next, sizeof t->next, r);

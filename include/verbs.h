@@ -55,6 +55,7 @@
          "  hangupd undo commit                keep all that was recorded so far, however this "   \
          "ends\n")                                                                                 \
     VERB(SCRATCH, "scratch", PATH, SCRATCH, "")                                                    \
+    VERB(IN, "in", FILEID_PATH, PLACE, "")                                                         \
     VERB(SENT, "sent", NUMBER, MARK_SENT, "")
 
 #define VERB_ENUM(id, name, argument, undo, help) VERB_##id,
@@ -80,6 +81,7 @@ enum verb_undo {
     UNDO_FILE,      /* remove this name */
     UNDO_TREE,      /* remove this directory and all that is in it */
     UNDO_SCRATCH,   /* the same, even if everything else is kept */
+    UNDO_PLACE,     /* nothing: which directory it is that records lie in (thing.h) */
     UNDO_MARK_KEEP, /* a mark: of what is recorded above it, only scratch is removed */
     UNDO_MARK_SENT  /* a mark: whether all is kept is decided before the undo begins */
 };

@@ -126,9 +126,9 @@ static unsigned missing(void)
 
 /* ---- The oracle: what the bytes on record allow ------------------------------------------ */
 
-enum verb { UNLINK, UNLINK_IF, RMTREE, RMTREE_IF, RUN, SCRATCH, SENT, COMMIT, NO_RECORD };
-static const char *const verbs[] = {"unlink", "unlink-if", "rmtree", "rmtree-if",
-                                    "run",    "scratch",   "sent",   "commit"};
+enum verb { UNLINK, UNLINK_IF, RMTREE, RMTREE_IF, RUN, SCRATCH, SENT, COMMIT, IN, NO_RECORD };
+static const char *const verbs[] = {"unlink",  "unlink-if", "rmtree", "rmtree-if", "run",
+                                    "scratch", "sent",      "commit", "in"};
 
 struct record {
     enum verb verb;
@@ -191,7 +191,7 @@ static struct record record_of(const char *line, size_t length)
     enum verb verb = verb_of(line, n);
     const char *argument = space != NULL ? space + 1 : line + length;
     size_t left = (size_t)(line + length - argument);
-    bool is_conditional = verb == UNLINK_IF || verb == RMTREE_IF;
+    bool is_conditional = verb == UNLINK_IF || verb == RMTREE_IF || verb == IN;
     if (is_conditional) {
         const char *second = memchr(argument, ' ', left);
         if (second == NULL)
@@ -314,8 +314,48 @@ static void handle_of(const char *path, char to[32 + 2 * MAX_HANDLE_SZ])
         n += sprintf(to + n, "%02x", h.head.f_handle[i]);
 }
 
-/* Whether the thing that PATH stands for is the one that IDENTITY names. */
-static bool is_identity_of(const struct ledger *l, const char *identity, const char *path)
+/* Step over a decimal number of at most MAX, and over END behind it. */
+static bool steps(const char **s, unsigned long long max, char end)
+{
+    char *behind;
+    errno = 0;
+    if (**s < '0' || **s > '9' || strtoull(*s, &behind, 10) > max || errno != 0 || *behind != end)
+        return false;
+    *s = behind + (end != '\0');
+    return true;
+}
+
+/* Whether TEXT is an identity by the grammar. */
+static bool is_identity(const char *text)
+{
+    char birth[64] = "";
+    if (!steps(&text, UINT_MAX, ':') || !steps(&text, UINT_MAX, ':') ||
+        !steps(&text, ULLONG_MAX, ':'))
+        return false;
+    size_t n = strcspn(text, ":");
+    const char *at = birth, *handle = text + n;
+    if (n >= sizeof birth)
+        return false;
+    memcpy(birth, text, n);
+    if (strcmp(birth, "-") != 0) {
+        at += *at == '-';
+        if (!steps(&at, LLONG_MAX, '.') || !steps(&at, 999999999, '\0'))
+            return false;
+    }
+    if (*handle == '\0')
+        return true;
+    handle++;
+    if (!steps(&handle, UINT_MAX, '.'))
+        return false;
+    n = strlen(handle);
+    return n > 0 && n % 2 == 0 && n <= 2 * (size_t)MAX_HANDLE_SZ &&
+           strspn(handle, "0123456789abcdef") == n;
+}
+
+/* Whether the thing that PATH stands for is the one that IDENTITY names; HELD: its number is no
+ * other's. */
+static bool is_identity_of(const struct ledger *l, const char *identity, const char *path,
+                           bool held)
 {
     struct statx x;
     char *end, handle[32 + 2 * MAX_HANDLE_SZ];
@@ -344,23 +384,49 @@ static bool is_identity_of(const struct ledger *l, const char *identity, const c
             return false;
         proved = true;
     }
-    return (*end == ':' || *end == '\0') && (proved || !mode.crash);
+    return (*end == ':' || *end == '\0') && (proved || held);
 }
 
 enum touch { LOOK, OPEN, REMOVE_FILE, REMOVE_DIRECTORY };
 
+/* Whether the directory of the record's path is the one that the ledger says, if it says so. */
+static bool is_in_place(const struct ledger *l, const struct record *r)
+{
+    bool is_told = false;
+    size_t n = (size_t)(strrchr(r->argument, '/') - r->argument);
+    char *directory = text_of(r->argument, n > 0 ? n : 1), real[PATH_MAX];
+    for (size_t k = 0; k < COUNT(ledgers); k++)
+        for (size_t i = 0; i < ledgers[k].count; i++) {
+            const struct record *in = &ledgers[k].records[i];
+            if (in->verb != IN || !is_identity(in->identity) ||
+                strcmp(in->argument, directory) != 0)
+                continue;
+            is_told = true;
+            if (realpath(directory, real) != NULL && is_identity_of(l, in->identity, real, true)) {
+                free(directory);
+                return true;
+            }
+        }
+    free(directory);
+    return !is_told;
+}
+
 static bool record_allows(const struct ledger *l, const struct record *r, enum touch how)
 {
+    if ((r->verb == UNLINK || r->verb == RMTREE) && !is_in_place(l, r))
+        return false;
     switch (r->verb) {
     case UNLINK:
         return how == REMOVE_FILE;
     case UNLINK_IF:
-        return how == LOOK || (how == REMOVE_FILE && is_identity_of(l, r->identity, r->argument));
+        return how == LOOK ||
+               (how == REMOVE_FILE && is_identity_of(l, r->identity, r->argument, !mode.crash));
     case RMTREE:
     case SCRATCH:
         return how != LOOK;
     case RMTREE_IF:
-        return how == LOOK || (how != REMOVE_FILE && is_identity_of(l, r->identity, r->argument));
+        return how == LOOK ||
+               (how != REMOVE_FILE && is_identity_of(l, r->identity, r->argument, !mode.crash));
     default:
         return false;
     }
@@ -707,8 +773,9 @@ static void check_strikes(const struct ledger *before, const struct ledger *afte
         const struct record *r = &before->records[i];
         bool is_struck = after->bytes[r->at] == '#';
         if (is_struck) {
-            must_of(r->verb == SENT ? mode.refuted : !r->is_kept && r->verb != COMMIT, r->argument,
-                    strlen(r->argument));
+            must_of(r->verb == SENT ? mode.refuted
+                                    : !r->is_kept && r->verb != COMMIT && r->verb != IN,
+                    r->argument, strlen(r->argument));
             allowed[r->at] = '#';
         }
         if (r->verb == RUN)
@@ -719,10 +786,11 @@ static void check_strikes(const struct ledger *before, const struct ledger *afte
 }
 
 /* What can be undone for certain is gone. */
-static void check_gone(const struct record *r)
+static void check_gone(const struct ledger *l, const struct record *r)
 {
     struct stat s;
-    if (r->is_kept || (r->verb != UNLINK && r->verb != RMTREE && r->verb != SCRATCH))
+    if (r->is_kept || (r->verb != UNLINK && r->verb != RMTREE && r->verb != SCRATCH) ||
+        (r->verb != SCRATCH && !is_in_place(l, r)))
         return;
     if (strstr(r->argument, "/.") != NULL || r->argument[strlen(r->argument) - 1] == '/' ||
         !is_in_world(r->argument) || lstat(r->argument, &s) < 0)
@@ -744,7 +812,7 @@ static void check_after(enum cleanup_result result, size_t runs)
         else if (ledgers[k].is_there)
             check_strikes(&ledgers[k], &after[k]);
         for (size_t i = 0; result != CLEANUP_RUN_LEFT && i < ledgers[k].count; i++)
-            check_gone(&ledgers[k].records[i]);
+            check_gone(&ledgers[k], &ledgers[k].records[i]);
         ledger_forget(&after[k]);
     }
     must(removals == missing());

@@ -55,7 +55,7 @@ TEST(ledger_header)
              ID, (int)getpid(), start_time(getpid()), boot_id());
     const char *text = ledger_of(ID);
     ck_assert_int_eq(strncmp(text, expected, strlen(expected)), 0);
-    ck_assert_int_eq(strncmp(text + 510, " \nunlink ", 9), 0); /* the comment fills a sector */
+    ck_assert_int_eq(strncmp(text + 510, " \nin ", 5), 0); /* the comment fills a sector */
     ck_assert_int_eq(fstatat(ledgers, ID, &st, AT_SYMLINK_NOFOLLOW), 0);
     ck_assert_uint_eq(st.st_mode, S_IFREG | 0600);
     ck_assert_done(cleanup_undo());
@@ -115,9 +115,9 @@ TEST(ledger_plain_records)
     ck_assert_int_eq(cleanup_sent(18446744073709551615ULL), 0);
     ck_assert_int_eq(cleanup_commit(), 0);
     snprintf(expected, sizeof expected,
-             "unlink %s/work/a b\nrmtree %s/work/tree\nrun echo  'x' >&2 # y\n"
+             "in %s %s/work\nunlink %s/work/a b\nrmtree %s/work/tree\nrun echo  'x' >&2 # y\n"
              "sent 18446744073709551615\ncommit\n",
-             test_dir, test_dir);
+             file_id(at("work"), 0), test_dir, test_dir, test_dir);
     const char *text = ledger_of(ID);
     ck_assert_str_eq(text + LEDGER_HEAD_SIZE, expected);
 }
@@ -158,9 +158,10 @@ TEST_TIMES(ledger_identity_records, CREATE_WAYS)
 /* Every line is a comment or a record of the grammar, whatever is called. */
 TEST_TIMES(ledger_grammar, CREATE_WAYS)
 {
-    static const char grammar[] = "^(#.*|(unlink|rmtree|scratch) /.*|run .*|sent [0-9]+|commit|"
-                                  "(unlink|rmtree)-if [0-9]+:[0-9]+:[0-9]+:(-|[0-9]+\\.[0-9]{9})"
-                                  "(:[0-9]+\\.([0-9a-f]{2})+)? /.*)$";
+    static const char grammar[] =
+        "^(#.*|(unlink|rmtree|scratch) /.*|run .*|sent [0-9]+|commit|"
+        "(in|(unlink|rmtree)-if) [0-9]+:[0-9]+:[0-9]+:(-|[0-9]+\\.[0-9]{9})"
+        "(:[0-9]+\\.([0-9a-f]{2})+)? /.*)$";
 
     if (!use_way(_i))
         return;

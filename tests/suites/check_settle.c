@@ -484,6 +484,117 @@ TEST(without_birth_time)
     ck_assert_str_eq(listing("work"), "d ");
 }
 
+/* ---- The place --------------------------------------------------------------------------- */
+
+THEME("place");
+
+static void make_on_the_disk(void)
+{
+    begin();
+    close(cleanup_create(at("work/disk/a"), 0, 0644));
+    ck_assert_int_eq(cleanup_mkdir(at("work/disk/d"), 0755), 0);
+    ck_assert_int_eq(cleanup_unlink(at("work/disk/b")), 0);
+    file_write(at("work/disk/b"), "");
+}
+
+/* What is not there because its disk is not mounted yet has not been undone, and what has its name
+ * meanwhile is another thing. */
+TEST_TIMES(disk_that_is_not_mounted, 2)
+{
+    if (!may_mount())
+        return;
+    ck_assert_int_eq(mkdir(at("outside"), 0755), 0);
+    ck_assert_int_eq(mkdir(at("work/disk"), 0755), 0);
+    ck_assert_int_eq(mount(at("outside"), at("work/disk"), "none", MS_BIND, NULL), 0);
+    in_child(make_on_the_disk);
+    ck_assert_int_eq(umount(at("work/disk")), 0);
+    if (_i == 1)
+        ck_assert_int_eq(rmdir(at("work/disk")), 0); /* as with what udisks(8) mounts */
+    else
+        file_write(at("work/disk/b"), "theirs");
+    for (int i = 0; i < 2; i++) {
+        ck_assert_int_eq(settle_with(true, NULL), CLEANUP_LATER);
+        ck_assert_str_eq(listing("outside"), "a b d ");
+        ck_assert_line(reports, "could not undo yet: unlink-if .*/work/disk/a: its directory");
+    }
+    if (_i == 1)
+        ck_assert_int_eq(mkdir(at("work/disk"), 0755), 0);
+    else
+        ck_assert_str_eq(text_of(at("work/disk/b")), "theirs");
+    ck_assert_int_eq(mount(at("outside"), at("work/disk"), "none", MS_BIND, NULL), 0);
+    ck_assert_int_eq(settle_with(true, NULL), CLEANUP_DONE);
+    ck_assert_str_eq(listing("outside"), "");
+    ck_assert_str_eq(listing("ledgers"), "");
+}
+
+/* The same if somebody has moved the directory away. */
+TEST(directory_that_was_moved_away)
+{
+    ck_assert_int_eq(mkdir(at("work/disk"), 0755), 0);
+    in_child(make_on_the_disk);
+    ck_assert_int_eq(rename(at("work/disk"), at("moved")), 0);
+    ck_assert_int_eq(settle(), CLEANUP_LATER);
+    ck_assert_int_eq(mkdir(at("work/disk"), 0755), 0);
+    ck_assert_int_eq(settle(), CLEANUP_LATER);
+    ck_assert_str_eq(listing("moved"), "a b d ");
+    ck_assert_int_eq(rmdir(at("work/disk")), 0);
+    ck_assert_int_eq(rename(at("moved"), at("work/disk")), 0);
+    ck_assert_done(settle());
+    ck_assert_str_eq(listing("work/disk"), "");
+}
+
+static void make_in_a_tree(void)
+{
+    begin();
+    ck_assert_int_eq(cleanup_unlink(at("work/tree/sub/early")), 0);
+    ck_assert_int_eq(cleanup_mkdir(at("work/tree"), 0755), 0);
+    ck_assert_int_eq(mkdir(at("work/tree/sub"), 0755), 0);
+    close(cleanup_create(at("work/tree/sub/late"), 0, 0644));
+}
+
+/* What lay in a tree that is the request's own went with it: a handler that cleans up after itself,
+ * and records of what was never made. */
+TEST_TIMES(what_lay_in_a_tree_of_its_own_went_with_it, 2)
+{
+    in_child(make_in_a_tree);
+    if (_i == 1)
+        remove_tree(at("work/tree")); /* the harness's */
+    ck_assert_done(settle());
+    ck_assert_str_eq(listing("work"), "");
+    ck_assert_str_eq(reports, "");
+}
+
+/* A record that nobody has looked at, as a crash leaves it, says less: a directory must be there.
+ */
+TEST(record_without_its_place)
+{
+    leave(with("%s.p", ID), "unlink %s\nrmtree %s\n", at("work/a"), at("work/no/b"));
+    ck_assert_int_eq(settle_with(true, NULL), CLEANUP_LATER);
+    ck_assert_int_eq(mkdir(at("work/no"), 0755), 0);
+    ck_assert_int_eq(settle_with(true, NULL), CLEANUP_DONE);
+}
+
+/* What a tmpfs held is gone with the boot, and its directories are others. */
+TEST(tmpfs_does_not_outlive_its_boot)
+{
+    char id[512];
+
+    if (!may_mount())
+        return;
+    ck_assert_int_eq(mkdir(at("work/t"), 0755), 0);
+    ck_assert_int_eq(mount("tmpfs", at("work/t"), "tmpfs", 0, "size=64k"), 0);
+    ck_assert_int_eq(mkdir(at("work/t/d"), 0755), 0);
+    snprintf(id, sizeof id, "%s", file_id(at("work/t/d"), 0));
+    ck_assert_int_eq(rmdir(at("work/t/d")), 0);
+    leave(ID, "in %s %s\nunlink %s\n", id, at("work/t/d"), at("work/t/d/f"));
+    ck_assert_int_eq(settle_with(true, NULL), CLEANUP_LATER);
+    leave_before_boot("in %s %s\nunlink %s\n", id, at("work/t/d"), at("work/t/d/f"));
+    ck_assert_int_eq(settle_with(true, NULL), CLEANUP_DONE);
+    leave_before_boot("in %s %s\nunlink %s\n", file_id(at("work"), 1), at("work/no"),
+                      at("work/no/f"));
+    ck_assert_int_eq(settle_with(true, NULL), CLEANUP_LATER);
+}
+
 /* ---- A full disk ------------------------------------------------------------------------- */
 
 THEME("disk");

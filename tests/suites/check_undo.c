@@ -462,7 +462,7 @@ static const char *parked(const char *id)
     size_t n = 0;
     left[0] = '\0';
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
-        if (*line != '#')
+        if (*line != '#' && strncmp(line, "in ", 3) != 0)
             n += (size_t)snprintf(left + n, sizeof(left) - n, "%s\n", line);
     return left;
 }
