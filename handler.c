@@ -361,6 +361,7 @@ static void heed_fin(struct request *rq, uint32_t flags);
 static void enter_running(struct request *rq);
 static int run_route(struct request *rq);
 /* Run: what a handler may ask */
+static void *request_allocate(void *of, size_t size);
 static char *request_keep(struct request *rq, const void *bytes, size_t length);
 /* Run: the program answers */
 static int run_program(struct request *rq);
@@ -370,6 +371,7 @@ static const struct timespec *until_question(const struct answer *a, struct time
 static int ask(struct request *rq);
 static bool is_reserved_field(const char *name);
 static bool is_complete(const struct request *rq);
+static bool is_whole_error(const struct request *rq);
 static void answer_again(struct request *rq);
 /* Finish */
 static void block_sigterm(struct request *rq);
@@ -600,27 +602,48 @@ static const char *methods_of(const struct route *r)
                                 : "GET";
 }
 
-/* Find the route of the path: the one that is exactly it, else the longest prefix. */
-static void find_route(struct request *rq)
+/* Returns true if the route's handler is asked with METHOD. A program is with any token, so that it
+ * can be what speaks WebDAV or answers a preflight; but not with CONNECT, which is for a tunnel,
+ * nor with TRACE, which asks the server to say what it got, cookies and all. */
+static bool takes_method(const struct request *rq, const struct route *r, const char *method)
 {
+    enum options_by by = r->options != OPTIONS_DEFAULT ? r->options : rq->settings->options;
+    if (r->methods != NULL || r->program == NULL)
+        return lists_method(methods_of(r), method);
+    return strcmp(method, "CONNECT") != 0 && strcmp(method, "TRACE") != 0 &&
+           (strcmp(method, "OPTIONS") != 0 || by == OPTIONS_PROGRAM);
+}
+
+/* Returns the route of PATH, the one that is exactly it, else the longest prefix; or NULL. A
+ * program below "/gw/" is told that its name is "/gw", so that is its path, too. */
+static const struct route *route_of(const struct request *rq, const char *path)
+{
+    const struct route *found = NULL;
     size_t best = 0;
-    rq->route = NULL;
     for (size_t i = 0; i < rq->settings->route_count; i++) {
         const struct route *r = &rq->settings->routes[i];
         size_t n = strlen(r->path);
         bool prefix = r->path[n - 1] == '/';
-        if (strcmp(r->path, rq->path) == 0)
+        if (r->program != NULL && prefix && strlen(path) == n - 1)
+            n--;
+        if (strcmp(r->path, path) == 0)
             n += rq->room; /* beats every prefix */
-        else if (!prefix || strncmp(r->path, rq->path, n) != 0)
+        else if (!prefix || strncmp(r->path, path, n) != 0)
             continue;
         if (n > best) {
             best = n;
-            rq->route = r;
+            found = r;
         }
     }
-    rq->path_info = "";
-    if (rq->route != NULL && rq->route->path[strlen(rq->route->path) - 1] == '/')
-        rq->path_info = rq->path + strlen(rq->route->path);
+    return found;
+}
+
+static void find_route(struct request *rq)
+{
+    rq->route = route_of(rq, rq->path);
+    size_t n = rq->route != NULL ? strlen(rq->route->path) : 0;
+    bool below = n > 0 && rq->route->path[n - 1] == '/' && strlen(rq->path) >= n;
+    rq->path_info = below ? rq->path + n : "";
 }
 
 /* Returns what the route's program inherits. */
@@ -660,13 +683,14 @@ static const char *check_query(const struct request *rq)
  * body is asked for: the client need not send what nobody wants. */
 static void request_check(struct request *rq)
 {
-    bool known = lists_method(standard_methods, rq->method);
+    bool known = lists_method(standard_methods, rq->method), listed = false;
     if (strcmp(rq->path, "*") != 0) {
         find_route(rq);
+        listed = rq->route != NULL && takes_method(rq, rq->route, rq->method);
         /* A place in its line is kept when a program redirects: published here, and once. */
         if (rq->route != NULL)
             rq->slot->route = (int16_t)(rq->route - rq->settings->routes);
-        if (!known && (rq->route == NULL || !lists_method(methods_of(rq->route), rq->method)))
+        if (!known && !listed)
             refuse_request(rq, 501, "the method is not implemented");
         if (rq->route == NULL)
             refuse_request(rq, 404, "no route serves this path");
@@ -675,14 +699,12 @@ static void request_check(struct request *rq)
     }
     if (rq->route != NULL)
         cleanup_use_environment(inherited_by(rq)->kept);
-    const char *methods = rq->route != NULL ? methods_of(rq->route) : "OPTIONS";
-    bool listed = lists_method(methods, rq->method);
     if (strcmp(rq->method, "OPTIONS") == 0 && (rq->route == NULL || !listed)) {
         add_allow(rq);
         respond(rq, 200, NULL, "", 0);
         finish(rq, 0);
     }
-    if (!listed && !(rq->is_head && lists_method(methods, "GET"))) {
+    if (!listed && !(rq->is_head && takes_method(rq, rq->route, "GET"))) {
         add_allow(rq);
         refuse_request(rq, 405, "the method is not allowed here");
     }
@@ -937,6 +959,18 @@ static void enter_running(struct request *rq)
 
 #define REDIRECTS_MAX 10
 
+/* Returns true if a GET of TARGET, a program's Location, is for a route of this server. */
+static bool is_served_here(struct request *rq, const char *target)
+{
+    struct http_span query;
+    size_t length = strlen(target);
+    char *path = target[0] == '/' && target[1] != '/' ? request_allocate(rq, length + 2) : NULL;
+    if (path == NULL || http_decode_target(target, length, path, &query) != NULL)
+        return false;
+    const struct route *r = route_of(rq, path);
+    return r != NULL && takes_method(rq, r, "GET");
+}
+
 /* Go on with the target that a program has named, as a GET without a body (RFC 3875 section 6.2.2).
  * The place in the first route's line is kept; a redirect to a route with `max` waits for none. */
 static int follow_redirect(struct request *rq)
@@ -957,13 +991,12 @@ static int follow_redirect(struct request *rq)
     rq->body_length = 0;
     if (wrong == NULL)
         find_route(rq);
-    if (wrong == NULL && rq->route != NULL && rq->query != NULL)
+    if (wrong == NULL && rq->query != NULL)
         wrong = check_query(rq);
-    if (wrong == NULL && rq->route != NULL && rq->query != NULL &&
-        lists_method(methods_of(rq->route), "GET"))
+    if (wrong == NULL && rq->query != NULL)
         return 0;
     request_log(rq, "the program redirects to %s: %s", target,
-                wrong != NULL ? wrong : "no route serves that");
+                wrong != NULL ? wrong : "out of memory");
     respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
     return -1;
 }
@@ -1388,8 +1421,11 @@ static int add_program_fields(struct request *rq, const struct cgi_head *h)
 static int begin_program_answer(struct request *rq, const struct cgi_head *h)
 {
     const char *location = h->location.length > 0 ? span_text(h->location) : NULL;
-    if (location != NULL && h->status == 0 && location[0] == '/' && location[1] != '/') {
-        rq->redirect = strdup(location); /* RFC 3875 section 6.2.2 */
+    /* A local redirect is a Location alone (RFC 3875 section 6.2.2): with a Set-Cookie, say, it is
+     * for the client, and so is one to what another server serves, behind the same proxy. */
+    bool alone = h->status == 0 && h->type.length == 0 && !h->has_length && h->field_count == 0;
+    if (location != NULL && alone && is_served_here(rq, location)) {
+        rq->redirect = strdup(location);
         return rq->redirect != NULL ? 0 : -1;
     }
     if (location != NULL && respond_header(rq, "Location", location) < 0)
@@ -1402,6 +1438,16 @@ static int begin_program_answer(struct request *rq, const struct cgi_head *h)
         return -1;
     rq->answer.reason = h->reason.length > 0 ? strdup(span_text(h->reason)) : NULL;
     return 0;
+}
+
+/* Pass N bytes of the program's body on. Returns 0, or -1, which the log tells. */
+static int pass_body(struct request *rq, const char *data, size_t n)
+{
+    if (n == 0 || rq->redirect != NULL || respond_write(rq, data, n) == 0)
+        return 0;
+    if (!rq->client_gone)
+        request_log(rq, "the program wrote more than its Content-Length");
+    return -1;
 }
 
 /* N more bytes of the program's header have come. Returns 0, or -1 if it is bad, or if what stood
@@ -1424,8 +1470,7 @@ static int parse_program_header(struct request *rq, size_t n)
         return -1;
     }
     program.answering = true;
-    size_t rest = program.have - (size_t)size;
-    return rest > 0 && rq->redirect == NULL ? respond_write(rq, program_output + size, rest) : 0;
+    return pass_body(rq, program_output + size, program.have - (size_t)size);
 }
 
 /* Read at most MOST bytes of the answer and pass them on. Returns how many, 0 if there is no more
@@ -1439,12 +1484,7 @@ static ssize_t pass_on_piece(struct request *rq, size_t most)
         return 0;
     if (!program.answering)
         return parse_program_header(rq, (size_t)n) < 0 ? -1 : n;
-    if (rq->redirect == NULL && respond_write(rq, program_output, (size_t)n) < 0) {
-        if (!rq->client_gone)
-            request_log(rq, "the program wrote more than its Content-Length");
-        return -1;
-    }
-    return n;
+    return pass_body(rq, program_output, (size_t)n) < 0 ? -1 : n;
 }
 
 /* Returns true if the pipe FD holds something, so that reading it does not wait. */
@@ -1616,7 +1656,7 @@ static int serve_program(struct request *rq)
     if (passed == 0 && ended_well(rq, facts.file))
         return 0;
     rq->redirect = NULL;
-    if (!rq->answer.started) {
+    if (!rq->answer.started && !is_whole_error(rq)) {
         answer_again(rq);
         respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
     }
@@ -1763,6 +1803,14 @@ static bool is_complete(const struct request *rq)
     const struct answer *a = &rq->answer;
     return a->prepared &&
            (a->framing != FRAMING_LENGTH || has_no_body(rq) || a->written == (uint64_t)a->length);
+}
+
+/* Returns true if the answer is an error that its handler has written whole: it is ended in order,
+ * whatever else the handler says of its end, as many programs exit with a status that is not 0 when
+ * they have told what is wrong. */
+static bool is_whole_error(const struct request *rq)
+{
+    return is_complete(rq) && rq->answer.status >= 400 && !rq->client_gone;
 }
 
 /* Forget the answer that was prepared, for another; none of it has been sent. */
@@ -2055,9 +2103,9 @@ _Noreturn static void finish(struct request *rq, int result)
     bool complete = is_complete(rq);
     if (result == 0 && complete && a->status < 400)
         finish_well(rq);
-    if (a->started && (result != 0 || !complete))
+    if (a->started && !is_whole_error(rq))
         finish_cut(rq);
-    if (!complete || (result != 0 && a->status < 400)) {
+    if (!is_whole_error(rq)) {
         request_log(rq, "the handler %s",
                     result != 0    ? "failed"
                     : !a->prepared ? "returned without an answer"

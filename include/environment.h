@@ -131,6 +131,7 @@ static void set_request_variables(struct environment *e)
         set_decimal(e, "CONTENT_LENGTH", f->body_length);
         set_from_field(e, "CONTENT_TYPE", "Content-Type");
     }
+    set_variable(e, "REDIRECT_STATUS", "200"); /* php-cgi runs nothing without it */
     set_variable(e, "PWD", f->directory);
     set_variable(e, "TMPDIR", f->tmpdir);
     set_variable(e, "UNDO_FD", "3");
@@ -171,6 +172,18 @@ static const char *asked_name(const struct program_facts *f, size_t *length)
     return name;
 }
 
+/* The port behind that name, or 80: for a unix socket, which has none, so that the links that a
+ * program makes lead to where it was asked. */
+static unsigned asked_port(const struct program_facts *f)
+{
+    unsigned long long port = 0;
+    size_t length;
+    const struct http_field *host = http_find_field(f->head, f->buffer, "Host");
+    const char *name = asked_name(f, &length), *at = name + length;
+    bool has_port = host != NULL && length < host->value.length && *at++ == ':';
+    return has_port && parse_number(&at, UINT16_MAX, &port) && port > 0 ? (unsigned)port : 80;
+}
+
 /* SERVER_NAME is what the client called us, else our address. */
 static void set_address_variables(struct environment *e)
 {
@@ -188,7 +201,7 @@ static void set_address_variables(struct environment *e)
     else
         set_variable(e, "SERVER_NAME", text_end(&t));
     set_variable(e, "SERVER_ADDR", host);
-    set_decimal(e, "SERVER_PORT", port);
+    set_decimal(e, "SERVER_PORT", f->is_tcp ? port : asked_port(f));
     const char *client = f->client, *colon = strrchr(client, ':');
     if (!f->is_tcp || colon == NULL) {
         set_variable(e, "REMOTE_ADDR", ""); /* a unix socket's peer has none */

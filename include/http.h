@@ -340,10 +340,36 @@ static inline int http_parse_field(struct http_head *h, const char *b, struct ht
 
 /* ---- The head as a whole ------------------------------------------------------------- */
 
+/* Returns the length of "http://" or "https://" at the beginning of TARGET, an absolute-form; or 0.
+ */
+static inline size_t http_scheme(const char *target, size_t length)
+{
+    const struct http_span http = {0, 7}, https = {0, 8};
+    return length > 7 && http_span_is(target, http, "http://")     ? 7
+           : length > 8 && http_span_is(target, https, "https://") ? 8
+                                                                   : 0;
+}
+
+/* The host of an absolute-form target stands for that of the field Host, whatever that says (RFC
+ * 9112 section 3.2.2): what stands before us has gone by it. */
+static inline void http_override_host(struct http_head *h, const char *b)
+{
+    uint32_t at = h->target.at, end = at + h->target.length;
+    at += (uint32_t)http_scheme(b + at, h->target.length);
+    struct http_span host = {at, 0};
+    while (at < end && b[at] != '/' && b[at] != '?')
+        at++;
+    host.length = at - host.at;
+    for (uint32_t i = 0; host.at > h->target.at && i < h->field_count; i++)
+        if (http_span_is(b, h->fields[i].name, "Host"))
+            h->fields[i].value = host;
+}
+
 /* Check what only the whole head can tell; above all, where the body ends (RFC 9112 section 6.3).
  * Both a length and a coding are how requests are smuggled: refused, as section 6.1 lets us. */
-static inline int64_t http_check_head(struct http_head *h)
+static inline int64_t http_check_head(struct http_head *h, const char *b)
 {
+    http_override_host(h, b);
     if (h->minor > 0 && !h->has_host)
         return http_bad(h, 400, "the Host is missing");
     if (h->chunked && h->has_length)
@@ -377,7 +403,7 @@ static inline int64_t http_parse_head(struct http_head *h, const char *buffer, s
         if (found == 0)
             return 0;
         if (h->started && line.length == 0)
-            return http_check_head(h);
+            return http_check_head(h, buffer);
         if (line.length == 0)
             continue; /* an empty line before the request line, RFC 9112 section 2.2 */
         if (h->started && http_parse_field(h, buffer, line) < 0)
@@ -597,11 +623,7 @@ static inline void http_remove_dot_segments(char *path)
 static inline const char *http_decode_target(const char *target, size_t length, char *path,
                                              struct http_span *query)
 {
-    const struct http_span http = {0, 7}, https = {0, 8};
-    size_t scheme = length > 7 && http_span_is(target, http, "http://")     ? 7
-                    : length > 8 && http_span_is(target, https, "https://") ? 8
-                                                                            : 0;
-    size_t at = scheme, out = 0;
+    size_t scheme = http_scheme(target, length), at = scheme, out = 0;
     *query = (struct http_span){(uint32_t)length, 0};
     while (scheme > 0 && at < length && target[at] != '/' && target[at] != '?')
         at++;

@@ -172,6 +172,8 @@ static const struct option_row server_rows[] = {
      "SSL_CERT_FILE and the proxies'; a * at the end of a name\n"
      "stands for any rest, and '' first takes these away; may be\nrepeated",
      LIST_IN(pass_env, "NAME[,NAME...]")},
+    {CHOICE("options", "who answers the method OPTIONS of a program's route", handler.options,
+            OPTIONS_WORDS, "program")},
     {NULL, help_listening, .kind = OPTION_TEXT},
     {"listen",
      "or [V6]:PORT, :PORT (all addresses), unix:PATH; may be\n"

@@ -94,6 +94,7 @@ static inline int64_t parse_mode(const char *text)
 
 #define HALF_CLOSE_WORDS "probe|hangup|ignore" /* in the order of enum half_close */
 #define ON_HANGUP_WORDS "undo|finish"          /* in the order of enum on_hangup */
+#define OPTIONS_WORDS "program|server"         /* in the order of enum options_by */
 
 /* The place of WORD in WORDS, counted from 1. Returns 0 if it is not there. */
 static inline int choice_find(const char *words, const char *word)
@@ -208,6 +209,8 @@ static const struct route_key {
      .at = offsetof(struct route, on_hangup)},
     {"half-close", HALF_CLOSE_WORDS, "instead of --half-close",
      .at = offsetof(struct route, half_close)},
+    {"options", OPTIONS_WORDS, "instead of --options", .at = offsetof(struct route, options),
+     .programs = true},
     {"env", "NAME=VALUE", "a variable for the program and its undo commands; may be\nrepeated",
      .programs = true, .take = take_variable},
 };

@@ -43,6 +43,7 @@ struct handler_settings {
     int64_t dead_peer_ms;          /* TCP_USER_TIMEOUT outside answers */
     enum half_close half_close;    /* of a route that does not say */
     enum on_hangup on_hangup;      /* of a route that does not say */
+    enum options_by options;       /* the same */
     bool sync;                     /* flush ledgers to the disk: they outlive a power cut */
     const char *tmpdir;            /* absolute; for scratch directories and bodies */
     int null;                      /* /dev/null, for reading */

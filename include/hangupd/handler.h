@@ -69,6 +69,13 @@ enum on_hangup {
     ON_HANGUP_FINISH   /* nothing: the work goes on to its end and is kept */
 };
 
+/* Who answers the method OPTIONS of a program's route. */
+enum options_by {
+    OPTIONS_DEFAULT, /* as --options says */
+    OPTIONS_PROGRAM, /* the program, as all others: it may be a preflight, or WebDAV */
+    OPTIONS_SERVER
+};
+
 /* A path and what serves it: a C function or a program. Members left 0 have the default named. The
  * strings are the caller's, and stay. */
 struct route {
@@ -77,15 +84,16 @@ struct route {
     const char *program; /* else the absolute path of a program, run by CGI/1.1 (RFC 3875); or, for
                           * a path that ends in '/', of a directory of programs */
     const char *name;    /* what @NAME on the command line calls it; NULL: cannot be named */
-    const char *methods; /* of any name, separated by spaces; NULL: "GET", for a program "GET HEAD
-                          * POST PUT DELETE PATCH". HEAD is answered without the work being done
-                          * unless it is listed; OPTIONS is always answered. */
+    const char *methods; /* of any name, separated by spaces; NULL: "GET", for a program any but
+                          * CONNECT and TRACE. HEAD is answered without the work being done unless
+                          * it is listed; OPTIONS is always answered. */
     int64_t timeout_ms;  /* milliseconds for the whole request; 0: as --timeout says */
     int64_t max;         /* requests of this route at once; 0: no limit */
     const char **env;    /* "NAME=VALUE", what a program gets beside what --pass-env names, and a
                           * NULL; NULL: nothing */
     enum on_hangup on_hangup;
     enum half_close half_close;
+    enum options_by options;
 };
 
 /* ---- The request ---------------------------------------------------------------------

@@ -128,6 +128,7 @@ TEST(variables_of_a_request)
     must_have(t, "HTTP_COOKIE", "a=1; b=2");
     must_have(t, "HTTP_AUTHORIZATION", "Basic x");
     must_have(t, "UNDO_FD", "3");
+    must_have(t, "REDIRECT_STATUS", "200");
     must_have(t, "HANGUPD", the_binary());
     must(strncmp(variable(t, "SERVER_SOFTWARE"), "hangupd/", 8) == 0);
     must(strlen(variable(t, "REMOTE_PORT")) > 0);
@@ -310,7 +311,32 @@ TEST(variables_on_a_unix_socket)
     const char *t = hear_answer(c, false).text;
     must_have(t, "SCRIPT_NAME", "/p");
     must_have(t, "REMOTE_ADDR", "");
-    must_have(t, "SERVER_PORT", "0");
+    must_have(t, "SERVER_PORT", "80");
+    static const char *const ports[][2] = {{"h:8081", "8081"}, {"[::1]:81", "81"},
+                                           {"[::1]", "80"},    {"h:", "80"},
+                                           {"h:0", "80"},      {"h:65536", "80"}};
+    for (size_t i = 0; i < COUNT(ports); i++) {
+        say(c, "GET /p HTTP/1.1\r\nHost: %s\r\n\r\n", ports[i][0]);
+        must_have(hear_answer(c, false).text, "SERVER_PORT", ports[i][1]);
+    }
+    close(c);
+    server_stop(s);
+}
+
+/* What stands before us has gone by the target. */
+TEST(variables_of_an_absolute_target)
+{
+    struct server *s = serve(HEAD "echo; env");
+    const char *t = asked(s, "GET http://other:81/p/x?y HTTP/1.1\r\nHost: example.org\r\n"
+                             "X-Host: h\r\n\r\n")
+                        .text;
+    must_have(t, "HTTP_HOST", "other:81");
+    must_have(t, "SERVER_NAME", "other");
+    must_have(t, "PATH_INFO", "/x");
+    must_have(t, "HTTP_X_HOST", "h");
+    t = asked(s, "GET HTTPS://[::1]/p/?y HTTP/1.0\r\nHost: example.org\r\n\r\n").text;
+    must_have(t, "HTTP_HOST", "[::1]");
+    must_have(t, "SERVER_NAME", "[::1]");
     server_stop(s);
 }
 
@@ -622,10 +648,85 @@ TEST(redirects_without_an_end)
     struct output o = curl(s, "-w %%{http_code} /p/");
     must_say(strstr(o.text, "502") != NULL, "%s", o.text);
     must(log_has(s, "too many redirects") && !exists(at("made")));
-    script("nowhere", "printf 'Location: /elsewhere\\n\\n'");
-    o = curl(s, "-w %%{http_code} /cgi/nowhere");
-    must_say(strstr(o.text, "502") != NULL, "%s", o.text);
-    must(log_has(s, "redirects to /elsewhere: no route serves that"));
+    server_stop(s);
+}
+
+/* A local redirect is a Location alone, to what this server serves. All others are the client's. */
+static const char *const redirects[][2] = {
+    {"Location: /cgi/second\\nSet-Cookie: a=1", "Set-Cookie: a=1\r\n"},
+    {"Set-Cookie: a=1\\nLocation: /cgi/second\\nContent-Type: text/x", "Content-Type: text/x\r\n"},
+    {"Location: /cgi/second\\nContent-Length: 0", "Content-Length: 0\r\n"},
+    {"Location: /elsewhere", "Location: /elsewhere\r\n"},
+    {"Location: /elsewhere/%%zz", "Location: /elsewhere/%zz\r\n"},
+    {"Location: /posted", "Location: /posted\r\n"},
+    {"Location: page.html", "Location: page.html\r\n"},
+};
+
+TEST_EACH(redirect_for_the_client, redirects)
+{
+    char text[512];
+    snprintf(text, sizeof text,
+             "echo \"unlink $PWD/../made\" >&3; touch ../made\n"
+             "printf '%s\\n\\n'",
+             redirects[_i][0]);
+    script("program", text);
+    script("second", HEAD "echo second");
+    struct server *s = things("/p=%s /cgi/=%s /posted=@echo", at("cgi/program"), at("cgi"));
+    struct heard h = hear_answer(get(s, "/p"), false);
+    must_say(h.status == 302 && strstr(h.text, redirects[_i][1]) != NULL &&
+                 strstr(h.text, "\r\nLocation: ") != NULL,
+             "%s", h.text);
+    log_wait(s, " 302 ");
+    must(exists(at("made")));
+    server_stop(s);
+}
+
+/* ---- Methods, and the path of a prefix ------------------------------------------------------ */
+
+TEST(methods_go_to_the_program)
+{
+    script("program", HEAD "echo \"$REQUEST_METHOD $(cat)\"");
+    struct server *s =
+        hangupd("/p=%s /q=%s,options=server --max-body 9", at("cgi/program"), at("cgi/program"));
+    static const char *const methods[] = {"OPTIONS",  "PROPFIND", "REPORT", "MKCOL", "PURGE",
+                                          "M-SEARCH", "get",      "PATCH",  "BREW"};
+    for (size_t i = 0; i < COUNT(methods); i++) {
+        int c = dial(s);
+        say(c, "%s /p HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody", methods[i]);
+        struct heard h = hear_answer(c, false);
+        char line[64];
+        snprintf(line, sizeof line, "\r\n%s body\n", methods[i]);
+        must_say(h.status == 200 && strstr(h.text, line) != NULL, "%s", h.text);
+    }
+    must_say(strstr(curl(s, "-i -X PROPFIND -d 0123456789 /p").text, "413") != NULL, "no 413");
+    static const char *const closed[] = {"TRACE", "CONNECT"};
+    for (size_t i = 0; i < COUNT(closed); i++) {
+        int c = dial(s);
+        say(c, "%s /p HTTP/1.1\r\nHost: h\r\n\r\n", closed[i]);
+        struct heard h = hear_answer(c, false);
+        must_say(h.status == 405 && strstr(field(h, "Allow"), "PATCH") != NULL, "%s", h.text);
+    }
+    struct output o = curl(s, "-i -X OPTIONS /q");
+    must_say(strstr(o.text, " 200 ") && strstr(o.text, "Allow: GET, ") &&
+                 !strstr(o.text, "OPTIONS b"),
+             "%s", o.text);
+    must_say(strstr(curl(s, "-i -X OPTIONS --request-target * /").text, "Allow: ") != NULL, "*");
+    server_stop(s);
+}
+
+TEST(prefix_is_served_without_its_slash)
+{
+    script("program", HEAD "echo \"$SCRIPT_NAME,${PATH_INFO-none},$QUERY_STRING\"");
+    script("other", HEAD "echo other");
+    struct server *s = hangupd("/gw/=%s /gw/x/=%s /exact/=%s /exact=%s /cgi/=%s", at("cgi/program"),
+                               at("cgi/program"), at("cgi/program"), at("cgi/other"), at("cgi"));
+    must(strcmp(curl(s, "/gw").text, "/gw,none,\n") == 0);
+    must(strcmp(curl(s, "/gw?a=b").text, "/gw,none,a=b\n") == 0);
+    must(strcmp(curl(s, "/gw/").text, "/gw,/,\n") == 0);
+    must(strcmp(curl(s, "/gw/x").text, "/gw/x,none,\n") == 0);
+    must(strcmp(curl(s, "/exact").text, "other\n") == 0);
+    must(hear_answer(get(s, "/gwx"), false).status == 404);
+    must(hear_answer(get(s, "/cgi"), false).status == 404);
     server_stop(s);
 }
 
@@ -673,6 +774,22 @@ static const struct failure {
     {MADE "printf 'Content-Type: a\\nContent-Length: 6\\n\\npart\\n'; " AWAIT_GO "echo too much", 0,
      "more than its Content-Length"},
     {MADE "printf 'Status: 500 Sorry\\nContent-Type: a\\n\\npart\\n'", 500, NULL},
+    /* An error that it has told is told, however it ends. */
+    {MADE "printf 'Status: 500 Sorry\\nContent-Type: a\\n\\npart\\n'; exit 1", 500,
+     "exited with status 1"},
+    {MADE "printf 'Status: 422\\nContent-Type: a\\nContent-Length: 5\\n\\npart\\n'; exit 1", 422,
+     "exited with status 1"},
+    {MADE "printf 'Status: 404\\n\\n'; exit 1", 404, "exited with status 1"},
+    {MADE "printf 'Status: 503\\nContent-Type: a\\n\\n%5000spart\\n'; kill -s SEGV $$", 503,
+     "was ended by signal 11"},
+    /* What it says of its length is not so: that is no error which it has told. */
+    {MADE "printf 'Status: 500\\nContent-Length: 9\\n\\npart\\n'; " AWAIT_GO "exit 1", 0,
+     "exited with status 1"},
+    {MADE "printf 'Status: 500\\nContent-Length: 3\\n\\npart\\n'", 502,
+     "wrote more than its Content-Length"},
+    {MADE "printf 'Content-Type: a\\nContent-Length: 3\\n\\npart\\n'", 502,
+     "wrote more than its Content-Length"},
+    {MADE "printf 'Status: 399\\n\\npart\\n'; " AWAIT_GO "exit 1", 0, "exited with status 1"},
 };
 
 TEST_EACH(failure_is_told_and_undone, failures)
@@ -692,6 +809,8 @@ TEST_EACH(failure_is_told_and_undone, failures)
         must_say(h.status == f->status, "%s", h.text);
         /* Nothing of what it wrote is in the server's own words. */
         must_say(h.status != 502 || strstr(h.text, "\r\n\r\n502 ") != NULL, "%s", h.text);
+        must_say(h.status == 502 || h.status == 404 || strstr(h.text, "part\n") != NULL, "%s",
+                 h.text);
     }
     if (f->log != NULL)
         log_wait(s, "%s", f->log);
