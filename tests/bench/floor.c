@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -40,29 +41,29 @@ static int listen_anywhere(void)
 }
 
 /* Start PROGRAM, whose standard input is the request that was read, and take what it writes. */
-static size_t ask(const char *program, const char *request, size_t length, char *text, size_t room)
+static size_t ask(char *program, const char *request, size_t length, char *text, size_t room)
 {
+    char *const argv[] = {program, "http", NULL};
+    posix_spawn_file_actions_t ends;
     int in[2], out[2];
+    size_t got = 0;
+    pid_t pid;
     if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0 ||
-        write(in[1], request, length) != (ssize_t)length)
+        write(in[1], request, length) != (ssize_t)length ||
+        posix_spawn_file_actions_init(&ends) != 0 ||
+        posix_spawn_file_actions_adddup2(&ends, in[0], STDIN_FILENO) != 0 ||
+        posix_spawn_file_actions_adddup2(&ends, out[1], STDOUT_FILENO) != 0 ||
+        posix_spawn(&pid, program, &ends, NULL, argv, environ) != 0)
         return 0;
-    pid_t pid = vfork();
-    if (pid == 0) {
-        dup2(in[0], STDIN_FILENO);
-        dup2(out[1], STDOUT_FILENO);
-        execl(program, program, "http", NULL);
-        _exit(127);
-    }
     close(in[1]);
     close(out[1]);
-    size_t got = 0;
     for (ssize_t n; (n = read(out[0], text + got, room - got)) > 0;)
         got += (size_t)n;
     waitpid(pid, NULL, 0);
     return got;
 }
 
-static _Noreturn void serve(int connection, const char *program)
+static _Noreturn void serve(int connection, char *program)
 {
     char request[4096], text[4096];
     ssize_t n = read(connection, request, sizeof request);
@@ -79,7 +80,7 @@ static _Noreturn void serve(int connection, const char *program)
 
 int main(int argc, char **argv)
 {
-    const char *program = argc > 1 ? argv[1] : NULL;
+    char *program = argc > 1 ? argv[1] : NULL;
     int listener = listen_anywhere();
     signal(SIGCHLD, SIG_IGN); /* nobody has to reap */
     for (;;) {
