@@ -1331,6 +1331,8 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
             s->failed = true;
             if (errno != 0)
                 report_part(s->how->id, "could not undo:", reader.line, tree_left, errno);
+        } else if (done > 0 && s->how->lives_on && !s->kept) {
+            s->later = true; /* it may be made again */
         } else if (done > 0 && !strike(s->fd, reader.start)) {
             s->failed = true;
             report(s->how->id, "could not strike out:", reader.line, errno);
@@ -1490,6 +1492,8 @@ ASYNC_SAFE static enum cleanup_result settle_ledger(const struct cleanup_settlin
         enum cleanup_result each = fds[i] >= 0 ? settle_file(how, &f, fds[i], kept) : CLEANUP_DONE;
         result = each > result ? each : result;
     }
+    if (result == CLEANUP_DONE && how->lives_on && !kept && (f.own >= 0 || f.program >= 0))
+        result = CLEANUP_LATER;
     if (result == CLEANUP_DONE && !files_drop(how, &f, kept))
         result = CLEANUP_FAILED;
     for (int i = 0; i < 2; i++)
@@ -1799,19 +1803,18 @@ static struct process child_of(int dir, const char *id)
 /* End what the requests IDS have left running, and, unless TOKEN is NULL, all other requests of the
  * dead server TOKEN: those without a ledger had recorded nothing, but their processes may live. A
  * ledger in DIR may bear another server's token, if the dead server had taken it over itself. */
-static void end_leftovers(int state, int dir, const char *token, char (*ids)[CLEANUP_ID_SIZE],
+static bool end_leftovers(int state, int dir, const char *token, char (*ids)[CLEANUP_ID_SIZE],
                           size_t count)
 {
     struct process *children = calloc(count + 1, sizeof *children);
-    struct hunt h = {
-        .ids = ids, .id_count = count, .token = token, .state = state, .spared = is_elsewhere};
-    h.children = children;
+    struct hunt h = {.ids = ids, .id_count = count, .token = token, .children = children};
+    h.state = state;
+    h.spared = is_elsewhere;
     for (size_t i = 0; children != NULL && i < count; i++)
         children[h.child_count++] = child_of(dir, ids[i]);
-    if (!hunt_down(&h))
-        report(token != NULL ? token : ids[0], "some processes of", "a dead server would not end",
-               0);
+    bool all = (count == 0 && token == NULL) || hunt_down(&h);
     free(children);
+    return all;
 }
 
 /* Remove the dot files in DIR: ledgers whose maker died before their header was whole, and spare
@@ -2092,9 +2095,12 @@ static size_t keep_wanted(const struct cleanup_recovery *r, char (*ids)[CLEANUP_
 
 /* Settle a ledger whose server is dead. Nobody can ask the client's socket any more, so a `sent`
  * mark means that the answer has arrived. Returns false if it waits here for another try. */
-static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char *id)
+static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char *id, bool lives_on)
 {
     struct cleanup_settling how = {.dir = dir, .id = id, .after_crash = true, .run = r->run};
+    how.lives_on = lives_on && !cleanup_end_request(id, 0, NULL);
+    if (how.lives_on)
+        cleanup_note_survivor(&how);
     uint64_t n;
     int sent = cleanup_unite(r->state, dir, id, id) ? cleanup_was_sent(dir, id, &n) : -1;
     enum cleanup_result result = CLEANUP_FAILED;
@@ -2124,7 +2130,7 @@ static bool cannot_look(const char *token)
 }
 
 /* Settle all that is wanted in the locked directory DIR of the dead server TOKEN or, if that is
- * NULL, in `failed`, whose processes were ended when their ledgers were parked. */
+ * NULL, in `failed`. */
 static bool recover_directory(const struct cleanup_recovery *r, int dir, const char *token)
 {
     size_t count;
@@ -2133,12 +2139,11 @@ static bool recover_directory(const struct cleanup_recovery *r, int dir, const c
     char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &count);
     bool listed = (errno == 0 || cannot_look(where)) && named;
     count = keep_wanted(r, ids, count);
-    if (token != NULL && (r->wanted == NULL || count > 0))
-        end_leftovers(r->state, dir, r->wanted == NULL ? token : NULL, ids, count);
+    bool lives_on = !end_leftovers(r->state, dir, r->wanted == NULL ? token : NULL, ids, count);
     bool done = listed;
     for (size_t i = 0; i < count; i++)
         if (named || is_named(dir, ids[i]))
-            done = recover_ledger(r, dir, ids[i]) && done;
+            done = recover_ledger(r, dir, ids[i], lives_on) && done;
     free(ids);
     return done;
 }

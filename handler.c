@@ -144,6 +144,7 @@ struct request {
     uint64_t body_length;
     bool is_head;
     bool has_body;     /* the head announces one */
+    bool haunted;      /* a process of it lives on: only a janitor may undo */
     bool rest_unread;  /* what comes next on the connection is not a request */
     bool must_close;   /* the connection is of no use after this request */
     int64_t waited_ms; /* in its route's line */
@@ -2098,8 +2099,9 @@ _Noreturn static void finish(struct request *rq, int result)
 {
     struct answer *a = &rq->answer;
     block_sigterm(rq);
-    if (!cleanup_end_children(0, NULL))
-        request_log(rq, "a process of this request does not end, even by SIGKILL");
+    rq->haunted = !cleanup_end_children(0, NULL);
+    if (rq->haunted)
+        request_log(rq, "%s", cleanup_survivor());
     bool complete = is_complete(rq);
     if (result == 0 && complete && a->status < 400)
         finish_well(rq);
@@ -2320,7 +2322,7 @@ ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int statu
 ASYNC_SAFE static bool undo(struct request *rq)
 {
     bool something = cleanup_has_records();
-    bool done = cleanup_undo() == CLEANUP_DONE;
+    bool done = !rq->haunted && cleanup_undo() == CLEANUP_DONE;
     if (something)
         rq->slot->undo = done ? UNDO_OK : UNDO_FAILED;
     return done;
@@ -2339,9 +2341,9 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
         handler_cut(rq->call->connection, rq->call->is_tcp);
     if (ran && outcome == OUTCOME_HANGUP)
         log_event(rq->slot->id, "The client closed the connection prematurely. Cleaning up.");
-    bool alone = end_program(ran ? rq->settings->grace_ms : 0);
+    rq->haunted = !end_program(ran ? rq->settings->grace_ms : 0);
     log_lines_end(&program.lines, rq->slot->id);
-    if (!undo(rq) || !alone)
+    if (!undo(rq))
         _exit(HANDLER_EXIT_UNDONE); /* the parent goes on, and tells the client */
     if (outcome != OUTCOME_HANGUP && !rq->answer.started) {
         int status = status_for(outcome, cause, state);

@@ -188,7 +188,6 @@ struct job {
     TAILQ_ENTRY(job) link;         /* in one of server.jobs */
     char id[CLEANUP_ID_SIZE];      /* of the request; "": recovery of dead servers */
     char name[CLEANUP_ID_SIZE];    /* of the ledger's files: a slot's, or the id */
-    bool ours;                     /* its child was ours; else recovery has ended its processes */
     siginfo_t ended;               /* how the child ended */
     struct connection *connection; /* which waits for the first attempt, or NULL */
     enum verdict verdict;
@@ -2165,7 +2164,6 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     }
     if (!server.one_connection)
         cleanup_slot_name(j->name, (unsigned)c->slot);
-    j->ours = true;
     j->connection = c;
     j->ended = *ended;
     job_ready(j);
@@ -2371,8 +2369,9 @@ static int janitor_says(enum cleanup_result result)
 }
 
 /* Keep or undo: a `sent` mark says that the child was about to complete its answer, and the
- * client's acknowledgement whether it has arrived. Returns what the janitor says. */
-static int janitor_settle(const struct job *j, const struct witness *w)
+ * client's acknowledgement whether it has arrived. LIVES_ON: a process of the request. Returns what
+ * the janitor says. */
+static int janitor_settle(const struct job *j, const struct witness *w, bool lives_on)
 {
     struct cleanup_look before;
     bool seen = cleanup_look_ledger(server.dir, j->name, &before);
@@ -2387,7 +2386,8 @@ static int janitor_settle(const struct job *j, const struct witness *w)
                                    .id = j->id,
                                    .name = name,
                                    .run = run_command,
-                                   .after_crash = is_adopted(j->id)};
+                                   .after_crash = is_adopted(j->id),
+                                   .lives_on = lives_on};
     uint64_t n;
     bool whole = cleanup_unite(server.state.fd, server.dir, name, j->id);
     int sent = whole ? cleanup_was_sent(server.dir, name, &n) : -1;
@@ -2399,6 +2399,8 @@ static int janitor_settle(const struct job *j, const struct witness *w)
     if (j->verdict == VERDICT_ANSWERED || keeps ||
         (sent > 0 && j->verdict == VERDICT_OPEN && was_delivered(w, n)))
         return JANITOR_KEPT | janitor_says(cleanup_settle_kept(&how));
+    if (lives_on)
+        cleanup_note_survivor(&how);
     if (sent > 0 && w->fd >= 0) /* it must not complete any more while it is undone */
         handler_cut(w->fd, w->is_tcp);
     bool kept = false;
@@ -2469,9 +2471,12 @@ static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
         recover();
     cleanup_report = report_failure;
     log_sink.patience_ms = LOG_PATIENCE_MS;
-    if (j->ours)
-        hunt_once(j->id, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
-    int result = janitor_settle(j, w);
+    bool lives_on = !hunt_once(j->id, server.has_strangers ? 0 : server.pid, is_a_child_of_ours);
+    /* One undo with what lives, one when that has gone, and none between them. */
+    bool again = lives_on && j->later && j->verdict == VERDICT_UNANSWERED;
+    if (again)
+        cleanup_report(j->id, cleanup_survivor());
+    int result = again ? JANITOR_LEFT | JANITOR_LATER : janitor_settle(j, w, lives_on);
     if ((result & (JANITOR_LEFT | JANITOR_UNDECIDED)) == JANITOR_LEFT && is_last_try(j, result) &&
         park(j, failure_take(), LOG_PATIENCE_MS))
         result |= JANITOR_PARKED;

@@ -126,12 +126,17 @@ struct cleanup_settling {
      * reported; or -1 if it failed, with errno 0 if it has been reported. NULL: no command is run,
      * CLEANUP_RUN_LEFT instead. */
     int (*run)(const char *id, const char *command);
+    /* A process of the request lives on: what is undone stays on record, to be undone again when
+     * that has gone, which makes the result CLEANUP_LATER. No matter for what is kept. */
+    bool lives_on;
 };
 
 /* For `run`, while it is called: returns the descriptor of the environment that was kept for its
  * ledger, which stays cleanup.c's; -1: none was, as the ledger is of an older version. */
 int cleanup_environment(void);
 
+/* Report who lives on (cleanup_survivor), and note it in the ledger for people. */
+void cleanup_note_survivor(const struct cleanup_settling *how);
 /* Undo a ledger, and drop it if all could be undone. If another process settles it, that is waited
  * for. A ledger that is not there is CLEANUP_DONE. */
 ASYNC_SAFE enum cleanup_result cleanup_settle(const struct cleanup_settling *how);
@@ -228,14 +233,17 @@ void cleanup_mark_process(const char *id);
 /* End all that descends from this process, a subreaper: SIGTERM, then after GRACE_MS milliseconds,
  * or at once if that is 0, SIGKILL. MEANWHILE, if not NULL, is called now and then during the
  * grace; it must be async-signal-safe. Returns true if no child is left, false after ten seconds of
- * SIGKILL. */
+ * SIGKILL, or if those that are left may not be signalled. */
 typedef void cleanup_meanwhile_fn(void);
 ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *meanwhile);
 /* Kill all that is left of the request ID, whose child is dead: processes with its mark, and below
  * these. If SERVER is not 0, also that process's children, but for those in the caller's session
- * and those of which KNOWN returns true. Returns true if none is left, false if some are after ten
- * seconds. */
+ * and those of which KNOWN returns true. Returns true if none is left of those that are certainly
+ * its own; false if some live on: after ten seconds; if they sleep in the kernel, after one; and if
+ * they may not be killed, at once. */
 bool cleanup_end_request(const char *id, pid_t server, bool (*known)(pid_t));
+/* When one of these two has returned false: which process it was, whose, and why it lives on. */
+ASYNC_SAFE const char *cleanup_survivor(void);
 
 /* ---- Looking, for `hangupd status` ------------------------------------------------------- */
 

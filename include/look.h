@@ -85,7 +85,7 @@ struct tally {
     bool made; /* there is, or was, a record other than a scratch directory's */
     unsigned records;
     char header[LEDGER_HEAD_SIZE];   /* the first comment */
-    char next[CLEANUP_EXCERPT_SIZE]; /* the record that is undone next */
+    char next[CLEANUP_EXCERPT_SIZE]; /* the record that is undone next, or who is waited for */
 };
 
 static void tally_line(struct tally *t, struct reader *r)
@@ -98,6 +98,8 @@ static void tally_line(struct tally *t, struct reader *r)
     if (r->line[0] == '#') {
         t->made = t->made || (r->length > 1 && r->line[1] != ' '); /* struck out */
         excerpt(t->header, sizeof t->header, r);
+        if (t->next[0] == '\0' && strncmp(r->line, LEDGER_WAITS, strlen(LEDGER_WAITS)) == 0)
+            excerpt(t->next, sizeof t->next, r);
         return;
     }
     struct record record = record_parse(r->line);
@@ -107,7 +109,8 @@ static void tally_line(struct tally *t, struct reader *r)
         t->kept = true;
     else if (how != UNDO_MARK_SENT && how != UNDO_PLACE && (scratch || !t->kept)) {
         t->made = t->made || !scratch;
-        if (t->records++ == 0)
+        t->records++;
+        if (t->next[0] == '\0')
             excerpt(t->next, sizeof t->next, r);
     }
 }
@@ -151,7 +154,7 @@ static bool tally_file(int dir, const char *name, struct cleanup_look *look, str
         snprintf(look->title, sizeof look->title, "%.*s", CLEANUP_EXCERPT_SIZE - 1, title);
     look->records += t.records;
     look->made = look->made || t.made;
-    if (t.records > 0)
+    if (t.next[0] != '\0' && strncmp(look->next, LEDGER_WAITS, strlen(LEDGER_WAITS)) != 0)
         memcpy(look->next, t.next, sizeof t.next);
     int64_t changed_ms = (int64_t)now.st_ctim.tv_sec * 1000 + now.st_ctim.tv_nsec / 1000000;
     if (changed_ms > look->changed_ms)

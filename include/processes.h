@@ -38,6 +38,7 @@
 #include <sys/wait.h>
 
 #include "ledger.h"
+#include "reader.h"
 #include "walk.h"
 
 /* ---- What /proc says of one process -------------------------------------------------- */
@@ -75,6 +76,61 @@ ASYNC_SAFE static bool process_read(pid_t pid, struct process *p)
     }
     *p = (struct process){state, pid, (pid_t)field[4], (pid_t)field[6], field[22]};
     return true;
+}
+
+/* ---- Who lives on -------------------------------------------------------------------- */
+
+/* Append what /proc/PID/status, in WORDS, says of NAME, up to the end of the word or line. */
+ASYNC_SAFE static void add_status_field(struct text *t, const char *words, const char *name,
+                                        const char *end)
+{
+    const char *at = strstr(words, name);
+    if (at != NULL)
+        text_bytes(t, at + strlen(name), strcspn(at + strlen(name), end));
+}
+
+static char survivor[256];
+
+/* Describe PID, which lives on although it was killed, or which may not be killed, with ERROR. */
+ASYNC_SAFE static void survivor_note(pid_t pid, int error)
+{
+    char path[32], words[2048];
+    struct text t = TEXT(path), said = TEXT(survivor);
+    int fd = open(text_format(&t, "/proc/%d/status", pid), O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, words, sizeof words - 1);
+    if (fd >= 0)
+        close(fd);
+    words[n > 0 ? n : 0] = '\0';
+    text_format(&said, "its process %d (", pid);
+    add_status_field(&said, words, "Name:\t", "\n");
+    text_add(&said, ") of the user ");
+    add_status_field(&said, words, "\nUid:\t", "\t\n");
+    if (error != 0) {
+        text_format(&said, " cannot be ended: %s", strerrordesc_np(error));
+    } else {
+        text_add(&said, " does not end, even by SIGKILL; its state is ");
+        add_status_field(&said, words, "\nState:\t", "\n");
+    }
+    text_end(&said);
+}
+
+ASYNC_SAFE const char *cleanup_survivor(void)
+{
+    return survivor;
+}
+
+void cleanup_note_survivor(const struct cleanup_settling *how)
+{
+    char line[sizeof LEDGER_WAITS + sizeof survivor];
+    struct text t = TEXT(line);
+    int fd = openat(how->dir, how->name != NULL ? how->name : how->id,
+                    O_WRONLY | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    cleanup_report(how->id, survivor);
+    text_format(&t, LEDGER_WAITS "%s\n", survivor);
+    if (fd >= 0) /* else nothing was made, or its program's file alone is there */
+        (void)write_all(fd, line, t.length);
+    if (fd >= 0)
+        close(fd);
 }
 
 /* ---- The mark ------------------------------------------------------------------------ */
@@ -246,6 +302,7 @@ ASYNC_SAFE static bool children_of(pid_t pid, struct pids *to)
  * are another user's. */
 struct sight {
     size_t reached, refused;
+    pid_t first; /* of those that could not, else of all */
 };
 
 /* Those that have had their SIGTERM in this ending. */
@@ -265,6 +322,8 @@ ASYNC_SAFE static void signal_one(pid_t pid, int signal, struct sight *s)
     bool refused = kill(pid, signal) < 0 && errno == EPERM;
     if (signal == SIGTERM)
         kill(pid, SIGCONT); /* a process that is stopped would not act on it */
+    if (s->first == 0 || (refused && s->refused == 0))
+        s->first = pid;
     if (refused)
         s->refused++;
     else
@@ -332,9 +391,10 @@ ASYNC_SAFE static bool reap_until(int64_t ms, int signal, const sigset_t *child,
                                   cleanup_meanwhile_fn *meanwhile)
 {
     int in_vain = 0;
+    struct sight sight = {0};
     for (int64_t now = clock_ms(), until = now + ms, pause = 1; now < until; now = clock_ms()) {
         /* What the killed leave behind has come to us: look again. */
-        struct sight sight = signal_below(signal, signal != SIGTERM);
+        sight = signal_below(signal, signal != SIGTERM);
         if (reap_all())
             return true;
         if (meanwhile != NULL)
@@ -346,6 +406,7 @@ ASYNC_SAFE static bool reap_until(int64_t ms, int signal, const sigset_t *child,
         if (sigtimedwait(child, NULL, &t) < 0 && pause < 16)
             pause *= 2;
     }
+    survivor_note(sight.first, sight.refused > 0 ? EPERM : 0);
     return false;
 }
 
@@ -426,47 +487,79 @@ static bool environment_has(pid_t pid, const struct hunt *h)
     return false;
 }
 
-/* Returns true if the process is one to kill: never this one, nor the parent whose children are
- * looked at. */
-static bool is_quarry(const struct process *p, const struct hunt *h)
+enum quarry { QUARRY_NONE, QUARRY_MARKED, QUARRY_ORPHAN };
+
+/* Returns whether the process is one to kill: never this one, nor the parent whose children are
+ * looked at. An orphan that bears another request's mark is that one's leftover. */
+static enum quarry quarry(const struct process *p, const struct hunt *h)
 {
     if (p->pid == getpid() || p->pid == h->parent)
-        return false;
+        return QUARRY_NONE;
     for (size_t i = 0; i < h->child_count; i++)
         if (p->pid == h->children[i].pid && p->start == h->children[i].start)
-            return true;
-    if (limit_is_hunted(limit_of_process(p->pid), h) || environment_has(p->pid, h))
-        return true;
-    return h->parent != 0 && p->parent == h->parent && p->session != h->spared_session &&
-           !h->known(p->pid);
+            return QUARRY_MARKED;
+    uint64_t soft = limit_of_process(p->pid);
+    if (limit_is_hunted(soft, h) || environment_has(p->pid, h))
+        return QUARRY_MARKED;
+    bool orphan = h->parent != 0 && p->parent == h->parent && p->session != h->spared_session &&
+                  soft >> LIMIT_NUMBER_BITS != limit_of_id(h->ids[0]) >> LIMIT_NUMBER_BITS &&
+                  !h->known(p->pid);
+    return orphan ? QUARRY_ORPHAN : QUARRY_NONE;
 }
 
-/* Kill those that are hunted and what is below them, as far as one look at /proc shows it. Returns
- * how many were found. */
-static size_t hunt_look(const struct hunt *h)
+/* What one look at /proc has found. */
+struct found {
+    size_t killed, refused;
+    bool busy;      /* one of the killed does not sleep in the kernel: it will end soon */
+    pid_t survivor; /* one of those that are certainly the request's */
+    int error;      /* why that cannot be killed */
+};
+
+/* Kill those that are hunted and what is below them, as far as one look at /proc shows it. */
+static struct found hunt_look(const struct hunt *h)
 {
     _Alignas(struct dirent64) char entries[4096];
-    static struct pids found;
-    found.count = 0;
+    static struct pids seen;
+    struct found found = {0};
+    seen.count = 0;
     struct walk proc = walk_open(AT_FDCWD, "/proc", entries, sizeof entries);
     for (struct process p; process_next(&proc, &p);) {
-        bool ours = is_quarry(&p, h);
-        for (size_t i = 0; !ours && i < found.count; i++)
-            ours = found.at[i] == p.parent && p.parent != getpid();
-        if (ours && pids_add(&found, p.pid))
-            kill(p.pid, SIGKILL);
+        enum quarry how = quarry(&p, h);
+        for (size_t i = 0; how == QUARRY_NONE && i < seen.count; i++)
+            if (seen.at[i] == p.parent && p.parent != getpid())
+                how = QUARRY_MARKED;
+        if (how == QUARRY_NONE || !pids_add(&seen, p.pid))
+            continue;
+        bool refused = kill(p.pid, SIGKILL) < 0 && errno == EPERM;
+        found.killed += !refused;
+        found.refused += refused;
+        found.busy = found.busy || (!refused && p.state != 'D');
+        if (how == QUARRY_MARKED && (found.survivor == 0 || (refused && found.error == 0))) {
+            found.survivor = p.pid;
+            found.error = refused ? EPERM : 0;
+        }
     }
     (void)walk_close(&proc);
-    return found.count;
+    return found;
 }
 
-/* Kill until a look finds nobody. Returns false if that has not come to an end in time. */
+/* Who sleeps in the kernel when it is killed may do so for long: its request's undo begins without
+ * waiting for that. */
+#define SLEEPER_PATIENCE_MS 1000
+
+/* Kill until a look finds nobody. Returns false if that has not come to an end in time. Those who
+ * may not be killed are not waited for. */
 static bool hunt_down(const struct hunt *h)
 {
-    for (int64_t until = clock_ms() + KILL_PATIENCE_MS; clock_ms() < until; sleep_ms(2))
-        if (hunt_look(h) == 0)
-            return true;
-    return false;
+    for (int64_t begun = clock_ms();; sleep_ms(2)) {
+        struct found found = hunt_look(h);
+        int64_t patience = found.busy ? KILL_PATIENCE_MS : SLEEPER_PATIENCE_MS;
+        if (found.killed > 0 && clock_ms() - begun < patience)
+            continue;
+        if (found.survivor != 0)
+            survivor_note(found.survivor, found.error);
+        return found.survivor == 0;
+    }
 }
 
 bool cleanup_end_request(const char *id, pid_t server, bool (*known)(pid_t))

@@ -42,6 +42,7 @@
 /* How a ledger starts, in two versions: the first has its records right behind its first line. */
 #define LEDGER_MAGIC_1 "# hangupd ledger 1 "
 #define LEDGER_MAGIC "# hangupd ledger 2 "
+#define LEDGER_WAITS "# waits: " /* what all of the ledger waits for, in words */
 /* How the file of a slot starts while there is no ledger in it. */
 #define IDLE_MAGIC "# hangupd slot, idle: "
 

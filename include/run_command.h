@@ -244,14 +244,13 @@ static bool await_command(pid_t pid, const char *id, int from, int *status)
 
 /* End the processes of the request ID, once. A janitor that was killed has lost the ledger's lock
  * with its life, but the command that it had started may still run: it must be gone before the same
- * command is begun again. PARENT and KNOWN as for cleanup_end_request. */
-static void hunt_once(const char *id, pid_t parent, bool (*known)(pid_t))
+ * command is begun again. PARENT and KNOWN, and what it returns, as for cleanup_end_request. */
+static bool hunt_once(const char *id, pid_t parent, bool (*known)(pid_t))
 {
     if (strcmp(janitor.hunted, id) == 0)
-        return;
-    if (!cleanup_end_request(id, parent, known))
-        log_event(id, "a process of this request does not end, even by SIGKILL");
+        return true;
     snprintf(janitor.hunted, sizeof janitor.hunted, "%s", id);
+    return cleanup_end_request(id, parent, known);
 }
 
 /* Run an undo command to its end; the ledger's lock is held meanwhile. Returns 0 if it exited with
@@ -262,7 +261,8 @@ static int run_command(const char *id, const char *command)
     char what[1200], why[64];
     int ends[2], status = 0;
     pid_t self = getpid();
-    hunt_once(id, 0, NULL);
+    if (!hunt_once(id, 0, NULL))
+        report_failure(id, cleanup_survivor());
     if (pipe2(ends, O_CLOEXEC) < 0)
         return -1;
     pid_t pid = fork();

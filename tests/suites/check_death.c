@@ -334,3 +334,144 @@ TEST(child_has_no_descriptor_of_others)
     log_wait(s, " hangup undo=ok");
     server_stop(s);
 }
+
+/* A program that records a file, makes it, and leaves the process in `pid` that $KEEPER starts. */
+static void write_keeper(const char *keeper)
+{
+    char text[1024];
+    snprintf(text, sizeof(text),
+             "#!/bin/sh\ncd theirs\necho \"unlink $PWD/file\" >&3\n: >file\n"
+             "%s sleep 1000 >/dev/null 2>&1 3>&- &\necho $! >new\nmv new pid\n"
+             "[ \"$QUERY_STRING\" = answer ] || exec sleep 1000\n"
+             "printf 'Content-Type: text/plain\\n\\nyes\\n'\n",
+             keeper);
+    file_write(at("program"), text);
+    must(chmod(at("program"), 0755) == 0 && mkdir(at("theirs"), 0777) == 0);
+    must(chmod(at("theirs"), 0777) == 0);
+}
+
+static pid_t wait_kept(void)
+{
+    wait_exists(at("theirs/pid"));
+    pid_t pid = (pid_t)atoi(file_read(at("theirs/pid")));
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+    wait_until(strcmp(file_read(path), "sleep\n") == 0);
+    return pid;
+}
+
+/* As sudo would start it: setpriv, made setuid. */
+static bool may_keep_as_root(const char *test)
+{
+    if (only_for_root(test))
+        return false;
+    run("cp /usr/bin/setpriv %s", at("setpriv"));
+    must(chmod(at("setpriv"), 04755) == 0);
+    write_keeper("../setpriv --reuid 0");
+    return true;
+}
+
+/* It cannot be ended, and may go on making things: so they are undone again when it has gone. */
+TEST(process_of_another_user_is_waited_for)
+{
+    if (!may_keep_as_root("process_of_another_user_is_waited_for"))
+        return;
+    struct server *s = hangupd("--user nobody --grace 0.1 /w=%s", at("program"));
+    int c = get(s, "/w");
+    pid_t pid = wait_kept();
+    must(exists(at("theirs/file")));
+    int64_t before = now_ms();
+    close_fin(c);
+    log_wait(s, " hangup undo=failed");
+    must_say(now_ms() - before < 8000, "it was waited for");
+    must(log_has(s, "its process %d (sleep) of the user 0 cannot be ended: Operation not permitted",
+                 (int)pid));
+    must(!exists(at("theirs/file")));
+    struct output o = run("%s status --state %s", the_hangupd(), at("state"));
+    must_say(strstr(o.text, "# waits: its process"), "%s", o.text);
+    log_mark(s);
+    log_wait(s, "cannot be undone yet");
+    file_write(at("theirs/file"), "");
+    kill(pid, SIGKILL);
+    log_wait(s, "undone at last");
+    must(!exists(at("theirs/file")));
+    server_stop(s);
+}
+
+TEST(process_of_another_user_does_not_delay_an_answer)
+{
+    if (!may_keep_as_root("process_of_another_user_does_not_delay_an_answer"))
+        return;
+    struct server *s = hangupd("--user nobody /w=%s", at("program"));
+    int64_t before = now_ms();
+    struct heard h = hear_answer(get(s, "/w?answer"), false);
+    must_say(h.status == 200 && now_ms() - before < 8000, "%s", h.text);
+    pid_t pid = wait_kept();
+    log_wait(s, "its process %d (sleep) of the user 0 cannot be ended", (int)pid);
+    log_wait(s, " ok undo=none");
+    must(exists(at("theirs/file")));
+    /* Nor is it taken for another request's. */
+    must(unlink(at("theirs/pid")) == 0);
+    int c = get(s, "/w");
+    pid_t other = wait_kept();
+    kill(pid, SIGKILL);
+    kill(other, SIGKILL);
+    wait_until(!is_alive(pid) && !is_alive(other));
+    close_fin(c);
+    log_wait(s, " hangup undo=ok");
+    server_stop(s);
+}
+
+#define FREEZER "/sys/fs/cgroup/freezer/"
+
+static const char *freeze(pid_t pid)
+{
+    static char directory[64], path[96], number[16];
+    snprintf(directory, sizeof(directory), FREEZER "hangupd-%d", (int)getpid());
+    if (geteuid() != 0 || mkdir(directory, 0755) != 0)
+        return NULL;
+    snprintf(path, sizeof(path), "%s/cgroup.procs", directory);
+    snprintf(number, sizeof(number), "%d", (int)pid);
+    file_write(path, number);
+    snprintf(path, sizeof(path), "%s/freezer.state", directory);
+    file_write(path, "FROZEN");
+    wait_until(strcmp(file_read(path), "FROZEN\n") == 0);
+    return path;
+}
+
+/* The same of one that sleeps in the kernel, as on a disk that does not answer. */
+TEST_TIMES(process_that_cannot_die_is_waited_for, 2)
+{
+    enum { AFTER_A_HANGUP, AFTER_A_CRASH };
+    write_keeper("");
+    struct server *s = hangupd("--grace 0.1 /w=%s", at("program"));
+    int c = get(s, "/w");
+    pid_t pid = wait_kept(), child = only_child(s->pid);
+    const char *state = freeze(pid);
+    if (state == NULL) {
+        test_skipped("process_that_cannot_die_is_waited_for", "no cgroup to freeze it in");
+    } else if (_i == AFTER_A_CRASH) {
+        kill_both(s, child);
+        s = hangupd("/w=%s", at("program"));
+        log_wait(s, "cannot be undone yet");
+        must(!exists(at("theirs/file")));
+    }
+    close_fin(c);
+    if (state != NULL) {
+        if (_i == AFTER_A_HANGUP)
+            log_wait(s, " hangup undo=failed");
+        must(log_has(s,
+                     "its process %d (sleep) of the user 0 does not end, even by SIGKILL; its "
+                     "state is D",
+                     (int)pid));
+        must(!exists(at("theirs/file")));
+        file_write(at("theirs/file"), "");
+        file_write(state, "THAWED");
+        log_wait(s, "undone at last");
+        must(!exists(at("theirs/file")) && !is_alive(pid));
+        wait_until(rmdir(strndupa(state, strlen(state) - strlen("/freezer.state"))) == 0);
+    } else {
+        log_wait(s, " hangup undo=ok");
+    }
+    server_stop(s);
+}
