@@ -1179,11 +1179,12 @@ ASYNC_SAFE static int pool_open(const char *path, struct spot *at)
  * the last one in it, if there is no link to it any more. */
 ASYNC_SAFE static int undo_scratch(const struct cleanup_settling *how, const char *scratch)
 {
-    char path[PATH_MAX], link[] = "../0123456789abcdef/" POOL;
+    char buffer[PATH_MAX], link[] = "../0123456789abcdef/" POOL;
     struct spot pool, leaf = {.name = strrchr(scratch, '/') + 1};
-    struct text t = TEXT(path);
+    struct text t = TEXT(buffer);
     text_bytes(&t, scratch, (size_t)(leaf.name - scratch - 1));
-    if (!is_pool_of(text_end(&t), how->id))
+    const char *path = text_end(&t);
+    if (!is_pool_of(path, how->id))
         return undo_rmtree(scratch);
     leaf.dir = pool_open(path, &pool);
     if (leaf.dir < 0)

@@ -15,7 +15,7 @@
  * address_text.
  *
  * Another kind of socket must offer what the promise is built on: a word on whether the answer has
- * arrived (bytes acknowledged, or "read": handler_was_delivered), a way to cut an answer that is
+ * arrived (bytes acknowledged, or "read": handler_delivery), a way to cut an answer that is
  * not to be taken for whole (handler_cut), an end in order (handler_end_sending), and an address or
  * its lack (address_text, --per-client, environment.h). TCP and AF_UNIX differ in each: wherever
  * is_tcp is asked, a third kind needs an answer.

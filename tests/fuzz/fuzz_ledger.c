@@ -691,15 +691,18 @@ static int caught_open(int dir, const char *name, const struct open_how *how, si
 long __wrap_syscall(long number, ...)
 {
     va_list rest;
-    long a[6];
+    union {
+        long number;
+        const void *address;
+    } a[6];
     va_start(rest, number);
     for (size_t i = 0; i < COUNT(a); i++)
-        a[i] = va_arg(rest, long);
+        a[i].number = va_arg(rest, long);
     va_end(rest);
     if (armed && number == SYS_openat2)
-        return caught_open((int)a[0], (const char *)a[1], (const struct open_how *)a[2],
-                           (size_t)a[3]);
-    return __real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+        return caught_open((int)a[0].number, a[1].address, a[2].address, (size_t)a[3].number);
+    return __real_syscall(number, a[0].number, a[1].number, a[2].number, a[3].number, a[4].number,
+                          a[5].number);
 }
 
 int __wrap_renameat(int from_dir, const char *from, int to_dir, const char *to)

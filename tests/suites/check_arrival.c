@@ -1,4 +1,4 @@
-/* check_arrival.c: handler_was_delivered, which tells whether an answer has arrived. */
+/* check_arrival.c: handler_delivery, which tells whether an answer has arrived. */
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
@@ -90,17 +90,24 @@ static void read_all(int fd, size_t n)
     }
 }
 
+static _Atomic uint32_t no_cause;
+
+static bool was_delivered(int connection, bool is_tcp, uint64_t n, int64_t patience_ms)
+{
+    return handler_delivery(connection, is_tcp, n, patience_ms, &no_cause) == OUTCOME_OK;
+}
+
 TEST_TIMES(delivered_when_read, 2)
 {
     int pair[2];
     make_pair(pair, _i, false);
     size_t n = queue(pair[SERVER], 1000);
     read_all(pair[CLIENT], n);
-    ck_assert(handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
+    ck_assert(was_delivered(pair[SERVER], _i, n, LONG_MS));
     /* And the next answer on the same connection. */
     n += queue(pair[SERVER], 3000);
     read_all(pair[CLIENT], 3000);
-    ck_assert(handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
+    ck_assert(was_delivered(pair[SERVER], _i, n, LONG_MS));
 }
 
 TEST_TIMES(delivered_then_closed, 2)
@@ -110,7 +117,7 @@ TEST_TIMES(delivered_then_closed, 2)
     size_t n = queue(pair[SERVER], 1000);
     read_all(pair[CLIENT], n);
     close(pair[CLIENT]);
-    ck_assert(handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
+    ck_assert(was_delivered(pair[SERVER], _i, n, LONG_MS));
 }
 
 /* The client's kernel has it: what the client does with it is its own affair. */
@@ -119,11 +126,11 @@ TEST(delivered_when_acknowledged)
     int pair[2];
     tcp_pair(pair, false);
     size_t n = queue(pair[SERVER], 1000);
-    ck_assert(handler_was_delivered(pair[SERVER], true, n, LONG_MS));
+    ck_assert(was_delivered(pair[SERVER], true, n, LONG_MS));
     reset(pair[CLIENT]);
     struct pollfd p = {.fd = pair[SERVER]};
     ck_assert_int_eq(poll(&p, 1, LONG_MS), 1);
-    ck_assert(handler_was_delivered(pair[SERVER], true, n, LONG_MS));
+    ck_assert(was_delivered(pair[SERVER], true, n, LONG_MS));
 }
 
 /* A FIN of ours counts one. */
@@ -133,12 +140,12 @@ TEST(delivered_with_fin)
     char c;
     tcp_pair(pair, false);
     size_t n = queue(pair[SERVER], 1000);
-    ck_assert(!handler_was_delivered(pair[SERVER], true, n + 1, 50));
+    ck_assert(!was_delivered(pair[SERVER], true, n + 1, 50));
     ck_assert_int_eq(shutdown(pair[SERVER], SHUT_WR), 0);
     read_all(pair[CLIENT], n);
     ck_assert_int_eq(recv(pair[CLIENT], &c, 1, 0), 0);
     close(pair[CLIENT]);
-    ck_assert(handler_was_delivered(pair[SERVER], true, n + 1, LONG_MS));
+    ck_assert(was_delivered(pair[SERVER], true, n + 1, LONG_MS));
 }
 
 TEST_TIMES(not_delivered_in_time, 2)
@@ -147,7 +154,7 @@ TEST_TIMES(not_delivered_in_time, 2)
     make_pair(pair, _i, true);
     size_t n = queue(pair[SERVER], 200000);
     int64_t before = clock_ms();
-    ck_assert(!handler_was_delivered(pair[SERVER], _i, n, 200));
+    ck_assert(!was_delivered(pair[SERVER], _i, n, 200));
     ck_assert_int_ge(clock_ms() - before, 200);
     ck_assert_int_lt(clock_ms() - before, LONG_MS);
 }
@@ -160,7 +167,7 @@ TEST_TIMES(not_delivered_when_reset, 2)
     size_t n = queue(pair[SERVER], 200000);
     reset(pair[CLIENT]);
     int64_t before = clock_ms();
-    ck_assert(!handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
+    ck_assert(!was_delivered(pair[SERVER], _i, n, LONG_MS));
     ck_assert_int_lt(clock_ms() - before, LONG_MS);
 }
 
@@ -171,7 +178,7 @@ TEST_TIMES(not_delivered_when_read_in_part, 2)
     size_t n = queue(pair[SERVER], 200000);
     read_all(pair[CLIENT], 1000);
     reset(pair[CLIENT]);
-    ck_assert(!handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
+    ck_assert(!was_delivered(pair[SERVER], _i, n, LONG_MS));
 }
 
 /* Whoever asks second, the parent after its child, is told the same. */
@@ -181,8 +188,8 @@ TEST_TIMES(not_delivered_asked_twice, 2)
     make_pair(pair, _i, true);
     size_t n = queue(pair[SERVER], 200000);
     reset(pair[CLIENT]);
-    ck_assert(!handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
-    ck_assert(!handler_was_delivered(pair[SERVER], _i, n, LONG_MS));
+    ck_assert(!was_delivered(pair[SERVER], _i, n, LONG_MS));
+    ck_assert(!was_delivered(pair[SERVER], _i, n, LONG_MS));
 }
 
 static pid_t start_client(int pair[2])
@@ -222,7 +229,7 @@ TEST_TIMES(delivered_slowly, 2)
     }
     if (pid == 0)
         _exit(0);
-    ck_assert(handler_was_delivered(pair[SERVER], _i, n, 1000));
+    ck_assert(was_delivered(pair[SERVER], _i, n, 1000));
     ck_assert_int_gt(clock_ms() - before, 1000);
     must_end_well(pid);
 }
@@ -243,7 +250,7 @@ TEST_TIMES(waits_for_the_end, 4)
         reset(pair[CLIENT]);
         _exit(0);
     }
-    bool delivered = handler_was_delivered(pair[SERVER], tcp, n, LONG_MS);
+    bool delivered = was_delivered(pair[SERVER], tcp, n, LONG_MS);
     ck_assert_int_eq(delivered, whole);
     ck_assert_int_lt(clock_ms() - before, LONG_MS);
     must_end_well(pid);

@@ -173,7 +173,8 @@ static void fork_a_late_one(int sig)
 
 static void parent_of_a_late_one(void)
 {
-    signal(SIGTERM, fork_a_late_one);
+    struct sigaction action = {.sa_handler = fork_a_late_one};
+    ck_assert_int_eq(sigaction(SIGTERM, &action, NULL), 0);
     wait_for_term();
 }
 
@@ -204,7 +205,8 @@ static void start_a_helper(int sig)
 
 static void says_it_by_a_helper(void)
 {
-    signal(SIGTERM, start_a_helper);
+    struct sigaction action = {.sa_handler = start_a_helper};
+    ck_assert_int_eq(sigaction(SIGTERM, &action, NULL), 0);
     wait_for_term();
 }
 

@@ -777,7 +777,8 @@ static struct server *start_in(const char *command, const char *words)
 TEST(umask_that_forbids_all)
 {
     struct server *s = start_in("umask 0777", "");
-    s->port = (unsigned)atoi(strrchr(log_wait(s, "listening on "), ':') + 1);
+    const char *said = log_wait(s, "listening on ");
+    s->port = (unsigned)atoi(strrchr(said, ':') + 1);
     int c = get(s, "/make?path=%s&seconds=60", at("file"));
     wait_made(s, at("file"));
     struct output o = run("find %s -perm 0", at("state"));
