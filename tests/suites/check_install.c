@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 SUITE();
 
@@ -20,6 +21,8 @@ static const char *const installed[] = {
     "lib/libhangupd.a",
     "lib/pkgconfig/hangupd.pc",
     "share/doc/hangupd/examples/hangupd-nowait.socket",
+    "share/doc/hangupd/examples/hangupd-recover.service",
+    "share/doc/hangupd/examples/hangupd.cron",
     "share/doc/hangupd/examples/hangupd-nowait@.service",
     "share/doc/hangupd/examples/hangupd.service",
     "share/doc/hangupd/examples/hangupd.socket",
@@ -289,5 +292,24 @@ TEST(manual_page_renders_without_warnings)
     install_and_read_page();
     struct output o = shell("groff -man -ww -Tutf8 -z prefix/share/man/man8/hangupd.8 2>&1");
     must_say(o.status == 0 && *o.text == '\0', "%s", o.text);
+    free(o.text);
+}
+
+/* Who may not install gets the line for somebody who may. */
+TEST(missing_package_is_a_line_to_paste)
+{
+    if (only_for_root("missing_package_is_a_line_to_paste"))
+        return;
+    if (shell("command -v apt-get >/dev/null || echo none").length > 0) {
+        test_skipped("missing_package_is_a_line_to_paste", "no apt-get here");
+        return;
+    }
+    must_run("cp '%s/tools/need.sh' . && chmod 755 need.sh . && ln -sf /bin/false sudo",
+             getenv("TESTS"));
+    must(setgid(65534) == 0 && setuid(65534) == 0);
+    struct output o = shell("PATH=.:$PATH ./need.sh no-such-package-at-all");
+    must_say(o.status == 1 && strstr(o.text, "\nsudo apt-get install --no-install-recommends "
+                                             "no-such-package-at-all\n"),
+             "%d: %s", o.status, o.text);
     free(o.text);
 }

@@ -569,6 +569,63 @@ TEST(deployed_systemd)
     free(unit);
 }
 
+/* The words of hangupd in the line of tests/deploy/FILE that begins with START, for this test's
+ * STATE. */
+static void deployed_words(const char *file, const char *start, char *words, size_t size)
+{
+    static const char program[] = "/usr/local/bin/hangupd ";
+    char *text = deploy_file(file);
+    char *line = strstr(text, start);
+    line = line ? strstr(line, program) : NULL;
+    must_say(line, "%s: no %s: %s", file, start, text);
+    line += sizeof(program) - 1;
+    line[strcspn(line, "\n")] = '\0';
+    char *shell = strstr(line, " 2>&1");
+    if (shell)
+        *shell = '\0';
+    char *here = replaced(strdup(line), "/var/lib/hangupd", at("state"));
+    snprintf(words, size, "%s", here);
+    free(here);
+    free(text);
+}
+
+/* Without a caller, what a dead server has left is undone by what the machine starts. */
+TEST_TIMES(deployed_after_a_crash, 4)
+{
+    static const struct {
+        const char *file, *start;
+    } starts[] = {{"hangupd.service", "ExecStart="},
+                  {"hangupd-recover.service", "ExecStart="},
+                  {"hangupd.cron", "@reboot "},
+                  {"hangupd.cron", "*/10 "}};
+    char words[8192];
+    struct server *s = things("%s", "");
+    (void)get(s, "/tree?path=%s&seconds=60", at("tree"));
+    pid_t child = wait_made(s, at("tree"));
+    must(kill(s->pid, SIGSTOP) == 0 && kill_child(s->pid, child));
+    server_kill(s, SIGKILL);
+    must(exists(at("tree")));
+    deployed_words(starts[_i].file, starts[_i].start, words, sizeof(words));
+    if (_i > 0) {
+        struct output o = run("%s %s", the_hangupd(), words);
+        must_say(o.status == 0 && strstr(o.text, " undone"), "%d: %s", o.status, o.text);
+    } else {
+        const char *unit = deploy_file(starts[_i].file);
+        must(strstr(unit, "\nRestart=on-failure\n") &&
+             strstr(unit, "\nWantedBy=multi-user.target"));
+        struct server here;
+        int fd = listening_socket(&here.port);
+        s = server_spawn(the_things(), words, -1, false, fd);
+        wait_gone(at("tree"));
+        log_wait(s, "recovered from a dead server");
+        close(fd);
+        kill(s->pid, SIGTERM);
+        must(server_wait(s) == 0);
+    }
+    must(!exists(at("tree")));
+    nothing_left();
+}
+
 TEST(user_is_dropped_for_good)
 {
     if (only_for_root("user_is_dropped_for_good"))

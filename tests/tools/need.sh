@@ -64,7 +64,8 @@ update_lists()
 
 apt_install()
 {
-    can_be_root || die "neither root nor allowed to sudo: install by hand: $*"
+    can_be_root || die "neither root nor allowed to sudo: have somebody who is run this line:
+sudo apt-get install --no-install-recommends $*"
     echo "need.sh: installing $*"
     set -- env DEBIAN_FRONTEND=noninteractive apt-get -q -q -y -o DPkg::Lock::Timeout=300 \
         -o Dpkg::Use-Pty=0 install --no-install-recommends "$@"
