@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """fault_network.py: the promise, when the network fails and when a proxy stands in front.
 
-    fault_network.py [--brief] [--seed N]
+    fault_network.py [--brief] [--seed N] [--part cable|far|proxies|asked]
 
 It makes network namespaces of its own, in which all traffic stays; they have no names, and end
 with the last process in them. What it starts ends with it; only if it is itself killed (SIGKILL)
@@ -9,7 +9,9 @@ may a request's process be left, one that a scenario had stopped. In them:
 
 - a cable (veth) is pulled and plugged in again,
 - a far network (TUN, relayed here) delays each packet by 100 ms and loses one in twenty,
-- nginx and HAProxy stand in front, configured by tests/deploy as it stands.
+- nginx and HAProxy stand in front, configured by tests/deploy as it stands,
+- real clients read an answer, itself and through these, in whose middle they are asked whether they
+  are there: by a relay that ends its side for them, and that turns a reset into an end.
 
 A line for each scenario, with what was measured, and a summary. Exit status: 0 all held, 1 the
 promise was broken, 77 namespaces are not allowed here. Wants in the environment: EXAMPLES, the
@@ -752,11 +754,11 @@ def start_nginx(place, namespace):
     return Daemon(namespace, ["nginx", "-p", place, "-c", around])
 
 
-def start_haproxy(place, namespace, certificate):
+def start_haproxy(place, namespace, certificate, port=80):
     config = replaced(deploy_file("haproxy.cfg"), "/etc/haproxy/hangupd.pem", certificate)
     for setting in ("clitcpka-idle", "clitcpka-intvl"):
         config = replaced(config, f"{setting} 10s", f"{setting} 1s")
-    config = replaced(config, "tcp-ut 30s", "tcp-ut 3s")
+    config = replaced(config, "tcp-ut 30s", "tcp-ut 3s").replace("bind :80 ", f"bind :{port} ")
     return Daemon(namespace, ["haproxy", "-db", "-f",
                               write(os.path.join(place, "haproxy.cfg"), config)])
 
@@ -1004,6 +1006,173 @@ def proxies_scenarios(report, place):
         report.scenario("proxies: the server's end", server.end)
 
 
+# ---- Asked in mid-answer ------------------------------------------------------------------
+
+STREAM = """#!/bin/sh
+printf 'Content-Type: text/plain\\n\\n'; echo first; read word <DIRECTORY/go; END
+"""
+GO_CLIENT = """package main
+import ("io"; "net/http"; "os")
+func main() {
+    r, err := http.Get(os.Args[1])
+    if err != nil { os.Exit(2) }
+    if _, err := io.Copy(os.Stdout, r.Body); err != nil { os.Exit(3) }
+}
+"""
+# Each prints the body, and ends with 0 only if it takes it for whole.
+CLIENTS = {
+    "curl": ["curl", "-sS"],
+    "wget": ["wget", "-qO-", "--tries=1"],
+    "Python, http.client": ["python3", "-c", "import sys, urllib.request as u; "
+                            "sys.stdout.write(u.urlopen(sys.argv[1]).read().decode())"],
+    "Python, requests": ["python3", "-c", "import sys, requests; "
+                         "sys.stdout.write(requests.get(sys.argv[1]).text)"],
+    "Node, fetch": ["node", "-e", "fetch(process.argv[1]).then(r => r.text()).then("
+                    "t => process.stdout.write(t)).catch(() => process.exit(3))"],
+    "Go": ["GO"],
+}
+
+
+class AskingRelay:
+    """A TCP relay on 127.0.0.1:8080, for one caller at a time. Told to, it ends its side towards the
+    server, so that the server asks; and a reset becomes an end, as in relays that know none."""
+
+    def __init__(self, namespace, server):
+        self.server, self.namespace = server, namespace
+        with inside(namespace):
+            self.listener = socket.create_server(("127.0.0.1", 8080))
+        self.listener.settimeout(PATIENCE)
+
+    def connect(self):
+        self.below = self.listener.accept()[0]
+        with inside(self.namespace):
+            self.above = socket.create_connection((self.server.address, 8080))
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += self.below.recv(65536)
+        self.above.sendall(request)
+        self.above.settimeout(PATIENCE)
+        self.heard = b""
+
+    def pass_until(self, text):
+        while not self.heard.endswith(text):
+            more = self.above.recv(65536)
+            must(more, f"the answer ended early: {self.heard!r}")
+            self.heard += more
+            self.below.sendall(more)
+
+    def ask(self, questions):
+        if questions:
+            self.above.shutdown(socket.SHUT_WR)
+        for byte in (b"\r", b"\n")[:questions]:
+            self.pass_until(byte)
+
+    def finish(self):
+        """Pass on what comes, up to the end of the answer or of the connection."""
+        with contextlib.suppress(ConnectionError):
+            while not self.heard.endswith(b"\r\n0\r\n\r\n") and (more := self.above.recv(65536)):
+                self.heard += more
+                self.below.sendall(more)
+        self.below.close()
+        self.above.close()
+
+
+def read_asked(client, relay, port, cut, questions):
+    """What CLIENT makes of an answer: its exit status, and the body that it took."""
+    url = f"http://127.0.0.1:{port}/{'cut' if cut else 'whole'}"
+    with inside(relay.namespace):
+        process = subprocess.Popen([*client, url], stdin=subprocess.DEVNULL, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        relay.connect()
+        relay.pass_until(b"first\n")
+        relay.ask(questions)
+        with open(os.path.join(relay.server.directory, "go"), "w", encoding="ascii") as go:
+            go.write("go\n")
+        relay.finish()
+        return process.communicate(timeout=PATIENCE)[0], process.returncode
+    finally:
+        process.kill()
+        process.wait()
+
+
+def asked(client, relay, port):
+    for questions in 0, 1, 2:
+        body, status = read_asked(client, relay, port, False, questions)
+        must(body == "first\nsecond\n" and status == 0,
+             f"asked {questions} times it read {body!r}, and ended with {status}")
+        body, status = read_asked(client, relay, port, True, questions)
+        must(status != 0, f"asked {questions} times it took the cut {body!r} for whole")
+    return "the same whether asked or not; cut is seen as cut"
+
+
+def silent_hangup(front):
+    """The time from a caller's FIN in the middle of a silent answer until it is undone."""
+    took = []
+    for _ in range(20):
+        caller = front.caller()
+        caller.ask("/sleep")
+        caller.read_until(b"first\n")
+        caller.take_what_is_there()
+        made = os.path.join(front.server.directory, "made")
+        must(os.path.exists(made), "nothing was made")
+        caller.close()
+        took.append(wait_until(lambda: not os.path.exists(made), PATIENCE, "the undo"))
+    took.sort()
+    must(took[len(took) // 2] < 0.1, f"undone after {took[len(took) // 2]:.3f} s")
+    return f"undone after {took[len(took) // 2] * 1000:.1f} ms, at most {took[-1] * 1000:.1f} ms"
+
+
+def asked_clients(place):
+    """Those that are installed, and their commands."""
+    program = os.path.join(place, "client")
+    clients = dict(CLIENTS)
+    write(program + ".go", GO_CLIENT)
+    if shutil.which("go") and subprocess.run(["go", "build", "-o", program, program + ".go"],
+                                             check=False).returncode == 0:
+        clients["Go"] = [program]
+    wanted = {"Python, requests": "import requests"}
+    for name, command in clients.items():
+        there = shutil.which(command[0]) and (name not in wanted or subprocess.run(
+            ["python3", "-c", wanted[name]], check=False, capture_output=True).returncode == 0)
+        if there:
+            yield name, command
+        else:
+            print(f"      asked: {name}: skipped, it is not installed", flush=True)
+
+
+def asked_scenarios(report, place, brief):
+    cable = Cable()
+    routes = {"whole": "echo second", "cut": "kill -9 $$",
+              "sleep": 'echo "unlink DIRECTORY/made" >&3; : >DIRECTORY/made; '}
+    directory = tempfile.mkdtemp(dir=place)
+    options = ""
+    for name, end in routes.items():
+        text = STREAM.replace("END", end)
+        if name == "sleep":
+            text = text.replace("#!/bin/sh\n", "#!/bin/sh\n" + end).split("read")[0] + "exec sleep 600\n"
+        path = write(os.path.join(directory, name), text.replace("DIRECTORY", directory))
+        os.chmod(path, 0o755)
+        options += f" /{name}={path}"
+    os.mkfifo(os.path.join(directory, "go"))
+    with running(Server(place, cable.far, "127.0.0.2", options)) as server:
+        server.directory = directory
+        relay = AskingRelay(cable.far, server)
+        fronts = {"": 8080, "nginx": 80, "HAProxy": 81}
+        with running(start_nginx(place, cable.far)), \
+                running(start_haproxy(place, cable.far, make_certificate(place), 81)):
+            time.sleep(1)
+            for name, command in asked_clients(place):
+                for front, port in list(fronts.items())[:1 if brief and name != "curl" else 3]:
+                    report.scenario(f"asked: {name}{', through ' * bool(front)}{front}", asked,
+                                    command, relay, port)
+        relay.listener.close()
+        front = Front(cable, server, 8080)
+        front.caller = lambda: Caller(cable.far, "127.0.0.2")
+        report.scenario("asked: hangup in a silent answer", silent_hangup, front)
+        report.scenario("asked: the server's end", server.end)
+
+
 # ---- All of it ----------------------------------------------------------------------------
 
 class Report:
@@ -1036,6 +1205,7 @@ def main():
     options = argparse.ArgumentParser()
     options.add_argument("--brief", action="store_true", help="one round of hangups from afar")
     options.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    options.add_argument("--part", choices=("cable", "far", "proxies", "asked"))
     options = options.parse_args()
     if not may_make_namespaces():
         return SKIPPED
@@ -1043,9 +1213,14 @@ def main():
     place = tempfile.mkdtemp(prefix="hangupd-network-")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        cable_scenarios(report, place)
-        far_scenarios(report, place, random.Random(options.seed), 1 if options.brief else 5)
-        proxies_scenarios(report, place)
+        dice, rounds = random.Random(options.seed), 1 if options.brief else 5
+        parts = {"cable": lambda: cable_scenarios(report, place),
+                 "far": lambda: far_scenarios(report, place, dice, rounds),
+                 "proxies": lambda: proxies_scenarios(report, place),
+                 "asked": lambda: asked_scenarios(report, place, options.brief)}
+        for name, part in parts.items():
+            if options.part in (None, name):
+                part()
     finally:
         shutil.rmtree(place)
     print(f"fault_network: {report.tried} scenarios, {report.violations} violations, "
