@@ -142,6 +142,7 @@ struct request {
     const struct route *route;
     int body; /* -1: none */
     uint64_t body_length;
+    uint64_t room_granted; /* bytes of the body that the parent has counted; 0: not asked */
     bool is_head;
     bool has_body;     /* the head announces one */
     bool haunted;      /* a process of it lives on: only a janitor may undo */
@@ -586,14 +587,18 @@ static void request_decode_head(struct request *rq)
  * for these 405. */
 static const char standard_methods[] = "GET HEAD POST PUT DELETE PATCH OPTIONS CONNECT TRACE";
 
-/* Returns true if METHODS, words with spaces between them, has METHOD. */
-static bool lists_method(const char *methods, const char *method)
+/* Returns true if METHODS, words with spaces between them, has the first N bytes of METHOD. */
+static bool lists_word(const char *methods, const char *method, size_t n)
 {
-    size_t n = strlen(method);
-    for (const char *at = methods; (at = strstr(at, method)) != NULL; at++)
-        if ((at == methods || at[-1] == ' ') && (at[n] == '\0' || at[n] == ' '))
+    for (const char *at = methods; *at != '\0'; at += strcspn(at, " "), at += *at == ' ')
+        if (strcspn(at, " ") == n && memcmp(at, method, n) == 0)
             return true;
     return false;
+}
+
+static bool lists_method(const char *methods, const char *method)
+{
+    return lists_word(methods, method, strlen(method));
 }
 
 static const char *methods_of(const struct route *r)
@@ -601,6 +606,20 @@ static const char *methods_of(const struct route *r)
     return r->methods != NULL   ? r->methods
            : r->program != NULL ? "GET HEAD POST PUT DELETE PATCH"
                                 : "GET";
+}
+
+/* A program takes a body, and a C handler one whose methods name one that has a body, or one of its
+ * own: for another it would be stored in vain. */
+static bool takes_body(const struct route *r)
+{
+    const char *methods = methods_of(r);
+    bool takes = r->program != NULL;
+    for (const char *at = methods; *at != '\0'; at += strcspn(at, " "), at += *at == ' ') {
+        size_t n = strcspn(at, " ");
+        takes =
+            takes || lists_word("POST PUT PATCH", at, n) || !lists_word(standard_methods, at, n);
+    }
+    return takes;
 }
 
 /* Returns true if the route's handler is asked with METHOD. A program is with any token, so that it
@@ -711,6 +730,8 @@ static void request_check(struct request *rq)
     }
     if (rq->head.body_length > rq->settings->max_body)
         refuse_request(rq, 413, "the body is too large");
+    if (rq->has_body && rq->route != NULL && !takes_body(rq->route))
+        refuse_request(rq, 413, "a body is not taken here");
     if (rq->is_head && !listed) { /* the work would be done for nobody to read */
         respond(rq, 200, NULL, "", 0);
         rq->answer.framing = FRAMING_CHUNKED; /* no length is claimed for what was not made */
@@ -721,7 +742,7 @@ static void request_check(struct request *rq)
 /* ---- Read: the turn ------------------------------------------------------------------ */
 
 /* A parent that lives has looked at a slot that was named to it in much less. */
-#define TURN_ASK_MS 10000
+#define ANSWERED_IN_MS 10000
 
 /* Let the parent look at this request's slot. Returns false, and logs it, if it cannot be told. */
 static bool nudge(const struct request *rq)
@@ -745,22 +766,22 @@ static void announce_limit(struct request *rq, int64_t waiting)
     (void)nudge(rq); /* else the server's own limit ends it */
 }
 
-/* Sleep until the parent has changed the turn from WAS, or until UNTIL on clock_ms. Returns what it
- * is then. */
-static enum turn await_turn_change(const struct request *rq, enum turn was, int64_t until)
+/* Sleep until the parent has changed WORD, of the slot, from WAS, or until UNTIL on clock_ms.
+ * Returns what it is then. */
+static uint32_t await_change(const struct request *rq, _Atomic uint32_t *word, uint32_t was,
+                             int64_t until)
 {
     struct timespec end = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
-    _Atomic uint32_t *word = &rq->slot->turn;
-    enum turn turn;
-    while ((turn = atomic_load(word)) == was)
+    uint32_t now;
+    while ((now = atomic_load(word)) == was)
         if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET, was, &end, NULL, FUTEX_BITSET_MATCH_ANY) <
                 0 &&
             errno != EAGAIN && errno != EINTR) {
             if (errno != ETIMEDOUT)
-                request_log(rq, "could not wait in the line of the route: %s", strerror(errno));
+                request_log(rq, "could not wait for the server's word: %s", strerror(errno));
             break;
         }
-    return turn;
+    return now;
 }
 
 /* Wait until the parent grants one of the route's places (scoreboard.h). The request has made
@@ -776,7 +797,8 @@ static void await_turn(struct request *rq)
     atomic_store(&rq->slot->turn, TURN_ASKED);
     if (!nudge(rq))
         refuse_request(rq, 503, late);
-    enum turn turn = await_turn_change(rq, TURN_ASKED, since + limit + TURN_ASK_MS);
+    _Atomic uint32_t *word = &rq->slot->turn;
+    enum turn turn = await_change(rq, word, TURN_ASKED, since + limit + ANSWERED_IN_MS);
     if (turn == TURN_GRANTED)
         return;
     if (turn != TURN_WAITING)
@@ -786,7 +808,7 @@ static void await_turn(struct request *rq)
     uint32_t was = slot_advance(rq->slot, SLOT_READING, SLOT_WAITING | fin, 0);
     if ((was & SLOT_FIN_SEEN) != 0)
         heed_fin(rq, fin);
-    if (await_turn_change(rq, TURN_WAITING, since + limit) != TURN_GRANTED)
+    if (await_change(rq, word, TURN_WAITING, since + limit) != TURN_GRANTED)
         refuse_request(rq, 503, late);
     slot_advance(rq->slot, SLOT_READING, 0, SLOT_WAITING | fin);
     rq->waited_ms = clock_ms() - since;
@@ -824,10 +846,26 @@ static int open_spool(const struct request *rq)
     return fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR) ? open_named_spool() : fd;
 }
 
+/* Have room for BYTES of the body in all, or refuse the request. One without a length asks for a
+ * little more each time. */
+static void have_room(struct request *rq, uint64_t bytes)
+{
+    struct slot *s = rq->slot;
+    if (bytes <= (rq->room_granted > 0 ? rq->room_granted : ROOM_UNASKED))
+        return;
+    rq->room_granted = bytes + (rq->head.chunked ? bytes / 4 : 0);
+    atomic_store(&s->room_for, rq->room_granted);
+    atomic_store(&s->room, ROOM_ASKED);
+    if (!nudge(rq) ||
+        await_change(rq, &s->room, ROOM_ASKED, clock_ms() + ANSWERED_IN_MS) != ROOM_GRANTED)
+        refuse_request(rq, 503, "the server has no room for this body now");
+}
+
 static void spool(struct request *rq, const char *data, size_t n)
 {
     if (n > rq->settings->max_body - rq->body_length)
         refuse_request(rq, 413, "the body is too large");
+    have_room(rq, rq->body_length + n);
     if (write_all(rq->body, data, n) < 0) {
         request_log(rq, "could not store the body: %s", strerror(errno));
         refuse_request(rq, 507, "the body could not be stored");
@@ -883,6 +921,7 @@ static void request_read_body(struct request *rq)
     char piece[BODY_PIECE];
     if (!rq->has_body)
         return;
+    have_room(rq, rq->head.body_length);
     rq->body = open_spool(rq);
     if (rq->body < 0) {
         request_log(rq, "could not make a file for the body: %s", strerror(errno));

@@ -16,7 +16,7 @@
  *   Child - forking for it, cheaply at any number of open connections
  *   Request - it has arrived: refuse, start, or let it wait
  *   Queue - waiting for a slot, and who must make room
- *   Turn - what a child asks by a nudge: its own time limit, and a place of its route
+ *   Turn - what a child asks by a nudge: its time limit, a place of its route, room for its body
  *   Hangup - and every other reason to end a request
  *   Reap - the child has ended; if all is well, the request is over
  *   Settle - it left something: jobs for janitors, and when they work
@@ -148,6 +148,7 @@ struct connection {
     int loan;                         /* the number that was lent to it, or NOBODY */
     uint64_t id_number;               /* the last part of the request's id */
     enum cause cause; /* the true one; the slot has a copy, which the child can change */
+    uint64_t room;    /* bytes that its body was granted */
     enum turn turn;   /* as we have granted it, for a place of the route */
     int route;        /* that the turn is for */
     TAILQ_ENTRY(connection) line; /* of the route, while it is TURN_WAITING */
@@ -256,6 +257,7 @@ static struct {
         int64_t running;                         /* requests that have a place */
         TAILQ_HEAD(waiting, connection) waiting; /* first come, first served */
     } * route_lines;                             /* of each route */
+    uint64_t room_taken;                         /* bytes that bodies were granted */
     int *heap, heap_size;                        /* connections by their deadlines */
     SLIST_HEAD(pid_bucket, connection) * pid_buckets;
     SLIST_HEAD(client_bucket, client) * client_buckets, free_clients;
@@ -1027,6 +1029,15 @@ static void make_tables(void)
         list_append(&server.free, &server.connections[i]);
 }
 
+/* All bodies together are bounded, and no one may be larger than that. */
+static void limit_bodies(struct handler_settings *h)
+{
+    if (h->max_spool == 0)
+        h->max_spool = h->max_body <= INT64_MAX / 4 ? (int64_t)h->max_body * 4 : INT64_MAX;
+    if (h->max_body > (uint64_t)h->max_spool)
+        h->max_body = (uint64_t)h->max_spool;
+}
+
 /* Handlers are given some facts that only a start can find, in their settings: they are filled in
  * here and nowhere else, before the first fork. */
 static void open_all(void)
@@ -1041,6 +1052,7 @@ static void open_all(void)
         leave_standard_descriptors();
     drop_privileges(owner);
     open_late_sockets(owner);
+    limit_bodies(found);
     found->tmpdir = find_tmpdir();
     pass_env_prepare(find_self(), server.state.path);
     found->null = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -1873,11 +1885,16 @@ static void queue_serve(void)
 
 /* ---- Turn -------------------------------------------------------------------------- */
 
+/* Put VALUE into a slot's WORD, on which a child sleeps. */
+static void word_tell(_Atomic uint32_t *word, uint32_t value)
+{
+    atomic_store(word, value);
+    syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
 static void turn_tell(const struct connection *c, enum turn turn)
 {
-    _Atomic uint32_t *word = &slot_of(c)->turn;
-    atomic_store(word, turn);
-    syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+    word_tell(&slot_of(c)->turn, turn);
 }
 
 static void turn_grant(struct connection *c)
@@ -1941,8 +1958,24 @@ static void turn_over(struct connection *c)
     line_serve((size_t)c->route);
 }
 
-/* A child that has something to say names its slot here: a time limit of its own, or that it wants
- * its turn. */
+/* C's child asks for room for its body, as much as it says in all (scoreboard.h). */
+static void room_asked(struct connection *c)
+{
+    struct slot *s = slot_of(c);
+    uint64_t all = atomic_load(&s->room_for), most = (uint64_t)settings.handler.max_spool;
+    if (all > settings.handler.max_body)
+        all = settings.handler.max_body;
+    uint64_t more = all > c->room ? all - c->room : 0;
+    bool granted = more <= most - server.room_taken;
+    if (granted) {
+        c->room += more;
+        server.room_taken += more;
+    }
+    word_tell(&s->room, granted ? ROOM_GRANTED : ROOM_REFUSED);
+}
+
+/* A child that has something to say names its slot here: a time limit of its own, that it wants its
+ * turn, or room for its body. */
 static void nudged(void)
 {
     uint32_t number;
@@ -1955,6 +1988,8 @@ static void nudged(void)
             set_deadline(c, c->since + limit);
         if (c->turn == TURN_NONE && atomic_load(&slot_of(c)->turn) == TURN_ASKED)
             turn_asked(c);
+        if (atomic_load(&slot_of(c)->room) == ROOM_ASKED)
+            room_asked(c);
     }
 }
 
@@ -2096,6 +2131,8 @@ static void slot_release(struct connection *c)
 {
     struct slot *s = slot_of(c);
     turn_over(c);
+    server.room_taken -= c->room;
+    c->room = 0;
     atomic_store(&s->pid, 0);
     atomic_store(&s->state, SLOT_FREE);
     server.slot_users[c->slot] = NULL;

@@ -211,6 +211,8 @@ static const struct option_row server_rows[] = {
     {TIME("dead-peer", "until a client that vanished without a word is found", handler.dead_peer_ms,
           3000, "30")},
     {SIZE("max-body", "else 413", handler.max_body, 0, "1G")},
+    {"max-spool", "of all bodies together, else 503 (four times --max-body)", OPTION_SIZE, "SIZE",
+     .value = &settings.handler.max_spool, .least = 1},
     {SIZE("max-header", "else 431", handler.max_header, 64, "32k"), .most = HEAD_MOST},
     {SIZE("max-target", "of the request target, else 414", handler.max_target, 16, "8k"),
      .most = HEAD_MOST},

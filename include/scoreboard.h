@@ -147,6 +147,8 @@ struct slot {
     uint8_t head;             /* the method is HEAD */
     _Atomic int16_t route;    /* index, or -1 */
     _Atomic uint32_t turn;    /* enum turn, a futex; see below */
+    _Atomic uint32_t room;    /* enum room, a futex, and for how much of the body; see below */
+    _Atomic uint64_t room_for;
     /* In delivery on AF_UNIX, which counts no bytes: how many are left to send, and the call that
      * sends them, where the kernel itself notes how many it took, before the call returns. So
      * whoever asks after the child's death knows whether all of the answer was sent. */
@@ -181,8 +183,24 @@ ASYNC_SAFE static inline void slot_reason(struct slot *s, const char *reason)
  * child may die at any line: what the parent has noted of it goes with the slot. */
 enum turn { TURN_NONE, TURN_ASKED, TURN_WAITING, TURN_GRANTED };
 
+/* ---- Bodies: room that the parent grants ------------------------------------------------
+ *
+ * What all bodies take together has a bound, --max-spool, which only the parent can keep. Before a
+ * child stores more of one than ROOM_UNASKED it puts into the slot how much that will be in all,
+ * writes ROOM_ASKED, and sleeps on the word as for its turn:
+ *
+ *     0, GRANTED ──▶ ASKED           by the child
+ *     ASKED ──▶ GRANTED, REFUSED     by the parent: what was granted is counted till the slot is
+ * free
+ *
+ * The parent believes no more than --max-body: a child that lies keeps out others by one body. One
+ * that stores without asking is a child that could fill the disk in any other way. */
+enum room { ROOM_ASKED = 1, ROOM_GRANTED, ROOM_REFUSED }; /* 0: not asked yet */
+#define ROOM_UNASKED                                                                               \
+    65536 /* bytes: most bodies are smaller, and asking takes a fifth of a request */
+
 /* The number changes with struct slot, struct figures, struct scoreboard and the enums in them. */
-#define SCOREBOARD_MAGIC "hangupd board 5\n"
+#define SCOREBOARD_MAGIC "hangupd board 6\n"
 #define LISTENER_NAME_SIZE 140
 
 /* What the parent alone knows. It holds this in private memory and writes copies out. */

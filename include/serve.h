@@ -33,6 +33,7 @@ struct handler_settings {
     size_t route_count;
     size_t max_header, max_target; /* bytes; over them 431 and 414 */
     uint64_t max_body;             /* bytes, decoded; over it 413 */
+    int64_t max_spool;             /* the server's: bytes of all bodies together; over it 503 */
     int64_t header_ms;             /* for the whole head, from the child's start; then 408 */
     int64_t body_ms;               /* without a byte of the body; then 408 */
     int64_t send_ms;               /* without progress while the answer goes out: a hangup */
@@ -62,9 +63,9 @@ struct handler_call {
     const _Atomic uint32_t *draining; /* not 0: answer with Connection: close */
     int connection;                   /* SO_LINGER{1,0} is set on it */
     int state_dir;                    /* STATE/SERVER */
-    int nudge;                        /* write slot_number here after setting limit_ms or turn */
-    bool once;                        /* the slot keeps nothing: there is no next request */
-    pid_t pid, parent;                /* the calling process, and the server */
+    int nudge;         /* write slot_number here after setting limit_ms, turn, room */
+    bool once;         /* the slot keeps nothing: there is no next request */
+    pid_t pid, parent; /* the calling process, and the server */
     uint32_t slot_number;
     bool is_tcp;     /* else AF_UNIX */
     uint64_t forked; /* clock_ticks() just before */

@@ -86,7 +86,8 @@ struct route {
     const char *name;    /* what @NAME on the command line calls it; NULL: cannot be named */
     const char *methods; /* of any name, separated by spaces; NULL: "GET", for a program any but
                           * CONNECT and TRACE. HEAD is answered without the work being done unless
-                          * it is listed; OPTIONS is always answered. */
+                          * it is listed; OPTIONS is always answered. A C handler gets a body only
+                          * if POST, PUT, PATCH or a method beyond the standard's is listed. */
     int64_t timeout_ms;  /* milliseconds for the whole request; 0: as --timeout says */
     int64_t max;         /* requests of this route at once; 0: no limit */
     const char **env;    /* "NAME=VALUE", what a program gets beside what --pass-env names, and a

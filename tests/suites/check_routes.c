@@ -887,6 +887,98 @@ TEST(body_is_asked_for_once)
     server_stop(s);
 }
 
+/* ---- Room for all bodies together ----------------------------------------------------------- */
+
+static int post(const struct server *s, const char *path, int length, const char *body)
+{
+    int c = dial(s);
+    say(c, "POST %s HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n%s", path, length, body);
+    return c;
+}
+
+/* While one body of 600k is being read, another has no room, and 60k need not ask; with and without
+ * a length. What was granted comes back with the end, whatever it is. */
+TEST_TIMES(bodies_are_bounded_together, 3)
+{
+    static char chunks[2 * 40000 + 64];
+    struct server *s = things("/echo=@echo /who=@who --max-spool 1000000");
+    int first = post(s, "/echo", 600000, "x");
+    wait_read(s, first);
+    int second = _i == 0 ? post(s, "/echo", 600000, "") : dial(s);
+    if (_i > 0) {
+        say(second, "POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for (int i = 0; i < 15 && is_quiet(second); i++) {
+            int n = sprintf(chunks, "9c40\r\n%040000d\r\n", i);
+            if (send(second, chunks, (size_t)n, MSG_NOSIGNAL) < 0)
+                break;
+        }
+    }
+    struct heard h = hear(second);
+    must_say(h.status == 503 && !h.reset && atoi(field(h, "Retry-After")) > 0, "%s", h.text);
+    must_say(strstr(h.text, "no room for this body"), "%s", h.text);
+    memset(chunks, 'x', 60000);
+    chunks[60000] = '\0';
+    must(hear_answer(post(s, "/echo", 60000, chunks), false).status == 200);
+    if (_i == 2)
+        kill(only_child(s->pid), SIGKILL);
+    else
+        close_rst(first);
+    log_wait(s, _i == 2 ? " killed " : " hangup ");
+    file_write(at("body"), "");
+    must(truncate(at("body"), 900000) == 0);
+    wait_until(
+        strcmp(curl(s, "-H Expect: -o answer -w %%{http_code} --data-binary @%s /echo", at("body"))
+                   .text,
+               "200") == 0);
+    server_stop(s);
+}
+
+/* No one may be larger than all together. */
+TEST(body_larger_than_all_room_is_413)
+{
+    struct server *s = things("/echo=@echo --max-spool 100k --max-body 1M");
+    must(hear(post(s, "/echo", 102401, "")).status == 413);
+    server_stop(s);
+}
+
+static const char *const bodiless[] = {"GET /who", "HEAD /who", "GET /status?code=200"};
+
+TEST_EACH(handler_that_takes_no_body_is_spared_it, bodiless)
+{
+    struct server *s = things("%s", "");
+    for (int chunked = 0; chunked < 2; chunked++) {
+        int c = dial(s);
+        say(c, "%s HTTP/1.1\r\nHost: test\r\n%s\r\n\r\n", bodiless[_i],
+            chunked ? "Transfer-Encoding: chunked" : "Content-Length: 1000000");
+        struct heard h = hear(c);
+        must_say(h.status == 413 && strcmp(field(h, "Connection"), "close") == 0, "%s", h.text);
+    }
+    server_stop(s);
+}
+
+/* A child that claims more than it may harms nobody by more than one body. */
+TEST(false_word_about_a_body_is_bounded)
+{
+    struct server *s = things("/make=@make /echo=@echo --max-body 300k --max-spool 1000k");
+    struct board b = board_of_the_server();
+    int liar = get(s, "/make?path=%s&seconds=60", at("file"));
+    wait_made(s, at("file"));
+    struct slot *slot = slot_with(b, at("file"));
+    must(slot != NULL);
+    atomic_store(&slot->room_for, UINT64_MAX);
+    atomic_store(&slot->room, ROOM_ASKED);
+    for (int i = 0; i < 3; i++) { /* each nudges the server */
+        file_write(at("body"), "");
+        must(truncate(at("body"), 300000) == 0);
+        struct output o =
+            curl(s, "-H Expect: -o answer -w %%{http_code} --data-binary @%s /echo", at("body"));
+        must_say(strcmp(o.text, "200") == 0, "%s", o.text);
+    }
+    close_rst(liar);
+    log_wait(s, " hangup undo=ok");
+    server_stop(s);
+}
+
 /* ---- A body that grows too large ----------------------------------------------------------- */
 
 TEST(chunked_body_that_grows_too_large)
