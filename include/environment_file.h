@@ -89,10 +89,10 @@ ASYNC_SAFE static inline bool environment_is_of(int fd, const char *id)
     struct text t = TEXT(word);
     text_add(&t, ENVIRONMENT_MAGIC);
     text_bytes(&t, id, CLEANUP_TOKEN_SIZE - 1);
-    text_end(&t);
+    const char *expected = text_end(&t);
     return fstat(fd, &now) == 0 && S_ISREG(now.st_mode) && now.st_uid == geteuid() &&
            pread(fd, first, sizeof first, 0) == (ssize_t)sizeof first &&
-           memcmp(first, word, sizeof first) == 0;
+           memcmp(first, expected, sizeof first) == 0;
 }
 
 /* Open what is kept in DIR for the ledger ID, whose head says NUMBER; -1: it says nothing, as

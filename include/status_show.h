@@ -213,7 +213,7 @@ static void text_line(FILE *out, const struct field *fields, const void *row, co
         blanks = 2 + (is_number(f) ? 0 : fill);
     }
     if (view.columns > 3 && columns_of(text_end(&l)) > view.columns) {
-        l.length = bytes_of(words, view.columns - 3);
+        l.length = bytes_of(text_end(&l), view.columns - 3);
         text_add(&l, "...");
     }
     fprintf(out, "%s\n", text_end(&l));

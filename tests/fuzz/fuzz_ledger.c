@@ -329,9 +329,9 @@ static bool steps(const char **s, unsigned long long max, char end)
 static bool is_identity(const char *text)
 {
     char birth[64] = "";
-    if (!steps(&text, UINT_MAX, ':') || !steps(&text, UINT_MAX, ':') ||
-        !steps(&text, ULLONG_MAX, ':'))
-        return false;
+    for (int field = 0; field < 3; field++)
+        if (!steps(&text, field < 2 ? UINT_MAX : ULLONG_MAX, ':'))
+            return false;
     size_t n = strcspn(text, ":");
     const char *at = birth, *handle = text + n;
     if (n >= sizeof birth)
