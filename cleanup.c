@@ -3,7 +3,7 @@
  * It owns one ledger per request, which is one file, or two where a program records: text,
  * append-only, one record a line.
  *
- *     # hangupd ledger 2 id=... from=0000000512 program=1 pid=... start=... boot=... GET /report
+ *     # hangupd ledger 2 id=... from=0000000512 program=1 client=... pid=... ... GET /report
  *     scratch /tmp/hangupd-1f0c2/0
  *     #
  *     unlink-if 8:1:10952780:1795412859.324394260 /srv/reports/q3.csv
@@ -122,6 +122,13 @@ ASYNC_SAFE static void report_on_stderr(const char *id, const char *what)
 }
 
 cleanup_report_fn *cleanup_report = report_on_stderr;
+
+ASYNC_SAFE static void tell_nobody(const char *id, const char *what, const char *name)
+{
+    (void)id, (void)what, (void)name;
+}
+
+cleanup_undone_fn *cleanup_undone = tell_nobody;
 
 #define REPORT_REASON 192 /* bytes for errno's text */
 #define REPORT_PART 256   /* and for what of a tree would not go */
@@ -368,6 +375,8 @@ static void head_write(struct text *t)
     text_number(t, (unsigned long long)ledger.from, 10);
     text_format(t, ledger.environment >= 0 ? " program=%d env=%d" : " program=%d",
                 ledger.program_fd >= 0, ledger.environment);
+    if (ledger.owner.client != NULL)
+        text_format(t, " client=%s", ledger.owner.client);
     text_format(t, " pid=%d start=%llu boot=%s ", ledger.pid, ledger.start, boot_id);
     size_t scratch =
         ledger.scratch[0] != '\0' ? strlen("scratch ") + strlen(ledger.scratch) + 1 : 0;
@@ -1227,6 +1236,8 @@ ASYNC_SAFE static void cut_slashes(struct record *r)
 ASYNC_SAFE static int undo_made(struct settlement *s, const struct record *r)
 {
     int result = undo_thing(&s->evidence, r);
+    if (result == 0 && spot_removed != 0)
+        cleanup_undone(s->how->id, "removed", r->argument);
     if (result <= 0)
         return result < 0 ? -1 : 1;
     s->later = true;
@@ -1260,6 +1271,8 @@ ASYNC_SAFE static int undo_run(struct settlement *s, const char *command)
     if (command_environment >= 0)
         close_keep_errno(command_environment);
     s->later = s->later || result > 0;
+    if (result == 0)
+        cleanup_undone(s->how->id, "ran", command);
     return result == 0 ? 1 : result > 0 ? fail(0) : -1;
 }
 
@@ -2104,12 +2117,14 @@ static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char
         cleanup_note_survivor(&how);
     uint64_t n;
     int sent = cleanup_unite(r->state, dir, id, id) ? cleanup_was_sent(dir, id, &n) : -1;
+    struct cleanup_look was;
+    (void)cleanup_look_ledger(dir, id, &was); /* for people: it may be gone afterwards */
     enum cleanup_result result = CLEANUP_FAILED;
     if (sent < 0)
         report_unopened(id, "could not look for the sent mark of", id);
     else
         result = sent > 0 ? cleanup_settle_kept(&how) : cleanup_settle(&how);
-    r->settled(id, result, sent > 0);
+    r->settled(&was, result, sent > 0);
     if (result == CLEANUP_DONE || r->adopt < 0 || cleanup_move(dir, id, r->adopt, id))
         return true;
     report(id, "could not take over the ledger", id, errno);

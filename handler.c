@@ -410,6 +410,7 @@ _Noreturn void handler_serve(const struct handler_call *call)
     struct cleanup_owner owner = {.dir = call->state_dir,
                                   .id = rq->slot->id,
                                   .title = rq->slot->request,
+                                  .client = rq->slot->client,
                                   .tmpdir = s->tmpdir,
                                   .sync = s->sync,
                                   .forked = call->forked,
@@ -995,6 +996,8 @@ static void enter_running(struct request *rq)
     uint32_t was = slot_advance(rq->slot, SLOT_RUNNING, flags, 0);
     if ((was & SLOT_FIN_SEEN) != 0) /* also if it was asked in its line: that may be long ago */
         heed_fin(rq, flags);
+    if (rq->settings->log_begin)
+        log_about(rq->slot->id, rq->slot->client, rq->slot->request, "begun", -1);
 }
 
 #define REDIRECTS_MAX 10
@@ -2364,6 +2367,7 @@ ASYNC_SAFE static bool undo(struct request *rq)
     bool done = !rq->haunted && cleanup_undo() == CLEANUP_DONE;
     if (something)
         rq->slot->undo = done ? UNDO_OK : UNDO_FAILED;
+    rq->slot->undone = log_sink.undone;
     return done;
 }
 

@@ -323,7 +323,8 @@ enum {
 
 /* The connection as a janitor has it. It alone can tell whether the answer has arrived. */
 struct witness {
-    int fd; /* -1: gone, the ledger's `sent` mark must do */
+    int fd;            /* -1: gone, the ledger's `sent` mark must do */
+    struct slot *slot; /* of the request; NULL: it has been given back */
     bool is_tcp;
     bool unsent;         /* AF_UNIX, which counts no bytes: the child had not sent all of it */
     int64_t patience_ms; /* how long progress is waited for */
@@ -635,6 +636,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     handover_prepare();
     cleanup_mark_prepare(argc, argv);
     cleanup_report = log_event;
+    cleanup_undone = log_undone;
     parse_options(argc, argv, &server_options);
     pass_env_check();
     parse_routes(argc, argv, routes);
@@ -2340,6 +2342,7 @@ static void job_start(struct job *j)
     struct witness w = {.fd = -1};
     if (c != NULL) {
         w.fd = c->fd;
+        w.slot = slot_of(c);
         w.is_tcp = c->is_tcp;
         w.unsent = !c->is_tcp && !handler_was_sent(slot_of(c));
         w.cause = &slot_of(c)->cause;
@@ -2408,17 +2411,17 @@ static int janitor_says(enum cleanup_result result)
 /* Keep or undo: a `sent` mark says that the child was about to complete its answer, and the
  * client's acknowledgement whether it has arrived. LIVES_ON: a process of the request. Returns what
  * the janitor says. */
-static int janitor_settle(const struct job *j, const struct witness *w, bool lives_on)
+static int janitor_settle(const struct job *j, const struct witness *w, bool lives_on,
+                          struct cleanup_look *before)
 {
-    struct cleanup_look before;
-    bool seen = cleanup_look_ledger(server.dir, j->name, &before);
+    bool seen = cleanup_look_ledger(server.dir, j->name, before);
     if (!seen && errno != ENOENT) { /* it may well be there */
         cleanup_report(j->id, "could not look at the ledger");
         return JANITOR_LEFT | (j->verdict == VERDICT_OPEN ? JANITOR_UNDECIDED : 0);
     }
-    bool there = seen && strcmp(before.id, j->id) == 0;
+    bool there = seen && strcmp(before->id, j->id) == 0;
     const char *name = there ? j->name : j->id; /* it may have left its slot meanwhile */
-    bool made = (there || cleanup_look_ledger(server.dir, name, &before)) && before.made;
+    bool made = (there || cleanup_look_ledger(server.dir, name, before)) && before->made;
     struct cleanup_settling how = {.dir = server.dir,
                                    .id = j->id,
                                    .name = name,
@@ -2467,12 +2470,12 @@ static bool park(const struct job *j, const char *what, int patience_ms)
 
 #define RECOVERY_LIMIT_S 10 /* of a server that was started for one connection */
 
-static void note_recovered(const char *id, enum cleanup_result result, bool kept)
+static void note_recovered(const struct cleanup_look *was, enum cleanup_result result, bool kept)
 {
     if (result == CLEANUP_DONE) {
         janitor.settled++;
-        log_event(id, kept ? "left by a dead server: kept, as it had been answered"
-                           : "left by a dead server: undone");
+        tell_settled(was, kept ? "left by a dead server: kept, as it had been answered"
+                               : "left by a dead server: undone");
     } else {
         janitor.left++; /* told of when its job ends */
     }
@@ -2498,6 +2501,7 @@ static _Noreturn void recover(void)
  * request has started is dead, or that would go on making things. */
 static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
 {
+    struct cleanup_look before;
     sigset_t none;
     become_child(w->fd, SIGKILL);
     setpgid(0, 0);
@@ -2513,7 +2517,12 @@ static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
     bool again = lives_on && j->later && j->verdict == VERDICT_UNANSWERED;
     if (again)
         cleanup_report(j->id, cleanup_survivor());
-    int result = again ? JANITOR_LEFT | JANITOR_LATER : janitor_settle(j, w, lives_on);
+    int result = again ? JANITOR_LEFT | JANITOR_LATER : janitor_settle(j, w, lives_on, &before);
+    if (w->slot != NULL) /* its line is still to come */
+        w->slot->undone += log_sink.undone;
+    else if ((result & JANITOR_LEFT) == 0)
+        tell_settled(&before, (result & JANITOR_KEPT) != 0 ? "kept at last, as it had been answered"
+                                                           : "undone at last");
     if ((result & (JANITOR_LEFT | JANITOR_UNDECIDED)) == JANITOR_LEFT && is_last_try(j, result) &&
         park(j, failure_take(), LOG_PATIENCE_MS))
         result |= JANITOR_PARKED;
@@ -2643,9 +2652,6 @@ static void job_ended(struct job *j, int result)
         if (!done && !parked)
             job_outlives_slot(j);
         request_settled(c, j, result);
-    } else if (done && !is_recovery(j) && (j->tries > 0 || is_adopted(j->id))) {
-        log_event(j->id, j->verdict == VERDICT_ANSWERED ? "kept at last, as it had been answered"
-                                                        : "undone at last");
     }
     if (is_recovery(j))
         jobs_adopt(j->tries > 0); /* also what one that died has moved */

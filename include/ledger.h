@@ -45,6 +45,7 @@ struct cleanup_owner {
     int dir;            /* STATE/SERVER, open */
     const char *id;     /* the request's id, also the ledger's name in DIR */
     const char *title;  /* "GET /report", for people; it may hold anything, and is cut */
+    const char *client; /* whose request it is, for people: a word; NULL: nobody's */
     const char *tmpdir; /* absolute; where scratch directories go if there is no pool */
     bool sync;          /* every record is on the disk when its call returns: for power loss */
     uint64_t forked;    /* clock_ticks() just before this process was made; 0: not known */
@@ -96,6 +97,11 @@ ASYNC_SAFE enum cleanup_result cleanup_keep(void);
  * signal handlers too, so it must be async-signal-safe; never NULL. The default is stderr. */
 typedef void cleanup_report_fn(const char *id, const char *what);
 extern cleanup_report_fn *cleanup_report;
+/* How it is told, once each, that a thing was there and is "removed", or a command was "ran" with
+ * success, in WHAT; NAME is its path, or the command line. As cleanup_report; the default tells
+ * nobody. */
+typedef void cleanup_undone_fn(const char *id, const char *what, const char *name);
+extern cleanup_undone_fn *cleanup_undone;
 
 /* ---- A ledger that was handed over as a descriptor, for `hangupd undo` -------------------- */
 
@@ -189,14 +195,16 @@ bool cleanup_pool_is_there(int pool, const char *path);
 
 /* ---- Recovery: the ledgers that dead servers left, and those that were parked -------------- */
 
+struct cleanup_look;
 struct cleanup_recovery {
     int state; /* STATE, open */
     /* What still needs a `run`, or failed, is moved to this directory; -1: it stays. */
     int adopt;
     int (*run)(const char *id, const char *command); /* as in cleanup_settling */
     bool (*wanted)(const char *id);                  /* only these are settled; NULL: all */
-    /* Called for each ledger: what became of it, and whether it was kept, as it had been sent. */
-    void (*settled)(const char *id, enum cleanup_result result, bool kept);
+    /* Called for each ledger: what it WAS, what became of it, and whether it was kept, as it had
+     * been sent. */
+    void (*settled)(const struct cleanup_look *was, enum cleanup_result result, bool kept);
 };
 
 /* Take over from every dead server in STATE: end its processes, settle its ledgers, remove its
@@ -265,6 +273,7 @@ struct cleanup_look {
     uint64_t records;           /* that an undo would still act on; marks are not records */
     int64_t changed_ms;         /* when the ledger was changed last: milliseconds since 1970 */
     bool made;                  /* there is, or was, more to undo than scratch directories */
+    char client[72];            /* "" if the header does not say */
     /* Cut to fit: the title in its header, and the record that is undone next; "" for none. */
     char title[CLEANUP_EXCERPT_SIZE], next[CLEANUP_EXCERPT_SIZE];
 };

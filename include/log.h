@@ -45,10 +45,12 @@ extern const char *program_name;
 extern struct log_sink {
     int fd;
     bool json, syslog;
-    bool plain;      /* for a person who waits: lines without the time */
-    bool may_block;  /* not a regular file: look for room before writing */
-    int patience_ms; /* how long a janitor waits for room; 0 after it has waited once in vain */
-    unsigned lost;   /* lines dropped because the log did not take them */
+    bool plain;        /* for a person who waits: lines without the time */
+    bool may_block;    /* not a regular file: look for room before writing */
+    int patience_ms;   /* how long a janitor waits for room; 0 after it has waited once in vain */
+    unsigned lost;     /* lines dropped because the log did not take them */
+    bool names_undone; /* --log-undone */
+    unsigned undone;   /* things that this process has removed, and commands that it has run */
 } log_sink;
 
 #define LOG_LINE_SIZE 2048
@@ -173,6 +175,44 @@ __attribute__((format(printf, 2, 3))) static inline void log_eventf(const char *
     log_event(id, line);
 }
 
+/* A cleanup_undone_fn (ledger.h): count what is undone, and name it if that is wanted. */
+ASYNC_SAFE static inline void log_undone(const char *id, const char *done, const char *name)
+{
+    char buffer[LOG_LINE_SIZE];
+    struct text t = TEXT(buffer);
+    log_sink.undone++;
+    if (log_sink.names_undone)
+        log_event(id, text_format(&t, "undone: %s %s", done, name));
+}
+
+/* What has happened to a request, which the line names: whose it is and what was asked. UNDONE is
+ * how many things were undone; -1: nothing is said of that. */
+ASYNC_SAFE static inline void log_about(const char *id, const char *client, const char *request,
+                                        const char *event, int undone)
+{
+    char buffer[LOG_LINE_SIZE];
+    struct text t = TEXT(buffer);
+    client = client[0] != '\0' ? client : "-";
+    request = request[0] != '\0' ? request : "-";
+    log_begin(&t, id);
+    if (log_sink.json) {
+        text_add(&t, ",\"client\":");
+        log_string(&t, client);
+        text_add(&t, ",\"request\":");
+        log_string(&t, request);
+        text_format(&t, ",\"event\":\"%s\"", event);
+    } else {
+        text_format(&t, "%s%s: ", log_sink.plain ? ": " : " ", event);
+        text_escaped(&t, client, ESCAPE_LINE);
+        text_char(&t, ' ');
+        log_string(&t, request);
+    }
+    if (undone >= 0)
+        text_format(&t, log_sink.json ? ",\"undone\":%d" : " undone=%d", undone);
+    text_add(&t, log_sink.json ? "}" : "");
+    log_end(&t);
+}
+
 /* A process's output, which becomes lines of the log. Its length is 0 at first. */
 struct log_lines {
     const char *stream; /* "stderr" of a request's program, "undo" of an undo command */
@@ -244,6 +284,8 @@ static inline void log_request(const struct slot *s, enum outcome outcome, enum 
         text_format(&t, " %s %llu %lldms %s undo=%s", status, bytes, ms, outcome_name(outcome),
                     undo_name(undo));
     }
+    if (undo != UNDO_NONE)
+        text_format(&t, log_sink.json ? ",\"undone\":%u" : " undone=%u", (unsigned)s->undone);
     if (s->reason[0] != '\0') {
         text_add(&t, log_sink.json ? ",\"reason\":" : " reason=");
         log_string(&t, s->reason);

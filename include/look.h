@@ -150,8 +150,10 @@ static bool tally_file(int dir, const char *name, struct cleanup_look *look, str
         tally_line(&t, &r);
     close(fd);
     const char *title = title_of(t.header);
-    if (title != NULL && look->title[0] == '\0')
+    if (title != NULL && look->title[0] == '\0') {
         snprintf(look->title, sizeof look->title, "%.*s", CLEANUP_EXCERPT_SIZE - 1, title);
+        header_word(t.header, " client=", look->client, sizeof look->client);
+    }
     look->records += t.records;
     look->made = look->made || t.made;
     if (t.next[0] != '\0' && strncmp(look->next, LEDGER_WAITS, strlen(LEDGER_WAITS)) != 0)

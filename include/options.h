@@ -124,6 +124,8 @@ struct option_table {
     "where ledgers are kept (root: " STATE_OF_ROOT "; else\n"                                      \
     "$XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)"
 
+#define LOG_UNDONE_HELP "a line for each thing that an undo has removed, or command"
+
 static const char help_begin[] =
     "Usage: hangupd [OPTION...] [ROUTE...]\n"
     "Serve slow, expensive HTTP requests, each in a process of its own. When the caller\n"
@@ -234,6 +236,8 @@ static const struct option_row server_rows[] = {
     {CHOICE("log", "the form of the log's lines", log_form, LOG_FORM_WORDS, "text")},
     {"log-to", "where they go (stderr; syslog with --inetd)", OPTION_CHOICE, LOG_TO_WORDS,
      .value = &settings.log_to},
+    {"log-begin", "a line when a handler starts, too", FLAG_IN(handler.log_begin)},
+    {"log-undone", LOG_UNDONE_HELP, .kind = OPTION_FLAG, .value = &log_sink.names_undone},
     {"check",
      "do not serve: look at options, routes, programs and the\n"
      "state directory, touch nothing, and say what is wrong;\nexit status 0 or 2",

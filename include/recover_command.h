@@ -43,6 +43,10 @@ static const struct option_row recover_rows[] = {
     {NULL, recover_about, .kind = OPTION_TEXT},
     {"state", STATE_HELP, WORD_IN(state, "DIR")},
     {TIME("undo-timeout", "for each command that undoes something", undo_ms, 1, "30")},
+    {CHOICE("log", "the form of the lines", log_form, LOG_FORM_WORDS, "text")},
+    {"log-to", "where they go, as the server's; else to standard output", OPTION_CHOICE,
+     LOG_TO_WORDS, .value = &settings.log_to},
+    {"log-undone", LOG_UNDONE_HELP, .kind = OPTION_FLAG, .value = &log_sink.names_undone},
     {"help", NULL, .kind = OPTION_HELP},
     {NULL, recover_notes, .kind = OPTION_TEXT},
     {0},
@@ -66,15 +70,15 @@ static bool is_wanted(const char *id)
     return false;
 }
 
-static void recover_told(const char *id, enum cleanup_result result, bool kept)
+static void recover_told(const struct cleanup_look *was, enum cleanup_result result, bool kept)
 {
     const char *failure = failure_take();
     if (result == CLEANUP_DONE) {
         janitor.settled++;
-        log_event(id, kept ? "kept, as it had been answered" : "undone");
+        tell_settled(was, kept ? "kept, as it had been answered" : "undone");
     } else if (!recovering.moving) {
         janitor.left++;
-        log_eventf(id, "NOT undone: %s", failure);
+        log_eventf(was->id, "NOT undone: %s", failure);
     }
 }
 
@@ -184,9 +188,13 @@ static int command_recover(int argc, char **argv)
         if (!cleanup_is_id(argv[optind + i]))
             wrong_use("%s is not the id of a request, as in 0123456789abcdef-1f", argv[optind + i]);
     recover_open();
-    log_sink.plain = true;
-    log_sink.fd = STDOUT_FILENO;
+    open_log();
+    if (settings.log_to == 0)
+        log_sink.fd = STDOUT_FILENO;
+    log_sink.plain = settings.log_to == 0;
+    log_sink.may_block = false; /* nobody else waits while this does */
     cleanup_report = report_failure;
+    cleanup_undone = log_undone;
     signal(SIGPIPE, SIG_IGN);
     signal(SIGCHLD, SIG_DFL);
     pid_t self = getpid(), pid = fork();

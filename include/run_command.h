@@ -136,6 +136,13 @@ static const char *failure_take(void)
     return words;
 }
 
+/* Say that what a dead child or server left is settled: whose it was, and what was undone. */
+static void tell_settled(const struct cleanup_look *was, const char *how)
+{
+    log_about(was->id, was->client, was->title, how, (int)log_sink.undone);
+    log_sink.undone = 0; /* the next ledger's are counted anew */
+}
+
 /* ---- Running a command ------------------------------------------------------------------- */
 
 /* Wait at most MS for output of a command and log it. Returns false if none came; *FROM becomes -1

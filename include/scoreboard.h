@@ -144,6 +144,7 @@ struct slot {
     uint64_t bytes;           /* sent of the answer */
     uint16_t status;          /* of the answer */
     uint8_t outcome, undo;    /* enum outcome, enum undo_result: as the child saw them */
+    uint32_t undone;          /* things that were removed, and commands run, to undo it */
     uint8_t head;             /* the method is HEAD */
     _Atomic int16_t route;    /* index, or -1 */
     _Atomic uint32_t turn;    /* enum turn, a futex; see below */

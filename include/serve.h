@@ -46,6 +46,7 @@ struct handler_settings {
     enum on_hangup on_hangup;      /* of a route that does not say */
     enum options_by options;       /* the same */
     bool sync;                     /* flush ledgers to the disk: they outlive a power cut */
+    bool log_begin;                /* a line of the log when a handler starts */
     const char *tmpdir;            /* absolute; for scratch directories and bodies */
     int null;                      /* /dev/null, for reading */
     const char *pool_path;         /* of scratch directories (ledger.h); NULL: there is none */

@@ -240,7 +240,7 @@ ASYNC_SAFE static int remove_if(const struct evidence *e, const struct identity 
     if (same <= 0)
         return same;
     if (!directory)
-        return unlinkat(at->dir, at->name, 0) == 0 ? 1 : is_not_there(errno) ? 0 : -1;
+        return remove_at(at, 0) < 0 ? -1 : spot_removed != 0;
     fd = open_directory(at->dir, at->name);
     if (fd < 0)
         return is_not_there(errno) ? 0 : -1;
@@ -272,7 +272,7 @@ ASYNC_SAFE static int undo_at(const struct evidence *e, const struct record *r,
         return 0;
     if (directory)
         return remove_tree(at);
-    return unlinkat(at->dir, at->name, 0) == 0 || is_not_there(errno) ? 0 : -1;
+    return remove_at(at, 0);
 }
 
 /* Undo the record R of a file or a tree. Returns 0 if nothing of it is there; 1 if that cannot be
@@ -281,6 +281,7 @@ ASYNC_SAFE static int undo_at(const struct evidence *e, const struct record *r,
 ASYNC_SAFE static int undo_thing(const struct evidence *e, const struct record *r)
 {
     struct spot at;
+    spot_removed = 0;
     int opened = spot_open(r->argument, &at);
     if (opened < 0 && errno == EINVAL && verbs[r->verb].argument == ARGUMENT_FILEID_PATH)
         return 0; /* nothing that was made is called "." or ".." */

@@ -24,6 +24,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/openat2.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -99,6 +100,19 @@ ASYNC_SAFE static int spot_open(const char *path, struct spot *at)
     parent[length] = '\0';
     at->dir = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
     return at->dir < 0 ? -1 : 0;
+}
+
+/* Something was there, and remove_at has removed it: the caller puts it back to 0. */
+static volatile sig_atomic_t spot_removed;
+
+/* Remove the name AT, with FLAGS as for unlinkat(2). Returns 0 if nothing has it now, or -1 with
+ * errno. */
+ASYNC_SAFE static int remove_at(const struct spot *at, int flags)
+{
+    if (unlinkat(at->dir, at->name, flags) < 0)
+        return errno == ENOENT || errno == ENAMETOOLONG ? 0 : -1;
+    spot_removed = 1;
+    return 0;
 }
 
 /* Open the directory NAME in DIR to be emptied, even if its maker took our rights to it away. The
@@ -230,7 +244,7 @@ ASYNC_SAFE static int remove_open_tree(int fd, const struct spot *at)
     close_keep_errno(fd);
     if (done < 0)
         return -1;
-    return unlinkat(at->dir, at->name, AT_REMOVEDIR) == 0 || errno == ENOENT ? 0 : -1;
+    return remove_at(at, AT_REMOVEDIR);
 }
 
 /* Remove the directory at AT with all that is in it. If a link or a file has its name by now, that
@@ -240,8 +254,8 @@ ASYNC_SAFE static int remove_tree(const struct spot *at)
     int fd = open_directory(at->dir, at->name);
     if (fd >= 0)
         return remove_open_tree(fd, at);
-    if ((errno == ENOTDIR || errno == ELOOP) && unlinkat(at->dir, at->name, 0) == 0)
-        return 0;
+    if (errno == ENOTDIR || errno == ELOOP)
+        return remove_at(at, 0);
     return is_not_there(errno) ? 0 : -1;
 }
 

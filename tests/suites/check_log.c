@@ -228,7 +228,8 @@ TEST(text_lines_cannot_be_forged)
     must(log_has(s, "forged\\x0d\\x1b\"\\\xc3\xa9\n"));
     check_lines(s, "' undo=' not in L or re.match(r'\\S+ \\S+ 127\\.0\\.0\\.1:\\d+ "
                    "\"([^\"\\\\]|\\\\[\"\\\\]|\\\\x[0-9a-f]{2})*\" (\\d\\d\\d|-) \\d+ \\d+ms "
-                   "(ok|error|hangup|timeout|crash|drain|killed) undo=(none|ok|failed)"
+                   "(ok|error|hangup|timeout|crash|drain|killed) "
+                   "undo=(none|(ok|failed) undone=\\d+)"
                    "( reason=\"([^\"\\\\]|\\\\[\"\\\\])*\")?$', L)");
 }
 
@@ -240,11 +241,99 @@ TEST(json_lines_can_be_parsed)
     server_stop(s);
     log_has(s, "%s", "");
     check_lines(s, "json.loads(L)['time'][10] == 'T' and 'id' in json.loads(L)");
-    check_lines(s, "'event' in json.loads(L) or set(json.loads(L)) - {'reason'} == "
+    check_lines(s, "'event' in json.loads(L) or set(json.loads(L)) - {'reason', 'undone'} == "
                    "{'time','id','client','request','status','bytes','ms','outcome','undo'}");
     check_lines(s, "json.loads(L).get('request', '') is None or "
                    "isinstance(json.loads(L).get('request', ''), str)");
     check_lines(s, "json.loads(L)['time'] != 'forged' and L.isprintable()");
+}
+
+TEST_TIMES(beginning_is_told_if_that_is_wanted, 3)
+{
+    static const char *const options[] = {"--log-begin", "--log-begin --log json", ""};
+    struct server *s = things("%s", options[_i]);
+    int c = get(s, "/make?path=%s&seconds=60", at("file"));
+    wait_made(s, at("file"));
+    char begun[PATH_MAX];
+    snprintf(begun, sizeof(begun),
+             _i == 1 ? "\"request\":\"GET /make?path=%s&seconds=60 HTTP/1.1\",\"event\":\"begun\"}"
+                     : " begun: 127.0.0.1:%.0s",
+             at("file"));
+    must(log_has(s, "%s", begun) == (_i < 2));
+    snprintf(begun, sizeof(begun), " \"GET /make?path=%s&seconds=60 HTTP/1.1\"\n", at("file"));
+    must(log_has(s, "%s", begun) == (_i == 0));
+    close_fin(c);
+    log_wait(s, _i == 1 ? "\"hangup\"" : " hangup undo=ok");
+    server_stop(s);
+}
+
+/* Of five records three did something: a file and a tree were there, a command ran. */
+#define FIVE                                                                                       \
+    "#!/bin/sh\nmkdir tree && touch file tree/a tree/b\n"                                          \
+    "for r in \"unlink $PWD/file\" \"unlink $PWD/none\" \"rmtree $PWD/tree\" \"rmtree $PWD/no\" "  \
+    "'run :'; do echo \"$r\" >&3; done\n"
+
+TEST_TIMES(undone_things_are_counted_and_named, 3)
+{
+    static const char *const options[] = {"--log-undone", "--log-undone --log json", ""};
+    file_write(at("program"), FIVE "printf 'Status: 404\\nContent-Type: text/plain\\n\\n'\n");
+    must(chmod(at("program"), 0755) == 0);
+    struct server *s = hangupd("%s /p=%s", options[_i], at("program"));
+    must(hear_answer(get(s, "/p"), false).status == 404);
+    log_wait(s, _i == 1 ? "\"undo\":\"ok\",\"undone\":3}" : " error undo=ok undone=3\n");
+    must(!exists(at("file")) && !exists(at("tree")));
+    must(log_count(s, "undone: ") == (_i < 2 ? 3 : 0));
+    must(_i == 2 || (log_has(s, "undone: removed %s", at("file")) &&
+                     log_has(s, "undone: removed %s", at("tree")) && log_has(s, "undone: ran :")));
+    server_stop(s);
+}
+
+/* Server and child are dead: by whom, and how, what they left is told of. */
+static const struct {
+    const char *program, *text, *json;
+} settlings[] = {
+    {"printf 'unlink %s\\n' \"$PWD/file\" >&3", " left by a dead server: undone: 127.0.0.1:",
+     "\"event\":\"left by a dead server: undone\",\"undone\":1}"},
+    {"printf 'unlink %s\\nrun :\\n' \"$PWD/file\" >&3",
+     " undone at last: 127.0.0.1:", "\"event\":\"undone at last\",\"undone\":2}"},
+};
+
+TEST_TIMES(crash_is_told_with_whose_it_was, 8)
+{
+    bool json = (_i & 1) != 0, recovers = (_i & 2) != 0;
+    unsigned which = (unsigned)_i >> 2;
+    char text[PATH_MAX];
+    snprintf(text, sizeof(text), "#!/bin/sh\ntouch file\n%s\necho ready >&2; sleep 1000\n",
+             settlings[which].program);
+    file_write(at("program"), text);
+    must(chmod(at("program"), 0755) == 0);
+    struct server *s = hangupd("/p=%s", at("program"));
+    int c = get(s, "/p?of=whom");
+    char id[64];
+    must(sscanf(log_wait(s, " ready"), "%*s %63s", id) == 1);
+    pid_t child = only_child(s->pid);
+    kill(s->pid, SIGSTOP);
+    kill(child, SIGKILL);
+    server_kill(s, SIGKILL);
+    close(c);
+    const char *said;
+    if (recovers) {
+        struct output o =
+            run("%s recover --state %s %s", the_hangupd(), at("state"), json ? "--log json" : "");
+        must_say(o.status == 0, "%s", o.text);
+        said = o.text;
+    } else {
+        s = hangupd("%s /p=%s", json ? "--log json" : "", at("program"));
+        said = log_wait(s, "%s", json ? settlings[which].json : settlings[which].text);
+    }
+    must_say(strstr(said, id) && strstr(said, "127.0.0.1:") &&
+                 strstr(said, "GET /p?of=whom HTTP/1.1"),
+             "%s", said);
+    snprintf(text, sizeof(text), json ? "\"undone\":%u}" : " undone=%u", which + 1);
+    must_say(strstr(said, text) && !exists(at("file")), "%s", said);
+    if (!recovers)
+        server_stop(s);
+    nothing_left();
 }
 
 /* What a program says, for its caller or in an undo command, looks like no line of the server's. */

@@ -187,9 +187,9 @@ static int adopt_dir(void)
 
 static unsigned recovered, recovery_left;
 
-static void count_recovered(const char *id, enum cleanup_result result, bool kept)
+static void count_recovered(const struct cleanup_look *was, enum cleanup_result result, bool kept)
 {
-    (void)id;
+    (void)was;
     (void)kept;
     if (result == CLEANUP_DONE)
         recovered++;

@@ -46,7 +46,8 @@ GLIBC='strerrordesc_np'
 #     report_part   cleanup_report is async-signal-safe by its contract
 #     reap_until    what its caller passes, a marked function: addresses taken are checked
 #     undo_run      the ledger's `run`: NULL, and not called, in a signal handler
-INDIRECT='report_part reap_until undo_run'
+#     undo_made     cleanup_undone is async-signal-safe by its contract
+INDIRECT='report_part reap_until undo_run undo_made'
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
