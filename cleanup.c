@@ -224,6 +224,7 @@ static struct {
     off_t last;                    /* where the newest record starts */
     int environment;               /* of its undo commands (environment_file.h); -1: none is kept */
     bool begun;                    /* its head is written */
+    bool no_scratch;               /* its program wants none */
     bool lent;                     /* the scratch directory is made, and the request has it */
     volatile sig_atomic_t touched; /* set before a file of the ledger can exist */
     volatile sig_atomic_t recorded; /* set before a record other than `scratch` can exist */
@@ -245,7 +246,7 @@ void cleanup_begin(const struct cleanup_owner *owner)
     ledger.fd = ledger.program_fd = -1;
     ledger.from = LEDGER_HEAD_SIZE;
     ledger.environment = -1;
-    ledger.begun = ledger.lent = false;
+    ledger.begun = ledger.no_scratch = ledger.lent = false;
     ledger.touched = ledger.recorded = 0;
     ledger.mark = (struct scratch_mark){0};
     ledger.scratch[0] = '\0';
@@ -258,6 +259,11 @@ void cleanup_begin(const struct cleanup_owner *owner)
      * which takes longer than all else here. */
     ledger.start = clock_ticks() == owner->forked ? owner->forked : 0;
     ledger.pid = owner->pid != 0 ? owner->pid : getpid();
+}
+
+void cleanup_want_scratch(bool wanted)
+{
+    ledger.no_scratch = !wanted;
 }
 
 void cleanup_use_environment(unsigned number)
@@ -932,7 +938,8 @@ static bool begin_with_scratch(void)
 {
     if (ledger.lent)
         return ledger_begin() == 0;
-    if (ledger.owner.slot == 0 || ledger.owner.pool_path == NULL || own_open() < 0)
+    if (ledger.no_scratch || ledger.owner.slot == 0 || ledger.owner.pool_path == NULL ||
+        own_open() < 0)
         return false;
     if (ledger.begun || ledger.mark.inode == 0) /* else slot_open has, just now */
         scratch_choose();

@@ -91,6 +91,7 @@
 #include "environment.h"
 #include "http.h"
 #include "log.h"
+#include "program_limits.h"
 #include "routes.h"
 #include "serve.h"
 #include "text.h"
@@ -1292,6 +1293,7 @@ struct launch {
     const struct request *rq;
     const char *file, *directory;
     char *const *environment;
+    struct route_limits limits;
     int fds[4]; /* what it gets as descriptors 0 to 3; all above 2 */
     pid_t self;
     int error; /* errno of what failed */
@@ -1322,6 +1324,9 @@ __attribute__((no_sanitize("address"))) static int become_program(void *data)
         if ((l->fds[fd] != fd ? dup2(l->fds[fd], fd) : fcntl(fd, F_SETFD, 0)) < 0)
             goto failed;
     restore_descriptor_limit(l->rq->settings);
+    l->failed = "set the limits of";
+    if (limits_set(&l->limits) < 0)
+        goto failed;
     l->failed = "enter the directory of";
     if (chdir(l->directory) < 0)
         goto failed;
@@ -1391,21 +1396,33 @@ static int not_started(struct request *rq, const struct launch *l)
     return -1;
 }
 
+/* Returns true if the program's TMPDIR is its request's own. */
+static bool has_own_tmpdir(const struct request *rq)
+{
+    enum tmpdir use = rq->route->use_tmpdir;
+    return (use != TMPDIR_DEFAULT ? use : rq->settings->use_tmpdir) == TMPDIR_OWN;
+}
+
 /* Start the program. Its ledger and TMPDIR come first: a program that runs can make things, and
  * records them itself by descriptor 3. Returns 0, or -1 when the client has its answer. */
 static int program_start(struct request *rq, struct program_facts *facts)
 {
     const char *file = facts->file, *slash = strrchr(file, '/');
-    struct launch l = {.rq = rq, .file = file, .self = rq->call->pid};
+    struct launch l = {.rq = rq,
+                       .file = file,
+                       .self = rq->call->pid,
+                       .limits = limits_choose(&rq->route->limits, &rq->settings->limits)};
     program_close();
     program.ended = program.answering = false;
     program.child_ended = 0;
     program.have = 0;
+    bool own_tmpdir = has_own_tmpdir(rq);
+    cleanup_want_scratch(own_tmpdir);
     int ledger = cleanup_open_for_program();
     if (ledger < 0)
         return respond_errno(rq, "make the program's ledger");
-    facts->tmpdir = cleanup_tempdir();
-    if (facts->tmpdir == NULL)
+    facts->tmpdir = own_tmpdir ? cleanup_tempdir() : NULL;
+    if (own_tmpdir && facts->tmpdir == NULL)
         return respond_errno(rq, "make the program's TMPDIR");
     facts->directory = l.directory =
         request_keep(rq, file, slash > file ? (size_t)(slash - file) : 1);
@@ -1630,15 +1647,20 @@ ASYNC_SAFE static bool end_program(int64_t grace_ms)
 static bool ended_well(const struct request *rq, const char *file)
 {
     int status = program.status;
+    char limits[128] = "";
+    struct text t = TEXT(limits);
+    struct route_limits l = limits_choose(&rq->route->limits, &rq->settings->limits);
+    text_limits(&t, &l); /* those of memory and processes show only in what the program fails at */
     if (WIFSIGNALED(status))
-        request_log(rq, "the program %s was ended by signal %d (%s)", file, WTERMSIG(status),
-                    strsignal(WTERMSIG(status)));
+        request_log(rq, "the program %s was ended by signal %d (%s)%s", file, WTERMSIG(status),
+                    limit_or_signal(WTERMSIG(status)), limits);
     else if (WEXITSTATUS(status) != 0)
-        request_log(rq, "the program %s exited with status %d", file, WEXITSTATUS(status));
+        request_log(rq, "the program %s exited with status %d%s", file, WEXITSTATUS(status),
+                    limits);
     else if (!program.answering)
-        request_log(rq, "the program %s exited without a whole header", file);
+        request_log(rq, "the program %s exited without a whole header%s", file, limits);
     else if (rq->redirect == NULL && !is_complete(rq))
-        request_log(rq, "the program %s wrote less than its Content-Length", file);
+        request_log(rq, "the program %s wrote less than its Content-Length%s", file, limits);
     else
         return true;
     return false;

@@ -47,10 +47,11 @@ struct program_facts {
     uint64_t body_length; /* bytes */
     int connection;       /* asked for its own address, if it is TCP */
     bool is_tcp;
-    const char *client;   /* "192.0.2.7:5180", "[2001:db8::7]:5180", or "unix" */
-    const char *software; /* "hangupd/0.1" */
-    const char *id;       /* the request's */
-    const char *tmpdir, *directory;
+    const char *client;     /* "192.0.2.7:5180", "[2001:db8::7]:5180", or "unix" */
+    const char *software;   /* "hangupd/0.1" */
+    const char *id;         /* the request's */
+    const char *tmpdir;     /* NULL: what is inherited */
+    const char *directory;  /* that it lies in */
     char *const *inherited; /* and a NULL; none of them is among own_names */
 };
 
@@ -133,7 +134,8 @@ static void set_request_variables(struct environment *e)
     }
     set_variable(e, "REDIRECT_STATUS", "200"); /* php-cgi runs nothing without it */
     set_variable(e, "PWD", f->directory);
-    set_variable(e, "TMPDIR", f->tmpdir);
+    if (f->tmpdir != NULL)
+        set_variable(e, "TMPDIR", f->tmpdir);
     set_variable(e, "UNDO_FD", "3");
 }
 

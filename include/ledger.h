@@ -63,6 +63,9 @@ void cleanup_begin(const struct cleanup_owner *owner);
 /* Say which of the environments that the server has kept (environment_file.h) is for this ledger's
  * undo commands; before anything is recorded. */
 void cleanup_use_environment(unsigned number);
+/* Say whether the program whose ledger is opened next gets a scratch directory; else none is made
+ * for it. */
+void cleanup_want_scratch(bool wanted);
 /* Returns true if the calling process is the one that called cleanup_begin; a fork of it is not. */
 ASYNC_SAFE bool cleanup_is_owner(void);
 /* Returns true if this process owns a ledger, which may not have been made yet. */

@@ -168,14 +168,6 @@ static const struct option_row server_rows[] = {
     {NULL, NULL, .kind = OPTION_KEYS},
     {"routes", "further routes, one a line; # begins a comment; may be\nrepeated",
      LIST_IN(route_files, "FILE")},
-    {"pass-env",
-     "variables that programs and undo commands get of this\n"
-     "environment, beside PATH, HOME, LANG, LC_*, TZ, USER, LOGNAME,\n"
-     "SSL_CERT_FILE and the proxies'; a * at the end of a name\n"
-     "stands for any rest, and '' first takes these away; may be\nrepeated",
-     LIST_IN(pass_env, "NAME[,NAME...]")},
-    {CHOICE("options", "who answers the method OPTIONS of a program's route", handler.options,
-            OPTIONS_WORDS, "program")},
     {NULL, help_listening, .kind = OPTION_TEXT},
     {"listen",
      "or [V6]:PORT, :PORT (all addresses), unix:PATH; may be\n"
@@ -218,6 +210,26 @@ static const struct option_row server_rows[] = {
     {SIZE("max-header", "else 431", handler.max_header, 64, "32k"), .most = HEAD_MOST},
     {SIZE("max-target", "of the request target, else 414", handler.max_target, 16, "8k"),
      .most = HEAD_MOST},
+    {NULL, "\nPrograms:\n", .kind = OPTION_TEXT},
+    {"pass-env",
+     "variables that programs and undo commands get of this\n"
+     "environment, beside PATH, HOME, LANG, LC_*, TZ, USER,\n"
+     "LOGNAME, SSL_CERT_FILE and the proxies'; a * at the end\n"
+     "stands for any rest, and '' first takes these away; may\nbe repeated",
+     LIST_IN(pass_env, "NAME[,NAME...]")},
+    {CHOICE("options", "who answers the method OPTIONS of a program's route", handler.options,
+            OPTIONS_WORDS, "program")},
+    {CHOICE("tmpdir",
+            "a request's TMPDIR: its own, removed at the end; or the\nserver's, for "
+            "programs that keep sessions there",
+            handler.use_tmpdir, TMPDIR_WORDS, "own")},
+    {TIME("cpu", "of processor time, for each process; 0: no limit", handler.limits.cpu_ms, 0,
+          "0")},
+    {SIZE("memory", "of addresses, for each process; 0: no limit", handler.limits.memory, 0, "0")},
+    {COUNT("processes", "at once, of all that the user has; 0: no limit", handler.limits.processes,
+           0, "0")},
+    {SIZE("file-size", "of each file that is written; 0: no limit", handler.limits.file_size, 0,
+          "0")},
     {NULL, "\nHangup and undo:\n", .kind = OPTION_TEXT},
     {CHOICE("half-close", "what a FIN alone means: ask the client's kernel, a\nhangup, or nothing",
             handler.half_close, HALF_CLOSE_WORDS, "probe")},

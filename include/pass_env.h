@@ -69,9 +69,16 @@ static char *variable_make(const char *name, const char *value)
     return variable;
 }
 
-/* Returns what a program with the variables OWN, if that is not NULL, inherits. FIXED, COUNT of
- * them, come first. */
-static char **inherited_make(char **fixed, size_t count, const char **own)
+/* Returns true if the route's programs have the server's TMPDIR. */
+static bool leaves_tmpdir(const struct route *r)
+{
+    enum tmpdir use = r->use_tmpdir != TMPDIR_DEFAULT ? r->use_tmpdir : settings.handler.use_tmpdir;
+    return r->program != NULL && use == TMPDIR_LEAVE;
+}
+
+/* Returns what a program with the variables OWN, if that is not NULL, inherits; by TMPDIR that one,
+ * too. FIXED, COUNT of them, come first. */
+static char **inherited_make(char **fixed, size_t count, const char **own, bool tmpdir)
 {
     size_t room = count + 1, n = 0;
     for (char **v = environ; *v != NULL; v++)
@@ -89,7 +96,7 @@ static char **inherited_make(char **fixed, size_t count, const char **own)
         bool is_set = false; /* by the route, which has the last word */
         for (size_t i = 0; own != NULL && own[i] != NULL && !is_set; i++)
             is_set = strncmp(own[i], *v, strcspn(*v, "=") + 1) == 0;
-        if (!is_set && is_passed(*v))
+        if (!is_set && (is_passed(*v) || (tmpdir && strncmp(*v, "TMPDIR=", 7) == 0)))
             all[n++] = *v;
     }
     return all;
@@ -105,12 +112,14 @@ static void pass_env_prepare(const char *self, const char *state)
     struct inherited *lists = calloc(routes + 1, sizeof *lists);
     if (lists == NULL)
         cannot("out of memory for the environment of programs");
-    lists[routes].variables = inherited_make(fixed, count, NULL);
+    lists[routes].variables = inherited_make(fixed, count, NULL, false);
     for (size_t i = 0; i < routes; i++) {
         const char **own = settings.handler.routes[i].env;
         lists[i] = lists[routes];
-        if (own != NULL)
-            lists[i] = (struct inherited){inherited_make(fixed, count, own), (unsigned)i + 1};
+        bool tmpdir = leaves_tmpdir(&settings.handler.routes[i]);
+        if (own != NULL || tmpdir)
+            lists[i] =
+                (struct inherited){inherited_make(fixed, count, own, tmpdir), (unsigned)i + 1};
     }
     settings.handler.inherited = lists;
 }

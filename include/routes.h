@@ -95,6 +95,7 @@ static inline int64_t parse_mode(const char *text)
 #define HALF_CLOSE_WORDS "probe|hangup|ignore" /* in the order of enum half_close */
 #define ON_HANGUP_WORDS "undo|finish"          /* in the order of enum on_hangup */
 #define OPTIONS_WORDS "program|server"         /* in the order of enum options_by */
+#define TMPDIR_WORDS "own|leave"               /* in the order of enum tmpdir */
 
 /* The place of WORD in WORDS, counted from 1. Returns 0 if it is not there. */
 static inline int choice_find(const char *words, const char *word)
@@ -211,6 +212,17 @@ static const struct route_key {
      .at = offsetof(struct route, half_close)},
     {"options", OPTIONS_WORDS, "instead of --options", .at = offsetof(struct route, options),
      .programs = true},
+    {"tmpdir", TMPDIR_WORDS, "instead of --tmpdir", .at = offsetof(struct route, use_tmpdir),
+     .programs = true},
+    {"cpu", "TIME", "instead of --cpu", .at = offsetof(struct route, limits.cpu_ms),
+     .parse = parse_duration, .wanted = "a time; write cpu=90s or 15m", .programs = true},
+    {"memory", "SIZE", "instead of --memory", .at = offsetof(struct route, limits.memory),
+     .parse = parse_size, .wanted = "a size; write memory=64M or 2G", .programs = true},
+    {"processes", "N", "instead of --processes", .at = offsetof(struct route, limits.processes),
+     .parse = parse_count, .wanted = "a whole number from 1 to " DIGITS(COUNT_MOST),
+     .programs = true},
+    {"file-size", "SIZE", "instead of --file-size", .at = offsetof(struct route, limits.file_size),
+     .parse = parse_size, .wanted = "a size; write file-size=64M or 2G", .programs = true},
     {"env", "NAME=VALUE", "a variable for the program and its undo commands; may be\nrepeated",
      .programs = true, .take = take_variable},
 };

@@ -45,6 +45,8 @@ struct handler_settings {
     enum half_close half_close;    /* of a route that does not say */
     enum on_hangup on_hangup;      /* of a route that does not say */
     enum options_by options;       /* the same */
+    enum tmpdir use_tmpdir;        /* the same */
+    struct route_limits limits;    /* the same; 0: none */
     bool sync;                     /* flush ledgers to the disk: they outlive a power cut */
     bool log_begin;                /* a line of the log when a handler starts */
     const char *tmpdir;            /* absolute; for scratch directories and bodies */

@@ -76,6 +76,20 @@ enum options_by {
     OPTIONS_SERVER
 };
 
+/* Where a program makes its temporary files. */
+enum tmpdir {
+    TMPDIR_DEFAULT, /* as --tmpdir says */
+    TMPDIR_OWN,     /* in a directory of its request's own, which is removed at the end */
+    TMPDIR_LEAVE    /* where the server does, so that they outlive the request: sessions, caches */
+};
+
+/* Limits of a program's processes, setrlimit(2). 0: as the option of this name says. */
+struct route_limits {
+    int64_t cpu_ms;            /* of processor time */
+    int64_t memory, file_size; /* bytes */
+    int64_t processes;         /* at once, all of the user's counted */
+};
+
 /* A path and what serves it: a C function or a program. Members left 0 have the default named. The
  * strings are the caller's, and stay. */
 struct route {
@@ -95,6 +109,8 @@ struct route {
     enum on_hangup on_hangup;
     enum half_close half_close;
     enum options_by options;
+    enum tmpdir use_tmpdir;
+    struct route_limits limits;
 };
 
 /* ---- The request ---------------------------------------------------------------------

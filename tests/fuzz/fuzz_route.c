@@ -55,6 +55,13 @@ static void check_route(const char *text, size_t why_size)
         must_of(r.on_hangup <= ON_HANGUP_FINISH && r.half_close <= HALF_CLOSE_IGNORE &&
                     r.max >= 0 && r.max <= 1000000,
                 text, strlen(text));
+        must_of(r.options <= OPTIONS_SERVER && r.use_tmpdir <= TMPDIR_LEAVE &&
+                    r.limits.cpu_ms >= 0 && r.limits.memory >= 0 && r.limits.file_size >= 0 &&
+                    r.limits.processes >= 0 && r.limits.processes <= 1000000,
+                text, strlen(text));
+        bool programs = r.options != 0 || r.use_tmpdir != 0 || r.limits.cpu_ms != 0 ||
+                        r.limits.memory != 0 || r.limits.file_size != 0 || r.limits.processes != 0;
+        must_of(!programs || r.program != NULL, text, strlen(text));
         check_env(&r, text);
         route_free(&r);
     } else {

@@ -962,6 +962,98 @@ TEST(errors_without_an_end)
     server_stop(s);
 }
 
+/* ---- Its limits, and its TMPDIR ------------------------------------------------------------- */
+
+THEME("limits");
+
+static const struct limit_case {
+    const char *body, *key, *log;
+} limited[] = {
+    {MADE "while :; do :; done", "cpu=1", "by signal 24 (cpu); its limits: cpu=1s"},
+    {MADE "exec head -c 10000 /dev/zero >../big", "file-size=4k",
+     "by signal 25 (file-size); its limits: file-size=4k"},
+    {MADE "exec python3 -c 'bytearray(1000000000)'", "memory=200M",
+     "exited with status 1; its limits: memory=200M"},
+    {MADE "(exit 0) || exit 3; exit 4", "processes=1", "; its limits: processes=1"},
+    {MADE "exit 5", "cpu=90s,memory=1G,file-size=5000",
+     "exited with status 5; its limits: cpu=90s, memory=1G, file-size=5000"},
+};
+
+TEST_TIMES(limit_is_met_and_told, 2 * COUNT(limited))
+{
+    const struct limit_case *l = &limited[_i / 2];
+    bool as_option = _i % 2 == 1;
+    char option[128] = "--";
+    snprintf(option + 2, sizeof option - 2, "%s", l->key);
+    if (as_option)
+        *strchr(option, '=') = ' ';
+    for (char *comma; as_option && (comma = strchr(option, ',')) != NULL;)
+        *comma = '\0';
+    script("program", l->body);
+    must(chmod(test_dir, 0777) == 0);
+    /* Root's processes are not limited in their number. */
+    bool other = geteuid() == 0 && strstr(l->key, "processes") != NULL;
+    struct server *s =
+        hangupd("%s /p=%s%s%s %s", other ? "--user nobody" : "--grace 1", at("cgi/program"),
+                as_option ? "" : ",", as_option ? "" : l->key, as_option ? option : "");
+    must(hear_answer(get(s, "/p"), false).status == 502);
+    char log[256];
+    snprintf(log, sizeof log, "%s", l->log);
+    for (char *comma; as_option && (comma = strchr(log, ',')) != NULL;)
+        *comma = '\0';
+    log_wait(s, "%s", log);
+    log_wait(s, " error undo=ok");
+    must(!exists(at("made")));
+    server_stop(s);
+}
+
+static char *limit_line(struct output o, const char *name)
+{
+    static char value[64];
+    char *line = strstr(o.text, name);
+    must_say(line != NULL, "%s", o.text);
+    must(sscanf(line + strlen(name), " %63s", value) == 1);
+    return value;
+}
+
+/* A route's own limits come before those of all; a program has none by default, and cannot lift
+ * one. */
+TEST(limits_of_a_route_and_of_all)
+{
+    script("program", HEAD "cat /proc/self/limits");
+    struct server *s = hangupd("/none=%s /own=%s,memory=2G,processes=1000 --memory 1G --cpu 1.5",
+                               at("cgi/program"), at("cgi/program"));
+    struct output o = curl(s, "/none");
+    must(strcmp(limit_line(o, "Max address space"), "1073741824") == 0);
+    must(strcmp(limit_line(o, "Max cpu time"), "2") == 0);
+    must(strcmp(limit_line(o, "Max file size"), "unlimited") == 0);
+    o = curl(s, "/own");
+    must(strcmp(limit_line(o, "Max address space"), "2147483648") == 0);
+    must(strcmp(limit_line(o, "Max cpu time"), "2") == 0);
+    must(strcmp(limit_line(o, "Max processes"), "1000") == 0);
+    must_say(strstr(o.text, "2147483648           2147483648") != NULL, "%s", o.text);
+    server_stop(s);
+}
+
+/* What a program keeps there it finds again, and nothing is made for it. */
+TEST_TIMES(tmpdir_that_is_left_alone, 2)
+{
+    script("program", HEAD "echo x >>$TMPDIR/visits; wc -l <$TMPDIR/visits\n"
+                           "find $TMPDIR -mindepth 2; echo \"in $TMPDIR\"");
+    struct server *s =
+        hangupd(_i == 0 ? "/p=%s,tmpdir=leave" : "/p=%s --tmpdir leave", at("cgi/program"));
+    char expected[4096];
+    for (int i = 1; i < 4; i++) {
+        struct output o = curl(s, "/p");
+        snprintf(expected, sizeof expected, "%d\nin %s\n", i, at("tmp"));
+        must_say(strcmp(o.text, expected) == 0, "%s", o.text);
+    }
+    int c = get(s, "/p");
+    hear_answer(c, false);
+    must(unlink(at("tmp/visits")) == 0);
+    server_stop(s);
+}
+
 /* ---- Its ledger, and its last word ---------------------------------------------------------- */
 
 THEME("undo");
@@ -1308,8 +1400,8 @@ static const struct {
     const char *records, *undo;
 } recorded[] = {
     {"touch $TMPDIR/x\n", " undo=none"},
-    {"echo \"unlink $(dirname $PWD)/no/x\" >&3\n", " undo=ok"},
-    {"echo \"unlink $(dirname $PWD)/no/x\" >&3\necho commit >&3\n", " undo=none"},
+    {"echo \"unlink $(dirname $PWD)/none\" >&3\n", " undo=ok"},
+    {"echo \"unlink $(dirname $PWD)/none\" >&3\necho commit >&3\n", " undo=none"},
 };
 
 TEST_EACH(killed_child_had_something_to_undo_or_not, recorded)

@@ -108,6 +108,17 @@ static const struct {
     {"/a=@who,on-hangup=cry\n", "on-hangup=cry", "finish"},
     {"/a=@who,half-close=maybe\n", "half-close=maybe", "probe"},
     {"/a=@who,least=3\n", "least", "max"},
+    {"/a=/bin/true,env=GREETING\n", "env=GREETING is not a variable", "env=NAME=VALUE"},
+    {"/a=/bin/true,env=2=3\n", "env=2=3 is not a variable", "env=NAME=VALUE"},
+    {"/a=/bin/true,env=A=1,env=A=2\n", "env=A=2", "twice"},
+    {"/a=/bin/true,env=SCRIPT_NAME=y\n", "env=SCRIPT_NAME=y", "another name"},
+    {"/a=/bin/true,env=HTTP_PROXY=y\n", "env=HTTP_PROXY=y", "another name"},
+    {"/a=/bin/true,memory=0\n", "memory=0", "64M"},
+    {"/a=/bin/true,cpu=soon\n", "cpu=soon", "90s"},
+    {"/a=/bin/true,tmpdir=mine\n", "tmpdir=mine", "leave"},
+    {"/a=@who,memory=1G\n", "memory is about programs", "@who"},
+    {"/a=@who,env=A=1\n", "env is about programs", "@who"},
+    {"/a=@who,options=server\n", "options is about programs", "@who"},
     {"/a=@who\n/b=@who\n/a=@who\n", "routes:3: the path /a has two routes", "routes:1"},
     {"/x=@who\n", "/x has two routes", "routes:1"}, /* and on the command line */
     {"# nothing\n\n", "no route in", "one a line"},
@@ -239,8 +250,11 @@ TEST_TIMES(key_half_close, SOURCES)
 
 TEST(help_and_manual_name_the_keys)
 {
-    static const char *const wanted[] = {"timeout=TIME", "max=N", "on-hangup=undo|finish",
-                                         "half-close=probe|hangup|ignore", "--routes FILE"};
+    static const char *const wanted[] = {"timeout=TIME",          "max=N",
+                                         "on-hangup=undo|finish", "half-close=probe|hangup|ignore",
+                                         "env=NAME=VALUE",        "options=program|server",
+                                         "tmpdir=own|leave",      "memory=SIZE",
+                                         "--routes FILE"};
     struct output help = run("%s --help", the_hangupd());
     must(help.status == 0);
     const char *tests = getenv("TESTS");
