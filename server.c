@@ -115,6 +115,7 @@
 #include "state.h"
 #include "status_look.h"
 #include "status_show.h"
+#include "surroundings.h"
 #include "undo_command.h"
 
 const char *program_name = "hangupd";
@@ -540,10 +541,7 @@ static void log_unserved(const struct address *from, int64_t since, struct slot 
 /* In the order of the sections, and why they are called before. */
 
 /* Start: before anything else. */
-static void open_standard_descriptors(void);
 static void check_inetd(void);
-static const struct passwd *find_owner(void);
-static const char *find_tmpdir(void);
 static void note_strangers(void);
 static void open_all(void);
 static void begin_serving(void);
@@ -642,7 +640,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     parse_routes(argc, argv, routes);
     if (settings.check) {
         check_inetd();
-        check_all(find_owner(), find_tmpdir);
+        check_all(find_owner());
     }
     note_strangers();
     open_all();
@@ -667,18 +665,6 @@ __attribute__((weak)) int main(int argc, char **argv)
 }
 
 /* ---- Start -------------------------------------------------------------------------- */
-
-/* Descriptors 0 to 2 must be something: the first socket would become one of them, and a line that
- * somebody prints would go to a client. */
-static void open_standard_descriptors(void)
-{
-    int fd;
-    do
-        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    while (fd >= 0 && fd <= STDERR_FILENO);
-    if (fd >= 0)
-        close(fd);
-}
 
 /* A shell that execs us leaves us its children, and pid 1 gets everybody's orphans. As what a
  * request left behind comes back to us too (we are a subreaper), a janitor may take any child of
@@ -772,21 +758,6 @@ static void leave_standard_descriptors(void)
     close(null);
 }
 
-/* Returns the user whom --user names, or NULL. */
-static const struct passwd *find_owner(void)
-{
-    if (settings.user == NULL)
-        return NULL;
-    errno = 0;
-    const struct passwd *who = find_user(settings.user, 0);
-    if (who == NULL)
-        cannot("--user %s: %s", settings.user,
-               errno != 0 && errno != ENOENT ? strerror(errno) : "not a user in /etc/passwd");
-    if (geteuid() != 0 && who->pw_uid != geteuid())
-        cannot("--user %s: only root can become another user", settings.user);
-    return who;
-}
-
 /* In this order: ports below 1024 are bound by now, then STATE is opened, and with that we are the
  * user. */
 static void drop_privileges(const struct passwd *who)
@@ -802,36 +773,6 @@ static void drop_privileges(const struct passwd *who)
         take_home_of(who);
 }
 
-/* Returns where scratch directories and bodies go: nobody else may rename or remove them. */
-static const char *find_tmpdir(void)
-{
-    struct stat now;
-    const char *tmp = getenv("TMPDIR");
-    if (tmp == NULL || *tmp == '\0')
-        tmp = "/tmp";
-    const char *path = realpath(tmp, NULL);
-    if (path == NULL || stat(path, &now) < 0)
-        cannot("TMPDIR=%s: %s", tmp, strerror(errno));
-    if (!S_ISDIR(now.st_mode))
-        cannot("TMPDIR=%s is not a directory", tmp);
-    if (now.st_uid != geteuid() && now.st_uid != 0)
-        cannot("TMPDIR=%s belongs to another user, who could take away what requests make there; "
-               "choose another",
-               tmp);
-    if ((now.st_mode & (S_IWOTH | S_ISVTX)) == S_IWOTH)
-        cannot("TMPDIR=%s is open to others, who could take away what requests make there; make "
-               "it sticky with chmod +t, or choose another",
-               tmp);
-    return path;
-}
-
-/* Returns the path of what is running, so that a program can call `hangupd undo`. */
-static const char *find_self(void)
-{
-    static char self[PATH_MAX];
-    return readlink("/proc/self/exe", self, sizeof self - 1) > 0 ? self : NULL;
-}
-
 /* Returns memory for a request's head. Only children write to it, so that the parent has no page of
  * it and no fork pays for one. */
 static char *make_head(void)
@@ -842,34 +783,6 @@ static char *make_head(void)
     if (head == NULL)
         cannot("out of memory for the heads of requests");
     return head;
-}
-
-#define DESCRIPTORS_OWN 64 /* beside those of connections */
-
-/* Allow as many descriptors as the connections need, if the hard limit has them. Returns the limit
- * as it was, which programs get back: more than 1024 breaks those that use select(2). */
-static uint64_t raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-    rlim_t needed = (rlim_t)settings.connections + DESCRIPTORS_OWN;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        return 0;
-    rlim_t before = limit.rlim_cur;
-    if (before < needed) {
-        limit.rlim_cur = limit.rlim_max < needed ? limit.rlim_max : needed;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-    unsigned long long now = limit.rlim_cur, own = DESCRIPTORS_OWN;
-    if (now <= own)
-        cannot("the limit of open files is %llu, and the server needs more than %llu for itself; "
-               "raise it with ulimit -n",
-               now, own);
-    if (now < needed && !server.one_connection)
-        log_eventf(NULL,
-                   "warning: the limit of open files, %llu, has room for %llu connections, and not "
-                   "for --connections %lld; raise it with ulimit -n",
-                   now, now - own, (long long)settings.connections);
-    return before;
 }
 
 /* Open the directory of scratch directories, if there are programs, each of which gets one: a later
@@ -946,18 +859,6 @@ static void open_scoreboard(void)
     publish();
     /* Last: from now on `hangupd status` believes it. */
     memcpy(board->magic, SCOREBOARD_MAGIC, sizeof board->magic);
-}
-
-/* Returns the signals that are ignored now, which a program must not inherit. */
-static sigset_t find_ignored(void)
-{
-    struct sigaction now;
-    sigset_t ignored;
-    sigemptyset(&ignored);
-    for (int signal = 1; signal < NSIG; signal++)
-        if (sigaction(signal, NULL, &now) == 0 && now.sa_handler == SIG_IGN)
-            sigaddset(&ignored, signal);
-    return ignored;
 }
 
 /* All signals are blocked, and those that mean something are read between events. So no handler of
@@ -1063,7 +964,7 @@ static void open_all(void)
                "mknod -m 666 /dev/null c 1 3",
                strerror(errno));
     found->head = make_head();
-    found->open_files = raise_descriptor_limit();
+    found->open_files = raise_descriptor_limit(server.one_connection);
     server.dir = cleanup_server_open(server.state.fd, server.token);
     if (server.dir < 0)
         cannot("could not make a directory in the state directory: %s", strerror(errno));
@@ -2765,15 +2666,14 @@ static void hand_over(void)
 }
 
 /* From now on requests are counted together. */
-static bool places_open(void)
+static bool places_count(void)
 {
-    if (handover.places >= 0)
-        return true;
-    handover.places = memfd_create("hangupd places", MFD_CLOEXEC);
+    if (!places_open())
+        return false;
     place_give(PLACES_ALL, slots_taken());
     for (size_t i = 0; i < settings.handler.route_count; i++)
         place_give(places_of(settings.handler.routes[i].path), server.route_lines[i].running);
-    return handover.places >= 0;
+    return true;
 }
 
 /* SIGHUP. A server for one connection has nothing to hand over, and a successor leaves it to the
@@ -2789,12 +2689,9 @@ static void reload(void)
     handover.again = handover.starting != NULL;
     if (handover.again)
         return; /* it may have read the routes already, so another one follows it */
-    if (!places_open()) {
-        log_eventf(NULL, "not reloaded: could not make a file in memory: %s", strerror(errno));
-        return;
-    }
-    int fd = handover_start(server.listeners, server.listener_count, server.state.path,
-                            settings.handler.open_files);
+    int fd = !places_count() ? -1
+                             : handover_start(server.listeners, server.listener_count,
+                                              server.state.path, settings.handler.open_files);
     struct epoll_event e = {.events = EPOLLIN, .data.u64 = WATCH_HANDOVER | (unsigned)fd};
     if (fd >= 0)
         epoll_ctl(server.epoll, EPOLL_CTL_ADD, fd, &e);

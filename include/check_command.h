@@ -2,7 +2,7 @@
  *
  *     parse_options(...), parse_routes(...);   // what is wrong there ends the process already
  *     if (settings.check)
- *         check_all(owner, find_tmpdir);       // does not return
+ *         check_all(owner);                    // does not return
  *
  * Nothing is made, changed, bound or waited for, so it may be asked beside the server that runs
  * with these options, before that is told to reload. What is wrong is said in lines on standard
@@ -18,6 +18,7 @@
 #include "listen.h"
 #include "options.h"
 #include "state.h"
+#include "surroundings.h"
 
 static unsigned check_wrong; /* lines said */
 
@@ -73,7 +74,7 @@ static void check_program(const struct route *r)
 }
 
 /* OWNER is the user that --user names, or NULL. */
-static _Noreturn void check_all(const struct passwd *owner, const char *(*find_tmpdir)(void))
+static _Noreturn void check_all(const struct passwd *owner)
 {
     gid_t group;
     uid_t user = owner != NULL ? owner->pw_uid : geteuid();

@@ -279,6 +279,16 @@ static void handover_ready(void)
 
 _Static_assert(COUNT_MOST < 1 << PLACES_BITS, "each server has room for its own");
 
+/* Returns false, and logs why, if there is no file to count them in. */
+static bool places_open(void)
+{
+    if (handover.places < 0)
+        handover.places = memfd_create("hangupd places", MFD_CLOEXEC);
+    if (handover.places < 0)
+        log_eventf(NULL, "not reloaded: could not make a file in memory: %s", strerror(errno));
+    return handover.places >= 0;
+}
+
 /* The places of the route PATH. Two that share them would only wait for each other, and only while
  * there are two servers. */
 static uint32_t places_of(const char *path)

@@ -115,6 +115,21 @@ static const struct passwd *find_user(const char *name, uid_t user)
     return who;
 }
 
+/* Returns the user whom --user names, or NULL. */
+static const struct passwd *find_owner(void)
+{
+    if (settings.user == NULL)
+        return NULL;
+    errno = 0;
+    const struct passwd *who = find_user(settings.user, 0);
+    if (who == NULL)
+        cannot("--user %s: %s", settings.user,
+               errno != 0 && errno != ENOENT ? strerror(errno) : "not a user in /etc/passwd");
+    if (geteuid() != 0 && who->pw_uid != geteuid())
+        cannot("--user %s: only root can become another user", settings.user);
+    return who;
+}
+
 /* Set *GROUP to the group called NAME. */
 static bool find_group(const char *name, gid_t *group)
 {
