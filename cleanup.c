@@ -3,8 +3,8 @@
  * It owns one ledger per request, which is one file, or two where a program records: text,
  * append-only, one record a line.
  *
- *     # hangupd ledger 2 id=... from=0000000512 program=1 client=... pid=... ... GET /report
- *     scratch /tmp/hangupd-1f0c2/0
+ *     # hangupd ledger 2 id=... from=0000000512 program=1 client=... pid=... node=... ... GET
+ * /report scratch /tmp/hangupd-1f0c2/0
  *     #
  *     unlink-if 8:1:10952780:1795412859.324394260 /srv/reports/q3.csv
  *     run aws-terminate --client-token ID
@@ -92,6 +92,7 @@
 #include "identity.h"
 #include "ledger.h"
 #include "look.h"
+#include "machine.h"
 #include "processes.h"
 #include "reader.h"
 #include "text.h"
@@ -188,23 +189,6 @@ ASYNC_SAFE static uid_t own_uid(void)
         uid = geteuid();
     known = true;
     return uid;
-}
-
-#define BOOT_ID_SIZE 37
-static char boot_id[BOOT_ID_SIZE]; /* of this boot; "unknown" where the kernel does not say */
-
-/* Read it once for a process. Device numbers and process numbers in a ledger mean something only in
- * the boot that its header names. */
-ASYNC_SAFE static void boot_id_read(void)
-{
-    if (boot_id[0] != '\0')
-        return;
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, boot_id, BOOT_ID_SIZE - 1);
-    if (fd >= 0)
-        close(fd);
-    if (n != BOOT_ID_SIZE - 1)
-        memcpy(boot_id, "unknown", sizeof "unknown");
 }
 
 /* What the program's file of a ledger starts with, and is while nothing is recorded in it. */
@@ -383,7 +367,8 @@ static void head_write(struct text *t)
                 ledger.program_fd >= 0, ledger.environment);
     if (ledger.owner.client != NULL)
         text_format(t, " client=%s", ledger.owner.client);
-    text_format(t, " pid=%d start=%llu boot=%s ", ledger.pid, ledger.start, boot_id);
+    text_format(t, " pid=%d start=%llu boot=%s%s%s ", ledger.pid, ledger.start, boot_id,
+                own_node[0] != '\0' ? " node=" : "", own_node);
     size_t scratch =
         ledger.scratch[0] != '\0' ? strlen("scratch ") + strlen(ledger.scratch) + 1 : 0;
     size_t room = t->length + scratch + 1 < LEDGER_HEAD_SIZE ? LEDGER_HEAD_SIZE - scratch - 1 : 0;
@@ -1002,13 +987,6 @@ ASYNC_SAFE static bool read_from_end(struct reader *r, int fd)
     return true;
 }
 
-/* Returns true if the ledger was made since this machine started: device and process numbers mean
- * what they meant. */
-ASYNC_SAFE static bool is_this_boot(const struct header *h)
-{
-    return strcmp(boot_id, "unknown") != 0 && strcmp(h->boot, boot_id) == 0;
-}
-
 /* Open the ledger NAME, which must be a plain file of this user's own, with no other name. Anything
  * else was put there by somebody else, at a time when STATE was open to others, so that it be
  * obeyed. Returns a descriptor, or -1: with ENOENT if there is none, with EPERM if it is no ledger
@@ -1055,19 +1033,28 @@ static struct header header_of(int dir, const char *name)
     return h;
 }
 
-bool cleanup_exists(int dir, const char *id)
+/* Read the header of the ledger ID, under that name or in a slot. */
+static struct header header_find(int dir, const char *id)
 {
     _Alignas(struct dirent64) char entries[WALK_SIZE];
-    char program[LEDGER_NAME_SIZE];
-    if (faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
-        faccessat(dir, ledger_program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0)
-        return true;
-    bool found = false;
+    struct header h = header_of(dir, id);
+    bool found = h.valid;
     struct walk w = walk_open(dir, ".", entries, sizeof entries);
     for (const struct dirent64 *e; !found && (e = walk_next(&w)) != NULL;)
-        found = ledger_is_slot_name(e->d_name) && strcmp(header_of(dir, e->d_name).id, id) == 0;
+        if (ledger_is_slot_name(e->d_name)) {
+            h = header_of(dir, e->d_name);
+            found = strcmp(h.id, id) == 0;
+        }
     (void)walk_close(&w);
-    return found;
+    return found ? h : (struct header){0};
+}
+
+bool cleanup_exists(int dir, const char *id)
+{
+    char program[LEDGER_NAME_SIZE];
+    return faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+           faccessat(dir, ledger_program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+           header_find(dir, id).valid;
 }
 
 /* Find the newest `sent` mark of the ledger NAME that is not struck out, and if STRIKE_OUT is true,
@@ -1673,7 +1660,7 @@ int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
         int dir = openat(state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         int lock = dir < 0 ? -1 : openat(dir, "lock", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         if (lock >= 0 && lock_try(lock) && fstat(lock, &now) == 0 && now.st_nlink == 1 &&
-            fstat(dir, &own_server) == 0)
+            lock_sign(lock) && fstat(dir, &own_server) == 0)
             return dir; /* the lock's descriptor stays open: to close it would let go of the lock */
         int saved = errno;
         if (lock >= 0)
@@ -1919,7 +1906,8 @@ static bool name_ledgers(int dir)
         if (!ledger_is_slot_name(e->d_name))
             continue;
         struct header h = header_of(dir, e->d_name);
-        bool moved = !h.unread && (!cleanup_is_id(h.id) || cleanup_move(dir, e->d_name, dir, h.id));
+        bool stays = !cleanup_is_id(h.id) || is_of_another_node(&h);
+        bool moved = !h.unread && (stays || cleanup_move(dir, e->d_name, dir, h.id));
         error = moved ? error : errno;
     }
     bool all = walk_close(&w);
@@ -2103,6 +2091,21 @@ void cleanup_server_close(int state, int dir, const char *token)
     remove_server(state, dir, token);
 }
 
+/* Leave in IDS only those that are not another node's. Returns how many that are. */
+static size_t keep_own(const struct cleanup_recovery *r, int dir, char (*ids)[CLEANUP_ID_SIZE],
+                       size_t count)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct header h = header_find(dir, ids[i]);
+        if (is_of_another_node(&h) && r->foreign != NULL)
+            r->foreign(ids[i], h.node);
+        if (!is_of_another_node(&h))
+            memmove(ids[kept++], ids[i], sizeof ids[i]);
+    }
+    return kept;
+}
+
 /* Leave in IDS only those that are wanted. Returns how many that are. */
 static size_t keep_wanted(const struct cleanup_recovery *r, char (*ids)[CLEANUP_ID_SIZE],
                           size_t count)
@@ -2161,7 +2164,7 @@ static bool recover_directory(const struct cleanup_recovery *r, int dir, const c
     bool named = name_ledgers(dir) || cannot_look(where);
     char(*ids)[CLEANUP_ID_SIZE] = cleanup_list(dir, &count);
     bool listed = (errno == 0 || cannot_look(where)) && named;
-    count = keep_wanted(r, ids, count);
+    count = keep_own(r, dir, ids, keep_wanted(r, ids, count));
     bool lives_on = !end_leftovers(r->state, dir, r->wanted == NULL ? token : NULL, ids, count);
     bool done = listed;
     for (size_t i = 0; i < count; i++)
@@ -2198,7 +2201,12 @@ static bool recover_server(const struct cleanup_recovery *r, const char *token)
         return false;
     }
     bool is_own = known && now.st_dev == own_server.st_dev && now.st_ino == own_server.st_ino;
-    if (is_own || !is_any_wanted(r, dir)) {
+    char node[NODE_SIZE];
+    bool passes = is_own || !is_any_wanted(r, dir);
+    bool foreign = !passes && is_signed_by_another(dir, node);
+    if (foreign && r->foreign != NULL)
+        r->foreign(token, node);
+    if (passes || foreign) {
         close(dir);
         return true;
     }

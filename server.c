@@ -637,6 +637,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     cleanup_undone = log_undone;
     parse_options(argc, argv, &server_options);
     pass_env_check();
+    node_take();
     parse_routes(argc, argv, routes);
     if (settings.check) {
         check_inetd();
@@ -2386,8 +2387,10 @@ static void note_recovered(const struct cleanup_look *was, enum cleanup_result r
  * is moved to our own directory, where it becomes a job like any other (jobs_adopt). */
 static _Noreturn void recover(void)
 {
-    const struct cleanup_recovery how = {
-        .state = server.state.fd, .adopt = server.dir, .settled = note_recovered};
+    const struct cleanup_recovery how = {.state = server.state.fd,
+                                         .adopt = server.dir,
+                                         .foreign = tell_of_another_node,
+                                         .settled = note_recovered};
     if (server.one_connection)
         alarm(RECOVERY_LIMIT_S);
     bool done = cleanup_recover(&how);

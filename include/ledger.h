@@ -16,8 +16,8 @@
  * them; unless something else is said, a failure is -1, NULL or false with errno set by the call
  * that failed.
  *
- * Kind: declared here, defined in cleanup.c (what is about processes: in processes.h, and what is
- * for status: in look.h, which cleanup.c includes).
+ * Kind: declared here, defined in cleanup.c (what is about processes: in processes.h, what is for
+ * status: in look.h, and which machine this is: in machine.h, which cleanup.c includes).
  * Signal safety: what is marked ASYNC_SAFE may be called in a signal handler, and nothing else.
  */
 #ifndef HANGUPD_LEDGER_H
@@ -180,6 +180,9 @@ void cleanup_slot_name(char name[CLEANUP_ID_SIZE], unsigned slot);
 
 /* ---- Directories of state ------------------------------------------------------------------ */
 
+/* Say which node this is, once, before a directory is opened: NAME, or by its machine id, if it has
+ * one, if that is NULL. Returns false if NAME is none: 1 to 64 letters, digits and ._- */
+bool cleanup_node_set(const char *name);
 /* Open the state directory PATH; if it is not there it is made, for OWNER and GROUP, with mode
  * 0700. Returns a descriptor, or -1 with *WHY in words and errno, which is 0 if the words say all:
  * the directory belongs to another user, or is open to others. */
@@ -205,6 +208,9 @@ struct cleanup_recovery {
     int adopt;
     int (*run)(const char *id, const char *command); /* as in cleanup_settling */
     bool (*wanted)(const char *id);                  /* only these are settled; NULL: all */
+    /* Called for what is another NODE's, and so is left alone: a ledger's id, or the token of a
+     * server. NULL: it is left alone in silence. */
+    void (*foreign)(const char *id, const char *node);
     /* Called for each ledger: what it WAS, what became of it, and whether it was kept, as it had
      * been sent. */
     void (*settled)(const struct cleanup_look *was, enum cleanup_result result, bool kept);

@@ -118,11 +118,12 @@ static void tally_line(struct tally *t, struct reader *r)
 /* Returns the title in a ledger's HEADER, of either version, or NULL if it is not one. */
 static const char *title_of(const char *header)
 {
-    const char *boot = strstr(header, " boot=");
-    const char *space = boot == NULL ? NULL : strchr(boot + 1, ' ');
+    const char *title = header_title(header);
+    const char *node = title != NULL && strncmp(title, "node=", 5) == 0 ? title : NULL;
+    const char *behind = node != NULL ? strchr(node, ' ') : NULL;
     bool ours = strncmp(header, LEDGER_MAGIC, strlen(LEDGER_MAGIC)) == 0 ||
                 strncmp(header, LEDGER_MAGIC_1, strlen(LEDGER_MAGIC_1)) == 0;
-    return ours && space != NULL ? space + 1 : NULL;
+    return !ours ? NULL : behind != NULL ? behind + 1 : title;
 }
 
 /* Count what is left in the file NAME of a ledger, and add it to LOOK. Returns false, with errno,

@@ -49,6 +49,7 @@ static struct settings {
     int64_t requests, connections, per_client;
     int64_t drain_ms, undo_ms, undo_retries, undo_at_once, give_up_ms;
     const char *state;                                /* NULL: the default of state.h */
+    const char *node;                                 /* NULL: by the machine id */
     enum { LOG_FORM_JSON = 2 } log_form;              /* the word of this place in LOG_FORM_WORDS */
     enum { LOG_TO_STDERR = 1, LOG_TO_SYSLOG } log_to; /* 0: not asked for */
 } settings = {
@@ -125,6 +126,12 @@ struct option_table {
     "$XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)"
 
 #define LOG_UNDONE_HELP "a line for each thing that an undo has removed, or command"
+
+/* And `node`. */
+#define NODE_HELP                                                                                  \
+    "which machine this is, where several use one STATE, or a\n"                                   \
+    "container's outlives it: another's ledgers are left alone\n"                                  \
+    "(/etc/machine-id)"
 
 static const char help_begin[] =
     "Usage: hangupd [OPTION...] [ROUTE...]\n"
@@ -244,6 +251,7 @@ static const struct option_row server_rows[] = {
     {TIME("drain", "on SIGTERM, for requests in flight to finish", drain_ms, 0, "30")},
     {NULL, "\nState and log:\n", .kind = OPTION_TEXT},
     {"state", STATE_HELP, WORD_IN(state, "DIR")},
+    {"node", NODE_HELP, WORD_IN(node, "NAME")},
     {"sync", "flush every ledger record to the disk, for power loss", FLAG_IN(handler.sync)},
     {CHOICE("log", "the form of the log's lines", log_form, LOG_FORM_WORDS, "text")},
     {"log-to", "where they go (stderr; syslog with --inetd)", OPTION_CHOICE, LOG_TO_WORDS,

@@ -100,6 +100,14 @@ struct scratch_mark {
     int64_t sec, nsec; /* its ctime */
 };
 
+#define NODE_SIZE 65 /* a node's name and a NUL */
+
+/* Returns how many bytes at NAME may be in a node's name. */
+ASYNC_SAFE static inline size_t node_length(const char *name)
+{
+    return strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-");
+}
+
 /* What the first line of a file says. */
 struct header {
     bool unread;              /* it could not be read (errno), and so may say anything */
@@ -112,6 +120,7 @@ struct header {
     int environment;          /* which one its undo commands get; -1: it does not say */
     char id[CLEANUP_ID_SIZE]; /* "" in a program's file */
     char boot[40];
+    char node[NODE_SIZE];     /* "": it does not say, and is this node's */
     struct scratch_mark mark; /* if it is idle */
 };
 
@@ -137,6 +146,14 @@ ASYNC_SAFE static inline void header_word(const char *line, const char *key, cha
     if (n > 0)
         memcpy(to, at + strlen(key), n);
     to[n] = '\0';
+}
+
+/* Returns what is behind the boot in the header LINE; NULL: nothing is. */
+ASYNC_SAFE static inline const char *header_title(const char *line)
+{
+    const char *boot = strstr(line, " boot=");
+    const char *space = boot != NULL ? strchr(boot + 1, ' ') : NULL;
+    return space != NULL ? space + 1 : NULL;
 }
 
 /* Read the header of the open file FD. A program can write anything into its own, so nothing is
@@ -165,6 +182,10 @@ ASYNC_SAFE static inline struct header header_read(int fd)
         return h;
     header_word(line, " id=", h.id, sizeof h.id);
     header_word(line, " boot=", h.boot, sizeof h.boot);
+    /* Only right behind it: what comes then is for people, and may say anything. */
+    const char *title = header_title(line);
+    if (title != NULL && strncmp(title - 1, " node=", 6) == 0)
+        header_word(title - 1, " node=", h.node, sizeof h.node);
     h.pid = (pid_t)header_number(line, " pid=");
     h.start = header_number(line, " start=");
     if (strstr(line, " env=") != NULL)

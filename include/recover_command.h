@@ -42,6 +42,7 @@ static const char recover_notes[] =
 static const struct option_row recover_rows[] = {
     {NULL, recover_about, .kind = OPTION_TEXT},
     {"state", STATE_HELP, WORD_IN(state, "DIR")},
+    {"node", NODE_HELP, WORD_IN(node, "NAME")},
     {TIME("undo-timeout", "for each command that undoes something", undo_ms, 1, "30")},
     {CHOICE("log", "the form of the lines", log_form, LOG_FORM_WORDS, "text")},
     {"log-to", "where they go, as the server's; else to standard output", OPTION_CHOICE,
@@ -80,6 +81,12 @@ static void recover_told(const struct cleanup_look *was, enum cleanup_result res
         janitor.left++;
         log_eventf(was->id, "NOT undone: %s", failure);
     }
+}
+
+static void recover_left_alone(const char *id, const char *node)
+{
+    janitor.left++;
+    tell_of_another_node(id, node);
 }
 
 /* Say of the ids that cannot be recovered why not, and take them off the list. */
@@ -123,8 +130,11 @@ static void recover_alone(void)
  * over the others: so the wanted ones are moved to STATE/failed first and undone there. */
 static bool recover_wanted(void)
 {
-    struct cleanup_recovery how = {
-        .state = recovering.state.fd, .adopt = -1, .run = run_command, .settled = recover_told};
+    struct cleanup_recovery how = {.state = recovering.state.fd,
+                                   .adopt = -1,
+                                   .run = run_command,
+                                   .foreign = recover_left_alone,
+                                   .settled = recover_told};
     struct cleanup_recovery first = how;
     if (recovering.count > 0) {
         how.wanted = first.wanted = is_wanted;
@@ -182,6 +192,7 @@ static int command_recover(int argc, char **argv)
     int status = 0;
     cleanup_mark_prepare(argc, argv);
     parse_options(argc, argv, &recover_options);
+    node_take();
     recovering.ids = argv + optind;
     recovering.count = argc - optind;
     for (int i = 0; i < recovering.count; i++)

@@ -143,6 +143,15 @@ static void tell_settled(const struct cleanup_look *was, const char *how)
     log_sink.undone = 0; /* the next ledger's are counted anew */
 }
 
+/* A cleanup_recovery's `foreign`. */
+static void tell_of_another_node(const char *id, const char *node)
+{
+    log_eventf(id,
+               "left alone, as it is of another node, %s: start hangupd there, or recover with "
+               "--node %s if that is this machine",
+               node, node);
+}
+
 /* ---- Running a command ------------------------------------------------------------------- */
 
 /* Wait at most MS for output of a command and log it. Returns false if none came; *FROM becomes -1

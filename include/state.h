@@ -52,6 +52,14 @@ static const char *state_path(void)
     return path;
 }
 
+/* Say to the ledger which node this is. */
+static void node_take(void)
+{
+    if (!cleanup_node_set(settings.node))
+        wrong_use("--node %s: a name has 1 to 64 letters, digits, dots, hyphens or underscores",
+                  settings.node);
+}
+
 /* Open it, made first for OWNER and GROUP if need be. A umask that keeps a user from what is his
  * own would leave ledgers that nobody can read at the next start. */
 static struct state_dir state_open(uid_t owner, gid_t group)

@@ -70,6 +70,8 @@ static const struct {
     {"--pass-env A=1", "A=1", "env=NAME=VALUE"},
     {"--pass-env LANG,HTTP_PROXY", "HTTP_PROXY", "none of the server's"},
     {"--pass-env TMPDIR", "TMPDIR", "none of the server's"},
+    {"--node a/b", "--node a/b", "letters"},
+    {"--node ''", "--node", "1 to 64"},
     {"--log-to file", "--log-to", "syslog"},
     {"a=@a", "a=@a", "/"},
     {"/a", "/a", "="},
@@ -105,6 +107,7 @@ TEST(help_names_every_option)
         "on-hangup=",       "half-close=",    "127.0.0.1:8080", "--undo-timeout",
         "--undo-retries",   "--undo-at-once", "hangupd undo",   "hangupd recover",
         "--undo-give-up",   "--socket-mode",  "--socket-group", "--check",
+        "--node",
     };
     const char *argv[] = {the_hangupd(), "--help", NULL};
     struct output o = run_argv(argv, NULL, false);

@@ -343,7 +343,8 @@ TEST(retry_can_be_pasted)
     static const char id[] = "0123456789abcdef-1f";
     char shell[PATH_MAX];
     must(mkdir(at("st\344t'e"), 0700) == 0 && mkdir(at("st\344t'e/failed"), 0700) == 0);
-    file_write(at("st\344t'e/failed/%s", id), "unlink /nonexistent/file\n");
+    snprintf(shell, sizeof(shell), "unlink %s\n", at("nonexistent"));
+    file_write(at("st\344t'e/failed/%s", id), shell);
     struct output o = run("%s status --json --state %s", the_hangupd(), at("st\344t'e"));
     snprintf(shell, sizeof(shell), "hangupd() { exec %s \"$@\"; }\n%s", the_hangupd(),
              of_json(o.text, "d['parked'][0]['retry']"));

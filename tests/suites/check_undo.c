@@ -1416,3 +1416,46 @@ TEST(inetd_server_goes_on_too)
 }
 
 /* ---- Running ------------------------------------------------------------------------------- */
+
+/* Two machines have one STATE, or a container's outlives it: a path in another's ledger means
+ * another file here. Whatever is there, and however it is asked for, it is left alone. */
+TEST_TIMES(ledgers_of_another_node_are_left_alone, 2)
+{
+    struct server *s = things("--node one --undo-retries 0");
+    int c = -1;
+    char id[64];
+    if (_i == 0) {
+        c = get(s, "/make?path=%s&seconds=60", at("file"));
+        pid_t child = wait_made(s, at("file"));
+        snprintf(id, sizeof id, "%s", id_of(s, "made "));
+        kill(child, SIGSTOP);
+        server_kill(s, SIGKILL);
+        kill(child, SIGKILL);
+    } else {
+        struct working w = start_working(s, "run1=test+-e+mended");
+        snprintf(id, sizeof id, "%s", w.id);
+        close_fin(w.connection);
+        log_wait(s, " %s UNDO FAILED for good: ", w.id);
+        kill(s->pid, SIGTERM);
+        must(server_wait(s) == 0);
+        file_write(at("mended"), "");
+    }
+    struct server *other = things("--node two");
+    if (_i == 0)
+        log_wait(other, " %.16s left alone, as it is of another node, one:", id);
+    server_kill(other, SIGTERM);
+    struct output o = recover("--node two");
+    must_say(o.status == 1 && strstr(o.text, "left alone, as it is of another node, one:"), "%s",
+             o.text);
+    char words[128];
+    snprintf(words, sizeof words, "--node two %s", id);
+    o = recover(words);
+    must_say(o.status == 1 && strstr(o.text, "left alone, as it is of another node, one:"), "%s",
+             o.text);
+    must(_i == 1 || exists(at("file")));
+    o = recover("--node one");
+    must_say(o.status == 0 && strstr(o.text, ": undone"), "%s", o.text);
+    must(!exists(at("file")) && nothing_in_state());
+    if (c >= 0)
+        close(c);
+}
