@@ -59,6 +59,8 @@
  *     whoever has that.
  *   - Where both files of a ledger are moved or removed, ID.p is first: ID alone would look whole.
  *     What decides about both is noted in ID.p before it moves.
+ *   - Of a handler's threads one at a time records and makes. The signal handler, which undoes,
+ * runs only where there is no other thread.
  *   - Only the process that called cleanup_begin records and undoes; a fork of it does neither.
  *
  * BUGS:
@@ -83,14 +85,15 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "environment_file.h"
+#include "guard.h"
 #include "identity.h"
 #include "ledger.h"
+#include "line.h"
 #include "look.h"
 #include "machine.h"
 #include "processes.h"
@@ -198,6 +201,11 @@ ASYNC_SAFE static uid_t own_uid(void)
 /* In TMPDIR, before a name of the server's own. */
 #define POOL_PREFIX "/hangupd-"
 
+/* STATE/SERVER of this very process, if it is a server's: for its children to know it by; and a
+ * POSIX lock does not bind the process that holds it, so the lock would not keep its own recovery
+ * out. */
+static struct stat own_server;
+
 /* This process's ledger. cleanup_begin fills it in; before that, pid is 0. */
 static struct {
     struct cleanup_owner owner;
@@ -206,6 +214,7 @@ static struct {
     int fd, program_fd;            /* -1: not open yet */
     off_t from;                    /* where its records start */
     off_t last;                    /* where the newest record starts */
+    struct stat file;              /* what fd is open on */
     int environment;               /* of its undo commands (environment_file.h); -1: none is kept */
     bool begun;                    /* its head is written */
     bool no_scratch;               /* its program wants none */
@@ -283,66 +292,6 @@ ASYNC_SAFE static bool program_has_records(void)
 ASYNC_SAFE bool cleanup_has_records(void)
 {
     return cleanup_pending() && (ledger.recorded != 0 || program_has_records());
-}
-
-/* A record as a line, without its newline. One that is too long is cut, and still too long. Before
- * it goes the line about its directory, if there is one. */
-struct line {
-    char bytes[CLEANUP_RECORD_MAX + 1];
-    struct text text;
-    char in_bytes[PATH_MAX + IDENTITY_SIZE + 8];
-    struct text in;
-};
-
-/* Compose the record in LINE, and check it: a reader will parse it as this does, so what is refused
- * here, with errno, could not be undone later. */
-static int line_compose(struct line *line, enum verb verb, const struct identity *id,
-                        const char *argument)
-{
-    struct text *t = &line->text;
-    *t = TEXT(line->bytes);
-    line->in = TEXT(line->in_bytes);
-    text_add(t, verbs[verb].name);
-    if (id != NULL) {
-        text_char(t, ' ');
-        identity_write(t, id);
-    }
-    if (*argument != '\0')
-        text_format(t, " %s", argument);
-    text_end(t);
-    errno = ENAMETOOLONG;
-    if (t->length >= CLEANUP_RECORD_MAX)
-        return -1;
-    struct record r = record_parse(line->bytes);
-    bool blank = verb == VERB_RUN && r.argument[strspn(r.argument, " \t")] == '\0';
-    errno = EINVAL;
-    return r.verb != verb || r.error != 0 || blank || strchr(line->bytes, '\n') != NULL ? -1 : 0;
-}
-
-/* Append LINE to the ledger FD. Returns 0, or -1 with errno, and then the ledger is as before. */
-static int line_append(int fd, struct line *line, bool sync)
-{
-    struct text *t = &line->text, *in = &line->in;
-    struct iovec v[] = {{in->at, in->length}, {t->at, t->length + 1}};
-    int first = in->length == 0;
-    ssize_t n;
-    text_char(t, '\n');
-    do /* at the end, also if it is our own file, which is not O_APPEND, as its head is rewritten */
-        n = pwritev2(fd, v + first, 2 - first, -1, RWF_APPEND);
-    while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return -1;
-    if ((size_t)n < in->length + t->length) {
-        /* The disk is full. What was not written whole is taken back, unless somebody has
-         * appended behind it: without its newline it would spoil the next record. */
-        struct stat now;
-        off_t end = lseek(fd, 0, SEEK_CUR);
-        if (end < n || fstat(fd, &now) < 0 || now.st_size != end || ftruncate(fd, end - n) < 0)
-            (void)!write(fd, "\n", 1);
-        errno = ENOSPC;
-        return -1;
-    }
-    return sync ? fdatasync(fd) : 0;
 }
 
 int cleanup_append(int fd, const char *verb, const char *argument, bool sync)
@@ -466,6 +415,14 @@ static int own_open(void)
     return ledger.fd >= 0 || errno == ENOENT ? 0 : -1;
 }
 
+/* Returns true if the descriptors of STATE/SERVER and of the ledger, if they are open, are still
+ * that, and the handler's files are not taken for them. */
+ASYNC_SAFE static bool descriptors_are_ours(void)
+{
+    return (own_server.st_ino == 0 || guard_is_open(ledger.owner.dir, &own_server)) &&
+           (ledger.fd < 0 || guard_is_open(ledger.fd, &ledger.file));
+}
+
 /* Begin this process's ledger by its head, or write that anew. Most requests for C handlers record
  * nothing, and never come here. */
 static int ledger_begin(void)
@@ -474,17 +431,23 @@ static int ledger_begin(void)
     struct text head = TEXT(bytes);
     if (!cleanup_is_owner())
         return fail(EPERM);
-    if (own_open() < 0)
-        return -1;
-    head_write(&head);
-    ledger.touched = 1;
-    if (ledger.fd >= 0) {
-        ledger.begun = head_put(ledger.fd, &head);
-    } else {
-        head_fill(&head);
-        ledger.fd = ledger_make(ledger.name, &head, 0);
-        ledger.begun = ledger.fd >= 0;
+    if (!descriptors_are_ours())
+        return fail(EBADF);
+    uid_t self = guard_become(own_uid());
+    if (own_open() == 0) {
+        head_write(&head);
+        ledger.touched = 1;
+        if (ledger.fd < 0) {
+            head_fill(&head);
+            ledger.fd = ledger_make(ledger.name, &head, 0);
+            ledger.begun = ledger.fd >= 0 && fstat(ledger.fd, &ledger.file) == 0;
+        } else {
+            ledger.begun = head_put(ledger.fd, &head);
+        }
     }
+    int saved = errno;
+    guard_become(self);
+    errno = saved;
     return ledger.begun ? 0 : -1;
 }
 
@@ -499,6 +462,8 @@ static int record_add(enum verb verb, const struct identity *id, const char *arg
         return fail(EPERM);
     if (!ledger.begun && ledger_begin() < 0)
         return -1;
+    if (!guard_is_open(ledger.fd, &ledger.file))
+        return fail(EBADF);
     if (verb != VERB_SCRATCH)
         ledger.recorded = 1;
     if (verbs[verb].undo == UNDO_FILE || verbs[verb].undo == UNDO_TREE)
@@ -519,6 +484,22 @@ static void record_withdraw(void)
     errno = saved;
 }
 
+/* The same as record_add, for a handler, which may have threads. */
+static int record_guarded(enum verb verb, const char *argument)
+{
+    if (!cleanup_is_owner())
+        return fail(EPERM);
+    int cancel = guard_take();
+    int added = record_add(verb, NULL, argument);
+    guard_give(cancel);
+    return added;
+}
+
+void cleanup_hold_threads(void)
+{
+    (void)guard_take();
+}
+
 int cleanup_sent(uint64_t n)
 {
     char digits[24];
@@ -528,7 +509,7 @@ int cleanup_sent(uint64_t n)
 
 int cleanup_commit(void)
 {
-    return record_add(VERB_COMMIT, NULL, "");
+    return record_guarded(VERB_COMMIT, "");
 }
 
 /* ---- MAKE -------------------------------------------------------------------------- */
@@ -641,7 +622,7 @@ static int create_by_name(const struct place *p, bool overwrite, mode_t mode)
     return -1;
 }
 
-int cleanup_create(const char *path, int flags, mode_t mode)
+static int create(const char *path, int flags, mode_t mode)
 {
     struct place p;
     bool overwrite = (flags & CLEANUP_OVERWRITE) != 0;
@@ -661,7 +642,7 @@ int cleanup_create(const char *path, int flags, mode_t mode)
 }
 
 /* As in create_by_name, as there are no nameless directories. */
-int cleanup_mkdir(const char *path, mode_t mode)
+static int make_directory(const char *path, mode_t mode)
 {
     struct place p;
     struct identity id;
@@ -680,10 +661,32 @@ int cleanup_mkdir(const char *path, mode_t mode)
     return -1;
 }
 
+/* A thread has its turn until the thing is made: so the newest record is its own, and when the
+ * handler has returned nothing is still to come (cleanup_hold_threads). */
+int cleanup_create(const char *path, int flags, mode_t mode)
+{
+    if (!cleanup_is_owner())
+        return fail(EPERM);
+    int cancel = guard_take();
+    int fd = create(path, flags, mode);
+    guard_give(cancel);
+    return fd;
+}
+
+int cleanup_mkdir(const char *path, mode_t mode)
+{
+    if (!cleanup_is_owner())
+        return fail(EPERM);
+    int cancel = guard_take();
+    int made = make_directory(path, mode);
+    guard_give(cancel);
+    return made;
+}
+
 static int record_path(enum verb verb, const char *path)
 {
     char full[PATH_MAX];
-    return cleanup_absolute(path, full) < 0 ? -1 : record_add(verb, NULL, full);
+    return cleanup_absolute(path, full) < 0 ? -1 : record_guarded(verb, full);
 }
 
 int cleanup_unlink(const char *path)
@@ -700,7 +703,7 @@ int cleanup_run(const char *command)
 {
     if (command == NULL)
         return fail(EINVAL);
-    return record_add(VERB_RUN, NULL, command);
+    return record_guarded(VERB_RUN, command);
 }
 
 /* ---- SLOT -------------------------------------------------------------------------- */
@@ -848,6 +851,7 @@ static int slot_open(void)
             scratch_choose();
         if (ledger.mark.inode == 0) /* nothing was kept: there is none until it is asked for */
             ledger.scratch[0] = '\0';
+        ledger.file = now;
         return fd;
     }
     close(fd);
@@ -940,10 +944,12 @@ const char *cleanup_tempdir(void)
         errno = EPERM;
         return NULL;
     }
+    int cancel = guard_take();
     if (!ledger.lent && !begin_with_scratch())
         ledger.lent = scratch_make_elsewhere() == 0;
     if (!ledger.lent)
         ledger.scratch[0] = '\0';
+    guard_give(cancel);
     return ledger.lent ? ledger.scratch : NULL;
 }
 
@@ -1520,6 +1526,11 @@ ASYNC_SAFE static enum cleanup_result settle_own(bool kept)
 {
     if (!cleanup_pending())
         return CLEANUP_DONE;
+    (void)guard_become(own_uid());
+    if (own_server.st_ino != 0 && !guard_is_open(ledger.owner.dir, &own_server)) {
+        report(ledger.owner.id, "the handler has closed the descriptor of", "its ledger", 0);
+        return CLEANUP_FAILED; /* the server goes on */
+    }
     struct cleanup_settling how = {
         .dir = ledger.owner.dir, .id = ledger.owner.id, .name = ledger.name};
     /* A program may have locked its ledger, so that its processes write there one at a time. The
@@ -1545,8 +1556,9 @@ ASYNC_SAFE enum cleanup_result cleanup_keep(void)
 {
     char program[LEDGER_NAME_SIZE];
     int dir = ledger.owner.dir;
-    if (!cleanup_pending() || !ledger.begun || program_has_records())
+    if (!cleanup_pending() || !ledger.begun || program_has_records() || !descriptors_are_ours())
         return settle_own(true);
+    (void)guard_become(own_uid());
     const struct cleanup_settling how = {.dir = dir, .id = ledger.owner.id};
     bool reuse = scratch_is(&ledger.mark) && (!ledger.mark.fresh || scratch_is_empty());
     if (ledger.scratch[0] != '\0' && !reuse && undo_scratch(&how, ledger.scratch) < 0)
@@ -1643,10 +1655,6 @@ static bool lock_try(int fd)
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     return fcntl(fd, F_SETLK, &lock) == 0;
 }
-
-/* STATE/SERVER of this very process. A POSIX lock does not bind the process that holds it, so the
- * lock would not keep its own recovery out. */
-static struct stat own_server;
 
 int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
 {

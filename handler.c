@@ -153,6 +153,7 @@ struct request {
     bool client_gone;  /* a write has failed: why it failed is not the handler's fault */
     char *redirect;    /* a program's local redirect: the target to go on with */
     pid_t parent;
+    struct stat connection;           /* as it was when a C handler was called; st_ino 0: before */
     volatile sig_atomic_t delivering; /* the acknowledgement decides now: SIGTERM waits */
     /* The signal mask for waits. While a program runs SIGTERM is blocked but there, so that it
      * finds everything in order. NULL: waits change nothing. */
@@ -298,6 +299,16 @@ static int send_all(struct request *rq, struct iovec *v, int count)
     return 0;
 }
 
+/* Returns true unless a C handler has closed the connection's descriptor, or has made another file
+ * of it (closefrom(3), dup2(2)), which must not get the answer. */
+ASYNC_SAFE static bool connection_is_ours(const struct request *rq)
+{
+    struct stat now;
+    return rq->connection.st_ino == 0 ||
+           (fstat(rq->call->connection, &now) == 0 && now.st_ino == rq->connection.st_ino &&
+            now.st_dev == rq->connection.st_dev);
+}
+
 static int send_continue(struct request *rq)
 {
     static const char interim[] = HTTP_CONTINUE;
@@ -385,6 +396,7 @@ _Noreturn static void refuse_request(struct request *rq, int status, const char 
 static int send_rest(struct request *rq, bool more);
 static enum outcome deliver(struct request *rq);
 /* End */
+ASYNC_SAFE static bool has_other_threads(void);
 ASYNC_SAFE static const char *words_for(int status, enum cause cause);
 ASYNC_SAFE static bool undo(struct request *rq);
 ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcome,
@@ -1076,9 +1088,12 @@ static bool flush_streams(void)
 static int call_handler(struct request *rq)
 {
     prepare_for_helpers(rq->settings);
+    fstat(rq->call->connection, &rq->connection);
     int result = rq->route->handler(rq);
     if (cleanup_is_owner()) {
-        if (flush_streams())
+        bool flushed = flush_streams();
+        cleanup_hold_threads();
+        if (flushed)
             return result;
         request_log(rq, "could not write what the handler left in a buffer: %s", strerror(errno));
         return -1;
@@ -1923,6 +1938,14 @@ static void start_answer(struct request *rq)
 {
     if (rq->answer.started)
         return;
+    if (!connection_is_ours(rq)) {
+        request_log(rq,
+                    "the handler has closed the descriptor of its connection, %d: it may close "
+                    "what it has opened, and no other",
+                    rq->call->connection);
+        rq->slot->outcome = OUTCOME_ERROR;
+        _exit(HANDLER_EXIT_UNDONE); /* the parent undoes, and tells the client */
+    }
     rq->answer.started = true;
     rq->slot->status = (uint16_t)rq->answer.status;
     begin_answering(rq);
@@ -2382,10 +2405,13 @@ ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int statu
     return true;
 }
 
-/* Undo, and note in the slot how that went. Returns true if nothing is left. */
+/* Undo, and note in the slot how that went. Returns true if nothing is left. Where the handler has
+ * left threads running, which may go on creating, the parent does it when this process is dead. */
 ASYNC_SAFE static bool undo(struct request *rq)
 {
     bool something = cleanup_has_records();
+    if (something && has_other_threads())
+        return false;
     bool done = !rq->haunted && cleanup_undo() == CLEANUP_DONE;
     if (something)
         rq->slot->undo = done ? UNDO_OK : UNDO_FAILED;
@@ -2410,7 +2436,7 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
     log_lines_end(&program.lines, rq->slot->id);
     if (!undo(rq))
         _exit(HANDLER_EXIT_UNDONE); /* the parent goes on, and tells the client */
-    if (outcome != OUTCOME_HANGUP && !rq->answer.started) {
+    if (outcome != OUTCOME_HANGUP && !rq->answer.started && connection_is_ours(rq)) {
         int status = status_for(outcome, cause, state);
         begin_answering(rq);
         if (cause == CAUSE_EVICTED)

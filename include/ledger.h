@@ -77,6 +77,10 @@ ASYNC_SAFE bool cleanup_has_records(void);
  * descriptor for the program to append to, the same one at every call, which stays cleanup.c's; or
  * -1 with errno, EPERM if this process owns no ledger. */
 int cleanup_open_for_program(void);
+/* Keep the other threads of the handler, which has returned, off the ledger: one that calls
+ * cleanup_... waits until the process ends. What such a thread is making is made first. */
+void cleanup_hold_threads(void);
+
 /* Record that the answer is complete when the peer's kernel has acknowledged N bytes of the
  * connection, as TCP_INFO counts them; and take the newest of these marks back. With 0 all is kept
  * whatever the peer has. Return 0, or -1 with errno. */

@@ -20,6 +20,18 @@
  *     ENAMETOOLONG  the record would be longer than CLEANUP_RECORD_MAX
  *     ENOSPC, EIO   the ledger could not be written
  *     EPERM         called outside a request, or by a process the handler forked
+ *     EBADF         the handler has closed the ledger's descriptor, or put a file over it
+ *     EACCES        the handler has given up the server's ids for good before its first record
+ *
+ * Threads: any of them may be called from any thread of the handler; one at a time gets its turn,
+ * and is not cancelled in it. What is returned belongs to all. When the handler has returned, a
+ * thread that it left waits in its next call until the process ends. A hangup ends a process that
+ * has other threads by SIGKILL, and the server undoes what it recorded.
+ *
+ * Descriptors: those that the handler did not open are the library's: closefrom(3) is an error.
+ *
+ * Ids: a handler may change its effective user and group at any time; the undo has the server's.
+ *
  * Signal safety: none of these may be called in a signal handler.
  */
 #ifndef HANGUPD_CLEANUP_H

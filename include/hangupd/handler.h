@@ -26,6 +26,15 @@
  * standard output) the request fails. Functions of atexit(3) and destructors are not called. If it
  * calls exit(3), or a signal ends it, that is a crash: undone, and the log says what ended it.
  *
+ * Threads: request_log and the functions of cleanup.h may be called by all of them at once, the
+ * others by one at a time. Threads that the handler has left can record nothing once it has
+ * returned. If it has failed then, the undo comes when the process has ended, which may be after
+ * the answer.
+ *
+ * Descriptors: those that the handler did not open are the library's, from 0 to 2 apart: the
+ * connection, the ledger, the body. If its connection is closed, or another file put over it
+ * (closefrom(3), dup2(2)), the request fails, and nothing is written to that file.
+ *
  * Forks: a process that the handler forked may ask (request_...) and log; it can neither answer nor
  * record: respond_... and cleanup_... fail with EPERM. It should end by _exit(2) or exec. If it
  * returns from the handler, it is ended there. None of them outlives the request.

@@ -2,10 +2,14 @@
  * helpers, close descriptors. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -108,6 +112,111 @@ static int prints(struct request *rq)
     return respond_text(rq, 200, "printed\n");
 }
 
+/* ---- Threads ----------------------------------------------------------------------------------
+ */
+
+static struct {
+    const char *in, *taken, *id; /* the directory, a file that is there, the request's id */
+    int each;                    /* files for each thread; 0: without an end */
+    _Atomic int wrong, made;
+} crowd;
+
+/* Make files; and, in between, one that is there already, and a tree. */
+static void *make_files(void *number)
+{
+    char path[4096];
+    int self = *(int *)number;
+    for (int i = 0; crowd.each == 0 || i < crowd.each; i++) {
+        snprintf(path, sizeof path, "%s/%s-%d-%d", crowd.in, crowd.id, self, i);
+        int fd = i % 3 == 2 ? cleanup_mkdir(path, 0755) : cleanup_create(path, 0, 0644);
+        if (fd < 0 || (i % 3 == 1 && cleanup_unlink(path) < 0))
+            crowd.wrong++;
+        crowd.made++;
+        if (fd > 0)
+            close(fd);
+        if (crowd.taken != NULL && (cleanup_create(crowd.taken, 0, 0644) >= 0 || errno != EEXIST))
+            crowd.wrong++;
+        if (cleanup_tempdir() == NULL)
+            crowd.wrong++;
+    }
+    return NULL;
+}
+
+/* Eight threads make files. ?each=0: until they are ended; with ?leave, the handler then returns
+ * with that value, and leaves them. */
+static int threads(struct request *rq)
+{
+    enum { THREADS = 8 };
+    static int numbers[THREADS];
+    pthread_t all[THREADS];
+    crowd.in = text_of(rq, "in", "");
+    crowd.taken = request_parameter(rq, "taken");
+    crowd.id = request_id(rq);
+    crowd.each = atoi(text_of(rq, "each", "5"));
+    for (int i = 0; i < THREADS; i++) {
+        numbers[i] = i;
+        if (pthread_create(&all[i], NULL, make_files, &numbers[i]) != 0)
+            return respond_text(rq, 500, "no thread\n");
+    }
+    while (crowd.each == 0 && crowd.made < 20)
+        sched_yield();
+    const char *leave = request_parameter(rq, "leave");
+    if (crowd.each == 0)
+        request_log(rq, "the threads make files");
+    if (leave == NULL)
+        for (int i = 0; i < THREADS; i++)
+            pthread_join(all[i], NULL);
+    if (respond_text(rq, crowd.wrong == 0 ? 200 : 500, "wrong %d\n", crowd.wrong) < 0)
+        return -1;
+    return leave != NULL ? atoi(leave) : 0;
+}
+
+/* ---- Descriptors and ids ----------------------------------------------------------------------
+ */
+
+/* Close all that is not its own, or put a file of its own over it (?file=), after one record with
+ * ?before; then record another. The answer is what came of it. */
+static int closes(struct request *rq)
+{
+    const char *file = request_parameter(rq, "file"), *before = request_parameter(rq, "before");
+    char path[4096];
+    snprintf(path, sizeof path, "%s", text_of(rq, "path", ""));
+    if (before != NULL)
+        close(cleanup_create(before, 0, 0644));
+    int own = file != NULL ? open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0644) : -1;
+    int keep = request_parameter(rq, "connection") != NULL ? -1 : 0;
+    for (int fd = 3; fd < 100; fd++) {
+        struct stat now;
+        bool connected = fstat(fd, &now) == 0 && S_ISSOCK(now.st_mode);
+        if (fd == own || (connected && keep == 0))
+            continue;
+        if (own >= 0)
+            dup2(own, fd);
+        else
+            close(fd);
+    }
+    errno = 0;
+    int made = cleanup_create(path, 0, 0644);
+    return respond_text(rq, 200, "%d %s\n", made, strerror(errno));
+}
+
+/* Become another user, as far as seteuid(2) goes, and make a file. */
+static int becomes(struct request *rq)
+{
+    uid_t uid = (uid_t)atoi(text_of(rq, "uid", "0"));
+    char path[4096];
+    snprintf(path, sizeof path, "%s", text_of(rq, "path", ""));
+    if (seteuid(uid) < 0)
+        return respond_errno(rq, "become another user");
+    int fd = cleanup_create(path, 0, 0644);
+    if (fd < 0)
+        return respond_errno(rq, "make the file");
+    close(fd);
+    if (request_parameter(rq, "fail") != NULL)
+        return respond_text(rq, 400, "made\n");
+    return respond_text(rq, 200, "made\n");
+}
+
 /* The tables of routes that cannot be served, by BROKEN=NUMBER in the environment. */
 static const struct route *broken(const char *number)
 {
@@ -135,6 +244,9 @@ int main(int argc, char **argv)
         {.path = "/end", .handler = ends},
         {.path = "/helper", .handler = helper},
         {.path = "/print", .handler = prints},
+        {.path = "/threads", .handler = threads},
+        {.path = "/close", .handler = closes},
+        {.path = "/become", .handler = becomes},
         {.path = "/purge", .handler = typed, .methods = "GET PURGE"},
         {0},
     };

@@ -232,3 +232,123 @@ TEST(what_was_printed_before_is_printed_once)
     ck_assert_str_eq(file_read(at("out")),
                      "before serving\nby a handler\nby a handler\nby a handler\n");
 }
+
+/* ---- Threads ----------------------------------------------------------------------------------
+ */
+
+THEME("threads");
+
+TEST(threads_record_side_by_side)
+{
+    struct server *s = library("");
+    must(mkdir(at("in"), 0755) == 0);
+    file_write(at("taken"), "theirs\n");
+    int c = dial(s);
+    for (int i = 0; i < 15; i++) {
+        say(c, "GET /threads?in=%s&taken=%s HTTP/1.1\r\nHost: test\r\n\r\n", at("in"), at("taken"));
+        struct heard h = hear_answer(c, false);
+        must_say(h.status == 200, "%s", h.text);
+    }
+    struct output o = run("ls -A %s", at("in"));
+    unsigned lines = 0;
+    for (const char *line = o.text; *line != '\0'; line++)
+        lines += *line == '\n';
+    ck_assert_uint_eq(lines, 15 * 8 * 5);
+    free(o.text);
+    ck_assert_str_eq(file_read(at("taken")), "theirs\n");
+    close_fin(c);
+    server_stop(s);
+}
+
+TEST_TIMES(hangup_undoes_what_threads_make, WAYS)
+{
+    struct server *s = library("");
+    must(mkdir(at("in"), 0755) == 0);
+    file_write(at("taken"), "theirs\n");
+    for (int i = 0; i < 6; i++) {
+        int c = get(s, "/threads?each=0&in=%s&taken=%s", at("in"), at("taken"));
+        log_wait(s, "the threads make files");
+        hang_up(c, _i);
+        log_wait(s, " hangup undo=ok");
+        log_mark(s);
+        must_say(is_empty(at("in")), "%d", i);
+    }
+    ck_assert_str_eq(file_read(at("taken")), "theirs\n");
+    server_stop(s);
+}
+
+/* Nothing comes after the undo, also from threads that the handler has left. */
+TEST(threads_that_are_left_make_nothing_more)
+{
+    struct server *s = library("");
+    must(mkdir(at("in"), 0755) == 0);
+    for (int i = 0; i < 6; i++) {
+        struct heard h = hear(get(s, "/threads?each=0&leave=-1&in=%s", at("in")));
+        must_say(h.status == 500, "%s", h.text);
+        log_wait(s, " error undo=ok");
+        log_mark(s);
+        must_say(is_empty(at("in")), "%d", i);
+    }
+    struct heard h = hear_answer(get(s, "/threads?each=0&leave=0&in=%s", at("in")), false);
+    must_say(h.status == 200, "%s", h.text);
+    log_wait(s, " ok undo=none");
+    must(!is_empty(at("in")));
+    server_stop(s);
+}
+
+/* ---- Descriptors and ids ----------------------------------------------------------------------
+ */
+
+THEME("descriptors");
+
+/* With a record before, and with the first one after. */
+TEST_TIMES(ledger_is_not_written_to_another_file, 4)
+{
+    struct server *s = library("");
+    char words[4096] = "";
+    if (_i % 2 == 1)
+        snprintf(words, sizeof words, "before=%s&", at("before"));
+    if (_i < 2)
+        strcat(strcat(strcat(words, "file="), at("mine")), "&");
+    int c = get(s, "/close?%spath=%s", words, at("made"));
+    if (_i % 2 == 1) { /* `sent` cannot be recorded */
+        must(hear(c).status != 200);
+        log_wait(s, " error undo=ok");
+    } else {
+        struct heard h = hear_answer(c, false);
+        must_say(strstr(h.text, "\n-1 Bad file descriptor\n") != NULL, "%s", h.text);
+    }
+    ck_assert_str_eq(file_read(at("mine")), "");
+    must(!exists(at("made")) && !exists(at("before")));
+    server_stop(s);
+}
+
+TEST_TIMES(answer_is_not_written_to_another_file, 2)
+{
+    struct server *s = library("");
+    char file[4096] = "";
+    if (_i == 1)
+        snprintf(file, sizeof file, "file=%s&", at("mine"));
+    struct heard h = hear(get(s, "/close?connection&%sbefore=%s", file, at("before")));
+    must_say(h.status == 500, "%s", h.text);
+    log_wait(s, "the handler has closed the descriptor of its connection");
+    log_wait(s, " error undo=ok");
+    must(!exists(at("before")));
+    ck_assert_str_eq(file_read(at("mine")), "");
+    server_stop(s);
+}
+
+TEST_TIMES(handler_may_become_another_user, 2)
+{
+    if (only_for_root("handler_may_become_another_user"))
+        return;
+    struct server *s = library("");
+    must(mkdir(at("open"), 0755) == 0 && chmod(at("open"), 0777) == 0 &&
+         chmod(test_dir, 0711) == 0);
+    struct heard h = hear_answer(
+        get(s, "/become?uid=65534&%spath=%s", _i == 1 ? "fail&" : "", at("open/f")), false);
+    must_say(h.status == (_i == 0 ? 200 : 400), "%s", h.text);
+    log_wait(s, _i == 0 ? " ok undo=none" : " error undo=ok");
+    must(exists(at("open/f")) == (_i == 0));
+    server_stop(s);
+}
