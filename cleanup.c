@@ -556,6 +556,38 @@ static int place_find(const char *path, struct place *p)
     return q.length + 1 < q.room ? 0 : fail(ENAMETOOLONG);
 }
 
+/* Returns true, with EEXIST, if what must be new is there already. The step that makes it finds
+ * that out, too; but to look first spares a record of what was never made, and the undo of that. */
+static bool is_taken(const struct place *p)
+{
+    struct stat there;
+    errno = EEXIST;
+    return lstat(p->path, &there) == 0;
+}
+
+/* What could not be made last, by this thread, and why. */
+static _Thread_local struct {
+    char path[PATH_MAX];
+    int error;
+} unmade;
+
+const char *cleanup_unmade(int error)
+{
+    return error != 0 && unmade.error == error ? unmade.path : NULL;
+}
+
+/* Returns RESULT; if that is -1, PATH is what could not be made. */
+static int noted(int result, const char *path)
+{
+    if (result >= 0 && unmade.error != 0)
+        unmade.error = 0;
+    if (result < 0) {
+        unmade.error = errno;
+        snprintf(unmade.path, sizeof unmade.path, "%s", path != NULL ? path : "");
+    }
+    return result;
+}
+
 /* Rename FROM to TO without replacing anything, also where the file system has no RENAME_NOREPLACE.
  * Returns 0, or -1 with errno. */
 static int rename_new(const char *from, const char *to, bool directory)
@@ -632,6 +664,8 @@ static int create(const char *path, int flags, mode_t mode)
         return -1;
     if (path[strlen(path) - 1] == '/')
         return fail(EISDIR);
+    if (!overwrite && is_taken(&p))
+        return -1;
     int fd = open(p.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
     if (fd < 0) /* EISDIR: a kernel or file system that does not know O_TMPFILE */
         return errno == EOPNOTSUPP || errno == EISDIR ? create_by_name(&p, overwrite, mode) : -1;
@@ -646,7 +680,7 @@ static int make_directory(const char *path, mode_t mode)
 {
     struct place p;
     struct identity id;
-    if (place_find(path, &p) < 0 || record_add(VERB_RMTREE, NULL, p.private) < 0)
+    if (place_find(path, &p) < 0 || is_taken(&p) || record_add(VERB_RMTREE, NULL, p.private) < 0)
         return -1;
     if (mkdir(p.private, mode) < 0) {
         record_withdraw();
@@ -668,7 +702,7 @@ int cleanup_create(const char *path, int flags, mode_t mode)
     if (!cleanup_is_owner())
         return fail(EPERM);
     int cancel = guard_take();
-    int fd = create(path, flags, mode);
+    int fd = noted(create(path, flags, mode), path);
     guard_give(cancel);
     return fd;
 }
@@ -678,7 +712,7 @@ int cleanup_mkdir(const char *path, mode_t mode)
     if (!cleanup_is_owner())
         return fail(EPERM);
     int cancel = guard_take();
-    int made = make_directory(path, mode);
+    int made = noted(make_directory(path, mode), path);
     guard_give(cancel);
     return made;
 }
@@ -1093,41 +1127,6 @@ ASYNC_SAFE static int sent_find(int dir, const char *name, bool strike_out, uint
 int cleanup_was_sent(int dir, const char *name, uint64_t *n)
 {
     return sent_find(dir, name, false, n);
-}
-
-const char *cleanup_not_a_ledger(int fd)
-{
-    struct stat now;
-    char path[32];
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0)
-        return "is not open";
-    if (fstat(fd, &now) < 0 || !S_ISREG(now.st_mode))
-        return "is not a file";
-    if ((flags & O_ACCMODE) == O_RDONLY || (flags & O_APPEND) == 0)
-        return "is not open for appending";
-    if (now.st_nlink == 0)
-        return "is the ledger of a request that has ended";
-    /* A shell's >> opens for writing only, so the file is read through a descriptor of our own. */
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    int own_fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool valid = header_read(own_fd >= 0 ? own_fd : fd).valid;
-    if (own_fd >= 0)
-        close(own_fd);
-    return valid ? NULL : "is not a ledger, or was overwritten (open it with >>, never with >)";
-}
-
-int cleanup_fileid(const char *path, char text[IDENTITY_SIZE], bool *directory)
-{
-    struct identity id;
-    struct stat now;
-    struct text t = {.at = text, .room = IDENTITY_SIZE};
-    if (lstat(path, &now) < 0 || identify(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, &id) < 0)
-        return -1;
-    identity_write(&t, &id);
-    text_end(&t);
-    *directory = S_ISDIR(now.st_mode);
-    return 0;
 }
 
 /* ---- UNDO -------------------------------------------------------------------------- */
@@ -2054,30 +2053,16 @@ static bool remove_slots(int dir)
     return walk_close(&w) && done;
 }
 
-/* Remove the environments in DIR that no ledger needs: in the directory of a server that has ENDED
- * all, else those of ledgers that are nowhere. One that is on its way here has its environment here
- * already, and is looked for here last. */
-static bool sweep_environments(int state, int dir, bool ended)
+/* One that is on its way here has its environment here already, and so is looked for here last. */
+static bool has_ledger(int state, int dir, const char *id)
 {
-    _Alignas(struct dirent64) char entries[WALK_SIZE];
-    char id[CLEANUP_ID_SIZE];
-    bool done = true;
-    struct walk w = walk_open(dir, ".", entries, sizeof entries);
-    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
-        struct text t = TEXT(id);
-        text_bytes(&t, e->d_name, strcspn(e->d_name, "."));
-        text_end(&t);
-        bool needed = !ended && (is_elsewhere(state, id) || cleanup_exists(dir, id));
-        if (environment_is_name(e->d_name) && !needed)
-            done = remove_name(dir, e->d_name, 0) && done;
-    }
-    return walk_close(&w) && done;
+    return is_elsewhere(state, id) || cleanup_exists(dir, id);
 }
 
 static bool remove_server_files(int state, int dir, const char *token)
 {
     return remove_pool(state, dir, token) && remove_slots(dir) &&
-           sweep_environments(state, dir, true) && remove_name(dir, "scoreboard", 0) &&
+           environment_sweep(state, dir, NULL) && remove_name(dir, "scoreboard", 0) &&
            remove_name(dir, "lock", 0) &&
            (remove_name(state, token, AT_REMOVEDIR) ||
             errno == ENOTEMPTY); /* as it should while something is left */
@@ -2287,7 +2272,7 @@ bool cleanup_recover_parked(const struct cleanup_recovery *r)
     if (failed < 0)
         return errno == ENOENT || cannot_look(PARKED_NAME);
     bool done = recover_directory(r, failed, NULL);
-    done = (sweep_environments(r->state, failed, false) || cannot_look(PARKED_NAME)) && done;
+    done = (environment_sweep(r->state, failed, has_ledger) || cannot_look(PARKED_NAME)) && done;
     close(failed);
     return done;
 }

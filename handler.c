@@ -1860,7 +1860,9 @@ int respond_text(struct request *rq, int status, const char *format, ...)
 int respond_errno(struct request *rq, const char *doing)
 {
     int error = errno; /* 0: what failed has set none */
-    request_log(rq, "could not %s%s%s", doing, error != 0 ? ": " : "",
+    const char *path = cleanup_unmade(error);
+    request_log(rq, "could not %s%s%s%s%s", doing, path != NULL ? ": " : "",
+                path != NULL ? path : "", error != 0 ? ": " : "",
                 error != 0 ? strerror(error) : "");
     int status = error == EEXIST ? 409 : error == ENOSPC || error == EDQUOT ? 507 : 500;
     if (!rq->answer.prepared) {

@@ -33,6 +33,7 @@
 
 #include "ledger.h"
 #include "text.h"
+#include "walk.h"
 
 #define ENVIRONMENT_NAME "env"
 #define ENVIRONMENT_MAGIC "# hangupd environment of "
@@ -123,6 +124,25 @@ ASYNC_SAFE static inline bool environment_take(int from, const char *id, int num
     if (done < 0 && errno == ENOENT && number >= 0)
         done = linkat(from, environment_name(kept, NULL, number), to, own, 0);
     return done == 0 || errno == EEXIST || errno == ENOENT;
+}
+
+/* Remove the environments in DIR of ledgers that NEEDED, if it is not NULL, does not say are there.
+ * Returns false with errno if one could not be. */
+static inline bool environment_sweep(int state, int dir,
+                                     bool (*needed)(int state, int dir, const char *id))
+{
+    _Alignas(struct dirent64) char entries[WALK_SIZE];
+    char id[CLEANUP_ID_SIZE];
+    bool done = true;
+    struct walk w = walk_open(dir, ".", entries, sizeof entries);
+    for (const struct dirent64 *e; (e = walk_next(&w)) != NULL;) {
+        struct text t = TEXT(id);
+        text_bytes(&t, e->d_name, strcspn(e->d_name, "."));
+        text_end(&t);
+        if (environment_is_name(e->d_name) && (needed == NULL || !needed(state, dir, id)))
+            done = (unlinkat(dir, e->d_name, 0) == 0 || errno == ENOENT) && done;
+    }
+    return walk_close(&w) && done;
 }
 
 /* Read the environment from FD. Returns the variables, with FIRST before them and a NULL behind,

@@ -73,6 +73,9 @@ ASYNC_SAFE bool cleanup_pending(void);
 /* Returns true if that ledger says anything that an undo would act on, beside the scratch
  * directory. In doubt it returns true. */
 ASYNC_SAFE bool cleanup_has_records(void);
+/* Returns the path that the calling thread could not make last (cleanup_create, cleanup_mkdir) for
+ * the reason ERROR, until it makes the next one; NULL: there is none. */
+const char *cleanup_unmade(int error);
 /* Make the program's own ledger (ID.p), and if it can be, the scratch directory with it. Returns a
  * descriptor for the program to append to, the same one at every call, which stays cleanup.c's; or
  * -1 with errno, EPERM if this process owns no ledger. */

@@ -1,4 +1,5 @@
-/* look.h: what servers and ledgers there are, for `hangupd status`.
+/* look.h: what servers and ledgers there are, for `hangupd status`; and what `hangupd undo` is
+ * given.
  *
  *     size_t count;
  *     struct cleanup_look *all = cleanup_look_ledgers(dir, &count);
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "identity.h"
 #include "ledger.h"
 #include "reader.h"
 #include "text.h"
@@ -202,6 +204,43 @@ struct cleanup_look *cleanup_look_ledgers(int dir, size_t *count)
         qsort(all, *count, sizeof *all, compare_names);
     errno = all == NULL ? ENOMEM : error;
     return all;
+}
+
+/* ---- Looking at what `hangupd undo` is given -------------------------------------------- */
+
+const char *cleanup_not_a_ledger(int fd)
+{
+    struct stat now;
+    char path[32];
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return "is not open";
+    if (fstat(fd, &now) < 0 || !S_ISREG(now.st_mode))
+        return "is not a file";
+    if ((flags & O_ACCMODE) == O_RDONLY || (flags & O_APPEND) == 0)
+        return "is not open for appending";
+    if (now.st_nlink == 0)
+        return "is the ledger of a request that has ended";
+    /* A shell's >> opens for writing only, so the file is read through a descriptor of our own. */
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int own_fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool valid = header_read(own_fd >= 0 ? own_fd : fd).valid;
+    if (own_fd >= 0)
+        close(own_fd);
+    return valid ? NULL : "is not a ledger, or was overwritten (open it with >>, never with >)";
+}
+
+int cleanup_fileid(const char *path, char text[IDENTITY_SIZE], bool *directory)
+{
+    struct identity id;
+    struct stat now;
+    struct text t = {.at = text, .room = IDENTITY_SIZE};
+    if (lstat(path, &now) < 0 || identify(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, &id) < 0)
+        return -1;
+    identity_write(&t, &id);
+    text_end(&t);
+    *directory = S_ISDIR(now.st_mode);
+    return 0;
 }
 
 #endif

@@ -191,9 +191,10 @@ int respond(struct request *rq, int status, const char *type, const void *body, 
 int respond_text(struct request *rq, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* The same for a failure: the client is told "could not DOING", the log also errno's text if errno
- * is not 0, and the status fits that: 409 (EEXIST), 507 (ENOSPC, EDQUOT), else 500. If there is an
- * answer already it stays. Always returns -1, for the handler to return, with errno as it was. */
+/* The same for a failure: the client is told "could not DOING", the log also the path if it was
+ * cleanup_create or cleanup_mkdir that failed last, and errno's text if errno is not 0; and the
+ * status fits that: 409 (EEXIST), 507 (ENOSPC, EDQUOT), else 500. If there is an answer already it
+ * stays. Always returns -1, for the handler to return, with errno as it was. */
 int respond_errno(struct request *rq, const char *doing);
 
 /* Begin a streamed answer, of any number of writes. LENGTH is the body's length in bytes, or -1 if

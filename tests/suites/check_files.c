@@ -24,9 +24,10 @@ TEST(second_caller_is_told_that_the_file_is_taken)
     int first = get(s, "/make?path=%s&seconds=60", at("file"));
     wait_made(s, at("file"));
     struct heard h = hear_answer(get(s, "/make?path=%s", at("file")), false);
-    must_say(h.status == 409, "%s", h.text);
+    must_say(h.status == 409 && strstr(h.text, at("file")) == NULL, "%s", h.text);
+    log_wait(s, " could not create the file: %s: File exists", at("file"));
     log_wait(s, " 409 ");
-    must(log_has(s, " error undo="));
+    must(log_has(s, " error undo=none")); /* it has made nothing */
     must_say(exists(at("file")), "the second caller's undo took the first one's file");
     hang_up(first, BY_FIN);
     log_wait(s, " hangup undo=ok");
@@ -42,6 +43,16 @@ TEST(file_that_was_there_stays)
     must_say(o.status == 0 && strcmp(o.text, "409") == 0, "%s", o.text);
     log_wait(s, " 409 ");
     must(strcmp(file_read(at("file")), "old") == 0);
+    server_stop(s);
+}
+
+/* The path is named that could not be made, and no other one. */
+TEST(what_could_not_be_made_is_named)
+{
+    struct server *s = things("%s", "");
+    must(hear_answer(get(s, "/make?path=%s", at("no/file")), false).status == 500);
+    log_wait(s, " could not create the file: %s: No such file or directory", at("no/file"));
+    log_wait(s, " error undo=none");
     server_stop(s);
 }
 
