@@ -96,6 +96,7 @@
 #include "line.h"
 #include "look.h"
 #include "machine.h"
+#include "pool.h"
 #include "processes.h"
 #include "reader.h"
 #include "text.h"
@@ -197,9 +198,6 @@ ASYNC_SAFE static uid_t own_uid(void)
 /* What the program's file of a ledger starts with, and is while nothing is recorded in it. */
 #define PROGRAM_HEAD                                                                               \
     LEDGER_MAGIC "of a program; it counts if the ledger of this name without .p says so\n"
-
-/* In TMPDIR, before a name of the server's own. */
-#define POOL_PREFIX "/hangupd-"
 
 /* STATE/SERVER of this very process, if it is a server's: for its children to know it by; and a
  * POSIX lock does not bind the process that holds it, so the lock would not keep its own recovery
@@ -1147,42 +1145,6 @@ ASYNC_SAFE static int undo_rmtree(const char *path)
     return done;
 }
 
-#define POOL "scratch" /* in STATE/SERVER: a link to the pool, which is in TMPDIR */
-#define POOL_DIGITS 5  /* of the server's token, which make its name */
-
-/* Returns true if PATH's last name is that of the pool of the server with the token that TOKEN,
- * which may be a request's id, begins with: a few of its digits, or (version 1) all and more. */
-ASYNC_SAFE static bool is_pool_of(const char *path, const char *token)
-{
-    const char *name = strrchr(path, '/');
-    size_t prefix = sizeof POOL_PREFIX - 1;
-    if (path[0] != '/' || strncmp(name, POOL_PREFIX, prefix) != 0)
-        return false;
-    if (strlen(name + prefix) != POOL_DIGITS)
-        return strncmp(name + prefix, token, CLEANUP_TOKEN_SIZE - 1) == 0;
-    for (int at = 0; at + POOL_DIGITS < CLEANUP_TOKEN_SIZE; at++)
-        if (memcmp(name + prefix, token + at, POOL_DIGITS) == 0)
-            return true;
-    return false;
-}
-
-/* Open the pool PATH, which is at AT. If somebody has cleaned TMPDIR up, another user may have
- * taken its name, even for a link to what is ours: ENOENT, as nothing of ours is there. */
-ASYNC_SAFE static int pool_open(const char *path, struct spot *at)
-{
-    struct stat now;
-    if (spot_open(path, at) < 0)
-        return -1;
-    int fd = open_directory(at->dir, at->name);
-    if (fd >= 0 && fstat(fd, &now) == 0 && now.st_uid == own_uid())
-        return fd;
-    if (fd >= 0)
-        close(fd);
-    errno = fd >= 0 || errno == ELOOP || is_not_there(errno) ? ENOENT : errno;
-    close_keep_errno(at->dir);
-    return -1;
-}
-
 /* Remove a scratch directory. A parked ledger's may outlive its server, so the pool is removed with
  * the last one in it, if there is no link to it any more. */
 ASYNC_SAFE static int undo_scratch(const struct cleanup_settling *how, const char *scratch)
@@ -1194,7 +1156,7 @@ ASYNC_SAFE static int undo_scratch(const struct cleanup_settling *how, const cha
     const char *path = text_end(&t);
     if (!is_pool_of(path, how->id))
         return undo_rmtree(scratch);
-    leaf.dir = pool_open(path, &pool);
+    leaf.dir = pool_open(path, own_uid(), &pool);
     if (leaf.dir < 0)
         return errno == ENOENT ? 0 : -1;
     int done = remove_tree(&leaf);
@@ -1682,54 +1644,6 @@ int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
     return -1;
 }
 
-/* Write the path of the pool whose name has the digits of TOKEN from AT on. */
-static int pool_path(char path[PATH_MAX], const char *tmpdir, const char *token, int at)
-{
-    struct text t = {.at = path, .room = PATH_MAX};
-    text_add(&t, tmpdir);
-    text_add(&t, POOL_PREFIX);
-    text_bytes(&t, token + at, POOL_DIGITS);
-    text_end(&t);
-    return t.length + CLEANUP_ID_SIZE + 1 >= PATH_MAX ? fail(ENAMETOOLONG) : 0;
-}
-
-int cleanup_pool_open(int dir, const char *tmpdir, const char *token, char *path)
-{
-    struct stat there;
-    char last[PATH_MAX];
-    if (strchr(tmpdir, '\n') != NULL)
-        return fail(EINVAL);
-    /* A pool that was cleaned up does not get its name back: ledgers that outlive their requests
-     * may have records of what was in it, and whoever undoes them would remove another's directory.
-     */
-    ssize_t n = readlinkat(dir, POOL, last, sizeof last - 1);
-    last[n > 0 ? n : 0] = '\0';
-    bool is_new = n < 0;
-    for (int at = 0; at + POOL_DIGITS < CLEANUP_TOKEN_SIZE; at++) {
-        if (pool_path(path, tmpdir, token, at) < 0)
-            return -1;
-        if (!is_new || lstat(path, &there) == 0) {
-            is_new = is_new || strcmp(path, last) == 0;
-            continue;
-        }
-        /* The link first: if the process dies in between, nothing is left that is not known. */
-        if (!remove_name(dir, POOL, 0) || symlinkat(path, dir, POOL) < 0 || mkdir(path, 0700) < 0)
-            return -1;
-        int pool = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (pool >= 0) /* systemd-tmpfiles(8) leaves what is locked alone, however old it is */
-            (void)flock(pool, LOCK_SH);
-        return pool;
-    }
-    return fail(EEXIST);
-}
-
-bool cleanup_pool_is_there(int pool, const char *path)
-{
-    struct stat is, was;
-    return lstat(path, &is) == 0 && fstat(pool, &was) == 0 && is.st_ino == was.st_ino &&
-           is.st_dev == was.st_dev;
-}
-
 /* ---- RECOVER ----------------------------------------------------------------------- */
 
 static bool is_hex(const char *s, size_t n)
@@ -2022,7 +1936,7 @@ static bool remove_pool(int state, int dir, const char *token)
         return errno == ENOENT;
     path[n] = '\0';
     bool ours = link.st_uid == geteuid() && link.st_nlink == 1 && is_pool_of(path, token);
-    int fd = ours ? pool_open(path, &pool) : -1;
+    int fd = ours ? pool_open(path, own_uid(), &pool) : -1;
     if (ours && fd < 0 && errno != ENOENT)
         return false;
     bool done = (fd < 0 || empty_pool(state, path, &pool, fd)) && remove_name(dir, POOL, 0);

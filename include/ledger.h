@@ -17,7 +17,8 @@
  * that failed.
  *
  * Kind: declared here, defined in cleanup.c (what is about processes: in processes.h, what is for
- * status: in look.h, and which machine this is: in machine.h, which cleanup.c includes).
+ * status: in look.h, which machine this is: in machine.h, and pools: in pool.h, which cleanup.c
+ * includes).
  * Signal safety: what is marked ASYNC_SAFE may be called in a signal handler, and nothing else.
  */
 #ifndef HANGUPD_LEDGER_H
