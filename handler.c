@@ -107,8 +107,9 @@ enum framing { FRAMING_LENGTH, FRAMING_CHUNKED, FRAMING_CLOSE };
 #define ANSWER_HEAD_SIZE (ANSWER_FIELDS_SIZE + 1024) /* with a status line and our own fields */
 
 struct answer {
-    bool prepared; /* respond* has been called */
-    bool started;  /* bytes of it may have been sent: from here on it is completed or cut */
+    bool prepared;    /* respond* has been called */
+    bool started;     /* bytes of it may have been sent: from here on it is completed or cut */
+    bool says_undone; /* it is respond_failure's */
     int status;
     const char *type, *reason; /* NULL: none, the usual one */
     const char *own_type;      /* by respond_header: instead of type; NULL: none */
@@ -387,6 +388,7 @@ static bool is_reserved_field(const char *name);
 static bool is_complete(const struct request *rq);
 static bool is_whole_error(const struct request *rq);
 static void answer_again(struct request *rq);
+static int respond_failure(struct request *rq, int status, bool undone);
 /* Finish */
 static void block_sigterm(struct request *rq);
 _Noreturn static void finish_badly(struct request *rq, enum outcome outcome);
@@ -397,7 +399,6 @@ static int send_rest(struct request *rq, bool more);
 static enum outcome deliver(struct request *rq);
 /* End */
 ASYNC_SAFE static bool has_other_threads(void);
-ASYNC_SAFE static const char *words_for(int status, enum cause cause);
 ASYNC_SAFE static bool undo(struct request *rq);
 ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcome,
                                          enum cause cause);
@@ -1053,7 +1054,7 @@ static int follow_redirect(struct request *rq)
         return 0;
     request_log(rq, "the program redirects to %s: %s", target,
                 wrong != NULL ? wrong : "out of memory");
-    respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
+    respond_failure(rq, 502, true);
     return -1;
 }
 
@@ -1113,7 +1114,7 @@ static int run_route(struct request *rq)
             return result;
         if (redirects == REDIRECTS_MAX) {
             request_log(rq, "the program redirects to %s: too many redirects", rq->redirect);
-            return respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
+            return respond_failure(rq, 502, true);
         }
         if (follow_redirect(rq) < 0)
             return -1;
@@ -1738,7 +1739,7 @@ static int serve_program(struct request *rq)
     rq->redirect = NULL;
     if (!rq->answer.started && !is_whole_error(rq)) {
         answer_again(rq);
-        respond_text(rq, 502, "502 Bad Gateway: %s\n", words_for(502, CAUSE_NONE));
+        respond_failure(rq, 502, true);
     }
     return -1;
 }
@@ -1899,6 +1900,16 @@ static bool is_whole_error(const struct request *rq)
 static void answer_again(struct request *rq)
 {
     memset(&rq->answer, 0, offsetof(struct answer, head));
+}
+
+/* Give the server's own answer to work that failed. Whether it is UNDONE is known only later, and
+ * then it is given again: finish_badly. */
+static int respond_failure(struct request *rq, int status, bool undone)
+{
+    int done = respond_text(rq, status, "%d %s: %s\n", status, http_reason(status),
+                            handler_words(status, CAUSE_NONE, undone));
+    rq->answer.says_undone = done == 0;
+    return done;
 }
 
 ASYNC_SAFE static void add_status_line(struct text *t, int status, const char *reason)
@@ -2161,6 +2172,11 @@ _Noreturn static void finish_badly(struct request *rq, enum outcome outcome)
     bool undone = undo(rq);
     if (!undone)
         rq->must_close = true;
+    if (!undone && rq->answer.says_undone && !rq->answer.started) {
+        int status = rq->answer.status;
+        answer_again(rq);
+        respond_failure(rq, status, false);
+    }
     start_answer(rq);
     if (send_rest(rq, rq->must_close) < 0)
         rq->must_close = true;
@@ -2202,7 +2218,7 @@ _Noreturn static void finish(struct request *rq, int result)
                     : !a->prepared ? "returned without an answer"
                                    : "returned before its answer was complete");
         answer_again(rq);
-        respond_text(rq, 500, "500 Internal Server Error: %s\n", words_for(500, CAUSE_NONE));
+        respond_failure(rq, 500, true);
     }
     finish_badly(rq, OUTCOME_ERROR);
 }
@@ -2359,24 +2375,26 @@ ASYNC_SAFE static int status_for(enum outcome outcome, enum cause cause, uint32_
     return outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_CRASH ? 500 : 503;
 }
 
-/* What is said with a status. The promise of the undo is in the words, as they go out after it. */
-ASYNC_SAFE static const char *words_for(int status, enum cause cause)
+/* What is said with a status, and of the undo what is so: UNDONE if nothing is left. */
+ASYNC_SAFE const char *handler_words(int status, enum cause cause, bool undone)
 {
+#define AND_UNDONE(what) (undone ? what " and undone" : what ", and is not undone yet")
     switch (status) {
     case 408:
         return "the request did not arrive in time";
     case 504:
-        return "the time limit was reached; the work was stopped and undone";
+        return AND_UNDONE("the time limit was reached; the work was stopped");
     case 503:
         return cause == CAUSE_EVICTED
                    ? "too many requests; this one waited for its turn and had to make room"
-               : cause == CAUSE_DRAIN ? "the server is stopping; the work was stopped and undone"
-                                      : "the work was stopped and undone";
+               : cause == CAUSE_DRAIN ? AND_UNDONE("the server is stopping; the work was stopped")
+                                      : AND_UNDONE("the work was stopped");
     case 502:
-        return "the program failed and what it made was undone";
+        return AND_UNDONE("the program failed; its work was stopped");
     default:
-        return "the work failed and was undone";
+        return AND_UNDONE("the work failed; it was stopped");
     }
+#undef AND_UNDONE
 }
 
 ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, bool head_only,
@@ -2442,9 +2460,9 @@ ASYNC_SAFE _Noreturn static void abandon(struct request *rq, enum outcome outcom
         int status = status_for(outcome, cause, state);
         begin_answering(rq);
         if (cause == CAUSE_EVICTED)
-            slot_reason(rq->slot, words_for(status, cause));
+            slot_reason(rq->slot, handler_words(status, cause, true));
         if (handler_send_canned(rq->call->connection, rq->slot, status, rq->is_head,
-                                words_for(status, cause)))
+                                handler_words(status, cause, true)))
             handler_end_sending(rq->call->connection);
     }
     leave(rq, HANDLER_EXIT_CLOSE);

@@ -2444,18 +2444,12 @@ static bool is_sent_by_people(int signal)
 
 /* Send the answer that the dead child did not begin, and note it in S. Returns false if it did not
  * go whole: then the connection must be reset. */
-static bool send_failure(const struct connection *c, struct slot *s, enum outcome outcome)
+static bool send_failure(const struct connection *c, struct slot *s, enum outcome outcome,
+                         bool undone)
 {
-    bool late = outcome == OUTCOME_TIMEOUT, stopping = outcome == OUTCOME_DRAIN;
-    return handler_send_canned(c->fd, s,
-                               late       ? 504
-                               : stopping ? 503
-                                          : 500,
-                               s->head != 0,
-                               late ? "the time limit was reached; the work was stopped and undone"
-                               : stopping
-                                   ? "the server is stopping; the work was stopped and undone"
-                                   : "the work failed and was undone");
+    int code = outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_DRAIN ? 503 : 500;
+    enum cause cause = outcome == OUTCOME_DRAIN ? CAUSE_DRAIN : CAUSE_NONE;
+    return handler_send_canned(c->fd, s, code, s->head != 0, handler_words(code, cause, undone));
 }
 
 /* A janitor has settled, or tried to, what the dead child left: tell the client, log it, and give
@@ -2477,8 +2471,8 @@ static void request_settled(struct connection *c, const struct job *j, int resul
     /* Nor has the child undone anything, before it died. */
     bool nothing = (result & JANITOR_NOTHING) != 0 && s.undo == UNDO_NONE;
     bool owed = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
-    bool orderly =
-        owed ? send_failure(c, &s, outcome) : kept || (by_itself && outcome == OUTCOME_ERROR);
+    bool orderly = owed ? send_failure(c, &s, outcome, (result & JANITOR_LEFT) == 0)
+                        : kept || (by_itself && outcome == OUTCOME_ERROR);
     request_log_line(&s, outcome,
                      nothing || kept                ? UNDO_NONE
                      : (result & JANITOR_LEFT) == 0 ? UNDO_OK

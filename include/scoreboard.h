@@ -5,7 +5,7 @@
  * reads, and acts on it only where a false word harms at worst the request whose slot has it.
  *
  * A new cause is also a name in cause_name, an outcome in outcome_of, a status and words for the
- * client in handler.c (status_for, words_for) and in server.c's send_failure, and a caller of
+ * client in handler.c (status_for, handler_words) and in server.c's send_failure, and a caller of
  * server.c's request_stop. A new outcome is also a name in outcome_name; the totals, the log, and
  * status with its metrics go by OUTCOME_COUNT. Both change the layout: see SCOREBOARD_MAGIC.
  *

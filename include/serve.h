@@ -117,6 +117,10 @@ ASYNC_SAFE int handler_end_sending(int connection);
  * hold it (connect(2), AF_UNSPEC). A unix socket is shut down, as it knows no reset. */
 ASYNC_SAFE void handler_cut(int connection, bool is_tcp);
 
+/* Returns what is said with an error STATUS of the server's own to a request that was ended for
+ * CAUSE, and of which nothing is left to undo if UNDONE. */
+ASYNC_SAFE const char *handler_words(int status, enum cause cause, bool undone);
+
 /* Write a whole answer of the server's own, an error with REASON in plain words, or its head alone,
  * to BUFFER, without a NUL. Returns its length, at most ROOM - 1: what does not fit is cut, and
  * 1,024 bytes are enough for what is said here. */

@@ -835,6 +835,32 @@ static void must_not_start(struct server *s, const struct no_start *cases)
     }
 }
 
+static const struct {
+    const char *body;
+    bool undone;
+} said[] = {
+    {"echo \"unlink $PWD/made\" >&3; : >made; exit 3", true},
+    {"echo 'run true' >&3; exit 3", false}, /* the answer does not wait for it */
+    {"echo 'run false' >&3; exit 3", false},
+    {"echo 'run true' >&3; exec sleep 600", true},
+    {"echo 'run false' >&3; exec sleep 600", false},
+    {"echo 'run false' >&3; kill -9 $PPID; exec sleep 600", false},
+};
+
+/* "undone" is said only of what is. */
+TEST_EACH(error_says_whether_it_was_undone, said)
+{
+    script("program", said[_i].body);
+    struct server *s = hangupd("/p=%s --timeout 0.5 --undo-retries 0", at("cgi/program"));
+    struct heard h = hear(get(s, "/p"));
+    must_say(h.status == (_i < 3 ? 502 : _i < 5 ? 504 : 500), "%s", h.text);
+    bool not_yet = strstr(h.text, "stopped, and is not undone yet\n") != NULL;
+    must_say(not_yet != (strstr(h.text, "stopped and undone\n") != NULL), "%s", h.text);
+    must_say(not_yet == !said[_i].undone, "%s", h.text);
+    remove_tree(at("state/failed"));
+    server_stop(s);
+}
+
 TEST(program_that_is_none)
 {
     struct server *s = serve("true");
