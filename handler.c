@@ -556,6 +556,10 @@ static void request_read_head(struct request *rq)
         note_request(rq->slot, rq->buffer + rq->head.method.at, rq->used - rq->head.method.at);
         if (size > 0)
             break;
+        /* An empty line that some send behind a body, and no request (RFC 9112 section 2.2): what
+         * comes next is waited for as ever. */
+        if (size == 0 && rq->head.line == rq->used)
+            leave(rq, HANDLER_EXIT_KEEP);
         if (size < 0 || rq->used == rq->room) {
             rq->rest_unread = true;
             rq->slot->head = rq->is_head = http_span_is(rq->buffer, rq->head.method, "HEAD");

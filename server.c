@@ -1354,7 +1354,7 @@ static void connection_event(struct connection *c, uint32_t events)
     switch (c->phase) {
     case PHASE_IDLE:
         c->fin_seen = fin;         /* level-triggered here: it is told again with every event */
-        if (dead && unread(c) > 0) /* it had asked for something */
+        if (dead && unread(c) > 2) /* it had asked for something: this is no stray line end */
             log_unserved(&c->address, c->since, &(struct slot){0}, OUTCOME_HANGUP, -1);
         if (dead)
             connection_close(c);

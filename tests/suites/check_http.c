@@ -1,6 +1,7 @@
 /* check_http.c: HTTP as clients of all kinds speak it. */
 #include <linux/seccomp.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,6 +39,28 @@ TEST(connection_is_used_again)
     must_say(h.status == 200 && strcasecmp(field(h, "Connection"), "close") == 0 && !h.reset, "%s",
              h.text);
     server_stop(s);
+}
+
+/* RFC 9112 section 2.2: some send an empty line behind a body. It is no request: nothing is
+ * answered to it, nothing logged, and the connection serves the next one. */
+TEST_TIMES(empty_line_behind_a_body_is_no_request, 2)
+{
+    struct server *s = things("--header-timeout 0.2");
+    int c = dial(s);
+    say(c, "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody%s",
+        _i == 0 ? "\r\n" : "");
+    must(hear_answer(c, false).status == 200);
+    if (_i == 1)
+        say(c, "\r\n");
+    struct pollfd p = {.fd = c, .events = POLLIN};
+    must_say(poll(&p, 1, 500) == 0, "it was answered"); /* what does not come has no event */
+    say(c, "GET /who HTTP/1.1\r\nHost: test\r\n\r\n");
+    must(hear_answer(c, false).status == 200);
+    say(c, "\r\n");
+    close_fin(c);
+    wait_until(log_count(s, " ok undo=none") == 2);
+    server_stop(s);
+    must_say(!log_has(s, " 408 ") && !log_has(s, " hangup "), "%s", s->text);
 }
 
 TEST(curl_uses_the_connection_again)
