@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -423,6 +424,36 @@ TEST(killed_child_that_waits_is_not_waited_for)
     must(hear(two).status == 500);
     close_rst(one);
     must(hear_answer(three, false).status == 200);
+    must(!exists(at("two")));
+    server_stop(s);
+}
+
+/* It has been told to end, and does not come to it: this test's tracer holds it. */
+TEST(place_is_not_given_to_one_that_is_being_ended)
+{
+    struct server *s = things("/make=@make,max=1 --grace 1h");
+    struct board b = board_of_the_server();
+    int one = get(s, "/make?path=%s&seconds=60", at("one")), status = 0;
+    wait_made(s, at("one"));
+    int two = get(s, "/make?path=%s", at("two"));
+    wait_until(waiting(b) == 1);
+    int three = get(s, "/make?path=%s", at("three"));
+    wait_until(waiting(b) == 2);
+    struct slot *slot = slot_with(b, at("two"));
+    must(slot != NULL);
+    pid_t held = (pid_t)atomic_load(&slot->pid);
+    if (ptrace(PTRACE_SEIZE, held, NULL, NULL) < 0) {
+        test_skipped("place_is_not_given_to_one_that_is_being_ended", "no ptrace(2)");
+        return;
+    }
+    must(ptrace(PTRACE_INTERRUPT, held, NULL, NULL) == 0);
+    must(waitpid(held, &status, __WALL) == held && WIFSTOPPED(status));
+    close_rst(two);
+    wait_until(atomic_load(&slot->cause) == CAUSE_HANGUP);
+    close_rst(one);
+    must(hear_answer(three, false).status == 200);
+    must(ptrace(PTRACE_DETACH, held, NULL, NULL) == 0);
+    wait_until(log_count(s, " hangup undo=") == 2);
     must(!exists(at("two")));
     server_stop(s);
 }
