@@ -164,7 +164,8 @@ need-check:
 SUITE_ENVIRONMENT = HANGUPD=$(abspath $(OUT)/hangupd) EXAMPLES=$(abspath $(BUILD)/examples) \
 	TESTS=$(abspath tests) SAN=$(SAN) CC='$(CC)' \
 	PATH="$$PATH:/usr/sbin:/sbin:$(abspath $(TOOLS))/usr/sbin" \
-	ASAN_OPTIONS=abort_on_error=1:detect_leaks=0 UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1
+	ASAN_OPTIONS=abort_on_error=1:detect_leaks=0 UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1 \
+	TSAN_OPTIONS=abort_on_error=1:halt_on_error=1
 
 # The suites wait more than they work: all run at once, each with its output in one piece.
 check: need-check everything

@@ -154,8 +154,9 @@ struct request {
     bool client_gone;  /* a write has failed: why it failed is not the handler's fault */
     char *redirect;    /* a program's local redirect: the target to go on with */
     pid_t parent;
-    struct stat connection;           /* as it was when a C handler was called; st_ino 0: before */
-    volatile sig_atomic_t delivering; /* the acknowledgement decides now: SIGTERM waits */
+    struct stat connection; /* as it was when a C handler was called; st_ino 0: before */
+    _Atomic int delivering; /* read by on_sigterm, in any thread: the acknowledgement decides now:
+                               SIGTERM waits */
     /* The signal mask for waits. While a program runs SIGTERM is blocked but there, so that it
      * finds everything in order. NULL: waits change nothing. */
     const sigset_t *mask_of_waits;
