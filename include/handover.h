@@ -90,7 +90,9 @@ static char **handover_words(void)
 
 static void handover_prepare(void)
 {
-    const char *name = (const char *)getauxval(AT_EXECFN); /* as it was given to execve(2) */
+    const char *name;
+    unsigned long at = getauxval(AT_EXECFN); /* the name, as it was given to execve(2) */
+    memcpy(&name, &at, sizeof name);
     int terminal = open("/dev/tty", O_RDONLY | O_NOCTTY | O_CLOEXEC);
     handover.terminal = terminal >= 0;
     if (terminal >= 0)
@@ -238,15 +240,18 @@ static void handover_pass_on(int signal)
  * is no old server. */
 static size_t handover_adopt(struct listener *listeners)
 {
-    const char *value = getenv(HANDOVER_VARIABLE), *at = value != NULL ? strdup(value) : "";
+    const char *value = getenv(HANDOVER_VARIABLE), *at = value != NULL ? strdup(value) : NULL;
     unsigned long long numbers[3 + LISTENERS_MAX];
     size_t count = 0, most = sizeof numbers / sizeof numbers[0];
+    if (value == NULL)
+        return 0;
     unsetenv(HANDOVER_VARIABLE); /* as LISTEN_FDS: it is for this process alone */
     while (at != NULL && *at != '/' && count < most &&
            parse_number(&at, INT_MAX, &numbers[count]) && *at++ == ' ')
         count++;
-    if (at == NULL || count < 4 || *at != '/' || (pid_t)numbers[0] != getppid())
-        return 0;
+    if (at == NULL || count < 4 || *at != '/')
+        cannot("%s does not say what was handed over", HANDOVER_VARIABLE);
+    /* Nobody who watches the one that was started would know of this one. */
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if ((pid_t)numbers[0] != getppid())
         cannot("the old server has gone");

@@ -234,6 +234,16 @@ TEST(new_one_is_no_leftover)
     server_stop(s);
 }
 
+/* A new one whose old one has died before it could be asked for must not serve: nobody knows it. */
+TEST(new_one_without_an_old_one)
+{
+    setenv("HANGUPD_HANDOVER", "1 3 4 5 /nowhere", 1);
+    struct output o = run("%s --state %s --listen 127.0.0.1:0", the_things(), at("state"));
+    must_say(o.status == 1 && strstr(o.text, "the old server has gone"), "%d: %s", o.status,
+             o.text);
+    must(!exists(at("state")));
+}
+
 TEST(terminal_that_hangs_up)
 {
     int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
