@@ -85,10 +85,10 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "again.h"
 #include "environment_file.h"
 #include "guard.h"
 #include "identity.h"
@@ -99,6 +99,7 @@
 #include "pool.h"
 #include "processes.h"
 #include "reader.h"
+#include "scratch.h"
 #include "text.h"
 #include "thing.h"
 #include "tree.h"
@@ -754,64 +755,10 @@ int cleanup_run(const char *command)
 #define SLOT_BLOCK 4096
 #define SLOT_MARK 64
 
-/* Write the path of the slot's scratch directory: its number in base 32, so that TMPDIR stays short
- * (the path of a socket has 107 bytes at most), and LETTER where the directory without it is needed
- * by a ledger that has outlived its request. */
-static void scratch_path(char letter)
+static void scratch_name(char letter)
 {
     struct text t = TEXT(ledger.scratch);
-    unsigned number = ledger.owner.slot - 1;
-    int shift = 0;
-    while (number >> shift > 31)
-        shift += 5;
-    text_add(&t, ledger.owner.pool_path);
-    text_char(&t, '/');
-    for (; shift >= 0; shift -= 5)
-        text_char(&t, "0123456789abcdefghijklmnopqrstuv"[number >> shift & 31]);
-    if (letter != 0)
-        text_char(&t, letter);
-    text_end(&t);
-}
-
-/* Returns true if the scratch directory is the one that MADE speaks of, as it was made. Whoever
- * makes something in it, or changes its mode, its owner or its attributes, changes its ctime. */
-ASYNC_SAFE static bool scratch_is(const struct scratch_mark *made)
-{
-    struct stat now;
-    return made->inode != 0 && lstat(ledger.scratch, &now) == 0 &&
-           now.st_mode == (S_IFDIR | 0700) && now.st_uid == own_uid() &&
-           now.st_ino == made->inode && now.st_ctim.tv_sec == made->sec &&
-           now.st_ctim.tv_nsec == made->nsec;
-}
-
-/* Returns true if the scratch directory is empty and has no attributes: a default ACL would open
- * what the next program makes there to whom the last one wanted. */
-ASYNC_SAFE static bool scratch_is_empty(void)
-{
-    _Alignas(struct dirent64) char entries[512]; /* on the stack, whose page is there already */
-    char names[256];
-    int fd = open(ledger.scratch, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    struct walk w = walk_from(fd, entries, sizeof entries);
-    bool empty = walk_next(&w) == NULL && w.error == 0;
-    ssize_t n = empty ? flistxattr(fd, names, sizeof names) : 0;
-    for (ssize_t at = 0; at < n; at += (ssize_t)strlen(names + at) + 1)
-        empty = empty && strncmp(names + at, "security.", sizeof "security." - 1) == 0;
-    if (fd >= 0)
-        close(fd);
-    return empty && (n >= 0 || errno == EOPNOTSUPP);
-}
-
-/* Returns true if the last request's scratch directory is as it was made. The clock of files stands
- * still for up to 10 ms, and what was done within the tick in which it was made does not show: then
- * it is looked into, by each request until that tick is over. */
-static bool scratch_is_still_good(struct scratch_mark *made)
-{
-    struct timespec now; /* before the look, so that a change after it shows */
-    clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    if (!scratch_is(made) || (made->fresh && !scratch_is_empty()))
-        return false;
-    made->fresh = now.tv_sec < made->sec || (now.tv_sec == made->sec && now.tv_nsec <= made->nsec);
-    return true;
+    scratch_path(&t, ledger.owner.pool_path, ledger.owner.slot - 1, letter);
 }
 
 /* Choose the slot's scratch directory: the last request's if it is as it was made, else a name that
@@ -821,8 +768,8 @@ static void scratch_choose(void)
 {
     struct scratch_mark *made = &ledger.mark;
     struct stat there;
-    scratch_path(made->letter);
-    if (scratch_is_still_good(made))
+    scratch_name(made->letter);
+    if (scratch_is_still_good(ledger.scratch, own_uid(), made))
         return;
     /* If somebody has cleaned TMPDIR up, another user may have taken the pool's name. */
     if (lstat(ledger.owner.pool_path, &there) < 0 || there.st_mode != (S_IFDIR | 0700) ||
@@ -835,7 +782,7 @@ static void scratch_choose(void)
     made->inode = 0;
     for (int letter = 0; letter <= 'Z'; letter = letter == 0 ? 'A' : letter + 1) {
         made->letter = (char)letter;
-        scratch_path(made->letter);
+        scratch_name(made->letter);
         if (lstat(ledger.scratch, &there) < 0 && errno == ENOENT)
             return;
     }
@@ -1178,7 +1125,10 @@ struct settlement {
     struct evidence evidence;
     int environment; /* of its undo commands, as the own file's head has it */
     bool failed, run_left;
-    bool later; /* of a record that failed it cannot be told yet whether it is undone */
+    bool later;             /* of a record that failed it cannot be told yet whether it is undone */
+    bool look;              /* this pass is for second looks, and for nothing else */
+    unsigned long long due; /* when the last of the second looks is; 0: there are none */
+    off_t grown;            /* by our own records of them, in this pass */
 };
 
 /* Cut off the slashes at the end of the record's argument. With one of them a name that has become
@@ -1216,8 +1166,9 @@ int cleanup_environment(void)
     return command_environment;
 }
 
-/* Run the command of a record in the environment that was kept for it. Returns as undo_record. */
-ASYNC_SAFE static int undo_run(struct settlement *s, const char *command)
+/* Run the command of a record in the environment that was kept for it, for this
+ * LOOK. Returns as undo_record does. */
+ASYNC_SAFE static int undo_run(struct settlement *s, const char *command, int look)
 {
     const struct cleanup_settling *how = s->how;
     s->run_left = how->run == NULL;
@@ -1228,13 +1179,60 @@ ASYNC_SAFE static int undo_run(struct settlement *s, const char *command)
         report(how->id, "could not open the environment that was kept for: run", command, errno);
         return fail(0); /* told */
     }
-    int result = how->run(how->id, command);
+    int result = how->run(how->id, command, look);
     if (command_environment >= 0)
         close_keep_errno(command_environment);
     s->later = s->later || result > 0;
     if (result == 0)
         cleanup_undone(s->how->id, "ran", command);
     return result == 0 ? 1 : result > 0 ? fail(0) : -1;
+}
+
+/* Record the second look of R, from now on. One that is too long with its time is left out. Returns
+ * as undo_record does. */
+ASYNC_SAFE static int undo_again_later(struct settlement *s, const struct record *r)
+{
+    struct line line = {.text = TEXT(line.bytes), .in = TEXT(line.in_bytes)};
+    struct text *t = &line.text;
+    unsigned long long due = again_due(again_seconds(r, s->how->again_s));
+    text_format(t, "again %llu", due);
+    if (r->seconds > 0)
+        text_format(t, "+%llu", r->seconds);
+    text_format(t, " run %s", r->argument);
+    if (t->length >= CLEANUP_RECORD_MAX - 1) {
+        report(s->how->id, "no room for a second look in the record:", r->argument, 0);
+        return 1;
+    }
+    if (line_append(s->fd, &line, true) < 0)
+        return -1;
+    s->grown += (off_t)t->length;
+    s->due = due > s->due ? due : s->due;
+    return 1;
+}
+
+/* The first look of a command. It is struck out only when the record of its second look is there.
+ */
+ASYNC_SAFE static int undo_first(struct settlement *s, const struct record *r)
+{
+    int done = undo_run(s, r->argument, 1);
+    bool again = r->seconds > 0 || (s->how->again_s > 0 && again_is_own(r->argument, s->how->id));
+    again = again && !s->how->lives_on; /* else this is not the last of the first looks */
+    return done > 0 && again ? undo_again_later(s, r) : done;
+}
+
+/* The second look: noted in one pass, and taken in another when the last one is due. If somebody
+ * has set the clock back since, it would wait too long. */
+ASYNC_SAFE static int undo_second(struct settlement *s, const struct record *r)
+{
+    unsigned long long now = (unsigned long long)time(NULL);
+    if (!s->look && !s->how->lives_on && r->number > now + again_seconds(r, s->how->again_s) + 1)
+        return undo_again_later(s, r);
+    if (!s->look) {
+        s->due = r->number > s->due ? r->number : s->due;
+        return 0;
+    }
+    int done = undo_run(s, r->argument, 2);
+    return done > 0 && r->number > now ? 0 : done;
 }
 
 /* Undo the record that the reader is at. Returns 1 if it is done and can be struck out, 0 if there
@@ -1252,9 +1250,10 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
     enum verb_undo how = verbs[r.verb].undo;
     if (how == UNDO_FILE || how == UNDO_TREE || how == UNDO_SCRATCH)
         cut_slashes(&r);
-    if (how == UNDO_SCRATCH && r.error == 0)
+    if (how == UNDO_SCRATCH && r.error == 0 && !s->look)
         return undo_scratch(s->how, r.argument) < 0 ? -1 : 1;
-    if (s->kept || how == UNDO_MARK_SENT)
+    bool second = how == UNDO_AGAIN && r.number > 0;
+    if (s->kept || how == UNDO_MARK_SENT || (s->look && !second && how != UNDO_MARK_KEEP))
         return 0;
     if (r.error != 0) { /* no such verb, or its argument is not what it takes */
         errno = r.error;
@@ -1265,7 +1264,9 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
     case UNDO_TREE:
         return undo_made(s, &r);
     case UNDO_COMMAND:
-        return undo_run(s, r.argument);
+        return undo_first(s, &r);
+    case UNDO_AGAIN:
+        return second ? undo_second(s, &r) : undo_first(s, &r);
     case UNDO_MARK_KEEP:
         s->kept = true;
         break;
@@ -1296,6 +1297,7 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
     static struct reader reader;
     int found = 0;
     s->failed = s->later = false;
+    s->grown = 0;
     s->reader = &reader;
     place_forget();
     reader_begin(&reader, s->fd, size, s->from);
@@ -1348,14 +1350,16 @@ struct files {
     const char *name;
     char program_name[LEDGER_NAME_SIZE];
     int own, program;
-    bool slot;          /* a slot keeps them */
-    struct header head; /* of the own file */
+    bool slot;              /* a slot keeps them */
+    struct header head;     /* of the own file */
+    unsigned long long due; /* when its second looks are; 0: there are none */
+    bool look;              /* they are taken now */
 };
 
 /* Undo the open FD, one of the ledger's two files, or, if it is KEPT, only remove its scratch
  * directories. */
 ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling *how,
-                                                  const struct files *f, int fd, bool kept)
+                                                  struct files *f, int fd, bool kept)
 {
     const char *name = fd == f->own ? f->name : f->program_name;
     struct header h = fd == f->own ? f->head : header_read(fd);
@@ -1368,6 +1372,7 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
     struct settlement s = {.how = how,
                            .fd = fd,
                            .from = h.from,
+                           .look = f->look,
                            .environment = f->head.environment,
                            .evidence = {.fds = {f->program, f->own},
                                         .from = {0, f->head.from},
@@ -1386,7 +1391,9 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
         looked = now.st_size;
         s.kept = kept;
         undo_pass(&s, looked);
+        looked += s.grown;
     }
+    f->due = s.due > f->due ? s.due : f->due;
     return s.run_left ? CLEANUP_RUN_LEFT
            : s.later  ? CLEANUP_LATER
            : s.failed ? CLEANUP_FAILED
@@ -1455,6 +1462,19 @@ ASYNC_SAFE static bool files_drop(const struct cleanup_settling *how, const stru
     return done;
 }
 
+/* Settle both files. Returns the worst of RESULT, which is that of all before, and theirs. */
+ASYNC_SAFE static enum cleanup_result settle_files(const struct cleanup_settling *how,
+                                                   struct files *f, bool kept,
+                                                   enum cleanup_result result)
+{
+    const int fds[] = {f->program, f->own};
+    for (int i = 0; i < 2 && result != CLEANUP_RUN_LEFT; i++) {
+        enum cleanup_result each = fds[i] >= 0 ? settle_file(how, f, fds[i], kept) : CLEANUP_DONE;
+        result = each > result ? each : result;
+    }
+    return result;
+}
+
 /* Settle a ledger: undo it, or, if it is KEPT, remove its scratch directories; and then drop it. It
  * stays with what could not be undone, and up to the first `run` that must be left to a janitor. */
 ASYNC_SAFE static enum cleanup_result settle_ledger(const struct cleanup_settling *how, bool kept)
@@ -1463,12 +1483,17 @@ ASYNC_SAFE static enum cleanup_result settle_ledger(const struct cleanup_settlin
     enum cleanup_result result = files_open(how, &f) ? CLEANUP_DONE : CLEANUP_FAILED;
     /* The program's records come first, as they are newer: the server's own prepared its start. */
     const int fds[] = {f.program, f.own};
-    for (int i = 0; i < 2 && result != CLEANUP_RUN_LEFT; i++) {
-        enum cleanup_result each = fds[i] >= 0 ? settle_file(how, &f, fds[i], kept) : CLEANUP_DONE;
-        result = each > result ? each : result;
-    }
+    result = settle_files(how, &f, kept, result);
+    bool waits = f.due > (unsigned long long)time(NULL);
+    f.look = f.due > 0 && (!waits || how->again_now);
+    if (f.look && !how->lives_on && result != CLEANUP_RUN_LEFT)
+        result = settle_files(how, &f, kept, result);
+    if (waits)
+        again_note(how->dir, f.own >= 0 ? f.name : f.program_name, f.due);
     if (result == CLEANUP_DONE && how->lives_on && !kept && (f.own >= 0 || f.program >= 0))
         result = CLEANUP_LATER;
+    if (waits && result == CLEANUP_DONE)
+        result = CLEANUP_AGAIN;
     if (result == CLEANUP_DONE && !files_drop(how, &f, kept))
         result = CLEANUP_FAILED;
     for (int i = 0; i < 2; i++)
@@ -1521,7 +1546,8 @@ ASYNC_SAFE enum cleanup_result cleanup_keep(void)
         return settle_own(true);
     (void)guard_become(own_uid());
     const struct cleanup_settling how = {.dir = dir, .id = ledger.owner.id};
-    bool reuse = scratch_is(&ledger.mark) && (!ledger.mark.fresh || scratch_is_empty());
+    bool reuse = scratch_is(ledger.scratch, own_uid(), &ledger.mark) &&
+                 (!ledger.mark.fresh || scratch_is_empty(ledger.scratch));
     if (ledger.scratch[0] != '\0' && !reuse && undo_scratch(&how, ledger.scratch) < 0)
         return settle_own(true);
     const struct scratch_mark none = {0};
@@ -2028,7 +2054,12 @@ static size_t keep_wanted(const struct cleanup_recovery *r, char (*ids)[CLEANUP_
  * mark means that the answer has arrived. Returns false if it waits here for another try. */
 static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char *id, bool lives_on)
 {
-    struct cleanup_settling how = {.dir = dir, .id = id, .after_crash = true, .run = r->run};
+    struct cleanup_settling how = {.dir = dir,
+                                   .id = id,
+                                   .after_crash = true,
+                                   .again_s = r->again_s,
+                                   .again_now = r->again_now,
+                                   .run = r->run};
     how.lives_on = lives_on && !cleanup_end_request(id, 0, NULL);
     if (how.lives_on)
         cleanup_note_survivor(&how);
@@ -2041,6 +2072,8 @@ static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char
         report_unopened(id, "could not look for the sent mark of", id);
     else
         result = sent > 0 ? cleanup_settle_kept(&how) : cleanup_settle(&how);
+    if (result == CLEANUP_AGAIN)
+        was.due_ms = again_noted(dir, id) * 1000;
     r->settled(&was, result, sent > 0);
     if (result == CLEANUP_DONE || r->adopt < 0 || cleanup_move(dir, id, r->adopt, id))
         return true;

@@ -102,6 +102,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "again.h"
 #include "check_command.h"
 #include "handover.h"
 #include "http.h"
@@ -197,6 +198,7 @@ struct job {
     unsigned failures; /* of these: not those that said "later" */
     int64_t since;     /* when it was made: clock_ms() */
     bool later;        /* the last one has said "later" */
+    bool looks;        /* all is undone, and a second look is what it is still for */
     bool overdue;      /* that is no longer good enough for the janitor that is running */
     pid_t pid;         /* the janitor, while it is running */
     int64_t due;       /* when it is delayed */
@@ -318,7 +320,8 @@ enum {
     JANITOR_PARKED = 8,     /* what is left was put aside, in STATE/failed */
     JANITOR_UNDECIDED = 16, /* it could not tell whether the request had been answered */
     JANITOR_LATER = 32,     /* with LEFT: time may mend it, and nothing else */
-    JANITOR_BITS = 63,
+    JANITOR_AGAIN = 128,    /* all is undone, but a second look waits for its time */
+    JANITOR_BITS = 191,
     JANITOR_SPEAKS = 64
 };
 
@@ -2306,6 +2309,7 @@ static bool was_delivered(const struct witness *w, uint64_t n)
 static int janitor_says(enum cleanup_result result)
 {
     return result == CLEANUP_DONE    ? 0
+           : result == CLEANUP_AGAIN ? JANITOR_AGAIN
            : result == CLEANUP_LATER ? JANITOR_LEFT | JANITOR_LATER
                                      : JANITOR_LEFT;
 }
@@ -2327,6 +2331,7 @@ static int janitor_settle(const struct job *j, const struct witness *w, bool liv
     struct cleanup_settling how = {.dir = server.dir,
                                    .id = j->id,
                                    .name = name,
+                                   .again_s = (settings.again_ms + 999) / 1000,
                                    .run = run_command,
                                    .after_crash = is_adopted(j->id),
                                    .lives_on = lives_on};
@@ -2365,8 +2370,8 @@ static bool park(const struct job *j, const char *what, int patience_ms)
     if (!cleanup_park(server.state.fd, server.dir, j->name, j->id))
         return false;
     log_sink.patience_ms = patience_ms;
-    log_eventf(j->id, "UNDO FAILED for good: %s; when that is mended: %s", what,
-               recover_words(server.state.path, j->id));
+    log_eventf(j->id, "%s FAILED for good: %s; when that is mended: %s",
+               j->looks ? "SECOND LOOK" : "UNDO", what, recover_words(server.state.path, j->id));
     return true;
 }
 
@@ -2424,8 +2429,9 @@ static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
     int result = again ? JANITOR_LEFT | JANITOR_LATER : janitor_settle(j, w, lives_on, &before);
     if (w->slot != NULL) /* its line is still to come */
         w->slot->undone += log_sink.undone;
-    else if ((result & JANITOR_LEFT) == 0)
+    else if ((result & JANITOR_LEFT) == 0 && ((result & JANITOR_AGAIN) == 0 || log_sink.undone > 0))
         tell_settled(&before, (result & JANITOR_KEPT) != 0 ? "kept at last, as it had been answered"
+                              : j->looks                   ? "second look: done"
                                                            : "undone at last");
     if ((result & (JANITOR_LEFT | JANITOR_UNDECIDED)) == JANITOR_LEFT && is_last_try(j, result) &&
         park(j, failure_take(), LOG_PATIENCE_MS))
@@ -2500,6 +2506,22 @@ static void job_give_up(const struct job *j)
                    strerror(errno));
 }
 
+/* All is undone, and what is left is a second look: when it is due stands in the file's times. A
+ * server for one connection does not wait for that: the next one takes it over. */
+static void job_wait_for_look(struct job *j)
+{
+    int64_t ms = again_wait_ms(server.dir, j->id);
+    log_eventf(j->id, "undone; a second look is due in %lld s%s", (long long)(ms / 1000),
+               server.one_connection ? ", for a later connection to take" : "");
+    j->looks = true;
+    j->tries = j->failures = 0;
+    j->since = clock_ms() + ms;
+    if (server.one_connection)
+        free(j);
+    else
+        job_delay(j, ms);
+}
+
 /* Note whether the job has to wait for what only time can mend. */
 static void job_set_later(struct job *j, bool later)
 {
@@ -2512,7 +2534,10 @@ static void job_again(struct job *j)
     int64_t pause = (int64_t)RETRY_FIRST_MS << (j->tries < 9 ? j->tries : 9);
     pause = pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
     log_eventf(logged_id(j->id), "%s; it is tried again in %lld s",
-               j->later ? "cannot be undone yet" : "undo failed", (long long)(pause / 1000));
+               j->later   ? "cannot be undone yet"
+               : j->looks ? "second look failed"
+                          : "undo failed",
+               (long long)(pause / 1000));
     j->tries++;
     j->failures += !j->later;
     job_delay(j, pause);
@@ -2530,10 +2555,11 @@ static void job_outlives_slot(struct job *j)
  * try again or be done. */
 static void job_ended(struct job *j, int result)
 {
-    bool done = (result & JANITOR_LEFT) == 0, parked = (result & JANITOR_PARKED) != 0;
+    bool looks = (result & (JANITOR_LEFT | JANITOR_AGAIN)) == JANITOR_AGAIN;
+    bool done = !looks && (result & JANITOR_LEFT) == 0, parked = (result & JANITOR_PARKED) != 0;
     bool undecided = (result & JANITOR_UNDECIDED) != 0;
     bool leave = is_recovery(j) && server.one_connection; /* the next server goes on */
-    bool again = !done && !parked && !leave && !is_last_try(j, result);
+    bool again = !done && !looks && !parked && !leave && !is_last_try(j, result);
     j->pid = 0;
     job_set_later(j, again && (result & JANITOR_LATER) != 0);
     if ((result & JANITOR_KEPT) != 0)
@@ -2555,6 +2581,10 @@ static void job_ended(struct job *j, int result)
         jobs_adopt(j->tries > 0); /* also what one that died has moved */
     if (again) {
         job_again(j);
+        return;
+    }
+    if (looks) {
+        job_wait_for_look(j);
         return;
     }
     if (!done && !parked)
@@ -2785,9 +2815,18 @@ static void end_all(void)
 static void jobs_leave(const struct jobs *jobs)
 {
     const struct job *j;
-    for (j = TAILQ_FIRST(jobs); j != NULL; j = TAILQ_NEXT(j, link))
-        if (!is_recovery(j))
+    long long looks = 0, last = 0;
+    for (j = TAILQ_FIRST(jobs); j != NULL; j = TAILQ_NEXT(j, link)) {
+        looks += j->looks;
+        if (j->looks)
+            last = j->due > last ? j->due : last;
+        else if (!is_recovery(j))
             log_event(j->id, "still to be undone: the next start goes on with it");
+    }
+    last -= clock_ms();
+    if (looks > 0)
+        log_eventf(NULL, "second looks: %lld, due until %s: the next start takes them", looks,
+                   moment_words(((int64_t)time(NULL) + last / 1000) * 1000));
 }
 
 /* Wait for janitors, since they would be killed with us, and for successors. Jobs that wait for

@@ -5,7 +5,7 @@
  *     int fd = environment_open(dir, id, h.environment);          in whoever undoes
  *     if (fd < 0)
  *         ...
- *     char **environment = environment_read(fd);                  for execve(2)
+ *     char **environment = environment_read(fd, "A=1", "B=2");    for execve(2)
  *
  * An undo command gets what the programs of its route get from the server, whoever runs it: a
  * janitor, the next server, or `hangupd recover` in another shell. So that is kept in STATE/SERVER,
@@ -145,9 +145,9 @@ static inline bool environment_sweep(int state, int dir,
     return walk_close(&w) && done;
 }
 
-/* Read the environment from FD. Returns the variables, with FIRST before them and a NULL behind,
- * all allocated; or NULL with errno. */
-static inline char **environment_read(int fd, char *first)
+/* Read the environment from FD. Returns the variables, with FIRST and SECOND before them and a NULL
+ * behind, all allocated; or NULL with errno. */
+static inline char **environment_read(int fd, char *first, char *second)
 {
     struct stat now;
     size_t size = fstat(fd, &now) == 0 ? (size_t)now.st_size : 0, count = 0;
@@ -160,12 +160,13 @@ static inline char **environment_read(int fd, char *first)
     all[size] = '\0';
     for (size_t i = 0; i < size; i++)
         count += all[i] == '\0';
-    char **variables = malloc((count + 2) * sizeof *variables), **v = variables;
+    char **variables = malloc((count + 3) * sizeof *variables), **v = variables;
     if (variables == NULL) {
         free(all);
         return NULL;
     }
     *v++ = first;
+    *v++ = second;
     for (char *at = all + strlen(all) + 1; at < all + size; at += strlen(at) + 1)
         *v++ = at;
     *v = NULL;

@@ -94,6 +94,7 @@ ASYNC_SAFE int cleanup_unsent(void);
 /* Of several results the last one in this order is that of the whole. */
 enum cleanup_result {
     CLEANUP_DONE,    /* nothing is left; the ledger is gone */
+    CLEANUP_AGAIN,   /* all is undone, and a second look waits for its time (again.h) */
     CLEANUP_FAILED,  /* something could not be undone; it stays on record, and was reported */
     CLEANUP_LATER,   /* as FAILED, but it cannot be told yet: time may mend it, and nothing else */
     CLEANUP_RUN_LEFT /* a `run` record is next: a janitor's work, not a signal handler's */
@@ -139,10 +140,12 @@ struct cleanup_settling {
     const char *id;
     const char *name; /* of its files, if a slot keeps them (cleanup_slot_name); NULL: the id */
     bool after_crash; /* its server is dead: identities without a birth time prove nothing */
-    /* Run COMMAND for the request ID to its end. Returns 0; 1 if it says "later", which has been
-     * reported; or -1 if it failed, with errno 0 if it has been reported. NULL: no command is run,
-     * CLEANUP_RUN_LEFT instead. */
-    int (*run)(const char *id, const char *command);
+    int64_t again_s;  /* the default time until a second look; 0: none */
+    bool again_now;   /* second looks are not waited for, but are not yet done with either */
+    /* Run COMMAND for the request ID to its end, for the first or the second LOOK. Returns 0; 1 if
+     * it says "later", which has been reported; or -1 if it failed, with errno 0 if it has been
+     * reported. NULL: no command is run, CLEANUP_RUN_LEFT instead. */
+    int (*run)(const char *id, const char *command, int look);
     /* A process of the request lives on: what is undone stays on record, to be undone again when
      * that has gone, which makes the result CLEANUP_LATER. No matter for what is kept. */
     bool lives_on;
@@ -214,8 +217,10 @@ struct cleanup_recovery {
     int state; /* STATE, open */
     /* What still needs a `run`, or failed, is moved to this directory; -1: it stays. */
     int adopt;
-    int (*run)(const char *id, const char *command); /* as in cleanup_settling */
-    bool (*wanted)(const char *id);                  /* only these are settled; NULL: all */
+    int64_t again_s; /* as in cleanup_settling */
+    bool again_now;
+    int (*run)(const char *id, const char *command, int look);
+    bool (*wanted)(const char *id); /* only these are settled; NULL: all */
     /* Called for what is another NODE's, and so is left alone: a ledger's id, or the token of a
      * server. NULL: it is left alone in silence. */
     void (*foreign)(const char *id, const char *node);
@@ -288,6 +293,8 @@ struct cleanup_look {
     char id[CLEANUP_ID_SIZE];
     char name[CLEANUP_ID_SIZE]; /* of its files in the directory */
     uint64_t records;           /* that an undo would still act on; marks are not records */
+    uint64_t looks;             /* second looks that wait for their time */
+    int64_t due_ms;             /* when the last of these is due: milliseconds since 1970 */
     int64_t changed_ms;         /* when the ledger was changed last: milliseconds since 1970 */
     bool made;                  /* there is, or was, more to undo than scratch directories */
     char client[72];            /* "" if the header does not say */

@@ -8,7 +8,7 @@
  * The other way is reader.h's and verbs.h's. Both functions return 0, or -1 with errno.
  *
  * Kind: pure.
- * Signal safety: none of it is for signal handlers.
+ * Signal safety: what is marked ASYNC_SAFE.
  */
 #ifndef HANGUPD_LINE_H
 #define HANGUPD_LINE_H
@@ -55,13 +55,14 @@ static inline int line_compose(struct line *line, enum verb verb, const struct i
     if (t->length >= CLEANUP_RECORD_MAX)
         return -1;
     struct record r = record_parse(line->bytes);
-    bool blank = verb == VERB_RUN && r.argument[strspn(r.argument, " \t")] == '\0';
+    bool blank =
+        (verb == VERB_RUN || verb == VERB_AGAIN) && r.argument[strspn(r.argument, " \t")] == '\0';
     errno = EINVAL;
     return r.verb != verb || r.error != 0 || blank || strchr(line->bytes, '\n') != NULL ? -1 : 0;
 }
 
 /* Append LINE to the ledger FD. Returns 0, or -1 with errno, and then the ledger is as before. */
-static inline int line_append(int fd, struct line *line, bool sync)
+ASYNC_SAFE static inline int line_append(int fd, struct line *line, bool sync)
 {
     struct text *t = &line->text, *in = &line->in;
     struct iovec v[] = {{in->at, in->length}, {t->at, t->length + 1}};

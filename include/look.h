@@ -85,7 +85,8 @@ static void excerpt(char *to, size_t size, const struct reader *r)
 struct tally {
     bool kept; /* a `commit` is below: of what comes now only scratch directories are undone */
     bool made; /* there is, or was, a record other than a scratch directory's */
-    unsigned records;
+    unsigned records, looks;
+    unsigned long long due;          /* of the looks */
     char header[LEDGER_HEAD_SIZE];   /* the first comment */
     char next[CLEANUP_EXCERPT_SIZE]; /* the record that is undone next, or who is waited for */
 };
@@ -107,9 +108,12 @@ static void tally_line(struct tally *t, struct reader *r)
     struct record record = record_parse(r->line);
     enum verb_undo how = verbs[record.verb].undo;
     bool scratch = how == UNDO_SCRATCH;
-    if (how == UNDO_MARK_KEEP && record.error == 0)
+    if (how == UNDO_MARK_KEEP && record.error == 0) {
         t->kept = true;
-    else if (how != UNDO_MARK_SENT && how != UNDO_PLACE && (scratch || !t->kept)) {
+    } else if (how == UNDO_AGAIN && record.error == 0 && record.number > 0) {
+        t->looks += !t->kept;
+        t->due = record.number > t->due ? record.number : t->due;
+    } else if (how != UNDO_MARK_SENT && how != UNDO_PLACE && (scratch || !t->kept)) {
         t->made = t->made || !scratch;
         t->records++;
         if (t->next[0] == '\0')
@@ -158,6 +162,9 @@ static bool tally_file(int dir, const char *name, struct cleanup_look *look, str
         header_word(t.header, " client=", look->client, sizeof look->client);
     }
     look->records += t.records;
+    look->looks += t.looks;
+    int64_t due_ms = t.due < INT64_MAX / 1000 ? (int64_t)t.due * 1000 : INT64_MAX;
+    look->due_ms = due_ms > look->due_ms ? due_ms : look->due_ms;
     look->made = look->made || t.made;
     if (t.next[0] != '\0' && strncmp(look->next, LEDGER_WAITS, strlen(LEDGER_WAITS)) != 0)
         memcpy(look->next, t.next, sizeof t.next);

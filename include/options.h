@@ -47,7 +47,7 @@ static struct settings {
     const char *user, *socket_group;
     int64_t socket_mode; /* -1: not asked for */
     int64_t requests, connections, per_client;
-    int64_t drain_ms, undo_ms, undo_retries, undo_at_once, give_up_ms;
+    int64_t drain_ms, undo_ms, undo_retries, undo_at_once, give_up_ms, again_ms;
     const char *state;                                /* NULL: the default of state.h */
     const char *node;                                 /* NULL: by the machine id */
     enum { LOG_FORM_JSON = 2 } log_form;              /* the word of this place in LOG_FORM_WORDS */
@@ -120,7 +120,11 @@ struct option_table {
 #define TIME(name, help, at, n, is) NUMBER(OPTION_TIME, "TIME", name, help, at, n, is)
 #define SIZE(name, help, at, n, is) NUMBER(OPTION_SIZE, "SIZE", name, help, at, n, is)
 
-/* What `state` is in more than one table. */
+/* What these are in more than one table. */
+#define UNDO_AGAIN_HELP                                                                            \
+    "until a command that names its request (by its id, or\n"                                      \
+    "$REQUEST_ID) is run once more: what it undoes may still\n"                                    \
+    "have been on its way; 0: never"
 #define STATE_HELP                                                                                 \
     "where ledgers are kept (root: " STATE_OF_ROOT "; else\n"                                      \
     "$XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)"
@@ -246,6 +250,7 @@ static const struct option_row server_rows[] = {
     {TIME("undo-timeout", "for each command that undoes something", undo_ms, 1, "30")},
     {COUNT("undo-retries", "of an undo that fails, after 1 s, 2 s, 4 s...", undo_retries, 0, "5")},
     {TIME("undo-give-up", "of an undo that says \"later\" (exit status 75)", give_up_ms, 0, "24h")},
+    {TIME("undo-again", UNDO_AGAIN_HELP, again_ms, 0, "60")},
     {COUNT("undo-at-once", "undos that go on at once, after their requests' ends", undo_at_once, 1,
            "16")},
     {TIME("drain", "on SIGTERM, for requests in flight to finish", drain_ms, 0, "30")},

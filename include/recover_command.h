@@ -14,6 +14,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
+#include "again.h"
 #include "ledger.h"
 #include "options.h"
 #include "pass_env.h"
@@ -36,6 +37,10 @@ static const char recover_notes[] =
     "To drop a record without undoing it, remove its line from the ledger, STATE/failed/ID or\n"
     "STATE/failed/ID.p, and recover again.\n"
     "\n"
+    "A command that is to be run twice (--undo-again, hangupd undo --again) is run when its time\n"
+    "has come; until then its ledger is named, with that time, and left. Of a request whose ID is\n"
+    "given it is run at once, and still once more when its time has come.\n"
+    "\n"
     "Exit status: 0 nothing is left; 1 something is left, or could not be looked at; 2 wrong "
     "use.\n";
 
@@ -44,6 +49,7 @@ static const struct option_row recover_rows[] = {
     {"state", STATE_HELP, WORD_IN(state, "DIR")},
     {"node", NODE_HELP, WORD_IN(node, "NAME")},
     {TIME("undo-timeout", "for each command that undoes something", undo_ms, 1, "30")},
+    {TIME("undo-again", UNDO_AGAIN_HELP, again_ms, 0, "60")},
     {CHOICE("log", "the form of the lines", log_form, LOG_FORM_WORDS, "text")},
     {"log-to", "where they go, as the server's; else to standard output", OPTION_CHOICE,
      LOG_TO_WORDS, .value = &settings.log_to},
@@ -77,6 +83,9 @@ static void recover_told(const struct cleanup_look *was, enum cleanup_result res
     if (result == CLEANUP_DONE) {
         janitor.settled++;
         tell_settled(was, kept ? "kept, as it had been answered" : "undone");
+    } else if (result == CLEANUP_AGAIN && !recovering.moving) {
+        janitor.left++;
+        log_eventf(was->id, "undone; a second look is due at %s", moment_words(was->due_ms));
     } else if (!recovering.moving) {
         janitor.left++;
         log_eventf(was->id, "NOT undone: %s", failure);
@@ -132,6 +141,8 @@ static bool recover_wanted(void)
 {
     struct cleanup_recovery how = {.state = recovering.state.fd,
                                    .adopt = -1,
+                                   .again_s = (settings.again_ms + 999) / 1000,
+                                   .again_now = recovering.count > 0,
                                    .run = run_command,
                                    .foreign = recover_left_alone,
                                    .settled = recover_told};

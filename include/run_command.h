@@ -103,6 +103,17 @@ static const char *recover_words(const char *path, const char *id)
     return text_end(&t);
 }
 
+/* "2026-11-23T11:27:50Z" */
+static const char *moment_words(int64_t ms)
+{
+    static char words[32];
+    const int64_t last = 253402300799; /* second of the year 9999 */
+    struct text t = TEXT(words);
+    text_time(&t, ms < 0 || ms / 1000 > last ? 0 : ms / 1000);
+    text_char(&t, 'Z');
+    return text_end(&t);
+}
+
 /* ---- What a process that undoes remembers ------------------------------------------------ */
 
 /* The memory of a process that undoes. */
@@ -116,8 +127,9 @@ static struct {
 /* A janitor's cleanup_report: in the log, and remembered for the line at the end. */
 static void report_failure(const char *id, const char *what)
 {
-    static const char prefix[] = "could not undo";
-    const char *colon = strncmp(what, prefix, sizeof prefix - 1) == 0 ? strstr(what, ": ") : NULL;
+    bool prefixed =
+        strncmp(what, "could not undo", 14) == 0 || strncmp(what, "second look ", 12) == 0;
+    const char *colon = prefixed ? strstr(what, ": ") : NULL;
     log_event(id, what);
     if (janitor.failure[0] != '\0')
         janitor.more_failed = true;
@@ -168,24 +180,26 @@ static bool output_take(int *from, struct log_lines *lines, const char *id, int 
     return false;
 }
 
-/* Returns the environment of an undo command of the request ID: what was kept for it, or, as a
- * ledger of an older version has none, this process's own. Returns NULL with errno if it cannot be
- * had. The directory is entered that its server was in, if that can be. */
-static char **command_environment(const char *id)
+/* Returns the environment of an undo command of the request ID for this LOOK: what was kept for it,
+ * or, as a ledger of an older version has none, this process's own. Returns NULL with errno if it
+ * cannot be had. The directory is entered that its server was in, if that can be. */
+static char **command_environment(const char *id, int look)
 {
     static char mark_variable[sizeof "REQUEST_ID=" + CLEANUP_ID_SIZE];
+    char *look_variable = look > 1 ? "UNDO_LOOK=2" : "UNDO_LOOK=1";
     int kept = cleanup_environment();
     if (kept < 0)
-        return environ;
+        return putenv(look_variable) == 0 ? environ : NULL;
     snprintf(mark_variable, sizeof mark_variable, "REQUEST_ID=%s", id);
-    char **all = environment_read(kept, mark_variable);
+    char **all = environment_read(kept, mark_variable, look_variable);
     for (char **v = all; v != NULL && *v != NULL; v++)
         if (strncmp(*v, "PWD=", 4) == 0 && chdir(*v + 4) < 0)
             continue; /* a server's own janitor is there, also if its user may not go there */
     return all;
 }
 
-static _Noreturn void exec_command(const char *id, const char *command, int output, pid_t parent)
+static _Noreturn void exec_command(const char *id, const char *command, int look, int output,
+                                   pid_t parent)
 {
     const char *const words[] = {"sh", "-c", command, NULL};
     sigset_t none;
@@ -208,7 +222,7 @@ static _Noreturn void exec_command(const char *id, const char *command, int outp
     if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(output, STDOUT_FILENO) < 0 ||
         dup2(output, STDERR_FILENO) < 0)
         _exit(126);
-    char **environment = command_environment(id);
+    char **environment = command_environment(id, look);
     if (environment != NULL)
         execve("/bin/sh", (char *const *)words, environment);
     fprintf(stderr, "could not run /bin/sh: %s\n", strerror(errno));
@@ -269,10 +283,11 @@ static bool hunt_once(const char *id, pid_t parent, bool (*known)(pid_t))
     return cleanup_end_request(id, parent, known);
 }
 
-/* Run an undo command to its end; the ledger's lock is held meanwhile. Returns 0 if it exited with
- * status 0, and 1 if with EX_TEMPFAIL, which has been reported: ask again later. Returns -1 with
- * errno if it could not be run, or with errno 0 if it failed, which has then been reported. */
-static int run_command(const char *id, const char *command)
+/* Run an undo command to its end, for this LOOK; the ledger's lock is held meanwhile. Returns 0 if
+ * it exited with status 0, and 1 if with EX_TEMPFAIL, which has been reported: ask again later.
+ * Returns -1 with errno if it could not be run, or with errno 0 if it failed, which has then been
+ * reported. */
+static int run_command(const char *id, const char *command, int look)
 {
     char what[1200], why[64];
     int ends[2], status = 0;
@@ -283,7 +298,7 @@ static int run_command(const char *id, const char *command)
         return -1;
     pid_t pid = fork();
     if (pid == 0)
-        exec_command(id, command, ends[1], self);
+        exec_command(id, command, look, ends[1], self);
     close(ends[1]);
     if (pid < 0) {
         close(ends[0]);
@@ -300,8 +315,11 @@ static int run_command(const char *id, const char *command)
         snprintf(why, sizeof why, "exit status %d%s", WEXITSTATUS(status), later ? ", later" : "");
     else
         snprintf(why, sizeof why, "ended by signal %d", WTERMSIG(status));
-    snprintf(what, sizeof what, "could not undo%s: run %.800s%s: %s", later ? " yet" : "", command,
-             strlen(command) > 800 ? "..." : "", why);
+    snprintf(what, sizeof what, "%s%s: run %.800s%s: %s",
+             look == 1 ? "could not undo"
+             : later   ? "second look cannot tell"
+                       : "second look failed",
+             later ? " yet" : "", command, strlen(command) > 800 ? "..." : "", why);
     report_failure(id, what);
     errno = 0; /* told */
     return later ? 1 : -1;

@@ -128,7 +128,8 @@ struct status_server {
     char where[LISTENERS_MAX * (LISTENER_NAME_SIZE + 2)]; /* the same in one line */
     struct status_request *requests;                      /* the oldest first */
     struct cleanup_look *undoing;                         /* of a dead server: all its ledgers */
-    size_t ended_kinds, listening_count, request_count, undoing_count;
+    struct cleanup_look *looking; /* undone, and waiting for a second look: the end of UNDOING */
+    size_t ended_kinds, listening_count, request_count, undoing_count, looking_count;
 };
 
 static struct status {
@@ -154,6 +155,7 @@ enum field_kind {
     FIELD_COUNT,  /* uint64_t, as the two that follow; size_t is as long */
     FIELD_AGE,    /* in milliseconds */
     FIELD_MOMENT, /* in milliseconds since 1970; to people: how long ago */
+    FIELD_DUE,    /* the same; to people: in how long */
     FIELD_ROWS,   /* a pointer to an array of structs, each with fields of its own */
     FIELD_ARRAY   /* the array itself; without fields: of char[] */
 };
@@ -196,7 +198,16 @@ static const struct field ledger_fields[] = {
     {FIELD_COUNT, LEDGER(records), "records", HEADS("RECORDS", "Records")},
     {FIELD_CODE, LEDGER(title), "request", HEADS("REQUEST", "Request")},
     {FIELD_CODE, LEDGER(next), "next", HEADS("NEXT", "To undo next")},
+    {FIELD_COUNT, LEDGER(looks), .json = "second_looks"},
     {FIELD_RETRY, LEDGER(id), .json = "retry"},
+    {0},
+};
+
+static const struct field look_fields[] = {
+    {FIELD_CODE, LEDGER(id), "id", HEADS("ID", "Id")},
+    {FIELD_DUE, LEDGER(due_ms), "due", HEADS("DUE IN", "Due in")},
+    {FIELD_COUNT, LEDGER(looks), "second_looks", HEADS("LOOKS", "Looks")},
+    {FIELD_CODE, LEDGER(title), "request", HEADS("REQUEST", "Request")},
     {0},
 };
 
@@ -235,6 +246,8 @@ static const struct field server_fields[] = {
      METRIC("connections_idle", "Open connections without a request.")},
     {FIELD_COUNT, SERVER(undoing_count),
      METRIC("undo_in_progress", "Requests that are being undone, or wait for a retry.")},
+    {FIELD_COUNT, SERVER(looking_count),
+     METRIC("undo_second_looks", "Requests that are undone, and wait for a second look.")},
     {FIELD_COUNT, SERVER(figures.later), "undo_later",
      METRIC("undo_later", "Requests that cannot be undone yet, and are tried again.")},
     {FIELD_COUNT, SERVER(figures.requests), "requests_started",
@@ -246,6 +259,9 @@ static const struct field server_fields[] = {
      ROWS(request_fields, struct status_request, SERVER(request_count))},
     {FIELD_ROWS, SERVER(undoing), "undoing", HEADS("\nBeing undone:\n", "Being undone"),
      ROWS(ledger_fields, struct cleanup_look, SERVER(undoing_count))},
+    {FIELD_ROWS, SERVER(looking), "second_looks",
+     HEADS("\nUndone, with a second look to come:\n", "Second looks"),
+     ROWS(look_fields, struct cleanup_look, SERVER(looking_count))},
     {0},
 };
 
@@ -458,6 +474,32 @@ static void keep_undoing(int dir, struct status_server *s)
     s->undoing_count = kept;
 }
 
+static bool waits_for_look(const struct cleanup_look *l)
+{
+    return l->records == 0 && l->looks > 0;
+}
+
+static int compare_looks(const void *a, const void *b)
+{
+    const struct cleanup_look *x = a, *y = b;
+    bool waits = waits_for_look(x) && waits_for_look(y);
+    if (waits_for_look(x) != waits_for_look(y))
+        return waits_for_look(x) ? 1 : -1;
+    return waits && x->due_ms != y->due_ms ? (x->due_ms > y->due_ms ? 1 : -1)
+                                           : strcmp(x->id, y->id);
+}
+
+/* Tell those that only wait for a second look from what is being undone; what is due next first. */
+static void part_looking(struct status_server *s)
+{
+    qsort(s->undoing, s->undoing_count, sizeof *s->undoing, compare_looks);
+    while (s->undoing_count > 0 && waits_for_look(&s->undoing[s->undoing_count - 1])) {
+        s->undoing_count--;
+        s->looking_count++;
+    }
+    s->looking = s->undoing + s->undoing_count;
+}
+
 /* The server of TOKEN. Returns false if there is nothing to tell of. */
 static bool read_server(const char *token, struct status_server *s)
 {
@@ -488,6 +530,7 @@ static bool read_server(const char *token, struct status_server *s)
             s->condition = CONDITION_UNREADABLE;
         judge_holder(s, holder);
         keep_undoing(dir, s);
+        part_looking(s);
     }
     /* Dead and with neither, it is just being made, or removed. */
     bool anything = s->condition != CONDITION_DEAD || board >= 0 || s->undoing_count > 0;

@@ -57,17 +57,6 @@ static void put_number(FILE *out, enum field_kind kind, uint64_t n)
         fprintf(out, "%llu.%03llu", (unsigned long long)n / 1000, (unsigned long long)n % 1000);
 }
 
-/* "2026-11-23T11:27:50Z" */
-static const char *moment_words(int64_t ms)
-{
-    static char words[32];
-    const int64_t last = 253402300799; /* second of the year 9999 */
-    struct text t = TEXT(words);
-    text_time(&t, ms < 0 || ms / 1000 > last ? 0 : ms / 1000);
-    text_char(&t, 'Z');
-    return text_end(&t);
-}
-
 /* "3.2s", "42s", "12m", "5h", "9d": in the largest unit of which there are two. */
 static const char *age_words(int64_t ms)
 {
@@ -122,6 +111,9 @@ static void put_totals(FILE *out, const struct status_server *s)
     }
     if (s->figures.later > 0)
         fprintf(out, "; %llu cannot be undone yet", (unsigned long long)s->figures.later);
+    if (s->looking_count > 0)
+        fprintf(out, "; %zu second look%s to come, the next in %s", s->looking_count,
+                plural(s->looking_count), age_words(s->looking[0].due_ms - status.now_ms));
 }
 
 /* In one line, a server that cannot be asked. */
@@ -142,7 +134,8 @@ static void put_other_server(FILE *out, const struct status_server *s)
 
 static bool is_number(const struct field *f)
 {
-    return f->kind == FIELD_COUNT || f->kind == FIELD_AGE || f->kind == FIELD_MOMENT;
+    return f->kind == FIELD_COUNT || f->kind == FIELD_AGE || f->kind == FIELD_MOMENT ||
+           f->kind == FIELD_DUE;
 }
 
 /* What people read in F's column. */
@@ -156,6 +149,8 @@ static const char *cell_words(const struct field *f, const void *row)
         return age_words((int64_t)n);
     case FIELD_MOMENT:
         return age_words(status.now_ms - (int64_t)n);
+    case FIELD_DUE:
+        return age_words((int64_t)n - status.now_ms);
     case FIELD_COUNT:
         snprintf(number, sizeof number, "%llu", (unsigned long long)n);
         return n == UNKNOWN ? "-" : number;
@@ -348,7 +343,7 @@ static void json_value(FILE *out, const struct field *f, const void *row)
         json_list(out, f, row);
     else if (f->kind == FIELD_COUNT || f->kind == FIELD_AGE)
         put_number(out, f->kind, field_number(f, row));
-    else if (f->kind == FIELD_MOMENT)
+    else if (f->kind == FIELD_MOMENT || f->kind == FIELD_DUE)
         json_string(out, moment_words((int64_t)field_number(f, row)));
     else if (f->kind == FIELD_RETRY)
         json_string(out, recover_words(status.state.path, field_words(f, row)));

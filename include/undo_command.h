@@ -140,11 +140,31 @@ static _Noreturn void no_such_verb(const char *name)
     wrong_use("there is no verb %s; there are %s", name, text_end(&t));
 }
 
+/* Append how long the second look is to wait, "--again TIME" or "--again=TIME". Returns how many
+ * words that took; 0 if it is not asked for. */
+static int undo_again_option(struct text *t, int argc, char **argv)
+{
+    static const char option[] = "--again";
+    size_t n = sizeof option - 1;
+    if (argc < 2 || strncmp(argv[1], option, n) != 0 || (argv[1][n] != '\0' && argv[1][n] != '='))
+        return 0;
+    bool joined = argv[1][n] == '=';
+    const char *time = joined ? argv[1] + n + 1 : argc > 2 ? argv[2] : "";
+    int64_t ms = parse_duration(time);
+    if (ms < 1 || ms > INT64_C(1000) * AGAIN_MOST_S)
+        wrong_use("--again %s is not a time up to a year, as in 90s, 15m or 2h", time);
+    text_format(t, "+%lld run ", (long long)(ms + 999) / 1000);
+    return joined ? 1 : 2;
+}
+
 static int command_undo(int argc, char **argv)
 {
     static char argument[2 * CLEANUP_RECORD_MAX]; /* what is cut is too long in any case */
     struct text t = TEXT(argument);
     program_name = "hangupd undo";
+    int again = undo_again_option(&t, argc, argv);
+    argc -= again;
+    argv += again;
     if (argc < 2)
         wrong_use("what is to be undone? VERB is missing");
     const char *name = argv[1];
@@ -155,6 +175,8 @@ static int command_undo(int argc, char **argv)
     enum verb verb = verb_find(name, strlen(name));
     if (!verbs[verb].offered)
         no_such_verb(name);
+    if (again > 0 && verb != VERB_RUN)
+        wrong_use("--again is for run: %s finds what it undoes at the first look", name);
     if (verbs[verb].argument == ARGUMENT_COMMAND)
         undo_command(&t, argc - 2, argv + 2);
     else if (verbs[verb].argument != ARGUMENT_NOTHING)
@@ -162,7 +184,7 @@ static int command_undo(int argc, char **argv)
     else if (argc > 2)
         wrong_use("%s takes no argument: it keeps all that was recorded so far", name);
     int fd = undo_descriptor();
-    if (cleanup_append(fd, name, text_end(&t), false) == 0)
+    if (cleanup_append(fd, again > 0 ? "again" : name, text_end(&t), false) == 0)
         return 0;
     if (errno == ENAMETOOLONG)
         wrong_use("%s: the record would be longer than %d bytes, which the ledger cannot hold",

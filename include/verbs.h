@@ -40,7 +40,8 @@
 #define VERBS(VERB)                                                                                \
     VERB(RUN, "run", COMMAND, COMMAND,                                                             \
          "  hangupd undo run COMMAND           run the shell command line COMMAND\n"               \
-         "  hangupd undo run PROGRAM ARG...    run exactly these words, whatever is in them\n")    \
+         "  hangupd undo run PROGRAM ARG...    run exactly these words, whatever is in them\n"     \
+         "  hangupd undo --again TIME run ...  the same, and once more when TIME has passed\n")    \
     VERB(UNLINK, "unlink", PATH, FILE,                                                             \
          "  hangupd undo unlink PATH           remove the file that then has this name\n")         \
     VERB(RMTREE, "rmtree", PATH, TREE,                                                             \
@@ -54,6 +55,7 @@
     VERB(COMMIT, "commit", NOTHING, MARK_KEEP,                                                     \
          "  hangupd undo commit                keep all that was recorded so far, however this "   \
          "ends\n")                                                                                 \
+    VERB(AGAIN, "again", AGAIN, AGAIN, "")                                                         \
     VERB(SCRATCH, "scratch", PATH, SCRATCH, "")                                                    \
     VERB(IN, "in", FILEID_PATH, PLACE, "")                                                         \
     VERB(SENT, "sent", NUMBER, MARK_SENT, "")
@@ -71,17 +73,19 @@ enum verb_argument {
     ARGUMENT_NOTHING,
     ARGUMENT_NUMBER,
     ARGUMENT_COMMAND,    /* for the shell; not empty */
+    ARGUMENT_AGAIN,      /* "+SECONDS", "DUE" or "DUE+SECONDS", a space and "run COMMAND" */
     ARGUMENT_PATH,       /* absolute */
     ARGUMENT_FILEID_PATH /* an identity, a space and an absolute path */
 };
 
 enum verb_undo {
-    UNDO_NOTHING,   /* no verb: a comment, or a line that cannot be obeyed */
-    UNDO_COMMAND,   /* run it: a janitor's work, never a signal handler's */
-    UNDO_FILE,      /* remove this name */
-    UNDO_TREE,      /* remove this directory and all that is in it */
-    UNDO_SCRATCH,   /* the same, even if everything else is kept */
-    UNDO_PLACE,     /* nothing: which directory it is that records lie in (thing.h) */
+    UNDO_NOTHING, /* no verb: a comment, or a line that cannot be obeyed */
+    UNDO_COMMAND, /* run it: a janitor's work, never a signal handler's */
+    UNDO_AGAIN,   /* the same, twice: for the second time when DUE, seconds since 1970, has come */
+    UNDO_FILE,    /* remove this name */
+    UNDO_TREE,    /* remove this directory and all that is in it */
+    UNDO_SCRATCH, /* the same, even if everything else is kept */
+    UNDO_PLACE,   /* nothing: which directory it is that records lie in (thing.h) */
     UNDO_MARK_KEEP, /* a mark: of what is recorded above it, only scratch is removed */
     UNDO_MARK_SENT  /* a mark: whether all is kept is decided before the undo begins */
 };
@@ -109,11 +113,29 @@ ASYNC_SAFE static inline enum verb verb_find(const char *name, size_t n)
 
 struct record {
     enum verb verb;
-    int error;                 /* why it cannot be obeyed, an errno; 0: it can */
-    struct identity identity;  /* only with ARGUMENT_FILEID_PATH */
-    unsigned long long number; /* only with ARGUMENT_NUMBER */
+    int error;                  /* why it cannot be obeyed, an errno; 0: it can */
+    struct identity identity;   /* only with ARGUMENT_FILEID_PATH */
+    unsigned long long number;  /* only with ARGUMENT_NUMBER; with ARGUMENT_AGAIN: DUE, or 0 */
+    unsigned long long seconds; /* only with ARGUMENT_AGAIN; 0: the default */
     char *argument; /* in the line: its path or command; if it is wrong, all behind the verb */
 };
+
+#define AGAIN_MOST_S 31622400 /* a year */
+
+/* Parse what stands before the command of an `again`, and step over it. Returns false if that is
+ * not what is there. */
+ASYNC_SAFE static inline bool again_parse(const char **s, struct record *r)
+{
+    bool good = **s == '+' || (parse_number(s, INT64_MAX, &r->number) && r->number > 0);
+    if (good && **s == '+') {
+        ++*s;
+        good = parse_number(s, AGAIN_MOST_S, &r->seconds) && r->seconds > 0;
+    }
+    if (!good || strncmp(*s, " run ", 5) != 0)
+        return false;
+    *s += 5;
+    return **s != '\0';
+}
 
 /* Parse LINE, which has no newline. The record points into it. */
 ASYNC_SAFE static inline struct record record_parse(char *line)
@@ -136,6 +158,11 @@ ASYNC_SAFE static inline struct record record_parse(char *line)
         break;
     case ARGUMENT_COMMAND:
         good = *at != '\0';
+        break;
+    case ARGUMENT_AGAIN:
+        good = again_parse(&at, &r);
+        if (good)
+            r.argument += at - r.argument;
         break;
     case ARGUMENT_PATH:
         good = *at == '/';

@@ -1191,8 +1191,8 @@ _Noreturn static void server_run(int go)
     setenv("TMPDIR", tmp, 1);
     setenv("SWEEP", here, 1);
     execl(options.server, options.server, "--listen", "127.0.0.1:0", "--listen", "unix:socket",
-          "--state", "state", "--grace", "50ms", "--pass-env", "SWEEP", "/c=@sweep",
-          options.program, options.idle, NULL);
+          "--state", "state", "--grace", "50ms", "--undo-again", "0", "--pass-env", "SWEEP",
+          "/c=@sweep", options.program, options.idle, NULL);
     _exit(2);
 }
 

@@ -1602,7 +1602,7 @@ static struct server *serve_example(const char *route, const char *name)
     bool script = strchr(name, '.') != NULL;
     snprintf(path, sizeof path, "%s%s/%s", getenv(script ? "TESTS" : "EXAMPLES"),
              script ? "/examples" : "", name);
-    return hangupd("%s=%s,%s", route, path, env);
+    return hangupd("%s=%s,%s --undo-again 0", route, path, env);
 }
 
 TEST(example_in_sh)
@@ -1696,7 +1696,8 @@ TEST(readme_machine)
     must(symlink(target, at("bin/cloud")) == 0);
     snprintf(path, sizeof path, "%s:%s", at("bin"), getenv("PATH"));
     setenv("PATH", path, 1);
-    struct server *s = hangupd("/machine=./machine.sh,env=CLOUD=%s --undo-retries 0", at("cloud"));
+    struct server *s =
+        hangupd("/machine=./machine.sh,env=CLOUD=%s --undo-retries 0 --undo-again 1", at("cloud"));
     struct output o = curl(s, "-f /machine?quick");
     must_say(o.status == 0 && strstr(o.text, " is yours\n") != NULL, "%s", o.text);
     o.text[strcspn(o.text, " ")] = '\0';
@@ -1708,6 +1709,7 @@ TEST(readme_machine)
     log_wait(s, " hangup undo=ok");
     must(strncmp(run("ls %s", at("cloud")).text, o.text, strlen(o.text)) == 0 &&
          run("ls %s", at("cloud")).length == strlen(o.text) + 1);
+    log_wait(s, " second look: done");
     server_stop(s);
 }
 

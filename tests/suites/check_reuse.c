@@ -394,11 +394,11 @@ TEST_TIMES(leftovers_of_version_1, 2)
     struct output o = run("%s status --state %s --json", the_hangupd(), at("state"));
     must_say(strstr(o.text, "GET /x") && strstr(o.text, "0123456789abcdef-1f"), "%s", o.text);
     if (_i == 0) {
-        o = run("%s recover --state %s", the_hangupd(), at("state"));
+        o = run("%s recover --state %s --undo-again 0", the_hangupd(), at("state"));
         must_say(o.status == 0 && strstr(o.text, "-1f"), "%d: %s", o.status, o.text);
         must_say(!strstr(o.text, "overwritten"), "%s", o.text);
     } else {
-        struct server *s = serve("", SAY_TMPDIR);
+        struct server *s = serve("--undo-again 0", SAY_TMPDIR);
         log_wait(s, "-1f undone at last"); /* it has a command, which waits */
         wait_gone(at("state/%s", token));
         must(!log_has(s, "overwritten"));

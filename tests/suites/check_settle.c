@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -1011,4 +1012,120 @@ TEST(rmtree_comes_to_an_end)
     ck_assert_int_gt(made, 64);
     ck_assert_done(settle());
     ck_assert_str_eq(listing("work"), "");
+}
+
+/* ---- Second looks -------------------------------------------------------------------------- */
+
+THEME("second looks");
+
+static enum cleanup_result settle_again(int64_t seconds, bool now)
+{
+    struct cleanup_settling how = {
+        .dir = ledgers, .id = ID, .again_s = seconds, .again_now = now, .run = note_run};
+    runs[0] = '\0';
+    return cleanup_settle(&how);
+}
+
+/* The number behind the first `again ` of the ledger, 0 if there is none that is left. */
+static unsigned long long due_in_ledger(void)
+{
+    const char *at_it = strstr(file_read(at("ledgers/%s", ID)), "\nagain ");
+    return at_it ? strtoull(at_it + strlen("\nagain "), NULL, 10) : 0;
+}
+
+static const struct {
+    const char *before; /* of its id */
+    const char *behind; /* NULL: there is no id */
+    bool again;
+} commands[] = {
+    {"rm ", "", true},
+    {"rm x-", ".csv", true},
+    {"rm x$REQUEST_ID", NULL, true},
+    {"rm ${REQUEST_ID}x", NULL, true},
+    {"rm \"$REQUEST_ID\"", NULL, true},
+    {"rm $REQUEST_IDS $REQUEST_ID_2 ; rm $REQUEST_ID", NULL, true},
+    {"rm ", "f", false}, /* another request's */
+    {"rm $REQUEST_IDS", NULL, false},
+    {"rm REQUEST_ID", NULL, false},
+    {"rm fixed", NULL, false},
+};
+
+TEST_EACH(who_gets_a_second_look, commands)
+{
+    char command[256];
+    bool has_id = commands[_i].behind != NULL;
+    snprintf(command, sizeof command, "%s%s%s", commands[_i].before, has_id ? ID : "",
+             has_id ? commands[_i].behind : "");
+    leave(ID, "run %s\n", command);
+    time_t before = time(NULL);
+    ck_assert_int_eq(settle_again(60, false), commands[_i].again ? CLEANUP_AGAIN : CLEANUP_DONE);
+    ck_assert_str_eq(runs, with("%s\n", command));
+    if (!commands[_i].again)
+        return;
+    ck_assert_uint_ge(due_in_ledger(), (unsigned long long)before + 60);
+    ck_assert_line(file_read(at("ledgers/%s", ID)), "#un rm .*");
+    ck_assert_int_eq(settle_again(60, false), CLEANUP_AGAIN); /* not yet */
+    ck_assert_str_eq(runs, "");
+    ck_assert_int_eq(settle_again(60, true), CLEANUP_AGAIN); /* now, and still later */
+    ck_assert_str_eq(runs, with("again: %s\n", command));
+    ck_assert_uint_ne(due_in_ledger(), 0);
+}
+
+TEST(never_is_never_but_for_who_asked)
+{
+    leave(ID, "again +5 run asked\nrun rm %s\n", ID);
+    ck_assert_int_eq(settle_again(0, false), CLEANUP_AGAIN);
+    ck_assert_str_eq(runs, with("rm %s\nasked\n", ID));
+    ck_assert_line(file_read(at("ledgers/%s", ID)), "again [0-9]*[+]5 run asked");
+    ck_assert_no_line(file_read(at("ledgers/%s", ID)), "again .* run rm.*");
+}
+
+/* They hold back no older record, wait for each other, and are taken newest first. */
+TEST(looks_wait_for_the_last)
+{
+    unsigned long long now = (unsigned long long)time(NULL);
+    file_write(at("work/a"), "");
+    leave(ID, "unlink %s\nagain 1 run older\nagain %llu run newer\n", at("work/a"), now + 50);
+    ck_assert_int_eq(settle_again(60, false), CLEANUP_AGAIN);
+    ck_assert_str_eq(runs, "");
+    ck_assert_str_eq(listing("work"), "");
+    leave(ID, "again 1 run older\ncommit\nagain 1 run same\nagain 2 run newer\n");
+    ck_assert_done(settle_again(60, false));
+    ck_assert_str_eq(runs, "again: newer\nagain: same\n"); /* what is older is kept */
+}
+
+/* What is further ahead than it can be is of a clock that was set back: it waits its time from now,
+ * and that is written down. */
+TEST(clock_was_set_back)
+{
+    unsigned long long now = (unsigned long long)time(NULL);
+    leave(ID, "again 99999999999 run x\n");
+    ck_assert_int_eq(settle_again(60, false), CLEANUP_AGAIN);
+    ck_assert_uint_ge(due_in_ledger(), now + 60);
+    ck_assert_uint_le(due_in_ledger(), now + 70);
+    leave(ID, "again 99999999999+5 run x\n");
+    ck_assert_int_eq(settle_again(60, false), CLEANUP_AGAIN);
+    ck_assert_uint_le(due_in_ledger(), now + 15);
+}
+
+/* It succeeds only when its second look is on record; a failure leaves it as it was. */
+TEST(first_look_that_fails_is_no_second_one)
+{
+    leave(ID, "again +60 run fail\n");
+    ck_assert_int_eq(settle_again(60, false), CLEANUP_FAILED);
+    ck_assert_line(file_read(at("ledgers/%s", ID)), "again [+]60 run fail");
+    leave(ID, "again 1 run fail\n");
+    ck_assert_int_eq(settle_again(60, false), CLEANUP_FAILED);
+    ck_assert_str_eq(runs, "again: fail\n");
+}
+
+static const char *const not_again[] = {
+    "again",       "again run x",  "again + run x",     "again +0 run x", "again 0 run x",
+    "again 5 run", "again 5 run ", "again 5 unlink /x", "again -5 run x", "again 5+ run x"};
+
+TEST_EACH(no_second_look, not_again)
+{
+    leave(ID, "%s\n", not_again[_i]);
+    ck_assert_int_eq(settle_again(60, true), CLEANUP_FAILED);
+    ck_assert_str_eq(runs, "");
 }

@@ -69,6 +69,8 @@ static const struct {
     {{"run", "rm", "two words", "it's", ""}, "run rm 'two words' 'it'\\''s' ''\n"},
     {{"run", "A=1", "$x", "`y`", "a\\b", "~", "*"}, "run 'A=1' '$x' '`y`' 'a\\b' '~' '*'\n"},
     {{"run", "if", "true"}, "run 'if' true\n"},
+    {{"--again", "1.5m", "run", "rm", "a b"}, "again +90 run rm 'a b'\n"},
+    {{"--again=0.2", "run", "x"}, "again +1 run x\n"},
     {{"unlink", "/tmp/some file"}, "unlink /tmp/some file\n"},
     {{"rmtree", "/tmp/tree//"}, "rmtree /tmp/tree\n"},
     {{"unlink-if", "8:1:10:123.456000000", "/x y"}, "unlink-if 8:1:10:123.456000000 /x y\n"},
@@ -125,8 +127,9 @@ TEST_TIMES(relative_path_is_made_absolute, 2)
 
 static char ran[256];
 
-static int note_command(const char *id, const char *command)
+static int note_command(const char *id, const char *command, int look)
 {
+    (void)look;
     must_say(strcmp(id, ID) == 0, "%s", id);
     snprintf(ran + strlen(ran), sizeof(ran) - strlen(ran), "[%s]", command);
     return 0;
@@ -200,6 +203,12 @@ static const struct {
 } refused[] = {
     {{NULL}, "VERB is missing"},
     {{"run"}, "empty"},
+    {{"--again"}, "not a time"},
+    {{"--again", "0", "run", "x"}, "not a time"},
+    {{"--again", "10000h", "run", "x"}, "not a time"},
+    {{"--again", "5"}, "VERB is missing"},
+    {{"--again", "5", "unlink", "/x"}, "--again is for run"},
+    {{"--again", "5", "run", " "}, "empty"},
     {{"run", ""}, "empty"},
     {{"run", " \t"}, "empty"},
     {{"run", "", "x"}, "empty"},
@@ -888,7 +897,7 @@ static struct output recover_elsewhere(const char *words)
 {
     must(chdir("/") == 0);
     struct output o = run("env -i HOME=/root PATH=/usr/bin:/bin CLOUD=wrong SECRET=told %s recover "
-                          "--state %s %s",
+                          "--state %s --undo-again 0 %s",
                           the_hangupd(), at("state"), words);
     must(chdir(test_dir) == 0);
     return o;
@@ -904,8 +913,9 @@ static struct server *serve_needy(void)
                             "env >all; [ -e mended ]' >&3\n"
                             "echo ready >&2; exec sleep 1000\n");
     must(chmod(at("needy"), 0755) == 0);
-    return hangupd("--undo-retries 0 --pass-env CLOUD /p=%s,env=PLACE=here,env=X=a\\,b",
-                   at("needy"));
+    return hangupd(
+        "--undo-retries 0 --undo-again 0 --pass-env CLOUD /p=%s,env=PLACE=here,env=X=a\\,b",
+        at("needy"));
 }
 
 static void leave_needy(struct server *s, const char *id)
@@ -919,7 +929,7 @@ static void start_elsewhere(const char *till)
 {
     must(setenv("CLOUD", "wrong", 1) == 0 && mkdir(at("elsewhere"), 0755) == 0);
     must(chdir(at("elsewhere")) == 0);
-    struct server *next = things("--undo-retries 0");
+    struct server *next = things("--undo-retries 0 --undo-again 0");
     must(chdir(test_dir) == 0);
     log_wait(next, "%s", till);
     server_kill(next, SIGTERM);
@@ -1009,7 +1019,7 @@ TEST(recover_sweeps_environments_without_a_ledger)
     must(recover("").status == 1);
     must(exists(at("state/failed/%s.env", id)) && !exists(at("state/failed/" ID ".env")));
     file_write(at("mended"), "");
-    must(recover("").status == 0 && nothing_in_state());
+    must(recover("--undo-again 0").status == 0 && nothing_in_state());
 }
 
 /* ---- hangupd recover ----------------------------------------------------------------------- */
@@ -1039,7 +1049,7 @@ TEST(recover_undoes_all_that_was_left)
     kill_all_of(s, w, 2);
     file_write(at("mended"), "");
     must(exists(at("file")));
-    struct output o = recover("");
+    struct output o = recover("--undo-again 0");
     must_say(o.status == 0, "%d: %s", o.status, o.text);
     must_say(strstr(o.text, bad.id) && strstr(o.text, "3 undone or kept, 0 left"), "%s", o.text);
     snprintf(query, sizeof(query), "%s: undo: ran %s\n%s: undone: ", w[0].id, w[0].id, w[0].id);
@@ -1458,4 +1468,110 @@ TEST_TIMES(ledgers_of_another_node_are_left_alone, 2)
     must(!exists(at("file")) && nothing_in_state());
     if (c >= 0)
         close(c);
+}
+
+/* ---- The second look ----------------------------------------------------------------------- */
+
+THEME("second look");
+
+/* Finds by a name that is the request's alone, and says which look it is. */
+#define FINDS encoded("echo look $UNDO_LOOK >>looks; rm -f thing-$REQUEST_ID")
+
+/* A request with the records QUERY whose caller hangs up. Its service is slow: it has the order,
+ * and will make the thing only after the undo. */
+static struct working hang_up_on(struct server *s, const char *query)
+{
+    struct working w = start_working(s, query);
+    close_fin(w.connection);
+    log_wait(s, " hangup undo=ok");
+    return w;
+}
+
+static struct working order_thing(struct server *s)
+{
+    char query[1024];
+    snprintf(query, sizeof(query), "run1=%s", FINDS);
+    struct working w = hang_up_on(s, query);
+    log_wait(s, " %s undone; a second look is due in ", w.id);
+    must(strcmp(file_read(at("looks")), "look 1\n") == 0);
+    file_write(at("thing-%s", w.id), ""); /* only now */
+    return w;
+}
+
+enum { SERVER_LIVES, SERVER_IS_KILLED, SERVER_STOPS, NEXT_TO_LOOK };
+
+/* The thing appears after the undo that found nothing, and is gone when it was looked for again,
+ * whoever goes on with it. */
+TEST_TIMES(late_thing_is_undone, NEXT_TO_LOOK)
+{
+    struct server *s = things("--undo-again 1");
+    struct working w = order_thing(s);
+    if (_i == SERVER_IS_KILLED)
+        server_kill(s, SIGKILL);
+    if (_i == SERVER_STOPS) {
+        kill(s->pid, SIGTERM);
+        log_wait(s, " second looks: 1, due until 20");
+        must(wait_status(s->pid) == 0);
+        s->ended = true;
+    }
+    if (_i != SERVER_LIVES)
+        s = things("--undo-again 1");
+    log_wait(s, " %s second look: done", w.id);
+    must(!exists(at("thing-%s", w.id)));
+    must_say(strcmp(file_read(at("looks")), "look 1\nlook 2\n") == 0, "%s", file_read(at("looks")));
+    server_stop(s);
+}
+
+/* `recover` names what is not due; what it is told to look at it looks at now, and again later. */
+TEST(recover_takes_second_looks)
+{
+    char words[256];
+    struct server *s = things("--undo-again 3600");
+    struct working w = order_thing(s);
+    struct output o = run("%s status --state %s", the_hangupd(), at("state"));
+    must_say(strstr(o.text, "; 1 second look to come, the next in ") &&
+                 strstr(o.text, "Undone, with a second look to come:\n"),
+             "%s", o.text);
+    o = run("%s status --state %s --json", the_hangupd(), at("state"));
+    must_say(strstr(o.text, "\"undoing\":[],\"second_looks\":[{\"id\":\""), "%s", o.text);
+    o = run("%s status --state %s --prometheus", the_hangupd(), at("state"));
+    must_say(strstr(o.text, "\nhangupd_undo_second_looks{") && strstr(o.text, "} 1\n"), "%s",
+             o.text);
+    server_kill(s, SIGKILL);
+    o = recover("--undo-again 3600");
+    must_say(o.status == 1 && strstr(o.text, ": undone; a second look is due at 20"), "%s", o.text);
+    must(exists(at("thing-%s", w.id)));
+    snprintf(words, sizeof(words), "--undo-again 3600 %s", w.id);
+    o = recover(words);
+    must_say(o.status == 1 && strstr(o.text, ": undone; a second look is due at 20"), "%s", o.text);
+    must(!exists(at("thing-%s", w.id)));
+    wait_until(recover("--undo-again 1").status == 0); /* no look waits longer than this */
+    must_say(strcmp(file_read(at("looks")), "look 1\nlook 2\nlook 2\n") == 0, "%s",
+             file_read(at("looks")));
+    must(nothing_in_state());
+}
+
+TEST(second_look_that_fails_is_told_as_one)
+{
+    struct server *s = things("--undo-again 1 --undo-retries 0");
+    char query[1024];
+    snprintf(query, sizeof(query), "run1=%s",
+             encoded("[ $UNDO_LOOK = 1 ] || exit 3; : $REQUEST_ID"));
+    struct working w = hang_up_on(s, query);
+    log_wait(s, " %s second look failed: run [ $UNDO_LOOK = 1 ]", w.id);
+    log_wait(s, " %s SECOND LOOK FAILED for good: run [ $UNDO_LOOK = 1 ] || exit 3; ", w.id);
+    must(!log_has(s, "could not undo") && !log_has(s, "undo=failed"));
+    must(strstr(parked(w.id), " run [ $UNDO_LOOK = 1 ]"));
+    server_stop(s);
+}
+
+/* A name that another request's thing may have by then is looked for once, unless its author says
+ * otherwise. */
+TEST(other_names_get_no_second_look)
+{
+    struct server *s = things("--undo-again 1");
+    struct working w = hang_up_on(s, "run1=rm+-f+fixed-$REQUEST_IDS+REQUEST_ID");
+    must(!exists(at("state/%.16s/%s", w.id, w.id)));
+    must(!log_has(s, "second look"));
+    server_stop(s);
 }

@@ -242,9 +242,11 @@ void begin_in_slot(unsigned slot, const char *id, const char *title)
     cleanup_begin(&owner);
 }
 
-int note_run(const char *id, const char *command)
+int note_run(const char *id, const char *command, int look)
 {
     ck_assert_str_eq(id, ID);
+    if (look > 1)
+        strncat(runs, "again: ", sizeof runs - strlen(runs) - 1);
     strncat(runs, command, sizeof runs - strlen(runs) - 1);
     strncat(runs, "\n", sizeof runs - strlen(runs) - 1);
     if (on_run)
@@ -252,7 +254,7 @@ int note_run(const char *id, const char *command)
     return strncmp(command, "fail", 4) == 0 ? -1 : 0;
 }
 
-enum cleanup_result settle_with(bool after_crash, int (*run)(const char *, const char *))
+enum cleanup_result settle_with(bool after_crash, int (*run)(const char *, const char *, int))
 {
     struct cleanup_settling how = {
         .dir = ledgers, .id = ID, .after_crash = after_crash, .run = run};

@@ -57,7 +57,7 @@ void begin(void);
 void begin_in_slot(unsigned slot, const char *id, const char *title);
 /* Settle the ledger ID; its commands are not run but noted. */
 enum cleanup_result settle(void);
-enum cleanup_result settle_with(bool after_crash, int (*run)(const char *, const char *));
+enum cleanup_result settle_with(bool after_crash, int (*run)(const char *, const char *, int));
 /* All reports of cleanup_report: "ID: WHAT\n" each. */
 extern char reports[65536];
 #define ck_assert_done(call)                                                                       \
@@ -66,7 +66,7 @@ extern char reports[65536];
  * set. A command that starts with "fail" fails. */
 extern char runs[65536];
 extern void (*on_run)(const char *command);
-int note_run(const char *id, const char *command);
+int note_run(const char *id, const char *command, int look);
 /* A ledger as a child with pid PID would have left it in DIR; as one that is dead would have, in
  * this boot; and before it. */
 void forge(int dir, const char *id, pid_t pid, unsigned long long started, const char *boot,
