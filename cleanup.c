@@ -213,6 +213,7 @@ static struct {
     int fd, program_fd;            /* -1: not open yet */
     off_t from;                    /* where its records start */
     off_t last;                    /* where the newest record starts */
+    off_t seen;                    /* how much of the program's file has been looked at */
     struct stat file;              /* what fd is open on */
     int environment;               /* of its undo commands (environment_file.h); -1: none is kept */
     bool begun;                    /* its head is written */
@@ -953,10 +954,53 @@ int cleanup_open_for_program(void)
     if (fd < 0)
         return -1;
     ledger.program_fd = fd;
+    ledger.seen = sizeof PROGRAM_HEAD - 1;
     /* The head says that there is a program's file, so it comes after that. */
     if (!begin_with_scratch() && ledger_begin() < 0)
         return -1;
     return fd;
+}
+
+/* Say in the own file in which directory the program's record LINE lies. */
+static bool tell_place_of(char *line)
+{
+    struct line in = {.text = TEXT(in.bytes), .in = TEXT(in.in_bytes)};
+    struct record r = record_parse(line);
+    enum verb_undo how = verbs[r.verb].undo;
+    if (r.error == 0 && (how == UNDO_FILE || how == UNDO_TREE))
+        place_tell(&in.text, r.argument);
+    if (in.text.length == 0)
+        return true;
+    in.text.length--; /* its newline is appended with it */
+    if (line_append(ledger.fd, &in, ledger.owner.sync) == 0)
+        return true;
+    places_told_forget();
+    return false;
+}
+
+void cleanup_look_at_program(void)
+{
+    static char lines[2 * CLEANUP_RECORD_MAX + 1];
+    struct stat now;
+    if (!cleanup_is_owner() || ledger.program_fd < 0 || fstat(ledger.program_fd, &now) < 0)
+        return;
+    while (ledger.seen < now.st_size) {
+        ssize_t n = pread(ledger.program_fd, lines, sizeof lines - 1, ledger.seen);
+        char *at = lines, *end;
+        if (n <= 0)
+            return;
+        lines[n] = '\0';
+        for (; (end = memchr(at, '\n', (size_t)(lines + n - at))) != NULL; at = end + 1) {
+            *end = '\0';
+            if (!tell_place_of(at))
+                return; /* a full disk: the next look tries it again */
+            ledger.seen += end + 1 - at;
+        }
+        if (at == lines && n < (ssize_t)sizeof lines - 1)
+            return; /* the program is still at this line */
+        if (at == lines)
+            ledger.seen += n; /* nobody obeys a line of this length */
+    }
 }
 
 /* ---- READ -------------------------------------------------------------------------- */

@@ -1299,6 +1299,7 @@ static struct program {
     int out, err; /* the read ends of its pipes; -1: none */
     int ends[2];  /* the write ends, which are kept open: so a wait is not ended by their close */
     volatile sig_atomic_t child_ended; /* SIGCHLD has come */
+    int64_t looked;                    /* when its records were looked at; 0: not yet */
     bool ended;
     int status;     /* of waitpid(2), once it has ended */
     size_t have;    /* of its header, in program_output */
@@ -1604,6 +1605,30 @@ static void let_signals_in(void)
     ppoll(NULL, 0, &at_once, request.mask_of_waits);
 }
 
+#define LOOK_MS 500 /* between two looks at what a program has recorded, beside one at its end */
+
+/* Returns the shorter of MOST, a wait that is in LEFT, or NULL for any, and the time between two
+ * looks. */
+static const struct timespec *until_look(const struct timespec *most, struct timespec *left)
+{
+    const struct timespec look = {0, LOOK_MS * 1000000L};
+    if (most == NULL || most->tv_sec > 0 || most->tv_nsec > look.tv_nsec)
+        *left = look;
+    return left;
+}
+
+/* Look, if it is time for it. */
+static void look_at_records(void)
+{
+    int64_t now = clock_ms();
+    if (program.looked == 0)
+        program.looked = now;
+    if (now - program.looked < LOOK_MS)
+        return;
+    cleanup_look_at_program();
+    program.looked = now;
+}
+
 #define ROUNDS_WITHOUT_SIGNALS 16 /* pieces of output; the parent's signals are seen at once */
 
 /* Pass on what the program writes until it has ended, and ask the client while it writes nothing.
@@ -1616,12 +1641,13 @@ static int pass_on(struct request *rq)
         struct pollfd p[] = {
             {program.out, POLLIN, 0}, {program.err, POLLIN, 0}, {client, POLLRDHUP, 0}};
         struct timespec left;
-        const struct timespec *most = until_question(&rq->answer, &left);
+        const struct timespec *most = until_look(until_question(&rq->answer, &left), &left);
         int ready = program.child_ended == 0 ? ppoll(p, 3, most, request.mask_of_waits) : -1;
         if (program.child_ended != 0)
             reap_program();
         if (ready < 0)
             continue;
+        look_at_records();
         if (p[2].revents != 0) {
             client = -1; /* it would be ready from now on */
             rq->answer.fin_seen = true;
@@ -1633,6 +1659,7 @@ static int pass_on(struct request *rq)
         if (round % ROUNDS_WITHOUT_SIGNALS == 0 || atomic_load(&rq->slot->cause) != CAUSE_NONE)
             let_signals_in();
     }
+    cleanup_look_at_program();
     int left = 0;
     if (ioctl(program.out, FIONREAD, &left) < 0)
         left = 0;

@@ -85,6 +85,9 @@ int cleanup_open_for_program(void);
  * cleanup_... waits until the process ends. What such a thread is making is made first. */
 void cleanup_hold_threads(void);
 
+/* Look at what the program has recorded since the last look, and record in which directories that
+ * is: there alone "not there" will be success for its undo. One system call if there is nothing. */
+void cleanup_look_at_program(void);
 /* Record that the answer is complete when the peer's kernel has acknowledged N bytes of the
  * connection, as TCP_INFO counts them; and take the newest of these marks back. With 0 all is kept
  * whatever the peer has. Return 0, or -1 with errno. */
