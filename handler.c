@@ -2430,14 +2430,14 @@ ASYNC_SAFE const char *handler_words(int status, enum cause cause, bool undone)
 }
 
 ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, bool head_only,
-                                        const char *reason)
+                                        bool retry, const char *reason)
 {
     struct text t = {.at = buffer, .room = room};
     const char *name = http_reason(status);
     unsigned long length = 3 + 1 + strlen(name) + 2 + strlen(reason) + 1;
     add_status_line(&t, status, NULL);
     text_format(&t, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: %lu\r\n", length);
-    text_add(&t, status == 503 ? "Retry-After: " RETRY_AFTER "\r\n" : "");
+    text_add(&t, status == 503 && retry ? "Retry-After: " RETRY_AFTER "\r\n" : "");
     text_add(&t, "Connection: close\r\n\r\n");
     if (!head_only)
         text_format(&t, "%d %s: %s\n", status, name, reason);
@@ -2448,7 +2448,8 @@ ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int statu
                                     const char *reason)
 {
     char answer[1024];
-    size_t n = handler_canned_answer(answer, sizeof answer, status, head_only, reason);
+    bool retry = atomic_load(&slot->cause) != CAUSE_OPERATOR; /* who wants it not to be done */
+    size_t n = handler_canned_answer(answer, sizeof answer, status, head_only, retry, reason);
     if (send(connection, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)n)
         return false;
     const char *blank = memmem(answer, n, "\r\n\r\n", 4);
@@ -2519,14 +2520,22 @@ ASYNC_SAFE static void on_sigterm(int signal)
     }
     if (request.delivering != 0)
         return;
+    /* The parent writes a cause first. It is told of one that it has not sent: its time for us
+     * begins then. If it is dead, the signal is the kernel's (PR_SET_PDEATHSIG). */
+    uint32_t cause = CAUSE_NONE;
+    if (getppid() == request.parent &&
+        atomic_compare_exchange_strong(&request.slot->cause, &cause, CAUSE_OPERATOR)) {
+        const struct handler_call *call = request.call;
+        cause = CAUSE_OPERATOR;
+        (void)write_all(call->nudge, &call->slot_number, sizeof call->slot_number);
+    }
     /* Other threads would go on creating while this one undoes. No signal handler can stop them,
      * but SIGKILL does, and then the parent undoes. */
     if (has_other_threads()) {
         kill(getpid(), SIGKILL);
         return;
     }
-    enum cause cause = (enum cause)atomic_load(&request.slot->cause);
-    abandon(&request, outcome_of(cause), cause);
+    abandon(&request, outcome_of((enum cause)cause), (enum cause)cause);
 }
 
 /* Exit. The parent believes CODE only beside DONE: a C handler may call exit(0) at any time. */

@@ -116,6 +116,7 @@
 #include "state.h"
 #include "status_look.h"
 #include "status_show.h"
+#include "stop_command.h"
 #include "surroundings.h"
 #include "undo_command.h"
 
@@ -619,6 +620,7 @@ static const struct command {
     {"recover", command_recover},
     {"undo", command_undo},
     {"status", command_status},
+    {"stop", command_stop},
 };
 
 /* `hangupd COMMAND...`: run it, and end the process. A command runs beside a server and not in it:
@@ -1604,6 +1606,7 @@ static void fill_slot(struct connection *c, const char *id)
     struct slot *s = slot_of(c);
     memset(s, 0, sizeof *s);
     s->started = c->since;
+    s->forked = clock_ticks();
     s->route = -1;
     snprintf(s->id, sizeof s->id, "%s", id);
     address_text(&c->address, s->client, sizeof s->client);
@@ -1634,7 +1637,7 @@ static void request_start(struct connection *c)
                                 .once = server.one_connection,
                                 .parent = server.pid,
                                 .is_tcp = c->is_tcp,
-                                .forked = clock_ticks()};
+                                .forked = slot_of(c)->forked};
     pid_t pid = fork_for(c, &call.connection);
     if (pid == 0)
         child_main(&call);
@@ -1881,6 +1884,15 @@ static void room_asked(struct connection *c)
     word_tell(&s->room, granted ? ROOM_GRANTED : ROOM_REFUSED);
 }
 
+/* Returns true if an operator has ended C's request by a SIGTERM to its child, which notes that. It
+ * counts where we have no cause of our own; a child that lies so ends itself. */
+static bool is_operators(struct connection *c)
+{
+    if (c->cause == CAUSE_NONE && atomic_load(&slot_of(c)->cause) == CAUSE_OPERATOR)
+        c->cause = CAUSE_OPERATOR;
+    return c->cause == CAUSE_OPERATOR;
+}
+
 /* A child that has something to say names its slot here: a time limit of its own, that it wants its
  * turn, or room for its body. */
 static void nudged(void)
@@ -1890,6 +1902,11 @@ static void nudged(void)
         struct connection *c = number < settings.requests ? server.slot_users[number] : NULL;
         if (c == NULL || c->phase != PHASE_BUSY || c->signalled)
             continue;
+        if (is_operators(c)) {
+            c->signalled = true; /* by somebody else, and its time runs as ever */
+            set_deadline(c, clock_ms() + settings.handler.grace_ms + KILL_AFTER_MS);
+            continue;
+        }
         int64_t limit = atomic_load(&slot_of(c)->limit_ms);
         if (limit > 0 && limit <= INT_MAX)
             set_deadline(c, c->since + limit);
@@ -2087,6 +2104,7 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
         ended->si_code == CLD_EXITED &&
         (ended->si_status == HANDLER_EXIT_KEEP || ended->si_status == HANDLER_EXIT_CLOSE) &&
         (atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK) == SLOT_DONE;
+    (void)is_operators(c); /* the nudge may not have been heard yet */
     pid_forget(c);
     loan_return(c);
     set_deadline(c, 0);
@@ -2453,7 +2471,8 @@ static bool is_sent_by_people(int signal)
 static bool send_failure(const struct connection *c, struct slot *s, enum outcome outcome,
                          bool undone)
 {
-    int code = outcome == OUTCOME_TIMEOUT ? 504 : outcome == OUTCOME_DRAIN ? 503 : 500;
+    bool stopped = outcome == OUTCOME_DRAIN || c->cause == CAUSE_OPERATOR;
+    int code = outcome == OUTCOME_TIMEOUT ? 504 : stopped ? 503 : 500;
     enum cause cause = outcome == OUTCOME_DRAIN ? CAUSE_DRAIN : CAUSE_NONE;
     return handler_send_canned(c->fd, s, code, s->head != 0, handler_words(code, cause, undone));
 }

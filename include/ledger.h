@@ -316,6 +316,10 @@ struct cleanup_process {
     pid_t pid, parent;
 };
 
+/* Returns true if PID is a child of PARENT that was made within a few seconds after FORKED
+ * (clock_ticks), and not a later process of that number. */
+bool cleanup_is_born(pid_t pid, pid_t parent, uint64_t forked);
+
 /* Returns all processes that live, by pid; NULL if it cannot be told. */
 struct cleanup_process *cleanup_look_processes(size_t *count);
 /* Returns the process PID among ALL of these, or NULL. */

@@ -129,7 +129,7 @@ struct option_table {
     "where ledgers are kept (root: " STATE_OF_ROOT "; else\n"                                      \
     "$XDG_STATE_HOME/hangupd, ~/.local/state/hangupd)"
 
-#define LOG_UNDONE_HELP "a line for each thing that an undo has removed, or command"
+#define LOG_UNDONE_HELP "a line for each thing that an undo removes or runs, too"
 
 /* And `node`. */
 #define NODE_HELP                                                                                  \
@@ -158,6 +158,7 @@ static const char help_listening[] =
     "                                 (hangupd recover --help)\n"
     "  hangupd status [OPTION...]     requests in flight, queued, being undone and parked, as a\n"
     "                                 table, JSON, page or metrics (hangupd status --help)\n"
+    "  hangupd stop ID...             end requests in flight and undo them (hangupd stop --help)\n"
     "\n"
     "Listening:\n";
 

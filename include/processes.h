@@ -601,6 +601,15 @@ struct cleanup_process *cleanup_look_processes(size_t *count)
     return all;
 }
 
+#define BORN_WITHIN (10 * TICKS_PER_SECOND) /* a server may be stopped in the midst of a fork */
+
+bool cleanup_is_born(pid_t pid, pid_t parent, uint64_t forked)
+{
+    struct process p;
+    return process_read(pid, &p) && p.parent == parent && p.start >= forked &&
+           p.start - forked <= BORN_WITHIN;
+}
+
 const struct cleanup_process *cleanup_find_process(const struct cleanup_process *all, size_t count,
                                                    pid_t pid)
 {

@@ -81,7 +81,14 @@ ASYNC_SAFE static inline enum fin fin_means(uint32_t word)
 
 /* Why the parent ends a request. It writes the cause into the slot before it sends SIGTERM, so that
  * the child's signal handler finds it there. */
-enum cause { CAUSE_NONE, CAUSE_HANGUP, CAUSE_TIMEOUT, CAUSE_DRAIN, CAUSE_EVICTED };
+enum cause {
+    CAUSE_NONE,
+    CAUSE_HANGUP,
+    CAUSE_TIMEOUT,
+    CAUSE_DRAIN,
+    CAUSE_EVICTED,
+    CAUSE_OPERATOR /* written by the child: a SIGTERM came, and the parent had sent none */
+};
 
 /* How a request ended: a word of its line in the log. */
 enum outcome {
@@ -101,7 +108,7 @@ enum undo_result { UNDO_NONE, UNDO_OK, UNDO_FAILED, UNDO_COUNT };
  * child has made up. */
 ASYNC_SAFE static inline const char *cause_name(uint32_t cause)
 {
-    static const char *const names[] = {NULL, "hangup", "timeout", "drain", "evicted"};
+    static const char *const names[] = {NULL, "hangup", "timeout", "drain", "evicted", "operator"};
     return cause < sizeof names / sizeof names[0] ? names[cause] : NULL;
 }
 
@@ -141,6 +148,7 @@ struct slot {
     _Atomic int32_t pid;      /* the child's */
     _Atomic int64_t limit_ms; /* the route's time limit; 0: the server's */
     int64_t started;          /* clock_ms() */
+    uint64_t forked;          /* clock_ticks(), before the child was made */
     uint64_t bytes;           /* sent of the answer */
     uint16_t status;          /* of the answer */
     uint8_t outcome, undo;    /* enum outcome, enum undo_result: as the child saw them */
@@ -201,7 +209,7 @@ enum room { ROOM_ASKED = 1, ROOM_GRANTED, ROOM_REFUSED }; /* 0: not asked yet */
     65536 /* bytes: most bodies are smaller, and asking takes a fifth of a request */
 
 /* The number changes with struct slot, struct figures, struct scoreboard and the enums in them. */
-#define SCOREBOARD_MAGIC "hangupd board 6\n"
+#define SCOREBOARD_MAGIC "hangupd board 7\n"
 #define LISTENER_NAME_SIZE 140
 
 /* What the parent alone knows. It holds this in private memory and writes copies out. */

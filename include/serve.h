@@ -122,13 +122,14 @@ ASYNC_SAFE void handler_cut(int connection, bool is_tcp);
 ASYNC_SAFE const char *handler_words(int status, enum cause cause, bool undone);
 
 /* Write a whole answer of the server's own, an error with REASON in plain words, or its head alone,
- * to BUFFER, without a NUL. Returns its length, at most ROOM - 1: what does not fit is cut, and
- * 1,024 bytes are enough for what is said here. */
+ * to BUFFER, without a NUL; RETRY: a 503 says when to try again. Returns its length, at most
+ * ROOM - 1: what does not fit is cut, and 1,024 bytes are enough for what is said here. */
 ASYNC_SAFE size_t handler_canned_answer(char *buffer, size_t room, int status, bool head_only,
-                                        const char *reason);
+                                        bool retry, const char *reason);
 
-/* Send that answer without waiting, and note its status and bytes in SLOT. Returns false if it did
- * not go, or not whole: then the connection is of no more use. */
+/* Send that answer without waiting, with RETRY unless an operator has ended the request, and note
+ * its status and bytes in SLOT. Returns false if it did not go, or not whole: then the connection
+ * is of no more use. */
 ASYNC_SAFE bool handler_send_canned(int connection, struct slot *slot, int status, bool head_only,
                                     const char *reason);
 

@@ -247,7 +247,7 @@ TEST(manual_page_says_what_help_says)
 {
     install_and_read_page();
     must_run(
-        "for command in '' undo recover status; do "
+        "for command in '' undo recover status stop; do "
         "    prefix/bin/hangupd $command --help >words; grep -q . words; cat words; "
         "done >help; "
         "grep -o -e '--[a-z][a-z-]*' help | sort -u >options; grep -q -e --undo-timeout options; "

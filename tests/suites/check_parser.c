@@ -764,7 +764,8 @@ TEST(canned_answers)
     static const int statuses[] = {400, 404, 408, 414, 417, 431, 500, 501, 503, 504, 505, 599};
     for (size_t i = 0; i < COUNT(statuses); i++) {
         char answer[1024], line[128], length[64];
-        size_t n = handler_canned_answer(answer, sizeof answer, statuses[i], false, "so it is");
+        size_t n =
+            handler_canned_answer(answer, sizeof answer, statuses[i], false, true, "so it is");
         ck_assert_uint_lt(n, sizeof answer);
         answer[n] = '\0';
         snprintf(line, sizeof line, "HTTP/1.1 %d %s\r\n", statuses[i], http_reason(statuses[i]));
@@ -783,14 +784,14 @@ TEST(canned_answers)
         /* HEAD gets the same head. */
         size_t head = (size_t)(body - answer);
         char other[1024];
-        ck_assert_uint_eq(handler_canned_answer(other, sizeof other, statuses[i], true, "so it is"),
-                          head);
+        ck_assert_uint_eq(
+            handler_canned_answer(other, sizeof other, statuses[i], true, true, "so it is"), head);
         ck_assert_mem_eq(other + head - 4, "\r\n\r\n", 4);
         ck_assert_mem_eq(other, answer, strlen("HTTP/1.1 "));
     }
     char small[40];
     memset(small, '~', sizeof small);
-    ck_assert_uint_lt(handler_canned_answer(small, 20, 404, false, "x"), 20);
+    ck_assert_uint_lt(handler_canned_answer(small, 20, 404, false, true, "x"), 20);
     for (size_t i = 20; i < sizeof small; i++)
         ck_assert_int_eq(small[i], '~');
 }
@@ -801,7 +802,7 @@ TEST(canned_date)
     time_t before, after;
     do { /* within one second */
         before = time(NULL);
-        answer[handler_canned_answer(answer, sizeof answer, 404, false, "x")] = '\0';
+        answer[handler_canned_answer(answer, sizeof answer, 404, false, true, "x")] = '\0';
         after = time(NULL);
     } while (before != after);
     struct tm tm;
