@@ -1470,6 +1470,112 @@ TEST_TIMES(ledgers_of_another_node_are_left_alone, 2)
         close(c);
 }
 
+/* ---- The second look ----------------------------------------------------------------------- */
+
+THEME("second look");
+
+/* Finds by a name that is the request's alone, and says which look it is. */
+#define FINDS encoded("echo look $UNDO_LOOK >>looks; rm -f thing-$REQUEST_ID")
+
+/* A request with the records QUERY whose caller hangs up. Its service is slow: it has the order,
+ * and will make the thing only after the undo. */
+static struct working hang_up_on(struct server *s, const char *query)
+{
+    struct working w = start_working(s, query);
+    close_fin(w.connection);
+    log_wait(s, " hangup undo=ok");
+    return w;
+}
+
+static struct working order_thing(struct server *s)
+{
+    char query[1024];
+    snprintf(query, sizeof(query), "run1=%s", FINDS);
+    struct working w = hang_up_on(s, query);
+    log_wait(s, " %s undone; a second look is due in ", w.id);
+    must(strcmp(file_read(at("looks")), "look 1\n") == 0);
+    file_write(at("thing-%s", w.id), ""); /* only now */
+    return w;
+}
+
+enum { SERVER_LIVES, SERVER_IS_KILLED, SERVER_STOPS, NEXT_TO_LOOK };
+
+/* The thing appears after the undo that found nothing, and is gone when it was looked for again,
+ * whoever goes on with it. */
+TEST_TIMES(late_thing_is_undone, NEXT_TO_LOOK)
+{
+    struct server *s = things("--undo-again 1");
+    struct working w = order_thing(s);
+    if (_i == SERVER_IS_KILLED)
+        server_kill(s, SIGKILL);
+    if (_i == SERVER_STOPS) {
+        kill(s->pid, SIGTERM);
+        log_wait(s, " second looks: 1, due until 20");
+        must(wait_status(s->pid) == 0);
+        s->ended = true;
+    }
+    if (_i != SERVER_LIVES)
+        s = things("--undo-again 1");
+    log_wait(s, " %s second look: done", w.id);
+    must(!exists(at("thing-%s", w.id)));
+    must_say(strcmp(file_read(at("looks")), "look 1\nlook 2\n") == 0, "%s", file_read(at("looks")));
+    server_stop(s);
+}
+
+/* `recover` names what is not due; what it is told to look at it looks at now, and again later. */
+TEST(recover_takes_second_looks)
+{
+    char words[256];
+    struct server *s = things("--undo-again 3600");
+    struct working w = order_thing(s);
+    struct output o = run("%s status --state %s", the_hangupd(), at("state"));
+    must_say(strstr(o.text, "; 1 second look to come, the next in ") &&
+                 strstr(o.text, "Undone, with a second look to come:\n"),
+             "%s", o.text);
+    o = run("%s status --state %s --json", the_hangupd(), at("state"));
+    must_say(strstr(o.text, "\"undoing\":[],\"second_looks\":[{\"id\":\""), "%s", o.text);
+    o = run("%s status --state %s --prometheus", the_hangupd(), at("state"));
+    must_say(strstr(o.text, "\nhangupd_undo_second_looks{") && strstr(o.text, "} 1\n"), "%s",
+             o.text);
+    server_kill(s, SIGKILL);
+    o = recover("--undo-again 3600");
+    must_say(o.status == 1 && strstr(o.text, ": undone; a second look is due at 20"), "%s", o.text);
+    must(exists(at("thing-%s", w.id)));
+    snprintf(words, sizeof(words), "--undo-again 3600 %s", w.id);
+    o = recover(words);
+    must_say(o.status == 1 && strstr(o.text, ": undone; a second look is due at 20"), "%s", o.text);
+    must(!exists(at("thing-%s", w.id)));
+    wait_until(recover("--undo-again 1").status == 0); /* no look waits longer than this */
+    must_say(strcmp(file_read(at("looks")), "look 1\nlook 2\nlook 2\n") == 0, "%s",
+             file_read(at("looks")));
+    must(nothing_in_state());
+}
+
+TEST(second_look_that_fails_is_told_as_one)
+{
+    struct server *s = things("--undo-again 1 --undo-retries 0");
+    char query[1024];
+    snprintf(query, sizeof(query), "run1=%s",
+             encoded("[ $UNDO_LOOK = 1 ] || exit 3; : $REQUEST_ID"));
+    struct working w = hang_up_on(s, query);
+    log_wait(s, " %s second look failed: run [ $UNDO_LOOK = 1 ]", w.id);
+    log_wait(s, " %s SECOND LOOK FAILED for good: run [ $UNDO_LOOK = 1 ] || exit 3; ", w.id);
+    must(!log_has(s, "could not undo") && !log_has(s, "undo=failed"));
+    must(strstr(parked(w.id), " run [ $UNDO_LOOK = 1 ]"));
+    server_stop(s);
+}
+
+/* A name that another request's thing may have by then is looked for once, unless its author says
+ * otherwise. */
+TEST(other_names_get_no_second_look)
+{
+    struct server *s = things("--undo-again 1");
+    struct working w = hang_up_on(s, "run1=rm+-f+fixed-$REQUEST_IDS+REQUEST_ID");
+    must(!exists(at("state/%.16s/%s", w.id, w.id)));
+    must(!log_has(s, "second look"));
+    server_stop(s);
+}
+
 /* A program's record says nothing of its directory; its child finds that out while it runs. */
 TEST(programs_directory_is_known_after_a_crash)
 {
@@ -1497,114 +1603,4 @@ TEST(programs_directory_is_known_after_a_crash)
     must_say(o.status == 0 && strstr(o.text, ": undone"), "%s", o.text);
     must(is_empty(at("dir")) && nothing_in_state());
     close(c);
-
-    /* ---- The second look -----------------------------------------------------------------------
-     */
-
-    THEME("second look");
-
-/* Finds by a name that is the request's alone, and says which look it is. */
-#define FINDS encoded("echo look $UNDO_LOOK >>looks; rm -f thing-$REQUEST_ID")
-
-    /* A request with the records QUERY whose caller hangs up. Its service is slow: it has the
-     * order, and will make the thing only after the undo. */
-    static struct working hang_up_on(struct server * s, const char *query)
-    {
-        struct working w = start_working(s, query);
-        close_fin(w.connection);
-        log_wait(s, " hangup undo=ok");
-        return w;
-    }
-
-    static struct working order_thing(struct server * s)
-    {
-        char query[1024];
-        snprintf(query, sizeof(query), "run1=%s", FINDS);
-        struct working w = hang_up_on(s, query);
-        log_wait(s, " %s undone; a second look is due in ", w.id);
-        must(strcmp(file_read(at("looks")), "look 1\n") == 0);
-        file_write(at("thing-%s", w.id), ""); /* only now */
-        return w;
-    }
-
-    enum { SERVER_LIVES, SERVER_IS_KILLED, SERVER_STOPS, NEXT_TO_LOOK };
-
-    /* The thing appears after the undo that found nothing, and is gone when it was looked for
-     * again, whoever goes on with it. */
-    TEST_TIMES(late_thing_is_undone, NEXT_TO_LOOK)
-    {
-        struct server *s = things("--undo-again 1");
-        struct working w = order_thing(s);
-        if (_i == SERVER_IS_KILLED)
-            server_kill(s, SIGKILL);
-        if (_i == SERVER_STOPS) {
-            kill(s->pid, SIGTERM);
-            log_wait(s, " second looks: 1, due until 20");
-            must(wait_status(s->pid) == 0);
-            s->ended = true;
-        }
-        if (_i != SERVER_LIVES)
-            s = things("--undo-again 1");
-        log_wait(s, " %s second look: done", w.id);
-        must(!exists(at("thing-%s", w.id)));
-        must_say(strcmp(file_read(at("looks")), "look 1\nlook 2\n") == 0, "%s",
-                 file_read(at("looks")));
-        server_stop(s);
-    }
-
-    /* `recover` names what is not due; what it is told to look at it looks at now, and again later.
-     */
-    TEST(recover_takes_second_looks)
-    {
-        char words[256];
-        struct server *s = things("--undo-again 3600");
-        struct working w = order_thing(s);
-        struct output o = run("%s status --state %s", the_hangupd(), at("state"));
-        must_say(strstr(o.text, "; 1 second look to come, the next in ") &&
-                     strstr(o.text, "Undone, with a second look to come:\n"),
-                 "%s", o.text);
-        o = run("%s status --state %s --json", the_hangupd(), at("state"));
-        must_say(strstr(o.text, "\"undoing\":[],\"second_looks\":[{\"id\":\""), "%s", o.text);
-        o = run("%s status --state %s --prometheus", the_hangupd(), at("state"));
-        must_say(strstr(o.text, "\nhangupd_undo_second_looks{") && strstr(o.text, "} 1\n"), "%s",
-                 o.text);
-        server_kill(s, SIGKILL);
-        o = recover("--undo-again 3600");
-        must_say(o.status == 1 && strstr(o.text, ": undone; a second look is due at 20"), "%s",
-                 o.text);
-        must(exists(at("thing-%s", w.id)));
-        snprintf(words, sizeof(words), "--undo-again 3600 %s", w.id);
-        o = recover(words);
-        must_say(o.status == 1 && strstr(o.text, ": undone; a second look is due at 20"), "%s",
-                 o.text);
-        must(!exists(at("thing-%s", w.id)));
-        wait_until(recover("--undo-again 1").status == 0); /* no look waits longer than this */
-        must_say(strcmp(file_read(at("looks")), "look 1\nlook 2\nlook 2\n") == 0, "%s",
-                 file_read(at("looks")));
-        must(nothing_in_state());
-    }
-
-    TEST(second_look_that_fails_is_told_as_one)
-    {
-        struct server *s = things("--undo-again 1 --undo-retries 0");
-        char query[1024];
-        snprintf(query, sizeof(query), "run1=%s",
-                 encoded("[ $UNDO_LOOK = 1 ] || exit 3; : $REQUEST_ID"));
-        struct working w = hang_up_on(s, query);
-        log_wait(s, " %s second look failed: run [ $UNDO_LOOK = 1 ]", w.id);
-        log_wait(s, " %s SECOND LOOK FAILED for good: run [ $UNDO_LOOK = 1 ] || exit 3; ", w.id);
-        must(!log_has(s, "could not undo") && !log_has(s, "undo=failed"));
-        must(strstr(parked(w.id), " run [ $UNDO_LOOK = 1 ]"));
-        server_stop(s);
-    }
-
-    /* A name that another request's thing may have by then is looked for once, unless its author
-     * says otherwise. */
-    TEST(other_names_get_no_second_look)
-    {
-        struct server *s = things("--undo-again 1");
-        struct working w = hang_up_on(s, "run1=rm+-f+fixed-$REQUEST_IDS+REQUEST_ID");
-        must(!exists(at("state/%.16s/%s", w.id, w.id)));
-        must(!log_has(s, "second look"));
-        server_stop(s);
-    }
+}
