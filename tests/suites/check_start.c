@@ -536,7 +536,12 @@ static void use_deployed(const char *name, const char *daemon, const char *argum
     snprintf(number, sizeof(number), "%u", port);
     char *config = deploy_file(name);
     config = replaced(config, "8080", number);
-    config = replaced(config, "nobody", user_name());
+    /* Its user of its own, where it stands in each of them. */
+    const char *before = strstr(config, "= hangupd\n") ? "= hangupd\n" : "nowait hangupd ";
+    char user[64];
+    snprintf(user, sizeof(user), "%.*s%s%s", (int)strcspn(before, "h"), before, user_name(),
+             strstr(before, "hangupd") + strlen("hangupd"));
+    config = replaced(config, before, user);
     config = replaced(config, "/usr/local/bin/hangupd", the_things());
     config = replaced(config, "/var/lib/hangupd", at("state"));
     file_write(at("deployed.conf"), config);
