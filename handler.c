@@ -155,8 +155,7 @@ struct request {
     char *redirect;    /* a program's local redirect: the target to go on with */
     pid_t parent;
     struct stat connection; /* as it was when a C handler was called; st_ino 0: before */
-    _Atomic int delivering; /* read by on_sigterm, in any thread: the acknowledgement decides now:
-                               SIGTERM waits */
+    _Atomic int delivering; /* the acknowledgement decides now: SIGTERM, in any thread, waits */
     /* The signal mask for waits. While a program runs SIGTERM is blocked but there, so that it
      * finds everything in order. NULL: waits change nothing. */
     const sigset_t *mask_of_waits;
