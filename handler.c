@@ -1077,6 +1077,8 @@ static void prepare_for_helpers(const struct handler_settings *s)
         if (sigismember(&s->ignored, signal) == 1)
             sigaction(signal, &nothing, NULL);
     restore_descriptor_limit(s);
+    if (s->errors >= 0)
+        dup2(s->errors, STDERR_FILENO);
 }
 
 /* Write what the handler has left in buffers of stdio: its process will not end by exit(3). Where

@@ -220,7 +220,9 @@ static struct {
     int epoll, signals;
     sigset_t handled; /* what `signals` reports */
     int nudge[2];     /* children write here, see nudged */
-    int reserve;      /* a descriptor to give up when there are no others, see refuse_one */
+    int errors;       /* what C handlers say on standard error, see open_errors; -1: none */
+    struct log_lines error_lines;
+    int reserve; /* a descriptor to give up when there are no others, see refuse_one */
 
     /* STATE and STATE/SERVER. */
     struct state_dir state;
@@ -296,6 +298,7 @@ static struct {
 #define WATCH_SIGNALS (UINT64_C(1) << 62)
 #define WATCH_NUDGE (UINT64_C(1) << 61)
 #define WATCH_HANDOVER (UINT64_C(1) << 60) /* below it: the descriptor */
+#define WATCH_ERRORS (UINT64_C(1) << 59)
 #define GENERATION_MASK 0x0fffffff
 
 #define WATCH_IDLE (EPOLLIN | EPOLLRDHUP)
@@ -657,6 +660,9 @@ int server_main(int argc, char **argv, const struct route *routes)
     jobs_leave(&server.jobs.delayed);
     dir_close();
     remover_wait(&server.remover);
+    while (server.errors >= 0 && log_lines_read(&server.error_lines, NULL, server.errors) > 0)
+        continue; /* who could write is dead */
+    log_lines_end(&server.error_lines, NULL);
     if (!server.one_connection)
         log_event(NULL, "stopped");
     return handover.status;
@@ -949,6 +955,26 @@ static void limit_bodies(struct handler_settings *h)
 
 /* Handlers are given some facts that only a start can find, in their settings: they are filled in
  * here and nowhere else, before the first fork. */
+/* What a C handler writes to standard error is in a log of JSON no JSON. So it writes to a pipe,
+ * which all of them share, and we make lines of the log of it; whose they are is not known. */
+static void open_errors(void)
+{
+    struct handler_settings *h = &settings.handler;
+    int ends[2] = {-1, -1};
+    bool wanted = false;
+    for (size_t i = 0; i < h->route_count; i++)
+        wanted = wanted || h->routes[i].handler != NULL;
+    if (wanted && log_sink.json && log_sink.fd == STDERR_FILENO) {
+        log_sink.fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+        if (log_sink.fd < 0 || pipe2(ends, O_CLOEXEC) < 0)
+            cannot("could not make a pipe for what handlers say: %s", strerror(errno));
+        fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    }
+    server.errors = ends[0];
+    server.error_lines.stream = "stderr";
+    h->errors = ends[1];
+}
+
 static void open_all(void)
 {
     struct handler_settings *found = &settings.handler;
@@ -979,6 +1005,7 @@ static void open_all(void)
     open_pool();
     open_scoreboard();
     open_events(&found->ignored);
+    open_errors();
     find_libc();
     gather_kept();
     loans_reserve();
@@ -1007,6 +1034,8 @@ static void begin_serving(void)
 {
     add_watch(server.signals, WATCH_SIGNALS);
     add_watch(server.nudge[0], WATCH_NUDGE);
+    if (server.errors >= 0)
+        add_watch(server.errors, WATCH_ERRORS);
     if (server.one_connection) {
         struct sockaddr_storage from = {0};
         socklen_t size = sizeof from;
@@ -1105,6 +1134,8 @@ static void dispatch(const struct epoll_event *e)
         signals_arrived();
     } else if ((what & WATCH_NUDGE) != 0) {
         nudged();
+    } else if ((what & WATCH_ERRORS) != 0) {
+        log_lines_read(&server.error_lines, NULL, server.errors);
     } else if ((what & WATCH_HANDOVER) != 0) {
         handover_heard((int)(uint32_t)what);
     } else {
@@ -1521,7 +1552,11 @@ static pid_t fork_for(struct connection *c, int *number)
 
 static void gather_kept(void)
 {
-    int *kept[] = {&server.dir, &server.state.fd, &server.nudge[1], &settings.handler.null,
+    int *kept[] = {&server.dir,
+                   &server.state.fd,
+                   &server.nudge[1],
+                   &settings.handler.null,
+                   &settings.handler.errors,
                    &log_sink.fd};
     for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++) {
         int fd = *kept[i] > STDERR_FILENO ? fcntl(*kept[i], F_DUPFD_CLOEXEC, KEPT_FROM) : -1;
@@ -1564,8 +1599,13 @@ static void close_all_but(int *keep, size_t count)
  * connection open, and is gone when the server is. */
 static void become_child(int connection, int death_signal)
 {
-    int keep[] = {log_sink.fd,     server.dir, server.state.fd,
-                  server.nudge[1], connection, settings.handler.null};
+    int keep[] = {log_sink.fd,
+                  server.dir,
+                  server.state.fd,
+                  server.nudge[1],
+                  connection,
+                  settings.handler.null,
+                  settings.handler.errors};
     close_all_but(keep, sizeof keep / sizeof keep[0]);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     prctl(PR_SET_PDEATHSIG, death_signal);

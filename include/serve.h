@@ -51,6 +51,7 @@ struct handler_settings {
     bool log_begin;                /* a line of the log when a handler starts */
     const char *tmpdir;            /* absolute; for scratch directories and bodies */
     int null;                      /* /dev/null, for reading */
+    int errors;                    /* becomes standard error of C handlers; -1: nothing does */
     const char *pool_path;         /* of scratch directories (ledger.h); NULL: there is none */
     char *head;                    /* handler_head_room bytes, which each child has to itself */
     sigset_t ignored;              /* signals that the server ignores and a program must not */

@@ -22,6 +22,8 @@
  * nothing, so that a write fails with EPIPE. What the handler executes, by popen(3), system(3) or
  * exec, has default dispositions, nothing blocked, and the limit of descriptors that the server was
  * started with. SIGTERM is the library's.
+ * Standard error is the server's; with --log json each line of it becomes one of the log, without
+ * an id: request_log writes lines that have it.
  * When the handler returns, what it left in buffers of stdio is written; if that fails (but for
  * standard output) the request fails. Functions of atexit(3) and destructors are not called. If it
  * calls exit(3), or a signal ends it, that is a crash: undone, and the log says what ended it.

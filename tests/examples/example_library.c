@@ -217,6 +217,15 @@ static int becomes(struct request *rq)
     return respond_text(rq, 200, "made\n");
 }
 
+/* It says what a C library would, on standard error. */
+static int complains(struct request *rq)
+{
+    fprintf(stderr, "careful: {\"a\"}\nand \\ again\n");
+    if (request_parameter(rq, "crash") != NULL)
+        abort();
+    return respond_text(rq, 200, "said\n");
+}
+
 /* The tables of routes that cannot be served, by BROKEN=NUMBER in the environment. */
 static const struct route *broken(const char *number)
 {
@@ -247,6 +256,7 @@ int main(int argc, char **argv)
         {.path = "/threads", .handler = threads},
         {.path = "/close", .handler = closes},
         {.path = "/become", .handler = becomes},
+        {.path = "/complain", .handler = complains},
         {.path = "/purge", .handler = typed, .methods = "GET PURGE"},
         {0},
     };

@@ -233,6 +233,20 @@ TEST(what_was_printed_before_is_printed_once)
                      "before serving\nby a handler\nby a handler\nby a handler\n");
 }
 
+/* Also what it said just before it crashed. */
+TEST_TIMES(what_a_handler_says_is_json_in_json, 2)
+{
+    struct server *s = library("--log json");
+    struct heard h = hear_answer(get(s, "/complain%s", _i == 1 ? "?crash" : ""), false);
+    must(h.status == (_i == 0 ? 200 : 500));
+    log_wait(s, "\"id\":null,\"stream\":\"stderr\",\"event\":\"careful: {\\\"a\\\"}\"}");
+    log_wait(s, "\"stream\":\"stderr\",\"event\":\"and \\\\ again\"}");
+    log_wait(s, "\"request\":\"GET /complain");
+    server_stop(s);
+    for (char *line = strtok(s->text, "\n"); line != NULL; line = strtok(NULL, "\n"))
+        must_say(line[0] == '{' || strcmp(line, "before serving") == 0, "%s", line);
+}
+
 /* ---- Threads ----------------------------------------------------------------------------------
  */
 
