@@ -69,6 +69,7 @@
  *   - Where the file system has neither times of birth nor file handles, another file with the same
  *     inode number counts as the recorded one while the server lives. After a crash such a record
  *     is kept, not guessed.
+ *   - A scratch directory whose TMPDIR is not mounted when its ledger is settled counts as gone.
  *   - A line that a program writes to descriptor 3 is not checked before it is to be undone.
  *
  * What READ, UNDO and SETTLE do for this process's ledger, they may do in a signal handler: static

@@ -596,6 +596,53 @@ TEST(tmpfs_does_not_outlive_its_boot)
     ck_assert_int_eq(settle_with(true, NULL), CLEANUP_LATER);
 }
 
+/* ---- File systems ------------------------------------------------------------------------ */
+
+THEME("file systems");
+
+/* The identity of PATH as `hangupd undo` finds it. */
+static const char *identity_of(const char *path)
+{
+    static char text[IDENTITY_SIZE];
+    bool directory;
+
+    ck_assert_int_eq(cleanup_fileid(path, text, &directory), 0);
+    return text;
+}
+
+/* An ext4 whose inodes have no room for times of birth gives their numbers out again, too. */
+TEST(stranger_on_an_old_ext4)
+{
+    struct statx x;
+    char id[512];
+
+    if (geteuid() != 0 || !may_mount())
+        return;
+    ck_assert_int_eq(mkdir(at("disk"), 0755), 0);
+    if (system(
+            with("exec >/dev/null 2>&1; truncate -s 4M %s/image && mkfs.ext4 -q -I 128 %s/image && "
+                 "mount -o loop %s/image %s/disk",
+                 test_dir, test_dir, test_dir, test_dir)) != 0) {
+        fprintf(stderr, "skipped: no loop mount of an ext4\n");
+        return;
+    }
+    file_write(at("disk/a"), "");
+    ck_assert_int_eq(statx(AT_FDCWD, at("disk/a"), 0, STATX_BTIME, &x), 0);
+    ck_assert_uint_eq(x.stx_mask & STATX_BTIME, 0);
+    snprintf(id, sizeof id, "%s", identity_of(at("disk/a")));
+    for (int i = 0; i < 2; i++) { /* while its server lives, and after a crash */
+        leave(ID, "unlink-if %s %s\n", id, at("disk/a"));
+        ck_assert_int_eq(unlink(at("disk/a")), 0);
+        file_write(at("disk/a"), "theirs");
+        ck_assert_int_eq(settle_with(i == 1, NULL), CLEANUP_DONE);
+        ck_assert_str_eq(text_of(at("disk/a")), "theirs");
+    }
+    leave(ID, "unlink-if %s %s\n", identity_of(at("disk/a")), at("disk/a"));
+    ck_assert_int_eq(settle_with(true, NULL), CLEANUP_DONE);
+    ck_assert(!exists(at("disk/a")));
+    ck_assert_int_eq(umount(at("disk")), 0);
+}
+
 /* ---- A full disk ------------------------------------------------------------------------- */
 
 THEME("disk");
