@@ -59,11 +59,13 @@ sanitize := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-fr
 # The length of a string is C99's concern, not that of any compiler this is for: --help has more.
 warnings := -Wall -Wextra -Wpedantic -Wno-overlength-strings -Wshadow -Wstrict-prototypes \
 	-Wconversion $(if $(WERROR),-Werror)
-language := -std=gnu17 -D_GNU_SOURCE -Iinclude
+# Offsets and times of 64 bits, also where a long has 32.
+language := -std=gnu17 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 -Iinclude
 COMPILE   = $(CC) $(language) $(warnings) $(harden) $(visible) $(sanitize) $(CPPFLAGS) $(CFLAGS)
 # A process with few mappings forks and ends fast. So hangupd is linked statically where there is a
 # static C library, and must use nothing of it that loads more at run time. STATIC=-pie leaves that.
-STATIC   ?= $(shell echo 'int main(void) { return 0; }' | \
+static_program := char b[9]; int main(int n, char **w) { __builtin___memset_chk(b, **w, n, 9); return *b; }
+STATIC   ?= $(shell echo '$(static_program)' | \
 	$(CC) -fPIE -static-pie -x c -o /dev/null - >/dev/null 2>&1 && echo -static-pie || echo -pie)
 STATIC   := $(if $(SAN),-pie,$(STATIC))
 link      = $(CC) $(1) -Wl,-z,relro,-z,now -Wl,-z,noexecstack $(sanitize) $(CFLAGS) $(LDFLAGS)
@@ -242,6 +244,20 @@ check-page: need-check $(OUT)/hangupd
 	@tests/tools/need.sh chromium
 	@$(SUITE_ENVIRONMENT) tests/tools/status_page.sh $(BUILD)/status-page
 
+need-libc:
+	@tests/tools/need.sh musl-tools gcc-multilib
+
+# The product with another C library, and with words of 32 bits: what programs are told and do is the
+# same. musl-gcc does not look for the kernel's headers where glibc's are.
+kernel_headers = -idirafter /usr/include -idirafter /usr/include/$(shell $(CC) -print-multiarch)
+check-libc: need-check need-libc $(BUILD)/suites/check_program $(EXAMPLES)
+	@$(MAKE) --no-print-directory CC=musl-gcc CPPFLAGS='$(kernel_headers)' BUILD=$(BUILD)/musl all
+	@$(MAKE) --no-print-directory CC='gcc -m32' BUILD=$(BUILD)/m32 all
+	@for other in musl m32; do \
+	    $(SUITE_ENVIRONMENT) OTHER_LIBC=$$other HANGUPD=$(abspath $(BUILD))/$$other/hangupd \
+	        $(BUILD)/suites/check_program </dev/null || exit 1; \
+	done
+
 # ---- Measuring ---------------------------------------------------------------------------
 
 need-bench:
@@ -337,6 +353,7 @@ help:
 	@echo 'make fuzz        libFuzzer on each fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS) (FUZZ=fuzz_head for one)'
 	@echo 'make check-model the model of the promise, with spin'
 	@echo 'make check-faults  prove the promise in storms, under abuse, on bad networks, and for long (BRIEF=1: a short proof)'
+	@echo 'make check-libc  a suite with the product as musl and 32 bits make it'
 	@echo 'make check-page  read the status page in Chromium, installing that; screenshots in BUILD/status-page'
 	@echo 'make bench       measure beside other servers, installing them (BENCH=hangup for one part)'
 	@echo 'make check-valgrind  the suites with memcheck, or their servers (BRIEF=1: something of each)'
@@ -352,7 +369,7 @@ help:
 FORCE:
 
 .DELETE_ON_ERROR:
-.PHONY: all everything run need-check check check-page check-faults check-valgrind need-network \
+.PHONY: all everything run need-check check need-libc check-libc check-page check-faults check-valgrind need-network \
 	run-fault_network need-fuzz fuzz fuzzers need-model check-model need-bench bench need-valgrind \
 	run-valgrind need-lint format lint lint-house lint-format lint-tidy lint-cppcheck lint-gcc lint-clang \
 	lint-analyzer lint-signals install uninstall clean help FORCE

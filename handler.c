@@ -456,7 +456,7 @@ static void arm_signals(void)
 
 size_t handler_head_room(const struct handler_settings *s)
 {
-    return s->max_target + s->max_header + HTTP_LINE_SLACK;
+    return (size_t)(s->max_target + s->max_header) + HTTP_LINE_SLACK; /* at most HEAD_MOST each */
 }
 
 /* ---- Read: the head ------------------------------------------------------------------ */

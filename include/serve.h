@@ -31,31 +31,32 @@ struct inherited {
 struct handler_settings {
     const struct route *routes;
     size_t route_count;
-    size_t max_header, max_target; /* bytes; over them 431 and 414 */
-    uint64_t max_body;             /* bytes, decoded; over it 413 */
-    int64_t max_spool;             /* the server's: bytes of all bodies together; over it 503 */
-    int64_t header_ms;             /* for the whole head, from the child's start; then 408 */
-    int64_t body_ms;               /* without a byte of the body; then 408 */
-    int64_t send_ms;               /* without progress while the answer goes out: a hangup */
-    int64_t grace_ms;              /* what a program has after SIGTERM for a last word */
-    int64_t idle_ms;               /* the server's: between two requests of a connection */
-    int64_t request_ms;            /* the time limit of a route that has none; 0: none */
-    int64_t queue_ms;              /* at most in the line of a route with `max`; then 503 */
-    int64_t dead_peer_ms;          /* TCP_USER_TIMEOUT outside answers */
-    enum half_close half_close;    /* of a route that does not say */
-    enum on_hangup on_hangup;      /* of a route that does not say */
-    enum options_by options;       /* the same */
-    enum tmpdir use_tmpdir;        /* the same */
-    struct route_limits limits;    /* the same; 0: none */
-    bool sync;                     /* flush ledgers to the disk: they outlive a power cut */
-    bool log_begin;                /* a line of the log when a handler starts */
-    const char *tmpdir;            /* absolute; for scratch directories and bodies */
-    int null;                      /* /dev/null, for reading */
-    int errors;                    /* becomes standard error of C handlers; -1: nothing does */
-    const char *pool_path;         /* of scratch directories (ledger.h); NULL: there is none */
-    char *head;                    /* handler_head_room bytes, which each child has to itself */
-    sigset_t ignored;              /* signals that the server ignores and a program must not */
-    uint64_t open_files; /* the soft limit that the server was started with: a program's */
+    uint64_t max_header;        /* bytes; over it 431 */
+    uint64_t max_target;        /* the same; 414 */
+    uint64_t max_body;          /* bytes, decoded; over it 413 */
+    int64_t max_spool;          /* the server's: bytes of all bodies together; over it 503 */
+    int64_t header_ms;          /* for the whole head, from the child's start; then 408 */
+    int64_t body_ms;            /* without a byte of the body; then 408 */
+    int64_t send_ms;            /* without progress while the answer goes out: a hangup */
+    int64_t grace_ms;           /* what a program has after SIGTERM for a last word */
+    int64_t idle_ms;            /* the server's: between two requests of a connection */
+    int64_t request_ms;         /* the time limit of a route that has none; 0: none */
+    int64_t queue_ms;           /* at most in the line of a route with `max`; then 503 */
+    int64_t dead_peer_ms;       /* TCP_USER_TIMEOUT outside answers */
+    enum half_close half_close; /* of a route that does not say */
+    enum on_hangup on_hangup;   /* of a route that does not say */
+    enum options_by options;    /* the same */
+    enum tmpdir use_tmpdir;     /* the same */
+    struct route_limits limits; /* the same; 0: none */
+    bool sync;                  /* flush ledgers to the disk: they outlive a power cut */
+    bool log_begin;             /* a line of the log when a handler starts */
+    const char *tmpdir;         /* absolute; for scratch directories and bodies */
+    int null;                   /* /dev/null, for reading */
+    int errors;                 /* becomes standard error of C handlers; -1: nothing does */
+    const char *pool_path;      /* of scratch directories (ledger.h); NULL: there is none */
+    char *head;                 /* handler_head_room bytes, which each child has to itself */
+    sigset_t ignored;           /* signals that the server ignores and a program must not */
+    uint64_t open_files;        /* the soft limit that the server was started with: a program's */
     /* One for each route. */
     const struct inherited *inherited;
 };

@@ -26,6 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "libc.h"
+
 /* A function so marked may run in a signal handler. It goes to a section of its own, and
  * `make lint` proves that nothing in that section calls anything but async-signal-safe
  * functions (signal-safety(7)) and other functions of that section. */

@@ -29,7 +29,7 @@ strnlen strpbrk strrchr strspn strstr rawmemchr htonl htons ntohl ntohs'
 
 # Linux: glibc makes one system call of each, and touches nothing else but errno.
 SYSCALLS='syscall close_range copy_file_range epoll_create1 epoll_ctl eventfd fallocate
-fallocate64 pwritev2 pwritev64v2 flistxattr fstatfs flock getdents64 getrandom gettid ioctl madvise memfd_create mmap mmap64 mprotect munmap
+fallocate64 pwritev2 pwritev64v2 flistxattr fstatfs fstatfs64 flock getdents64 getrandom gettid ioctl madvise memfd_create mmap mmap64 mprotect munmap
 name_to_handle_at pidfd_open pidfd_send_signal prctl prlimit prlimit64 renameat2 sched_yield setfsuid sigtimedwait signalfd splice statx tgkill timerfd_settime _Fork'
 
 # What the compiler puts in by itself, and the checked forms of the above.

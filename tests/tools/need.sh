@@ -23,6 +23,8 @@ have()
     binutils) command -v objdump ;;
     golang-go) command -v go ;;
     iproute2) command -v ip ;;
+    gcc-multilib) echo 'int main(void) { return 0; }' | gcc -m32 -x c -o /dev/null - 2>&1 ;;
+    musl-tools) command -v musl-gcc ;;
     netbase) [ -e /etc/protocols ] ;; # xinetd looks "tcp" up there
     openbsd-inetd) command -v inetd ;;
     procps) command -v pgrep ;;
