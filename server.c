@@ -659,6 +659,7 @@ int server_main(int argc, char **argv, const struct route *routes)
     jobs_leave(&server.jobs.ready);
     jobs_leave(&server.jobs.delayed);
     dir_close();
+    handover_end();
     remover_wait(&server.remover);
     while (server.errors >= 0 && log_lines_read(&server.error_lines, NULL, server.errors) > 0)
         continue; /* who could write is dead */

@@ -294,6 +294,14 @@ static bool places_open(void)
     return handover.places >= 0;
 }
 
+/* This server has none any more. */
+static void handover_end(void)
+{
+    if (handover.places >= 0)
+        close(handover.places);
+    handover.places = -1;
+}
+
 /* The places of the route PATH. Two that share them would only wait for each other, and only while
  * there are two servers. */
 static uint32_t places_of(const char *path)

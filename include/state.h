@@ -194,9 +194,9 @@ static bool is_roots_way(const char *path, int links)
 {
     char part[PATH_MAX], target[PATH_MAX];
     bool shared = false;
-    for (size_t at = 0; path[at + 1] != '\0';) {
+    for (size_t at = 0, next; path[at] != '\0'; at = next) {
         struct stat now;
-        size_t next = at + 1 + strcspn(path + at + 1, "/");
+        next = at + 1 + strcspn(path + at + 1, "/");
         snprintf(part, sizeof part, "%.*s", at == 0 ? 1 : (int)at, path);
         if (lstat(part, &now) < 0)
             return errno == ENOENT && !shared;
@@ -215,7 +215,8 @@ static bool is_roots_way(const char *path, int links)
         shared = (now.st_mode & 022) != 0;
         if (shared && (now.st_mode & S_ISVTX) == 0)
             return false;
-        at = next;
+        if (path[next] == '\0')
+            break; /* the last name itself may be anybody's */
     }
     return true;
 }

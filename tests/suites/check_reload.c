@@ -310,14 +310,17 @@ THEME("limits");
 static void must_wait(struct server *s, bool queued)
 {
     must(mkdir(at("crowd"), 0755) == 0);
-    int old = get(s, "/crowd?in=%s&seconds=%s", at("crowd"), "1.2");
+    int old = get(s, "/crowd?in=%s&seconds=60", at("crowd"));
     wait_until(exists(at("crowd.1")));
     reload(s);
     int young = get(s, "/crowd?in=%s", at("crowd"));
-    if (!queued)
+    if (queued)
+        wait_until(strstr(run("%s status --state %s", the_hangupd(), at("state")).text,
+                          "0 of 1 requests in flight, 1 queued"));
+    else
         wait_until(strstr(run("%s status --state %s", the_hangupd(), at("state")).text, "waiting"));
     must(is_quiet(young));
-    must(hear_answer(old, false).status == 200);
+    close_fin(old);
     must(hear_answer(young, false).status == 200);
     must_say(!exists(at("crowd.2")), "there were two");
     server_stop(s);
