@@ -954,8 +954,6 @@ static void limit_bodies(struct handler_settings *h)
         h->max_body = (uint64_t)h->max_spool;
 }
 
-/* Handlers are given some facts that only a start can find, in their settings: they are filled in
- * here and nowhere else, before the first fork. */
 /* What a C handler writes to standard error is in a log of JSON no JSON. So it writes to a pipe,
  * which all of them share, and we make lines of the log of it; whose they are is not known. */
 static void open_errors(void)
@@ -976,6 +974,8 @@ static void open_errors(void)
     h->errors = ends[1];
 }
 
+/* Handlers are given some facts that only a start can find, in their settings: they are filled in
+ * here and nowhere else, before the first fork. */
 static void open_all(void)
 {
     struct handler_settings *found = &settings.handler;
