@@ -251,6 +251,10 @@ static struct {
 
     /* Shared with the children. */
     struct scoreboard *board;
+    int board_copy;        /* STATE/SERVER/scoreboard, for `hangupd status` */
+    int board_used;        /* slots, of those that come first, that a request has had */
+    int64_t board_written; /* when the copy was; clock_ms() */
+    bool board_due, board_failed;
     struct figures figures; /* our own copy, which is the true one */
 
     /* Tables: memory that no child has. */
@@ -835,33 +839,57 @@ static void pool_look(int64_t now)
     }
 }
 
-/* Write out what `hangupd status` tells. It is never read back: a child can write there too. */
+static size_t board_size(void)
+{
+    return sizeof(struct scoreboard) + (size_t)settings.requests * sizeof(struct slot);
+}
+
+/* Write the scoreboard's copy. A full disk is no reason to end: then status shows what was. */
+static void write_board(int64_t now)
+{
+    size_t size = sizeof(struct scoreboard) + (size_t)server.board_used * sizeof(struct slot);
+    server.board_due = server.busy.count > 0; /* as a child changes its slot unseen */
+    server.board_written = now;
+    server.board->at_rest = !server.board_due;
+    server.board->written = now;
+    bool failed = ftruncate(server.board_copy, (off_t)board_size()) < 0 || /* slots never used */
+                  pwrite(server.board_copy, server.board, size, 0) != (ssize_t)size;
+    if (failed && !server.board_failed)
+        log_eventf(NULL, "could not write the scoreboard, so hangupd status shows an old one: %s",
+                   strerror(errno));
+    server.board_failed = failed;
+}
+
+/* Write out what `hangupd status` tells: what has changed, or may have, and not too often. */
 static void publish(void)
 {
     const uint64_t *words = (const uint64_t *)&server.figures;
+    int64_t now = clock_ms();
     server.figures.draining = server.stage != SERVING;
     server.figures.open = (uint64_t)server.open_count;
     server.figures.idle = (uint64_t)server.idle.count;
     server.figures.queued = (uint64_t)server.queue.count;
-    for (size_t i = 0; i < FIGURE_WORDS; i++)
-        atomic_store_explicit(&server.board->figures[i], words[i], memory_order_relaxed);
+    server.board_due = server.board_due || server.busy.count > 0 ||
+                       memcmp(server.board->figures, words, sizeof server.figures) != 0;
+    memcpy(server.board->figures, words, sizeof server.figures);
+    if (server.board_due && now - server.board_written >= BOARD_EVERY_MS)
+        write_board(now);
 }
 
 static void open_scoreboard(void)
 {
-    size_t count = (size_t)settings.requests;
-    size_t size = sizeof(struct scoreboard) + count * sizeof(struct slot);
-    int fd = openat(server.dir, "scoreboard", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    /* Allocated now: on a full disk, a write to a page without a block is a SIGBUS. */
+    size_t size = board_size();
+    int fd = memfd_create("hangupd-scoreboard", MFD_CLOEXEC);
+    /* Allocated now: where there is no memory later, a write to a page would be a SIGBUS. */
     int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)size);
     struct scoreboard *board =
         error != 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (board == MAP_FAILED)
-        cannot("could not make the scoreboard in the state directory: %s",
-               strerror(error != 0 ? error : errno));
-    close(fd);
+        cannot("no memory for the scoreboard: %s", strerror(error != 0 ? error : errno));
+    server.board_copy =
+        openat(server.dir, "scoreboard", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     server.board = board;
-    board->slot_count = (uint32_t)count;
+    board->slot_count = (uint32_t)settings.requests;
     board->slot_size = sizeof(struct slot);
     for (size_t i = 0; i < server.listener_count; i++)
         memcpy(board->listening[i], server.listeners[i].name, LISTENER_NAME_SIZE);
@@ -869,9 +897,8 @@ static void open_scoreboard(void)
     clock_gettime(CLOCK_REALTIME, &now);
     server.figures.pid = (uint64_t)server.pid;
     server.figures.started = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-    publish();
-    /* Last: from now on `hangupd status` believes it. */
     memcpy(board->magic, SCOREBOARD_MAGIC, sizeof board->magic);
+    publish();
 }
 
 /* All signals are blocked, and those that mean something are read between events. So no handler of
@@ -1081,6 +1108,8 @@ static int time_to_wait(int64_t now)
         sooner(&at, TAILQ_FIRST(&server.jobs.delayed)->due);
     if (server.busy.count > 0)
         sooner(&at, server.reaped_at + REAP_EVERY_MS);
+    if (server.board_due)
+        sooner(&at, server.board_written + BOARD_EVERY_MS);
     if (at == 0)
         return -1;
     return at <= now ? 0 : at - now > INT_MAX ? INT_MAX : (int)(at - now);
@@ -1663,6 +1692,7 @@ static void request_start(struct connection *c)
     snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
     c->slot = server.free_slots[--server.free_slot_count];
     server.slot_users[c->slot] = c;
+    server.board_used = c->slot >= server.board_used ? c->slot + 1 : server.board_used;
     c->since = clock_ms();
     c->requests++;
     c->cause = CAUSE_NONE;

@@ -1,8 +1,9 @@
 /* scoreboard.h: what parent and child share, one slot a request; causes, outcomes, figures.
  *
- * The parent maps STATE/SERVER/scoreboard before it forks; each child changes its own slot, and
- * `hangupd status` reads the file. A child can write everywhere there, so the parent checks what it
- * reads, and acts on it only where a false word harms at worst the request whose slot has it.
+ * The parent maps it before it forks; each child changes its own slot, and `hangupd status` reads a
+ * copy in STATE/SERVER/scoreboard, which the parent writes. A child can write everywhere there, so
+ * the parent checks what it reads, and acts on it only where a false word harms at worst the
+ * request whose slot has it.
  *
  * A new cause is also a name in cause_name, an outcome in outcome_of, a status and words for the
  * client in handler.c (status_for, handler_words) and in server.c's send_failure, and a caller of
@@ -223,14 +224,19 @@ struct figures {
 };
 #define FIGURE_WORDS (sizeof(struct figures) / sizeof(uint64_t))
 
-/* The file STATE/SERVER/scoreboard, mapped and shared with the children, read by `hangupd status`.
- */
+/* How often the copy is written while it may have changed. */
+#define BOARD_EVERY_MS 50
+
+/* Memory of no file, mapped and shared with the children. STATE/SERVER/scoreboard is a copy, for
+ * `hangupd status`. */
 struct scoreboard {
     char magic[16];
     uint32_t slot_count, slot_size;
     _Atomic uint32_t draining;
+    uint32_t at_rest; /* in a copy: it is not written again before something happens */
+    int64_t written;  /* when the copy was; clock_ms() */
     char listening[LISTENERS_MAX][LISTENER_NAME_SIZE];
-    _Atomic uint64_t figures[FIGURE_WORDS]; /* struct figures */
+    uint64_t figures[FIGURE_WORDS]; /* struct figures */
     struct slot slots[];
 };
 

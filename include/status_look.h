@@ -5,9 +5,9 @@
  *     status_forget();
  *
  * It reads files and /proc and takes no lock, so a server under full load does not notice. The
- * scoreboard is read and not mapped, because a child could cut the file short meanwhile, and
- * nothing in it is believed, because a child can write there: strings are ended here, indices are
- * checked. How it is shown is in status_show.h.
+ * scoreboard's copy is read and not mapped, because somebody could cut the file short meanwhile,
+ * and nothing in it is believed, because a child can write there: strings are ended here, indices
+ * are checked. How it is shown is in status_show.h.
  *
  * Kind: included by server.c alone.
  * Signal safety: none.
@@ -135,7 +135,8 @@ struct status_server {
 static struct status {
     const char *version;
     struct state_dir state;
-    int64_t now_ms; /* since 1970 */
+    int64_t now_ms;   /* since 1970 */
+    int64_t asked_at; /* clock_ms() */
     struct status_server *servers, *others;
     size_t living, other_count; /* SERVERS are those that live, and then the OTHERS */
     struct cleanup_look *parked;
@@ -407,6 +408,21 @@ static void copy_figures(struct status_server *s, const struct scoreboard *head)
     text_end(&where);
 }
 
+#define BOARD_PATIENCE_MS 1000 /* with a server that should write, and does not */
+
+/* Read what stands before the slots, when the server has had the time to write out what was so when
+ * we were asked. Returns as pread(2). */
+static ssize_t read_head(int fd, struct scoreboard *head)
+{
+    for (;; sleep_ms(5)) {
+        ssize_t n = pread(fd, head, sizeof *head, 0);
+        bool written = n == (ssize_t)sizeof *head && head->slot_size == sizeof(struct slot);
+        int64_t patience = head->at_rest != 0 ? BOARD_EVERY_MS : BOARD_PATIENCE_MS;
+        if (!written || head->written >= status.asked_at || clock_ms() - status.asked_at > patience)
+            return n;
+    }
+}
+
 /* The scoreboard FD of the server in DIR. Returns NULL, or why it cannot be read. */
 static const char *read_board(int fd, int dir, struct status_server *s)
 {
@@ -415,7 +431,7 @@ static const char *read_board(int fd, int dir, struct status_server *s)
     struct stat now;
     if (fstat(fd, &now) < 0 || !S_ISREG(now.st_mode))
         return "its scoreboard is not a file";
-    ssize_t n = pread(fd, &head, sizeof head, 0);
+    ssize_t n = read_head(fd, &head);
     if (n == 0 || (n == (ssize_t)sizeof head && memcmp(head.magic, none, sizeof none) == 0)) {
         s->condition = CONDITION_STARTING;
         return NULL;
@@ -611,6 +627,7 @@ static void status_gather(void)
     struct timespec now;
     size_t tokens, count = 0;
     clock_gettime(CLOCK_REALTIME, &now);
+    status.asked_at = clock_ms();
     status.now_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
     char(*token)[CLEANUP_TOKEN_SIZE] = cleanup_look_servers(status.state.fd, &tokens);
     if (errno != 0)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <signal.h>
 #include <stdio.h>
@@ -291,12 +292,20 @@ struct board {
     size_t count;
 };
 
-static struct board board_of_the_server(void)
+static struct board board_of(const struct server *s)
 {
     glob_t found;
     struct stat st;
-    must(glob(at("state/*/scoreboard"), 0, NULL, &found) == 0 && found.gl_pathc == 1);
-    int fd = open(found.gl_pathv[0], O_RDWR | O_CLOEXEC);
+    char pattern[64], what[PATH_MAX];
+    int fd = -1;
+    snprintf(pattern, sizeof(pattern), "/proc/%d/fd/*", (int)s->pid);
+    must(glob(pattern, 0, NULL, &found) == 0);
+    for (size_t i = 0; fd < 0 && i < found.gl_pathc; i++) {
+        ssize_t n = readlink(found.gl_pathv[i], what, sizeof(what) - 1);
+        what[n > 0 ? n : 0] = '\0';
+        if (strncmp(what, "/memfd:hangupd-scoreboard", 25) == 0)
+            fd = open(found.gl_pathv[i], O_RDWR | O_CLOEXEC);
+    }
     must(fd >= 0 && fstat(fd, &st) == 0);
     char *all = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     must(all != MAP_FAILED);
@@ -334,7 +343,7 @@ static struct slot *slot_with(struct board b, const char *text)
 TEST_TIMES(max_is_served_in_order, SOURCES)
 {
     struct server *s = routed(_i, "", "/make=@make,max=1 /who=@who");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int c[4];
     c[0] = get(s, "/make?path=%s&seconds=60", at("f0"));
     wait_made(s, at("f0"));
@@ -361,7 +370,7 @@ TEST_TIMES(max_may_be_more_than_one, 2)
 {
     /* The second time as a C program sets it, for a route that the command line leaves alone. */
     struct server *s = things("%s", _i ? "" : "/few=@make,max=2");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int one = get(s, "/few?path=%s&seconds=60", at("one"));
     int two = get(s, "/few?path=%s&seconds=60", at("two"));
     wait_made(s, at("one"));
@@ -379,7 +388,7 @@ TEST_TIMES(max_may_be_more_than_one, 2)
 TEST(max_is_changed_on_the_command_line)
 {
     struct server *s = things("/few=@few,max=1");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int one = get(s, "/few?path=%s&seconds=60", at("one"));
     wait_made(s, at("one"));
     int two = get(s, "/few?path=%s", at("two"));
@@ -394,7 +403,7 @@ TEST(max_is_changed_on_the_command_line)
 TEST(killed_child_gives_its_place_back)
 {
     struct server *s = things("/make=@make,max=1");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int one = get(s, "/make?path=%s&seconds=60", at("one"));
     pid_t pid = wait_made(s, at("one"));
     int two = get(s, "/make?path=%s", at("two"));
@@ -409,7 +418,7 @@ TEST(killed_child_gives_its_place_back)
 TEST(killed_child_that_waits_is_not_waited_for)
 {
     struct server *s = things("/make=@make,max=1 /who=@who");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int one = get(s, "/make?path=%s&seconds=60", at("one"));
     pid_t first = wait_made(s, at("one")), second = 0;
     int two = get(s, "/make?path=%s", at("two"));
@@ -432,7 +441,7 @@ TEST(killed_child_that_waits_is_not_waited_for)
 TEST(place_is_not_given_to_one_that_is_being_ended)
 {
     struct server *s = things("/make=@make,max=1 --grace 1h");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int one = get(s, "/make?path=%s&seconds=60", at("one")), status = 0;
     wait_made(s, at("one"));
     int two = get(s, "/make?path=%s", at("two"));
@@ -461,7 +470,7 @@ TEST(place_is_not_given_to_one_that_is_being_ended)
 TEST(place_is_held_until_the_undo_has_ended)
 {
     struct server *s = things("/run=@run,max=1 /who=@who");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     file_write(at("undo"), "echo undoing; while [ ! -e end ]; do sleep 0.02; done\n");
     int one = get(s, "/run?cmd=.+%s&seconds=60", at("undo"));
     log_wait(s, "recorded pid");
@@ -484,7 +493,7 @@ TEST(place_is_held_when_a_program_redirects)
     file_write(at("redirect"), "#!/bin/sh\nprintf 'Location: /make?%s\\n\\n' \"$QUERY_STRING\"\n");
     must(chmod(at("redirect"), 0755) == 0);
     struct server *s = things("/to=%s,max=1 /make=@make", at("redirect"));
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int one = get(s, "/to?path=%s&seconds=60", at("one"));
     wait_made(s, at("one"));
     int two = get(s, "/to?path=%s", at("two"));
@@ -501,7 +510,7 @@ TEST(place_is_held_when_a_program_redirects)
 TEST(turn_that_was_not_granted_frees_no_place)
 {
     struct server *s = things("/make=@make,max=1 /who=@who");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int one = get(s, "/make?path=%s&seconds=60", at("one"));
     wait_made(s, at("one"));
     int two = get(s, "/make?path=%s&seconds=60", at("two"));
@@ -527,7 +536,7 @@ TEST(turn_that_was_not_granted_frees_no_place)
 TEST(turn_is_asked_for_a_route_that_is_not_there)
 {
     struct server *s = things("/make=@make,max=1");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int one = get(s, "/make?path=%s&seconds=60", at("one"));
     wait_made(s, at("one"));
     struct slot *liar = slot_with(b, at("one"));
@@ -560,7 +569,7 @@ static const struct {
 TEST_EACH(hangup_of_one_that_waits, waiting_ways)
 {
     struct server *s = things("/make=@make,max=1%s", waiting_ways[_i].key);
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int first = get(s, "/make?path=%s&seconds=60", at("first"));
     wait_made(s, at("first"));
     int second = dial(s);
@@ -589,7 +598,7 @@ TEST(hangup_of_one_that_waits_with_finish)
 {
     /* It has begun nothing that could be finished. */
     struct server *s = things("/make=@make,max=1,on-hangup=finish");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int first = get(s, "/make?path=%s&seconds=60", at("first"));
     pid_t pid = wait_made(s, at("first"));
     int second = get(s, "/make?path=%s", at("second"));
@@ -621,7 +630,7 @@ TEST(fin_before_waiting)
 TEST(half_closed_client_that_waits_is_answered)
 {
     struct server *s = things("/make=@make,max=1");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int first = get(s, "/make?path=%s&seconds=60", at("first"));
     wait_made(s, at("first"));
     int second = get(s, "/make?path=%s", at("second"));
@@ -656,7 +665,7 @@ TEST_TIMES(waiting_too_long_is_503, 2)
 TEST(who_waits_makes_room)
 {
     struct server *s = things("/make=@make,max=1 /who=@who --requests 3");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int first = get(s, "/make?path=%s&seconds=60", at("first"));
     wait_made(s, at("first"));
     int second = get(s, "/make?path=%s", at("second"));
@@ -678,7 +687,7 @@ TEST(who_waits_makes_room)
 TEST_TIMES(drain_while_one_waits, 2)
 {
     struct server *s = things("/make=@make,max=1");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int first = get(s, "/make?path=%s&seconds=60", at("first"));
     wait_made(s, at("first"));
     int second = get(s, "/make?path=%s", at("second"));
@@ -698,7 +707,7 @@ TEST_TIMES(time_limit_does_not_count_the_waiting, 2)
 {
     struct server *s =
         things("%s", _i ? "/make=@make,max=1 --timeout 3" : "/make=@make,max=1,timeout=3");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int first = get(s, "/make?path=%s&seconds=60", at("first"));
     wait_made(s, at("first"));
     int second = get(s, "/make?path=%s&seconds=0.2", at("second"));
@@ -770,7 +779,7 @@ TEST(storm_on_a_route_with_max)
 {
     must(mkdir(at("crowd"), 0755) == 0);
     struct server *s = things("/crowd=@crowd,max=3 --requests 64 --queue-timeout 15m");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     storm(s);
     wait_until(is_empty(at("crowd")));
     must_say(exists(at("crowd.3")), "there were never three");
@@ -867,7 +876,7 @@ TEST(turn_comes_before_the_body)
 {
     static char body[BODY];
     struct server *s = things("/few=@echo,max=1 --queue-timeout 2");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     /* A request that is still being read holds the place. */
     int first = dial(s);
     say(first, "POST /few HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n" EXPECT "\r\n");
@@ -892,7 +901,7 @@ TEST(turn_comes_before_the_body)
 TEST(body_is_asked_for_once)
 {
     struct server *s = things("/echo=@echo,max=1 /who=@who");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     static const char *const framings[] = {"Content-Length: 4", "Transfer-Encoding: chunked"};
     static const char *const bodies[] = {"body", "4\r\nbody\r\n0\r\n\r\n"};
     int c = dial(s);
@@ -1025,7 +1034,7 @@ static void nudge_as(pid_t pid, uint32_t number)
 TEST(false_word_about_a_body_is_bounded)
 {
     struct server *s = things("/make=@make /echo=@echo --max-body 300k --max-spool 1000k");
-    struct board b = board_of_the_server();
+    struct board b = board_of(s);
     int liar = get(s, "/make?path=%s&seconds=60", at("file"));
     pid_t pid = wait_made(s, at("file"));
     struct slot *slot = slot_with(b, at("file"));

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
@@ -533,6 +534,7 @@ static struct board board_take(void)
     ssize_t n = read(fd, b.bytes, 1 << 16);
     close(fd);
     must_say(n > (ssize_t)(2 * sizeof(struct slot)) && n < 1 << 16, "%zd bytes", n);
+    ((struct scoreboard *)(void *)b.bytes)->written = INT64_MAX; /* nobody waits for a newer one */
     b.length = (size_t)n;
     b.slots = b.length - 2 * sizeof(struct slot);
     close_fin(c);
@@ -602,6 +604,20 @@ TEST(board_that_is_no_board)
     must(unlink(at("state/" TOKEN "/scoreboard")) == 0);
     must(symlink("/etc/passwd", at("state/" TOKEN "/scoreboard")) == 0);
     must(strcmp(condition(), "['unreadable']") == 0);
+}
+
+/* What is cut off a mapped file kills whoever touches it, and so does a page that a full disk has
+ * no room for: the server's memory is no file. */
+TEST(board_that_is_cut_harms_nobody)
+{
+    struct server *s = things("%s", "");
+    must(curl(s, "-f /who").status == 0);
+    char board[PATH_MAX];
+    snprintf(board, sizeof(board), "%s", at("state/%s/scoreboard", ask("s['server']")));
+    must(truncate(board, 0) == 0 && curl(s, "-f /who").status == 0);
+    wait_until(*file_read(board) != '\0');
+    wait_for("(" ENDED ", r)", "('ok/none:2', [])");
+    server_stop(s);
 }
 
 /* The server of the board is this test, so that it is believed to live. */
