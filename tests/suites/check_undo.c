@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -1302,15 +1303,16 @@ TEST_TIMES(recover_as_root_becomes_the_owner, 2)
     must(setgroups(1, further) == 0);
     must(mkdir(at("state"), 0700) == 0 && mkdir(at("state/failed"), 0700) == 0);
     file_write(at("state/failed/" ID), "# hangupd ledger 1 id=" ID " pid=1 start=1 boot=- GET /x\n"
-                                       "run id -u; id -ru; id -g; id -G; true\n");
+                                       "run id -u; id -ru; id -g; id -G; echo \"$SECRET.$HOME\"\n");
+    must(setenv("SECRET", "root's", 1) == 0 && setenv("HOME", "/root", 1) == 0);
     must(chown(at("state/failed/" ID), owners[_i], 65534) == 0);
     must(chown(at("state/failed"), owners[_i], 65534) == 0);
     must(chown(at("state"), owners[_i], 65534) == 0);
     struct output o = recover("");
     snprintf(text, sizeof(text),
              ID ": undo: %u\n" ID ": undo: %u\n" ID ": undo: 65534\n" ID ": undo: 65534\n" ID
-                ": undone",
-             owners[_i], owners[_i]);
+                ": undo: .%s\n" ID ": undone",
+             owners[_i], owners[_i], _i == 0 ? getpwuid(owners[_i])->pw_dir : "/root");
     must_say(o.status == 0 && strstr(o.text, text), "%d: %s", o.status, o.text);
 }
 
