@@ -94,7 +94,7 @@ static _Noreturn void check_all(const struct passwd *owner)
     for (size_t i = 0; i < settings.handler.route_count; i++)
         if (settings.handler.routes[i].program != NULL)
             check_program(&settings.handler.routes[i]);
-    (void)find_tmpdir();
+    settings.handler.tmpdir = find_tmpdir();
     if (check_wrong == 0)
         printf("%s: nothing is wrong; routes: %zu\n", program_name, settings.handler.route_count);
     exit(check_wrong == 0 && fflush(stdout) == 0 ? 0 : EXIT_WRONG_USE);

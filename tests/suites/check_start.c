@@ -959,7 +959,7 @@ TEST_EACH(check_says_what_is_wrong, wrong_starts)
 TEST(check_touches_nothing)
 {
     struct server *s = hangupd("/sh=/bin/sh --listen unix:sock");
-    struct output before = run("ls -lR --time-style=full-iso .");
+    struct output before = run("ls -lR --time-style=+ .");
     for (int user = 0; user < (geteuid() == 0 ? 2 : 1); user++) {
         struct output o =
             run("%s --check --state %s --listen unix:sock %s /sh=/bin/sh", the_hangupd(),
@@ -967,7 +967,7 @@ TEST(check_touches_nothing)
         must_say(o.status == 0 && strstr(o.text, "nothing is wrong; routes: 1"), "%d: %s", o.status,
                  o.text);
     }
-    struct output after = run("ls -lR --time-style=full-iso .");
+    struct output after = run("ls -lR --time-style=+ .");
     must_say(strcmp(before.text, after.text) == 0, "%s\n%s", before.text, after.text);
     must(!exists(at("new")));
     server_stop(s);
