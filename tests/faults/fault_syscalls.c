@@ -1062,7 +1062,7 @@ static void world_make(void)
 /* What STATE holds beside the living server's own files, or NULL. */
 static const char *state_stranger(void)
 {
-    static const char *const own[] = {"lock", "scoreboard", "scratch", NULL};
+    static const char *const own[] = {"env", "lock", "scoreboard", "scratch", NULL};
     static char what[700];
     const char *found = NULL;
     DIR *d = opendir("state");
@@ -1073,7 +1073,7 @@ static const char *state_stranger(void)
             continue;
         snprintf(path, sizeof path, "state/%s", e->d_name);
         const char *odd = stranger(path, own, &count);
-        if (odd == NULL && count == 3 && found == NULL) {
+        if (odd == NULL && count == 4 && found == NULL) {
             found = "";
             continue;
         }
