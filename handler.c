@@ -558,7 +558,7 @@ static void request_read_head(struct request *rq)
             break;
         /* An empty line that some send behind a body, and no request (RFC 9112 section 2.2): what
          * comes next is waited for as ever. */
-        if (size == 0 && rq->head.line == rq->used)
+        if (size == 0 && !rq->head.started && rq->head.line == rq->used)
             leave(rq, HANDLER_EXIT_KEEP);
         if (size < 0 || rq->used == rq->room) {
             rq->rest_unread = true;
