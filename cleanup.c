@@ -70,7 +70,6 @@
  *     inode number counts as the recorded one while the server lives. After a crash such a record
  *     is kept, not guessed.
  *   - A scratch directory whose TMPDIR is not mounted when its ledger is settled counts as gone.
- *   - A line that a program writes to descriptor 3 is not checked before it is to be undone.
  *
  * What READ, UNDO and SETTLE do for this process's ledger, they may do in a signal handler: static
  * buffers, system calls, no stdio, no memory. There is no HTTP in this file.
@@ -90,6 +89,7 @@
 #include <unistd.h>
 
 #include "again.h"
+#include "check.h"
 #include "environment_file.h"
 #include "guard.h"
 #include "identity.h"
@@ -1114,6 +1114,13 @@ ASYNC_SAFE static int sent_find(int dir, const char *name, bool strike_out, uint
     return found;
 }
 
+void cleanup_check_program(cleanup_tell_fn *tell)
+{
+    static struct check check;
+    if (ledger.program_fd >= 0)
+        check_lines(&check, ledger.program_fd, tell);
+}
+
 int cleanup_was_sent(int dir, const char *name, uint64_t *n)
 {
     return sent_find(dir, name, false, n);
@@ -1170,6 +1177,7 @@ struct settlement {
     struct evidence evidence;
     int environment; /* of its undo commands, as the own file's head has it */
     bool failed, run_left;
+    bool refused;           /* a line was no record */
     bool later;             /* of a record that failed it cannot be told yet whether it is undone */
     bool look;              /* this pass is for second looks, and for nothing else */
     unsigned long long due; /* when the last of the second looks is; 0: there are none */
@@ -1280,6 +1288,15 @@ ASYNC_SAFE static int undo_second(struct settlement *s, const struct record *r)
     return done > 0 && r->number > now ? 0 : done;
 }
 
+/* Tell that the line that the reader is at is no record, as it is WRONG. No other try will find
+ * another line there. Returns 0. */
+ASYNC_SAFE static int undo_refuse(struct settlement *s, const char *wrong)
+{
+    s->refused = true;
+    report_part(s->how->id, "could not undo:", s->reader->line, wrong, 0);
+    return 0;
+}
+
 /* Undo the record that the reader is at. Returns 1 if it is done and can be struck out, 0 if there
  * is nothing to do with it, -1 with errno if it failed. */
 ASYNC_SAFE static int undo_record(struct settlement *s)
@@ -1287,10 +1304,8 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
     const struct reader *at = s->reader;
     if (at->line[0] == '#' || at->length == 0)
         return 0;
-    if (!at->whole) { /* what it names is cut short: it must not be obeyed */
-        errno = at->too_long && strlen(at->line) == at->length ? ENAMETOOLONG : EBADMSG;
-        return s->kept ? 0 : -1;
-    }
+    if (!at->whole) /* what it names is cut short: it must not be obeyed */
+        return s->kept || s->look ? 0 : undo_refuse(s, LINE_NOT_WHOLE);
     struct record r = record_parse(at->line);
     enum verb_undo how = verbs[r.verb].undo;
     if (how == UNDO_FILE || how == UNDO_TREE || how == UNDO_SCRATCH)
@@ -1300,10 +1315,8 @@ ASYNC_SAFE static int undo_record(struct settlement *s)
     bool second = how == UNDO_AGAIN && r.number > 0;
     if (s->kept || how == UNDO_MARK_SENT || (s->look && !second && how != UNDO_MARK_KEEP))
         return 0;
-    if (r.error != 0) { /* no such verb, or its argument is not what it takes */
-        errno = r.error;
-        return -1;
-    }
+    if (r.error != 0)
+        return undo_refuse(s, record_wrong(&r));
     switch (how) {
     case UNDO_FILE:
     case UNDO_TREE:
@@ -1341,7 +1354,7 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
 {
     static struct reader reader;
     int found = 0;
-    s->failed = s->later = false;
+    s->failed = s->later = s->refused = false;
     s->grown = 0;
     s->reader = &reader;
     place_forget();
@@ -1439,10 +1452,11 @@ ASYNC_SAFE static enum cleanup_result settle_file(const struct cleanup_settling 
         looked += s.grown;
     }
     f->due = s.due > f->due ? s.due : f->due;
-    return s.run_left ? CLEANUP_RUN_LEFT
-           : s.later  ? CLEANUP_LATER
-           : s.failed ? CLEANUP_FAILED
-                      : CLEANUP_DONE;
+    return s.run_left  ? CLEANUP_RUN_LEFT
+           : s.later   ? CLEANUP_LATER
+           : s.failed  ? CLEANUP_FAILED
+           : s.refused ? CLEANUP_REFUSED
+                       : CLEANUP_DONE;
 }
 
 /* Open the file NAME of a ledger at *FD and lock it. Returns false, and reports it, if it is there
@@ -1537,7 +1551,7 @@ ASYNC_SAFE static enum cleanup_result settle_ledger(const struct cleanup_settlin
         again_note(how->dir, f.own >= 0 ? f.name : f.program_name, f.due);
     if (result == CLEANUP_DONE && how->lives_on && !kept && (f.own >= 0 || f.program >= 0))
         result = CLEANUP_LATER;
-    if (waits && result == CLEANUP_DONE)
+    if (waits && result < CLEANUP_AGAIN)
         result = CLEANUP_AGAIN;
     if (result == CLEANUP_DONE && !files_drop(how, &f, kept))
         result = CLEANUP_FAILED;

@@ -1632,6 +1632,18 @@ static void look_at_records(void)
 
 #define ROUNDS_WITHOUT_SIGNALS 16 /* pieces of output; the parent's signals are seen at once */
 
+/* Tell whoever writes the program while it can be mended: at the undo it would be too late. */
+static void tell_no_record(const char *line, const char *wrong)
+{
+    if (*line == '\0')
+        request_log(&request, "the program's ledger, descriptor 3: %s", wrong);
+    else
+        request_log(&request,
+                    "the program wrote no record to descriptor 3: %.200s: %s; it will not "
+                    "be undone",
+                    line, wrong);
+}
+
 /* Pass on what the program writes until it has ended, and ask the client while it writes nothing.
  * Then what its pipes hold is read, and no end of file is waited for: a grandchild that still has
  * them open would keep the answer back. Returns 0, or -1 if the answer can go no further. */
@@ -1657,6 +1669,7 @@ static int pass_on(struct request *rq)
             log_lines_read(&program.lines, rq->slot->id, program.err);
         if ((p[0].revents != 0 ? pass_on_piece(rq, sizeof program_output) : ask(rq)) < 0)
             return -1;
+        cleanup_check_program(tell_no_record);
         if (round % ROUNDS_WITHOUT_SIGNALS == 0 || atomic_load(&rq->slot->cause) != CAUSE_NONE)
             let_signals_in();
     }
@@ -1668,6 +1681,7 @@ static int pass_on(struct request *rq)
         if ((n = pass_on_piece(rq, (size_t)left)) < 0)
             return -1;
     log_held_errors();
+    cleanup_check_program(tell_no_record);
     return 0;
 }
 

@@ -195,14 +195,15 @@ struct job {
     siginfo_t ended;               /* how the child ended */
     struct connection *connection; /* which waits for the first attempt, or NULL */
     enum verdict verdict;
-    unsigned tries;    /* that did not end it */
-    unsigned failures; /* of these: not those that said "later" */
-    int64_t since;     /* when it was made: clock_ms() */
-    bool later;        /* the last one has said "later" */
-    bool looks;        /* all is undone, and a second look is what it is still for */
-    bool overdue;      /* that is no longer good enough for the janitor that is running */
-    pid_t pid;         /* the janitor, while it is running */
-    int64_t due;       /* when it is delayed */
+    unsigned tries;         /* that did not end it */
+    unsigned failures;      /* of these: not those that said "later" */
+    int64_t since;          /* when it was made: clock_ms() */
+    bool later;             /* the last one has said "later" */
+    enum outcome failed_as; /* the request's, whose undo was logged as failed; or NONE */
+    bool looks;             /* all is undone, and a second look is what it is still for */
+    bool overdue;           /* that is no longer good enough for the janitor that is running */
+    pid_t pid;              /* the janitor, while it is running */
+    int64_t due;            /* when it is delayed */
 };
 TAILQ_HEAD(jobs, job);
 
@@ -601,7 +602,7 @@ static void jobs_start(void);
 /* Janitor: forked by Settle. */
 static _Noreturn void janitor_main(const struct job *j, const struct witness *w);
 /* Settled: the janitor has ended, or there is no memory for a job. */
-static void request_settled(struct connection *c, const struct job *j, int result);
+static void request_settled(struct connection *c, struct job *j, int result);
 static void janitor_ended(pid_t pid, const siginfo_t *ended);
 /* Recover: at the start, and after the one connection. */
 static void recovery_begin(void);
@@ -2397,6 +2398,7 @@ static bool was_delivered(const struct witness *w, uint64_t n)
 /* Returns what a janitor says of RESULT. */
 static int janitor_says(enum cleanup_result result)
 {
+    janitor.hopeless = result == CLEANUP_REFUSED; /* no other try will do better */
     return result == CLEANUP_DONE    ? 0
            : result == CLEANUP_AGAIN ? JANITOR_AGAIN
            : result == CLEANUP_LATER ? JANITOR_LEFT | JANITOR_LATER
@@ -2522,8 +2524,8 @@ static _Noreturn void janitor_main(const struct job *j, const struct witness *w)
         tell_settled(&before, (result & JANITOR_KEPT) != 0 ? "kept at last, as it had been answered"
                               : j->looks                   ? "second look: done"
                                                            : "undone at last");
-    if ((result & (JANITOR_LEFT | JANITOR_UNDECIDED)) == JANITOR_LEFT && is_last_try(j, result) &&
-        park(j, failure_take(), LOG_PATIENCE_MS))
+    if ((result & (JANITOR_LEFT | JANITOR_UNDECIDED)) == JANITOR_LEFT &&
+        (janitor.hopeless || is_last_try(j, result)) && park(j, failure_take(), LOG_PATIENCE_MS))
         result |= JANITOR_PARKED;
     _exit(JANITOR_SPEAKS | result);
 }
@@ -2551,7 +2553,7 @@ static bool send_failure(const struct connection *c, struct slot *s, enum outcom
 /* A janitor has settled, or tried to, what the dead child left: tell the client, log it, and give
  * the slot back. The client is owed an answer if the child had not begun one; one that was begun
  * and is not whole ends with a reset. */
-static void request_settled(struct connection *c, const struct job *j, int result)
+static void request_settled(struct connection *c, struct job *j, int result)
 {
     struct slot s = slot_copy(c);
     uint32_t state = atomic_load(&slot_of(c)->state) & SLOT_STATE_MASK;
@@ -2569,11 +2571,11 @@ static void request_settled(struct connection *c, const struct job *j, int resul
     bool owed = state != SLOT_ANSWERING && state != SLOT_DONE && outcome != OUTCOME_HANGUP;
     bool orderly = owed ? send_failure(c, &s, outcome, (result & JANITOR_LEFT) == 0)
                         : kept || (by_itself && outcome == OUTCOME_ERROR);
-    request_log_line(&s, outcome,
-                     nothing || kept                ? UNDO_NONE
-                     : (result & JANITOR_LEFT) == 0 ? UNDO_OK
-                                                    : UNDO_FAILED,
-                     clock_ms() - c->since);
+    enum undo_result undo = nothing || kept                ? UNDO_NONE
+                            : (result & JANITOR_LEFT) == 0 ? UNDO_OK
+                                                           : UNDO_FAILED;
+    request_log_line(&s, outcome, undo, clock_ms() - c->since);
+    j->failed_as = undo == UNDO_FAILED ? outcome : OUTCOME_NONE;
     slot_release(c);
     if (orderly)
         connection_finish(c);
@@ -2604,6 +2606,7 @@ static void job_wait_for_look(struct job *j)
     log_eventf(j->id, "undone; a second look is due in %lld s%s", (long long)(ms / 1000),
                server.one_connection ? ", for a later connection to take" : "");
     j->looks = true;
+    j->failed_as = OUTCOME_NONE;
     j->tries = j->failures = 0;
     j->since = clock_ms() + ms;
     if (server.one_connection)
@@ -2673,6 +2676,8 @@ static void job_ended(struct job *j, int result)
         job_again(j);
         return;
     }
+    if ((done || looks) && j->failed_as != OUTCOME_NONE && j->tries > 0)
+        server.figures.late[j->failed_as]++;
     if (looks) {
         job_wait_for_look(j);
         return;

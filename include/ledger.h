@@ -88,6 +88,10 @@ void cleanup_hold_threads(void);
 /* Look at what the program has recorded since the last look, and record in which directories that
  * is: there alone "not there" will be success for its undo. One system call if there is nothing. */
 void cleanup_look_at_program(void);
+/* Look at what the program has written to its ledger since the last call. TELL is called for each
+ * line that is no record, with what is wrong with it. If nothing is new that costs one fstat(2). */
+typedef void cleanup_tell_fn(const char *line, const char *wrong);
+void cleanup_check_program(cleanup_tell_fn *tell);
 /* Record that the answer is complete when the peer's kernel has acknowledged N bytes of the
  * connection, as TCP_INFO counts them; and take the newest of these marks back. With 0 all is kept
  * whatever the peer has. Return 0, or -1 with errno. */
@@ -97,6 +101,7 @@ ASYNC_SAFE int cleanup_unsent(void);
 /* Of several results the last one in this order is that of the whole. */
 enum cleanup_result {
     CLEANUP_DONE,    /* nothing is left; the ledger is gone */
+    CLEANUP_REFUSED, /* but for lines that are no records: these stay, and were reported */
     CLEANUP_AGAIN,   /* all is undone, and a second look waits for its time (again.h) */
     CLEANUP_FAILED,  /* something could not be undone; it stays on record, and was reported */
     CLEANUP_LATER,   /* as FAILED, but it cannot be told yet: time may mend it, and nothing else */

@@ -120,6 +120,7 @@ static const char *moment_words(int64_t ms)
 static struct {
     char failure[1024]; /* the first that could not be undone, and why; "": none */
     bool more_failed;
+    bool hopeless;                /* what is left can never be undone: lines that are no records */
     char hunted[CLEANUP_ID_SIZE]; /* the request whose processes it has ended */
     unsigned settled, left;       /* ledgers of dead servers, or those that are recovered */
 } janitor;

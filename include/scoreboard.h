@@ -219,6 +219,7 @@ struct figures {
     uint64_t started; /* milliseconds since 1970 */
     uint64_t draining, open, idle, queued;
     uint64_t later;                            /* undos that cannot be done yet */
+    uint64_t late[OUTCOME_COUNT];              /* undone after it was logged that they had failed */
     uint64_t requests;                         /* that got a child so far */
     uint64_t ended[OUTCOME_COUNT][UNDO_COUNT]; /* as logged */
 };

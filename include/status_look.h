@@ -123,6 +123,7 @@ struct status_server {
     uint64_t pid;                     /* UNKNOWN: not of this pid namespace */
     struct figures figures;
     uint64_t slot_count, uptime_ms, oldest_ms, processes, ended_count;
+    uint64_t totals[OUTCOME_COUNT][UNDO_COUNT]; /* of the figures, and what was undone since */
     struct status_ended ended[OUTCOME_COUNT * UNDO_COUNT];
     char listening[LISTENERS_MAX][LISTENER_NAME_SIZE];
     char where[LISTENERS_MAX * (LISTENER_NAME_SIZE + 2)]; /* the same in one line */
@@ -391,7 +392,9 @@ static void copy_figures(struct status_server *s, const struct scoreboard *head)
     s->uptime_ms = s->figures.started < now ? now - s->figures.started : 0;
     for (int outcome = OUTCOME_OK; outcome < OUTCOME_COUNT; outcome++)
         for (int undo = UNDO_NONE; undo < UNDO_COUNT; undo++) {
-            uint64_t n = s->figures.ended[outcome][undo];
+            uint64_t late = s->figures.late[outcome], n = s->figures.ended[outcome][undo];
+            n = undo == UNDO_OK ? n + late : undo == UNDO_FAILED && late <= n ? n - late : n;
+            s->totals[outcome][undo] = n;
             s->ended_count += n;
             if (n != 0)
                 s->ended[s->ended_kinds++] = (struct status_ended){

@@ -96,7 +96,7 @@ static void put_totals(FILE *out, const struct status_server *s)
             plural(s->ended_count), s->ended_count == 0 ? "none yet" : "");
     const char *comma = "";
     for (int outcome = OUTCOME_OK; outcome < OUTCOME_COUNT; outcome++) {
-        const uint64_t *ended = s->figures.ended[outcome];
+        const uint64_t *ended = s->totals[outcome];
         unsigned long long done = ended[UNDO_OK], failed = ended[UNDO_FAILED];
         if (ended[UNDO_NONE] + done + failed == 0)
             continue;
@@ -438,7 +438,7 @@ static void status_prometheus(FILE *out)
                 metric_series(out, f, &status.servers[i], "");
     }
     metric_head(out, "hangupd_requests_total",
-                "Requests that have ended, by outcome and by the result of their undo.");
+                "Requests that have ended, by outcome and by what was logged of their undo.");
     for (size_t i = 0; i < status.living; i++)
         if (is_first_of_address(&status.servers[i]))
             metric_ended(out, &status.servers[i]);

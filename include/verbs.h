@@ -179,4 +179,29 @@ ASYNC_SAFE static inline struct record record_parse(char *line)
     return r;
 }
 
+/* What is wrong with a line that is not whole (reader.h). */
+#define LINE_NOT_WHOLE "it is longer than a record may be, or has a NUL in it"
+
+/* Returns in words what is wrong with a record that has an error. */
+ASYNC_SAFE static inline const char *record_wrong(const struct record *r)
+{
+    if (r->verb == VERB_UNKNOWN)
+        return "there is no such verb";
+    switch (verbs[r->verb].argument) {
+    case ARGUMENT_NOTHING:
+        return "it takes no argument";
+    case ARGUMENT_NUMBER:
+        return "that is not a number";
+    case ARGUMENT_COMMAND:
+        return "the command is empty";
+    case ARGUMENT_AGAIN:
+        return "that is not +SECONDS run COMMAND";
+    case ARGUMENT_PATH:
+        return "the path is not absolute";
+    case ARGUMENT_FILEID_PATH:
+        return "that is not FILEID and an absolute path";
+    }
+    return "it cannot be obeyed";
+}
+
 #endif

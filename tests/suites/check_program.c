@@ -1311,6 +1311,43 @@ TEST(finish_goes_on_for_nobody)
     server_stop(s);
 }
 
+static const struct {
+    const char *line, *wrong;
+} no_records[] = {
+    {"delete foo", "delete foo: there is no such verb; it will not be undone"},
+    {"unlink rel", "unlink rel: the path is not absolute; it will not be undone"},
+    {"unlink-if 1:2 /x", "unlink-if 1:2 /x: that is not FILEID and an absolute path;"},
+};
+
+/* What is no record is told when it is written: while the program is silent, when it says something
+ * and at its end; and at a hangup no other try is made of it. */
+TEST_TIMES(no_record_is_told_when_it_is_made, 3 * COUNT(no_records))
+{
+    char body[512], undone[256];
+    int line = _i % (int)COUNT(no_records), when = _i / (int)COUNT(no_records);
+    snprintf(body, sizeof body, "printf \"unlink $PWD/none\\n%s\\n\" >&3; echo ready >&2; %s",
+             no_records[line].line,
+             when == 0   ? "exec sleep 1000"
+             : when == 1 ? HEAD "echo first; exec sleep 1000"
+                         : HEAD "echo done");
+    struct server *s = serve(body);
+    int c = get(s, "/p/");
+    log_wait(s, " the program wrote no record to descriptor 3: %s", no_records[line].wrong);
+    must(log_count(s, "wrote no record") == 1);
+    if (when == 2) {
+        must(hear_answer(c, false).status == 200);
+        log_wait(s, " ok undo=none");
+    } else {
+        close_fin(c);
+        snprintf(undone, sizeof undone, "%.*s", (int)strcspn(no_records[line].wrong, ";"),
+                 no_records[line].wrong);
+        log_wait(s, " UNDO FAILED for good: %s; ", undone);
+        log_wait(s, " hangup undo=failed");
+        must(!log_has(s, "tried again"));
+    }
+    server_kill(s, SIGTERM);
+}
+
 /* A scratch directory that cannot be emptied is no reason to undo what is kept: not when the route
  * finishes for a caller who has left, nor when the caller has the answer; whoever goes on with it.
  */

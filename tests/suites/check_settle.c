@@ -200,7 +200,7 @@ TEST(unknown_verb)
           "unlink %s\nunlinks %s\nUNLINK %s\nunlink\t%s\nunlink-if %s\nrmtree-if x %s\nunlink %s\n",
           at("work/a"), at("work/c"), at("work/c"), at("work/c"), at("work/c"), at("work/c"),
           at("work/b"));
-    ck_assert_int_eq(settle(), CLEANUP_FAILED);
+    ck_assert_int_eq(settle(), CLEANUP_REFUSED);
     ck_assert_str_eq(listing("work"), "c ");
     ck_assert_line(reports, "unlinks");
     ck_assert_line(reports, "UNLINK");
@@ -216,7 +216,7 @@ TEST(relative_path_is_not_guessed)
     ck_assert_int_eq(chdir(at("work")), 0);
     file_write("a", "");
     leave(ID, "unlink a\nrmtree a\nscratch a\n");
-    ck_assert_int_eq(settle(), CLEANUP_FAILED);
+    ck_assert_int_eq(settle(), CLEANUP_REFUSED);
     ck_assert_str_eq(listing("work"), "a ");
     ck_assert_str_ne(reports, "");
 }
@@ -289,7 +289,7 @@ TEST(overlong_line)
     file_write(at("work/b"), "");
     leave(with("%s.p", ID), "unlink %s\n%s\nunlink %s\n", at("work/a"), noise, at("work/b"));
     leave(ID, "scratch %s\n", at("tmp/none"));
-    ck_assert_int_eq(settle(), CLEANUP_FAILED);
+    ck_assert_int_eq(settle(), CLEANUP_REFUSED);
     ck_assert_str_eq(listing("work"), "");
     ck_assert_str_eq(runs, "");
     ck_assert_str_ne(reports, "");
@@ -302,7 +302,7 @@ TEST(overlong_scratch)
 
     memset(noise, 'x', sizeof noise - 1);
     leave(ID, "scratch /%s\n", noise);
-    ck_assert_int_eq(settle(), CLEANUP_FAILED);
+    ck_assert_int_eq(settle(), CLEANUP_REFUSED);
     ck_assert_str_ne(reports, "");
     leave(ID, "scratch /%s\n", noise);
     ck_assert_int_eq(
@@ -322,7 +322,7 @@ TEST(line_with_nul)
     ck_assert_int_gt(dprintf(fd, "rmtree %s", at("work/a")), 0);
     ck_assert_int_eq(write(fd, "\0/tail\n", 7), 7);
     close(fd);
-    ck_assert_int_eq(settle(), CLEANUP_FAILED);
+    ck_assert_int_eq(settle(), CLEANUP_REFUSED);
     ck_assert_str_eq(listing("work"), "a ");
     ck_assert_str_ne(reports, "");
 }
@@ -1173,6 +1173,6 @@ static const char *const not_again[] = {
 TEST_EACH(no_second_look, not_again)
 {
     leave(ID, "%s\n", not_again[_i]);
-    ck_assert_int_eq(settle_again(60, true), CLEANUP_FAILED);
+    ck_assert_int_eq(settle_again(60, true), CLEANUP_REFUSED);
     ck_assert_str_eq(runs, "");
 }

@@ -743,6 +743,10 @@ TEST(failure_that_goes_away_is_undone)
     file_write(at("mended"), "");
     log_wait(s, " %s undone at last", w.id);
     must(!exists(at("state/failed")));
+    wait_until(strstr(run("%s status --state %s", the_hangupd(), at("state")).text,
+                      "1 request ended: 1 hangup (1 undone)\n"));
+    must(strstr(run("%s status --state %s --json", the_hangupd(), at("state")).text,
+                "\"ended\":[{\"outcome\":\"hangup\",\"undo\":\"ok\",\"count\":1}]"));
     server_stop(s);
 }
 
