@@ -2123,9 +2123,9 @@ static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char
     if (how.lives_on)
         cleanup_note_survivor(&how);
     uint64_t n;
-    int sent = cleanup_unite(r->state, dir, id, id) ? cleanup_was_sent(dir, id, &n) : -1;
     struct cleanup_look was;
     (void)cleanup_look_ledger(dir, id, &was); /* for people: it may be gone afterwards */
+    int sent = cleanup_unite(r->state, dir, id, id) ? cleanup_was_sent(dir, id, &n) : -1;
     enum cleanup_result result = CLEANUP_FAILED;
     if (sent < 0)
         report_unopened(id, "could not look for the sent mark of", id);
