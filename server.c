@@ -121,7 +121,8 @@
 #include "undo_command.h"
 
 const char *program_name = "hangupd";
-struct log_sink log_sink = {.fd = STDERR_FILENO};
+static _Atomic uint32_t lines_lost; /* until there is a scoreboard */
+struct log_sink log_sink = {.fd = STDERR_FILENO, .lost = &lines_lost};
 
 /* ---- Data --------------------------------------------------------------------------- */
 
@@ -890,6 +891,7 @@ static void open_scoreboard(void)
     server.board_copy =
         openat(server.dir, "scoreboard", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     server.board = board;
+    log_sink.lost = &board->log_lost;
     board->slot_count = (uint32_t)settings.requests;
     board->slot_size = sizeof(struct slot);
     for (size_t i = 0; i < server.listener_count; i++)
@@ -1146,9 +1148,9 @@ static void do_what_is_due(int64_t now)
         drain();
     if (server.stage == HANDED_OVER && is_done())
         dir_close();
-    if (log_sink.lost > 0) {
-        unsigned lost = log_sink.lost;
-        log_sink.lost = 0; /* before the line, which may be lost too */
+    if (atomic_load(log_sink.lost) > 0 && log_has_room()) {
+        unsigned lost = atomic_exchange(log_sink.lost, 0);
+        server.figures.log_lost += lost;
         log_eventf(NULL, "%u log lines were lost: the log did not take them in time", lost);
     }
 }

@@ -17,8 +17,9 @@
  * lines must not be mixed.
  *
  * Nobody waits for the log but a janitor (patience_ms): a reader that has stopped would stop the
- * server. A line that the log does not take at once is dropped and counted in `lost`; the server
- * says later how many there were. So never put anything here that must not be lost.
+ * server. A line that the log does not take at once is dropped and counted in `lost`, which all
+ * processes of a server share; it says how many there were when the log takes lines again. So never
+ * put anything here that must not be lost.
  *
  * Kind: declared here, defined in server.c: its two variables; all else is pure.
  * Signal safety: what is marked ASYNC_SAFE.
@@ -29,6 +30,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -45,12 +47,12 @@ extern const char *program_name;
 extern struct log_sink {
     int fd;
     bool json, syslog;
-    bool plain;        /* for a person who waits: lines without the time */
-    bool may_block;    /* not a regular file: look for room before writing */
-    int patience_ms;   /* how long a janitor waits for room; 0 after it has waited once in vain */
-    unsigned lost;     /* lines dropped because the log did not take them */
-    bool names_undone; /* --log-undone */
-    unsigned undone;   /* things that this process has removed, and commands that it has run */
+    bool plain;      /* for a person who waits: lines without the time */
+    bool may_block;  /* not a regular file: look for room before writing */
+    int patience_ms; /* how long a janitor waits for room; 0 after it has waited once in vain */
+    _Atomic uint32_t *lost; /* lines dropped because the log did not take them, not told of yet */
+    bool names_undone;      /* --log-undone */
+    unsigned undone;        /* things that this process has removed, and commands that it has run */
 } log_sink;
 
 #define LOG_LINE_SIZE 2048
@@ -118,6 +120,13 @@ ASYNC_SAFE static inline void log_begin(struct text *t, const char *id)
         text_add(t, "null");
 }
 
+/* Returns true if the log takes a line now, as far as can be told. */
+static inline bool log_has_room(void)
+{
+    struct pollfd p = {.fd = log_sink.fd, .events = POLLOUT};
+    return !log_sink.may_block || poll(&p, 1, 0) > 0;
+}
+
 /* Write the line if the log takes it now. errno is as before: callers log between a failed call and
  * their look at its errno. */
 ASYNC_SAFE static inline void log_end(struct text *t)
@@ -137,7 +146,7 @@ ASYNC_SAFE static inline void log_end(struct text *t)
             log_sink.patience_ms = 0;
     }
     if (n < 0)
-        log_sink.lost++;
+        atomic_fetch_add(log_sink.lost, 1);
     errno = saved;
 }
 

@@ -210,7 +210,7 @@ enum room { ROOM_ASKED = 1, ROOM_GRANTED, ROOM_REFUSED }; /* 0: not asked yet */
     65536 /* bytes: most bodies are smaller, and asking takes a fifth of a request */
 
 /* The number changes with struct slot, struct figures, struct scoreboard and the enums in them. */
-#define SCOREBOARD_MAGIC "hangupd board 7\n"
+#define SCOREBOARD_MAGIC "hangupd board 8\n"
 #define LISTENER_NAME_SIZE 140
 
 /* What the parent alone knows. It holds this in private memory and writes copies out. */
@@ -218,6 +218,7 @@ struct figures {
     uint64_t pid;
     uint64_t started; /* milliseconds since 1970 */
     uint64_t draining, open, idle, queued;
+    uint64_t log_lost;                         /* lines that the log did not take */
     uint64_t later;                            /* undos that cannot be done yet */
     uint64_t late[OUTCOME_COUNT];              /* undone after it was logged that they had failed */
     uint64_t requests;                         /* that got a child so far */
@@ -234,8 +235,9 @@ struct scoreboard {
     char magic[16];
     uint32_t slot_count, slot_size;
     _Atomic uint32_t draining;
-    uint32_t at_rest; /* in a copy: it is not written again before something happens */
-    int64_t written;  /* when the copy was; clock_ms() */
+    _Atomic uint32_t log_lost; /* log_sink.lost */
+    uint32_t at_rest;          /* in a copy: it is not written again before something happens */
+    int64_t written;           /* when the copy was; clock_ms() */
     char listening[LISTENERS_MAX][LISTENER_NAME_SIZE];
     uint64_t figures[FIGURE_WORDS]; /* struct figures */
     struct slot slots[];

@@ -254,6 +254,8 @@ static const struct field server_fields[] = {
      METRIC("undo_later", "Requests that cannot be undone yet, and are tried again.")},
     {FIELD_COUNT, SERVER(figures.requests), "requests_started",
      METRIC("requests_started_total", "Requests that got a process.")},
+    {FIELD_COUNT, SERVER(figures.log_lost), "log_lines_lost",
+     METRIC("log_lines_lost_total", "Lines that the log did not take in time.")},
     {FIELD_COUNT, SERVER(ended_count), .json = "requests_ended"},
     {FIELD_ARRAY, SERVER(ended), "ended",
      ROWS(ended_fields, struct status_ended, SERVER(ended_kinds))},
@@ -387,6 +389,7 @@ static void copy_figures(struct status_server *s, const struct scoreboard *head)
     uint64_t *words = (uint64_t *)&s->figures, now = (uint64_t)status.now_ms;
     for (size_t i = 0; i < FIGURE_WORDS; i++)
         words[i] = head->figures[i];
+    s->figures.log_lost += head->log_lost; /* told of, and not yet */
     s->figures.draining = s->figures.draining != 0;
     s->condition = s->figures.draining ? CONDITION_DRAINING : CONDITION_SERVING;
     s->uptime_ms = s->figures.started < now ? now - s->figures.started : 0;

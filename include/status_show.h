@@ -285,6 +285,9 @@ static void text_server(FILE *out, const struct status_server *s)
     fprintf(out, "; ids %s-N\n", s->token);
     put_totals(out, s);
     putc('\n', out);
+    if (s->figures.log_lost > 0)
+        fprintf(out, "%llu lines lost, which the log did not take in time\n",
+                (unsigned long long)s->figures.log_lost);
     put_tables(out, server_fields, s);
     putc('\n', out);
 }

@@ -135,6 +135,8 @@ TEST(board_that_lies_ends_nobody)
     int c;
     const char *id = working(&s, &c, "", "sleep 1000");
     pid_t stranger = start_shell("exec sleep 1000");
+    must(run("%s status --state %s", the_hangupd(), at("state")).status == 0); /* it is fresh */
+    kill(s->pid, SIGSTOP); /* it does not write it anew */
     int board = open(at("state/%.16s/scoreboard", id), O_RDWR | O_CLOEXEC);
     struct slot slot;
     off_t where = (off_t)offsetof(struct scoreboard, slots);
@@ -145,6 +147,7 @@ TEST(board_that_lies_ends_nobody)
     struct output o = stop(id);
     must_say(o.status == 1 && strstr(o.text, "is not this request's"), "%d: %s", o.status, o.text);
     must(is_alive(stranger));
+    kill(s->pid, SIGCONT);
     pid = slot.pid;
     must(pwrite(board, &pid, sizeof(pid), where + (off_t)offsetof(struct slot, pid)) == 4);
     close(board);
