@@ -82,6 +82,7 @@ static int ends(struct request *rq)
 static int helper(struct request *rq)
 {
     char line[256];
+    /* NOLINTNEXTLINE(cert-env33-c): what a shell gets is the question */
     FILE *out = popen("grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -n; "
                       "sh -c 'kill -PIPE $$; echo alive'",
                       "r");
@@ -260,8 +261,9 @@ int main(int argc, char **argv)
         {.path = "/purge", .handler = typed, .methods = "GET PURGE"},
         {0},
     };
-    if (getenv("BROKEN") != NULL)
-        return server_main(argc, argv, broken(getenv("BROKEN")));
+    const char *number = getenv("BROKEN");
+    if (number != NULL)
+        return server_main(argc, argv, broken(number));
     printf("before serving\n"); /* is in a buffer when the server forks */
     return server_main(argc, argv, routes);
 }
