@@ -89,7 +89,6 @@
 #include <unistd.h>
 
 #include "again.h"
-#include "check.h"
 #include "environment_file.h"
 #include "guard.h"
 #include "identity.h"
@@ -100,6 +99,7 @@
 #include "pool.h"
 #include "processes.h"
 #include "reader.h"
+#include "record_check.h"
 #include "scratch.h"
 #include "text.h"
 #include "thing.h"

@@ -1,4 +1,4 @@
-/* check.h: the lines that a program has written to its ledger, checked while it runs.
+/* record_check.h: the lines that a program has written to its ledger, checked while it runs.
  *
  *     static struct check check;
  *     check_lines(&check, fd, tell);     // now and then: what is new, and no record, is told
@@ -9,8 +9,8 @@
  * Kind: pure.
  * Signal safety: none.
  */
-#ifndef HANGUPD_CHECK_H
-#define HANGUPD_CHECK_H
+#ifndef HANGUPD_RECORD_CHECK_H
+#define HANGUPD_RECORD_CHECK_H
 
 #include <string.h>
 #include <sys/stat.h>
