@@ -593,8 +593,9 @@ static void deployed_words(const char *file, const char *start, char *words, siz
     static const char program[] = "/usr/local/bin/hangupd ";
     char *text = deploy_file(file);
     char *line = strstr(text, start);
-    line = line ? strstr(line, program) : NULL;
     must_say(line, "%s: no %s: %s", file, start, text);
+    line = strstr(line, program);
+    must_say(line, "%s: no %s: %s", file, program, text);
     line += sizeof(program) - 1;
     line[strcspn(line, "\n")] = '\0';
     char *shell = strstr(line, " 2>&1");
