@@ -358,23 +358,32 @@ static inline bool are_methods(const char *methods)
     }
 }
 
+/* Returns what is wrong with the target of the route R, in words, or NULL. */
+static inline const char *target_wrong(const struct route *r)
+{
+    if (r->handler == NULL && r->program == NULL)
+        return "it has neither a handler nor a program";
+    if (r->handler != NULL && r->program != NULL)
+        return "it has both a handler and a program";
+    return r->program != NULL && r->program[0] != '/' ? "its program is not an absolute path"
+                                                      : NULL;
+}
+
 /* Check the route R of a table that is compiled in. Returns NULL, or what is wrong, in words. */
 static inline const char *route_wrong(const struct route *r)
 {
-    const char *control = r->path;
-    while (*control != '\0' && (unsigned char)*control >= ' ' && *control != 0x7f)
-        control++;
-    return r->path[0] != '/'                            ? "its path does not begin with a slash"
-           : *control != '\0'                           ? "its path has a control character"
-           : r->handler == NULL && r->program == NULL   ? "it has neither a handler nor a program"
-           : r->handler != NULL && r->program != NULL   ? "it has both a handler and a program"
-           : r->program != NULL && r->program[0] != '/' ? "its program is not an absolute path"
-           : r->methods != NULL && !are_methods(r->methods)
-               ? "its methods are not words with one space between two"
-           : r->timeout_ms < 0 || r->max < 0 ? "a limit of it is negative"
-           : r->on_hangup > ON_HANGUP_FINISH || r->half_close > HALF_CLOSE_IGNORE
-               ? "on_hangup or half_close is none of the values that there are"
-               : NULL;
+    if (r->path[0] != '/')
+        return "its path does not begin with a slash";
+    for (const char *c = r->path; *c != '\0'; c++)
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            return "its path has a control character";
+    if (r->methods != NULL && !are_methods(r->methods))
+        return "its methods are not words with one space between two";
+    if (r->timeout_ms < 0 || r->max < 0)
+        return "a limit of it is negative";
+    if (r->on_hangup > ON_HANGUP_FINISH || r->half_close > HALF_CLOSE_IGNORE)
+        return "on_hangup or half_close is none of the values that there are";
+    return target_wrong(r);
 }
 
 /* Parse "PATH=TARGET[,KEY=VALUE...]" into *ROUTE, whose strings are then allocated, with COMPILED
