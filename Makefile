@@ -119,7 +119,8 @@ $(EXAMPLES): $(BUILD)/%: $(BUILD)/tests/%.o $(OUT)/libhangupd.a
 
 # The ledger's target looks at every call that takes a path.
 $(BUILD)/replays/fuzz_ledger $(BUILD)/fuzzers/fuzz_ledger: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,\
-	unlink rmdir unlinkat open openat renameat chmod statx syscall)
+	unlink rmdir unlinkat open open64 openat openat64 renameat chmod statx \
+	syscall)
 
 # A fuzz target that is fed files, and the same with libFuzzer (see fuzz, below).
 $(REPLAYS): $(BUILD)/replays/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/replay.o $(INSIDE)

@@ -41,6 +41,13 @@ static char boot[40];
 static bool armed;        /* the reader is at work: its calls are caught */
 static unsigned removals; /* that it has really made */
 
+#ifdef __GLIBC__ /* what the calls are called there, with offsets of 64 bits */
+#define __real_open __real_open64
+#define __real_openat __real_openat64
+#define __wrap_open __wrap_open64
+#define __wrap_openat __wrap_openat64
+#endif
+
 /* ---- The calls as they are --------------------------------------------------------------- */
 
 int __real_unlink(const char *path);
