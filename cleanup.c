@@ -1082,8 +1082,7 @@ static struct header header_find(int dir, const char *id)
 bool cleanup_exists(int dir, const char *id)
 {
     char program[LEDGER_NAME_SIZE];
-    return faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
-           faccessat(dir, ledger_program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+    return name_is_there(dir, id) || name_is_there(dir, ledger_program_name(program, id)) ||
            header_find(dir, id).valid;
 }
 
@@ -1161,7 +1160,7 @@ ASYNC_SAFE static int undo_scratch(const struct cleanup_settling *how, const cha
     int done = remove_tree(&leaf);
     close_keep_errno(leaf.dir);
     memcpy(link + 3, how->id, CLEANUP_TOKEN_SIZE - 1);
-    if (done == 0 && faccessat(how->dir, link, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
+    if (done == 0 && !name_is_there(how->dir, link) && errno == ENOENT)
         (void)unlinkat(pool.dir, pool.name, AT_REMOVEDIR); /* fails while another's is in it */
     close_keep_errno(pool.dir);
     return done;
@@ -1894,7 +1893,7 @@ bool cleanup_unite(int state, int dir, const char *name, const char *id)
     int failed = h.valid && h.program ? cleanup_failed_open(state, false) : -1;
     if (failed < 0)
         return !h.unread;
-    bool whole = strcmp(h.id, id) != 0 || faccessat(failed, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+    bool whole = strcmp(h.id, id) != 0 || name_is_there(failed, id) ||
                  renameat2(failed, ledger_program_name(parked, id), dir,
                            ledger_program_name(program, name), RENAME_NOREPLACE) == 0;
     whole = whole || errno == ENOENT || errno == EEXIST;
@@ -2144,8 +2143,7 @@ static bool recover_ledger(const struct cleanup_recovery *r, int dir, const char
 static bool is_named(int dir, const char *id)
 {
     char program[LEDGER_NAME_SIZE];
-    return faccessat(dir, id, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
-           faccessat(dir, ledger_program_name(program, id), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    return name_is_there(dir, id) || name_is_there(dir, ledger_program_name(program, id));
 }
 
 static bool cannot_look(const char *token)

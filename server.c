@@ -203,7 +203,9 @@ struct job {
     enum outcome failed_as; /* the request's, whose undo was logged as failed; or NONE */
     bool looks;             /* all is undone, and a second look is what it is still for */
     bool overdue;           /* that is no longer good enough for the janitor that is running */
-    pid_t pid;              /* the janitor, while it is running */
+    pid_t pid;              /* the janitor, while it is running, */
+    int64_t begun;          /* since then, */
+    bool slow;              /* which is long ago */
     int64_t due;            /* when it is delayed */
 };
 TAILQ_HEAD(jobs, job);
@@ -289,7 +291,7 @@ static struct {
         struct jobs ready;   /* nobody waits */
         struct jobs delayed; /* by the time they are due */
         struct jobs running; /* a janitor works on it; at most --undo-at-once */
-        int janitors;        /* how many are running */
+        int janitors, slow;  /* how many are running; of these, for SLOW_JANITOR_MS */
     } jobs;
     bool recovered; /* recovery was begun */
 } server;
@@ -297,6 +299,7 @@ static struct {
 #define LINGER_MS 2000      /* for a client to end its side, after we have ended ours */
 #define KILL_AFTER_MS 1000  /* beyond --grace, for a child to undo by itself */
 #define UNKILLABLE_MS 10000 /* between two complaints */
+#define SLOW_JANITOR_MS 10000
 
 /* An event of epoll carries one of these bits, or else a connection's generation above its index.
  * So a generation has 28 bits. */
@@ -599,6 +602,7 @@ static void signals_arrived(void);
 static struct job *job_make(const char *id);
 static void job_ready(struct job *j);
 static void jobs_due(int64_t now);
+static int64_t janitors_slow_down(int64_t now);
 static void jobs_start(void);
 /* Janitor: forked by Settle. */
 static _Noreturn void janitor_main(const struct job *j, const struct witness *w);
@@ -1111,6 +1115,7 @@ static int time_to_wait(int64_t now)
         sooner(&at, TAILQ_FIRST(&server.jobs.delayed)->due);
     if (server.busy.count > 0)
         sooner(&at, server.reaped_at + REAP_EVERY_MS);
+    sooner(&at, janitors_slow_down(now));
     if (server.board_due)
         sooner(&at, server.board_written + BOARD_EVERY_MS);
     if (at == 0)
@@ -1618,14 +1623,17 @@ static void close_all_but(int *keep, size_t count)
     sort(keep, count);
     int last = keep[count - 1] >= from ? keep[count - 1] : from - 1;
     /* Still sharing, the next close would be the parent's. */
-    if (close_range((unsigned)last + 1, ~0U, CLOSE_RANGE_UNSHARE) < 0 && server.shares)
+    bool unshared = close_range((unsigned)last + 1, ~0U, CLOSE_RANGE_UNSHARE) == 0;
+    if (!unshared && server.shares)
         _exit(HANDLER_EXIT_UNDONE);
     for (size_t i = 0; i < count; i++) {
         if (keep[i] > from)
-            close_range((unsigned)from, (unsigned)keep[i] - 1, 0);
+            close_from_to(from, keep[i] - 1);
         if (keep[i] >= from)
             from = keep[i] + 1;
     }
+    if (!unshared)
+        close_from_to(from, INT_MAX);
 }
 
 /* A newborn of the server, which is going to serve or to undo: it keeps no other client's
@@ -2192,6 +2200,10 @@ static void child_ended(struct connection *c, const siginfo_t *ended)
     char id[CLEANUP_ID_SIZE]; /* not the one in the slot, which the child could change */
     snprintf(id, sizeof id, "%s-%llx", server.token, (unsigned long long)c->id_number);
     tell_what_ended(c, id, ended);
+    if (ended->si_code != CLD_EXITED && !c->signalled && !c->killed)
+        log_eventf(id, "its process was ended by signal %d, which this server did not send%s",
+                   ended->si_status,
+                   ended->si_status == SIGKILL ? ": by hand, or as memory was short" : "");
     struct job *j = job_make(id);
     if (j == NULL) {
         struct job none = {.ended = *ended};
@@ -2352,6 +2364,8 @@ static void job_start(struct job *j)
         janitor_main(j, &w);
     if (pid > 0) {
         j->pid = pid;
+        j->begun = clock_ms();
+        j->slow = false;
         server.jobs.janitors++;
         TAILQ_INSERT_TAIL(&server.jobs.running, j, link);
     } else {
@@ -2360,11 +2374,30 @@ static void job_start(struct job *j)
     }
 }
 
+/* The janitors that have worked for so long make room for others: they may wait for a disk that
+ * does not answer. Returns when the next one will have, or 0. */
+static int64_t janitors_slow_down(int64_t now)
+{
+    int64_t next = 0;
+    struct job *j;
+    for (j = TAILQ_FIRST(&server.jobs.running); j != NULL; j = TAILQ_NEXT(j, link)) {
+        if (!j->slow && now - j->begun >= SLOW_JANITOR_MS) {
+            j->slow = true;
+            server.jobs.slow++;
+            log_eventf(logged_id(j->id), "the undo goes on for %d s; its %s",
+                       SLOW_JANITOR_MS / 1000, cleanup_process_words(j->pid));
+        }
+        if (!j->slow)
+            sooner(&next, j->begun + SLOW_JANITOR_MS);
+    }
+    return next;
+}
+
 /* Start janitors while there may be more. When this server is stopping, what waits for no
  * connection is left to the next start: a stop must not take as long as the last retry. */
 static void jobs_start(void)
 {
-    while (server.jobs.janitors < settings.undo_at_once) {
+    while (server.jobs.janitors - server.jobs.slow < settings.undo_at_once) {
         struct job *j = job_take(&server.jobs.urgent);
         if (j == NULL && !is_stopping())
             j = job_take(&server.jobs.ready);
@@ -2701,6 +2734,7 @@ static void janitor_ended(pid_t pid, const siginfo_t *ended)
         return;
     TAILQ_REMOVE(&server.jobs.running, j, link);
     server.jobs.janitors--;
+    server.jobs.slow -= j->slow;
     bool speaks =
         ended->si_code == CLD_EXITED && (ended->si_status & ~JANITOR_BITS) == JANITOR_SPEAKS;
     if (!speaks)

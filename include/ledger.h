@@ -163,6 +163,8 @@ struct cleanup_settling {
  * ledger, which stays cleanup.c's; -1: none was, as the ledger is of an older version. */
 int cleanup_environment(void);
 
+/* Returns what the janitor PID is doing, for the log, until the next call. */
+const char *cleanup_process_words(pid_t pid);
 /* Report who lives on (cleanup_survivor), and note it in the ledger for people. */
 void cleanup_note_survivor(const struct cleanup_settling *how);
 /* Undo a ledger, and drop it if all could be undone. If another process settles it, that is waited

@@ -14,6 +14,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -58,5 +59,16 @@
     ((ssize_t)syscall(SYS_pwritev2, fd, v, count, (long)(offset), (long)(offset), flags))
 #endif
 #endif
+
+/* Close the descriptors FIRST to LAST; one by one where a sandbox forbids close_range(2). */
+static inline void close_from_to(int first, int last)
+{
+    struct rlimit limit;
+    if (close_range((unsigned)first, (unsigned)last, 0) == 0 ||
+        getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    for (int fd = first; fd <= last && (rlim_t)fd < limit.rlim_cur; fd++)
+        close(fd);
+}
 
 #endif

@@ -252,8 +252,10 @@ static const struct option_row server_rows[] = {
     {COUNT("undo-retries", "of an undo that fails, after 1 s, 2 s, 4 s...", undo_retries, 0, "5")},
     {TIME("undo-give-up", "of an undo that says \"later\" (exit status 75)", give_up_ms, 0, "24h")},
     {TIME("undo-again", UNDO_AGAIN_HELP, again_ms, 0, "60")},
-    {COUNT("undo-at-once", "undos that go on at once, after their requests' ends", undo_at_once, 1,
-           "16")},
+    {COUNT("undo-at-once",
+           "undos that go on at once, after their requests' ends; one that has\n"
+           "taken 10 s no longer counts",
+           undo_at_once, 1, "16")},
     {TIME("drain", "on SIGTERM, for requests in flight to finish", drain_ms, 0, "30")},
     {NULL, "\nState and log:\n", .kind = OPTION_TEXT},
     {"state", STATE_HELP, WORD_IN(state, "DIR")},

@@ -119,6 +119,16 @@ ASYNC_SAFE const char *cleanup_survivor(void)
     return survivor;
 }
 
+const char *cleanup_process_words(pid_t pid)
+{
+    static char words[64];
+    struct process p = {.state = '?'};
+    (void)process_read(pid, &p);
+    snprintf(words, sizeof words, "janitor %d is in state %c%s", (int)pid, p.state,
+             p.state == 'D' ? " and waits for a disk" : "");
+    return words;
+}
+
 void cleanup_note_survivor(const struct cleanup_settling *how)
 {
     char line[sizeof LEDGER_WAITS + sizeof survivor];

@@ -74,6 +74,14 @@ ASYNC_SAFE static inline bool ledger_is_slot_name(const char *name)
            name[n + strspn(name + n, "0123456789")] == '\0';
 }
 
+/* Returns true if DIR has NAME; else errno says why not. Not faccessat(2), whose newer call a
+ * sandbox may forbid with an error that is not ENOSYS. */
+ASYNC_SAFE static inline bool name_is_there(int dir, const char *name)
+{
+    struct stat now;
+    return fstatat(dir, name, &now, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 /* Set NAME to that of the ledger in DIR to which FILE belongs. Returns false if it is none's file,
  * or NAME.p beside NAME: the two count as one. */
 static inline bool ledger_name_of_file(int dir, const char *file, char name[CLEANUP_ID_SIZE])
@@ -86,7 +94,7 @@ static inline bool ledger_name_of_file(int dir, const char *file, char name[CLEA
     memcpy(name, file, length);
     name[length] = '\0';
     /* A crash while a ledger was moved leaves an ID.p alone: it must be found, too. */
-    return program ? cleanup_is_id(name) && faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0
+    return program ? cleanup_is_id(name) && !name_is_there(dir, name)
                    : cleanup_is_id(name) || ledger_is_slot_name(name);
 }
 

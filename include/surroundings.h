@@ -61,7 +61,11 @@ static const char *find_tmpdir(void)
 static const char *find_self(void)
 {
     static char self[PATH_MAX];
-    return readlink("/proc/self/exe", self, sizeof self - 1) > 0 ? self : NULL;
+    if (readlink("/proc/self/exe", self, sizeof self - 1) <= 0)
+        cannot("/proc cannot be read (%s), and without it the processes of a request could not be "
+               "found, nor ended: mount it there",
+               strerror(errno));
+    return self;
 }
 
 #define DESCRIPTORS_OWN 64 /* beside those of connections */

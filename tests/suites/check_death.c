@@ -1,4 +1,5 @@
 /* check_death.c: children, janitors and servers that die, and processes that are left. */
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -6,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -38,6 +40,8 @@ TEST_TIMES(kill_of_the_child_undoes, 4)
     must_say(h.status >= 500 && strstr(h.text, "the server is stopping") == NULL, "%s", h.text);
     log_wait(s, " killed undo=ok");
     must(!exists(at("file")));
+    must(log_has(s, "its process was ended by signal 9, which this server did not send") ==
+         (signals[_i] == SIGKILL));
     server_stop(s);
 }
 
@@ -223,6 +227,29 @@ TEST_TIMES(second_thread_does_not_outlive_the_request, WAYS)
     server_stop(s);
 }
 
+/* Another client's close would not reach the wire while this child lives. */
+TEST(child_has_no_other_connection_in_a_sandbox)
+{
+    if (!deny(SYS_close_range, 1, ~0U, EPERM)) {
+        test_skipped("child_has_no_other_connection_in_a_sandbox", "no seccomp");
+        return;
+    }
+    struct server *s = things("%s", "");
+    int idle[3];
+    for (int i = 0; i < 3; i++) {
+        idle[i] = dial(s);
+        say(idle[i], "GET /who HTTP/1.1\r\nHost: test\r\n\r\n");
+        must(hear_answer(idle[i], false).status == 200);
+    }
+    int c = get(s, "/make?path=%s&seconds=60", at("file"));
+    struct output o = run("ls -l /proc/%d/fd", (int)wait_made(s, at("file")));
+    const char *first = strstr(o.text, "socket:");
+    must_say(first != NULL && strstr(first + 1, "socket:") == NULL, "%s", o.text);
+    close_fin(c);
+    log_wait(s, " hangup undo=ok");
+    server_stop(s);
+}
+
 static void wait_forked(struct server *s, pid_t helpers[3])
 {
     const char *line = strstr(log_wait(s, "forked "), "forked ");
@@ -341,7 +368,8 @@ static void write_keeper(const char *keeper)
     char text[1024];
     snprintf(text, sizeof(text),
              "#!/bin/sh\ncd theirs\necho \"unlink $PWD/file\" >&3\n: >file\n"
-             "%s sleep 1000 >/dev/null 2>&1 3>&- &\necho $! >new\nmv new pid\n"
+             "%s sleep 1000 >/dev/null 2>&1 3>&- &\nk=$!\n"
+             "until [ \"$(cat /proc/$k/comm)\" = sleep ]; do :; done\necho $k >new\nmv new pid\n"
              "[ \"$QUERY_STRING\" = answer ] || exec sleep 1000\n"
              "printf 'Content-Type: text/plain\\n\\nyes\\n'\n",
              keeper);

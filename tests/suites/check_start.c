@@ -644,6 +644,18 @@ TEST_TIMES(deployed_after_a_crash, 4)
     nothing_left();
 }
 
+TEST(start_without_proc)
+{
+    if (geteuid() != 0 || !private_mounts()) {
+        test_skipped("start_without_proc", "not root, or no mounts of one's own");
+        return;
+    }
+    must(mount("none", "/proc", "tmpfs", 0, NULL) == 0);
+    struct output o = run("%s --state %s --listen 127.0.0.1:0", the_hangupd(), at("state"));
+    must(umount("/proc") == 0);
+    must_say(o.status == 1 && strstr(o.text, "/proc cannot be read"), "%d: %s", o.status, o.text);
+}
+
 TEST(user_is_dropped_for_good)
 {
     if (only_for_root("user_is_dropped_for_good"))

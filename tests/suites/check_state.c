@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -486,6 +487,19 @@ TEST_TIMES(recover_ends_who_has_lost_everything, 2)
         await_exec(lost);
     (void)recover(open_state(), adopt_dir(), &left);
     ck_assert(WIFSIGNALED(status_of(lost)));
+}
+
+/* A sandbox that does not know a call may forbid it instead of saying so. */
+TEST(ledger_is_found_in_a_sandbox)
+{
+    size_t count;
+
+    begin();
+    ck_assert_int_ge(cleanup_open_for_program(), 0);
+    ck_assert(deny(SYS_faccessat2, 3, ~0U, EPERM));
+    free(cleanup_list(ledgers, &count)); /* it has two files */
+    ck_assert_uint_eq(count, 1);
+    ck_assert_done(cleanup_undo());
 }
 
 static pid_t spawn_for(const char *token, const char *suffix)

@@ -667,6 +667,22 @@ TEST(at_most_so_many_at_once)
     server_stop(s);
 }
 
+/* It takes its ten seconds: an undo that hangs must not keep all others. */
+TEST(slow_undo_makes_room)
+{
+    struct server *s = things("--undo-at-once 1 --undo-timeout 60");
+    struct working slow = start_slow(s, "a"), w = start_working(s, "run1=true");
+    close_fin(slow.connection);
+    wait_order("a\n");
+    close_fin(w.connection);
+    log_wait(s, "%s the undo goes on for 10 s; its janitor ", slow.id);
+    log_wait(s, " hangup undo=ok");
+    must(!log_has(s, "%s 127.0.0.1", slow.id));
+    go("a");
+    wait_until(log_count(s, " hangup undo=ok") == 2);
+    server_stop(s);
+}
+
 TEST(waiting_connection_goes_first)
 {
     struct working w[3];
