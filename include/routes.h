@@ -369,6 +369,22 @@ static inline const char *target_wrong(const struct route *r)
                                                       : NULL;
 }
 
+/* The same of its values as route_wrong. */
+static inline const char *values_wrong(const struct route *r)
+{
+    const struct route_limits *l = &r->limits;
+    if (r->timeout_ms < 0 || r->max < 0 || l->cpu_ms < 0 || l->memory < 0 || l->file_size < 0 ||
+        l->processes < 0)
+        return "a limit of it is negative";
+    if (r->on_hangup > ON_HANGUP_FINISH || r->half_close > HALF_CLOSE_IGNORE ||
+        r->options > OPTIONS_SERVER || r->use_tmpdir > TMPDIR_LEAVE)
+        return "on_hangup, half_close, options or use_tmpdir is none of the values that there are";
+    for (const char **v = r->env; v != NULL && *v != NULL; v++)
+        if (strchr(*v, '=') == NULL || variable_is_own(*v, strcspn(*v, "="), OWN_NAMES_SET))
+            return "a variable in env is not NAME=VALUE, or says something of the request";
+    return NULL;
+}
+
 /* Check the route R of a table that is compiled in. Returns NULL, or what is wrong, in words. */
 static inline const char *route_wrong(const struct route *r)
 {
@@ -379,11 +395,8 @@ static inline const char *route_wrong(const struct route *r)
             return "its path has a control character";
     if (r->methods != NULL && !are_methods(r->methods))
         return "its methods are not words with one space between two";
-    if (r->timeout_ms < 0 || r->max < 0)
-        return "a limit of it is negative";
-    if (r->on_hangup > ON_HANGUP_FINISH || r->half_close > HALF_CLOSE_IGNORE)
-        return "on_hangup or half_close is none of the values that there are";
-    return target_wrong(r);
+    const char *wrong = values_wrong(r);
+    return wrong != NULL ? wrong : target_wrong(r);
 }
 
 /* Parse "PATH=TARGET[,KEY=VALUE...]" into *ROUTE, whose strings are then allocated, with COMPILED
