@@ -889,6 +889,8 @@ static int scratch_make_elsewhere(void)
     text_add(&t, POOL_PREFIX);
     text_bytes(&t, hex, 8);
     text_end(&t);
+    if (ledger.mark.inode != 0)
+        (void)undo_rmtree(ledger.scratch);
     ledger.mark = (struct scratch_mark){0};
     if (t.length + 1 >= t.room)
         return fail(ENAMETOOLONG);
@@ -914,7 +916,7 @@ static bool begin_with_scratch(void)
     if (ledger.begun || ledger.mark.inode == 0) /* else slot_open has, just now */
         scratch_choose();
     ledger.lent = ledger.scratch[0] != '\0' && ledger_begin() == 0 && scratch_make() == 0;
-    if (!ledger.lent)
+    if (!ledger.lent && ledger.mark.inode == 0) /* a kept one stays in the head */
         ledger.scratch[0] = '\0';
     return ledger.lent;
 }
@@ -1240,8 +1242,7 @@ ASYNC_SAFE static int undo_run(struct settlement *s, const char *command, int lo
     return result == 0 ? 1 : result > 0 ? fail(0) : -1;
 }
 
-/* Record the second look of R, from now on. One that is too long with its time is left out. Returns
- * as undo_record does. */
+/* Record the second look of R, unless it is too long for that. Returns as undo_record does. */
 ASYNC_SAFE static int undo_again_later(struct settlement *s, const struct record *r)
 {
     struct line line = {.text = TEXT(line.bytes), .in = TEXT(line.in_bytes)};
@@ -1262,8 +1263,7 @@ ASYNC_SAFE static int undo_again_later(struct settlement *s, const struct record
     return 1;
 }
 
-/* The first look of a command. It is struck out only when the record of its second look is there.
- */
+/* The first look of a command, which is struck out when the record of the second is there. */
 ASYNC_SAFE static int undo_first(struct settlement *s, const struct record *r)
 {
     int done = undo_run(s, r->argument, 1);
@@ -1272,8 +1272,8 @@ ASYNC_SAFE static int undo_first(struct settlement *s, const struct record *r)
     return done > 0 && again ? undo_again_later(s, r) : done;
 }
 
-/* The second look: noted in one pass, and taken in another when the last one is due. If somebody
- * has set the clock back since, it would wait too long. */
+/* The second look: noted in one pass, taken in another when the last is due. After the clock was
+ * set back it would wait too long. */
 ASYNC_SAFE static int undo_second(struct settlement *s, const struct record *r)
 {
     unsigned long long now = (unsigned long long)time(NULL);
@@ -1370,6 +1370,9 @@ ASYNC_SAFE static void undo_pass(struct settlement *s, off_t size)
         } else if (done > 0 && !strike(s->fd, reader.start)) {
             s->failed = true;
             report(s->how->id, "could not strike out:", reader.line, errno);
+            /* The next try would remove what the slot's next request has made by this name. */
+            if (strncmp(reader.line, "scratch /", 9) == 0)
+                (void)mkdir(reader.line + 8, 0700);
         }
     }
     if (found < 0) {
@@ -1520,7 +1523,8 @@ ASYNC_SAFE static bool files_drop(const struct cleanup_settling *how, const stru
     return done;
 }
 
-/* Settle both files. Returns the worst of RESULT, which is that of all before, and theirs. */
+/* Settle both files, the program's first, as it is newer. Returns the worst of RESULT and theirs.
+ */
 ASYNC_SAFE static enum cleanup_result settle_files(const struct cleanup_settling *how,
                                                    struct files *f, bool kept,
                                                    enum cleanup_result result)
@@ -1539,19 +1543,17 @@ ASYNC_SAFE static enum cleanup_result settle_ledger(const struct cleanup_settlin
 {
     struct files f;
     enum cleanup_result result = files_open(how, &f) ? CLEANUP_DONE : CLEANUP_FAILED;
-    /* The program's records come first, as they are newer: the server's own prepared its start. */
     const int fds[] = {f.program, f.own};
     result = settle_files(how, &f, kept, result);
     bool waits = f.due > (unsigned long long)time(NULL);
     f.look = f.due > 0 && (!waits || how->again_now);
     if (f.look && !how->lives_on && result != CLEANUP_RUN_LEFT)
         result = settle_files(how, &f, kept, result);
-    if (waits)
-        again_note(how->dir, f.own >= 0 ? f.name : f.program_name, f.due);
     if (result == CLEANUP_DONE && how->lives_on && !kept && (f.own >= 0 || f.program >= 0))
         result = CLEANUP_LATER;
-    if (waits && result < CLEANUP_AGAIN)
-        result = CLEANUP_AGAIN;
+    result = waits && result < CLEANUP_AGAIN ? CLEANUP_AGAIN : result;
+    if (waits)
+        again_note(how->dir, f.own >= 0 ? f.name : f.program_name, f.due);
     if (result == CLEANUP_DONE && !files_drop(how, &f, kept))
         result = CLEANUP_FAILED;
     for (int i = 0; i < 2; i++)

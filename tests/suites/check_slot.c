@@ -11,6 +11,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -921,6 +922,37 @@ static void fail_to_remove(void)
     ck_assert_done(cleanup_undo());
     ck_assert_str_eq(listing("tmp"), "");
     ck_assert_str_eq(listing("ledgers"), "slot-0 ");
+}
+
+static void take_another(void)
+{
+    begin_in_slot(0, with("%sf", ID), "GET /next");
+    ck_assert_str_eq(strrchr(cleanup_tempdir(), '/'), "/0A");
+}
+
+/* The record of a scratch directory that is gone could not be struck out, and is tried again when
+ * the slot has another request: that must not get a directory of this name. */
+TEST(name_of_a_record_that_stays_is_not_given_away)
+{
+    struct rlimit limit, before;
+    struct stat there;
+    char path[PATH_MAX];
+
+    begin_in_slot(0, ID, "GET /test");
+    snprintf(path, sizeof path, "%s", cleanup_tempdir());
+    ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit = before;
+    limit.rlim_cur = 16;
+    signal(SIGXFSZ, SIG_IGN);
+    bool limited = setrlimit(RLIMIT_FSIZE, &limit) == 0;
+    enum cleanup_result result = cleanup_undo();
+    ck_assert(setrlimit(RLIMIT_FSIZE, &before) == 0 && limited);
+    ck_assert_int_eq(result, CLEANUP_FAILED);
+    ck_assert_int_eq(stat(path, &there), 0);
+    ck_assert(cleanup_move(ledgers, "slot-0", ledgers, ID));
+    in_child(take_another);
+    ck_assert_done(cleanup_settle(&(struct cleanup_settling){.dir = ledgers, .id = ID}));
+    ck_assert_int_lt(stat(path, &there), 0);
 }
 
 TEST(scratch_that_cannot_be_removed)
