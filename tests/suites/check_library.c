@@ -138,7 +138,7 @@ TEST(wrong_routes_are_told)
         "methods are not words",
         "methods are not words",
         "a limit of it is negative",
-        "on_hangup or half_close",
+        "is none of the values that there are",
         "does not begin with a slash",
         "server_main has no table of routes",
     };

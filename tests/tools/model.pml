@@ -4,13 +4,16 @@
  *
  * One request and whatever may happen to it: the child that makes things and answers; the server
  * that watches, kills, settles, and is started again when it is dead; its janitor; the client and
- * the network; and a killer, who ends any of them at any point, several times. A step is what one
- * system call does to what outlives a process: the things, the ledger, the connection.
+ * the network; a service elsewhere, which is given an order and makes a thing when it gets round to
+ * it; and a killer, who ends any of them but the service at any point, several times. A step is what
+ * one system call does to what outlives a process: the things, the ledger, the connection.
  *
  * When nothing can happen any more the judge looks: nobody is left, the ledger is gone, and the
- * things are all there if the request was answered and all gone if it was not. The one exception
- * is the known window: all who hold the connection die while the `sent` mark stands and the
- * acknowledgement has not come. Then the things stay.
+ * things are all there, the service's too, if the request was answered, and all gone if it was not.
+ * The one exception is the known window: all who hold the connection die while the `sent` mark
+ * stands and the acknowledgement has not come. Then the things stay.
+ *
+ * Time is not modelled. That a second look is due stands for: the order is no longer on its way.
  *
  * Each name below, given with -D, breaks one thing, and spin must find out (model.sh):
  *     CREATE_FIRST          a thing is made before it is recorded
@@ -24,6 +27,9 @@
  *     ASK_ONCE              the janitor that follows a killed one no longer asks the connection
  *     UNDO_BEFORE_CUT       the connection of a refuted answer is reset only after the undo
  *     LOOK_THEN_CUT         an acknowledgement may come between the look and the reset
+ *     NO_SECOND_LOOK        what the service makes after the undo is not looked for again
+ *     SECOND_LOOK_AT_ONCE   it is looked for while the order is still on its way
+ *     STRIKE_THEN_AGAIN     the command is struck out before its second look is recorded
  *     NO_WINDOW             the exception is not made
  */
 
@@ -37,6 +43,11 @@ bool thing[THINGS];
 bool ledger;              /* the file is there, and in it: */
 mtype record[THINGS] = absent;
 mtype sent = absent;      /* the mark */
+mtype command = absent;   /* the command that undoes what the service makes */
+mtype second = absent;    /* its second look */
+
+bool order;               /* on its way to the service */
+bool remote;              /* what the service makes */
 
 /* ---- The connection, as this machine's kernel holds it ------------------------------------ */
 
@@ -80,8 +91,37 @@ inline after_death()
 
 #define IS_LIVE(n) (ledger && record[n] == live)
 
+#ifdef SECOND_LOOK_AT_ONCE
+#define DUE true
+#else
+#define DUE (!order)
+#endif
+#define IS_DUE (ledger && second == live && DUE)
+
+inline undo_remote()
+{
+	if
+	:: d_step { ledger && command == live -> remote = false };
+#if defined(NO_SECOND_LOOK)
+		command = struck
+#elif defined(STRIKE_THEN_AGAIN)
+		command = struck;
+		second = live
+#else
+		second = live;
+		command = struck
+#endif
+	:: !ledger || command != live
+	fi;
+	if
+	:: d_step { IS_DUE -> remote = false }; second = struck
+	:: !IS_DUE
+	fi
+}
+
 inline undo(i)
 {
+	undo_remote();
 	i = THINGS;
 	do
 	:: d_step { i > 0 && IS_LIVE(i - 1) -> thing[i - 1] = false };
@@ -89,7 +129,10 @@ inline undo(i)
 	:: d_step { i > 0 && !IS_LIVE(i - 1) -> i-- }
 	:: i == 0 -> break
 	od;
-	ledger = false
+	if
+	:: d_step { second != live -> ledger = false }
+	:: second == live /* it waits for its second look */
+	fi
 }
 
 inline keep()
@@ -152,7 +195,9 @@ inline make_things(i)
 		d_step { thing[i] = true; i++ }
 #endif
 	:: i == THINGS -> break
-	od
+	od;
+	command = live;
+	order = true
 }
 
 inline deliver(delivered)
@@ -169,9 +214,9 @@ inline deliver(delivered)
 	ask(delivered)
 }
 
-inline leave_cleanly()
+inline leave()
 {
-	d_step { clean_exit = true; child = false; after_death() }
+	d_step { clean_exit = !ledger; child = false; after_death() }
 }
 
 active proctype the_child()
@@ -191,12 +236,12 @@ end_not_forked:
 			:: good = true -> deliver(delivered); keep_or_undo(i, delivered)
 			:: undo(i) /* and then an answer of 400 or above */
 			fi;
-			leave_cleanly()
+			leave()
 		} unless {
 			child && term && !delivering; /* the signal handler */
 			cut = true;
 			undo(i);
-			leave_cleanly()
+			leave()
 		}
 	} unless {
 		!child
@@ -234,7 +279,7 @@ end_idle_again:
 #else
 			settle(i, delivered, true);
 #endif
-			d_step { janitor = false; settled = true; delivered = false }
+			d_step { janitor = false; settled = !ledger; delivered = false }
 		od
 	} unless {
 		janitor_killed
@@ -287,7 +332,9 @@ end_idle:
 #ifdef SETTLE_THE_LIVING
 		:: child && term && !settled && !janitor -> janitor = true
 #endif
-		:: accepted && forked && !child && !settled && !janitor ->
+		/* What recovery has left to wait for its second look. */
+		:: !accepted && !child && ledger && !janitor && (second == struck || IS_DUE) -> janitor = true
+		:: accepted && forked && !child && !settled && !janitor && (second != live || DUE) ->
 			if
 			:: clean_exit -> settled = true
 			:: else -> janitor = true
@@ -316,6 +363,13 @@ active proctype the_network()
 {
 end_quiet:
 	d_step { written && !reset && !cut -> acked = true }
+}
+
+/* It is somewhere else, and does not die: an order that it has got is carried out once. */
+active proctype the_service()
+{
+end_without_an_order:
+	d_step { order -> remote = true; order = false }
 }
 
 inline kill_server()
@@ -347,7 +401,7 @@ active proctype the_judge()
 	assert(!child && !janitor);
 	assert(!ledger);
 	assert(!thing[0]);
-	assert(thing[1] == thing[2]);
+	assert(thing[1] == thing[2] && thing[1] == remote);
 	if
 	:: good && acked -> assert(thing[1])
 #ifdef NO_WINDOW
