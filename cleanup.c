@@ -60,7 +60,7 @@
  *   - Where both files of a ledger are moved or removed, ID.p is first: ID alone would look whole.
  *     What decides about both is noted in ID.p before it moves.
  *   - Of a handler's threads one at a time records and makes. The signal handler, which undoes,
- * runs only where there is no other thread.
+ *     runs only where there is no other thread.
  *   - Only the process that called cleanup_begin records and undoes; a fork of it does neither.
  *
  * BUGS:

@@ -2254,6 +2254,10 @@ _Noreturn static void finish(struct request *rq, int result)
     rq->haunted = !cleanup_end_children(0, NULL);
     if (rq->haunted)
         request_log(rq, "%s", cleanup_survivor());
+    size_t count;
+    const char *leftovers = cleanup_leftovers(&count);
+    if (count > 0)
+        request_log(rq, "ended what it had left running, %zu in all: %s", count, leftovers);
     bool complete = is_complete(rq);
     if (result == 0 && complete && a->status < 400)
         finish_well(rq);

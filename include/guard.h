@@ -2,8 +2,8 @@
  * from: threads, descriptors that it closes, ids that it gives up.
  *
  *     int cancel = guard_take();              one thread at a time, ...
- *     if (!guard_is_open(fd, &was)) ...       ... through a descriptor that is still the ledger's,
- * ... uid_t self = guard_become(own_uid());   ... with the ids of the server
+ *     if (!guard_is_open(fd, &was)) ...       ... through a descriptor that is the ledger's,
+ *     uid_t self = guard_become(own_uid());   ... with the ids of the server
  *     ... make the ledger ...
  *     guard_become(self);
  *     guard_give(cancel);

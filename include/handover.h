@@ -6,8 +6,8 @@
  *     handover_ready();                          // the new one listens
  *
  *     int fd = handover_start(listeners, n, state, files);  // the started one, at SIGHUP
- *     if (handover_said(fd)) ...                 // it is ready: accept no more, finish what is
- * here if (handover_ended(pid, &info)) ...        // it was one of them that has ended
+ *     if (handover_said(fd)) ...                 // it is ready: accept no more, only finish
+ *     if (handover_ended(pid, &info, stopping))  // it was one of them that has ended
  *
  *     if (place_take(PLACES_ALL, mine + 1, most)) ...       // counted with those of the others
  *

@@ -284,6 +284,9 @@ ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *mea
 bool cleanup_end_request(const char *id, pid_t server, bool (*known)(pid_t));
 /* When one of these two has returned false: which process it was, whose, and why it lives on. */
 ASYNC_SAFE const char *cleanup_survivor(void);
+/* Returns who was killed by the last cleanup_end_children without a SIGTERM before it, as in "sleep
+ * (4711), sh (4712)": the first few of *COUNT. */
+ASYNC_SAFE const char *cleanup_leftovers(size_t *count);
 
 /* ---- Looking, for `hangupd status` ------------------------------------------------------- */
 

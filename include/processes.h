@@ -91,16 +91,35 @@ ASYNC_SAFE static void add_status_field(struct text *t, const char *words, const
 
 static char survivor[256];
 
-/* Describe PID, which lives on although it was killed, or which may not be killed, with ERROR. */
-ASYNC_SAFE static void survivor_note(pid_t pid, int error)
+/* Read what the kernel says of PID into WORDS, SIZE bytes; "" if it is gone. */
+ASYNC_SAFE static void read_status(pid_t pid, char *words, size_t size)
 {
-    char path[32], words[2048];
-    struct text t = TEXT(path), said = TEXT(survivor);
+    char path[32];
+    struct text t = TEXT(path);
     int fd = open(text_format(&t, "/proc/%d/status", pid), O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, words, sizeof words - 1);
+    ssize_t n = fd < 0 ? -1 : read(fd, words, size - 1);
     if (fd >= 0)
         close(fd);
     words[n > 0 ? n : 0] = '\0';
+}
+
+#define LEFTOVERS_NAMED 4
+
+/* As in "sleep (4711)". */
+ASYNC_SAFE static void add_name(struct text *to, pid_t pid)
+{
+    char words[256];
+    read_status(pid, words, sizeof words);
+    add_status_field(to, words, "Name:\t", "\n");
+    text_format(to, " (%d)", pid);
+}
+
+/* Describe PID, which lives on although it was killed, or which may not be killed, with ERROR. */
+ASYNC_SAFE static void survivor_note(pid_t pid, int error)
+{
+    char words[2048];
+    struct text said = TEXT(survivor);
+    read_status(pid, words, sizeof words);
     text_format(&said, "its process %d (", pid);
     add_status_field(&said, words, "Name:\t", "\n");
     text_add(&said, ") of the user ");
@@ -315,8 +334,31 @@ struct sight {
     pid_t first; /* of those that could not, else of all */
 };
 
-/* Those that have had their SIGTERM in this ending. */
+/* Those that have had their SIGTERM in this ending, or their SIGKILL without one. */
 static struct pids told;
+
+/* Of the latter: how many, and who, for the log. */
+static struct {
+    size_t count;
+    char words[160];
+} leftovers;
+
+ASYNC_SAFE static void leftover_note(pid_t pid)
+{
+    struct text said = TEXT(leftovers.words);
+    said.length = leftovers.count == 0 ? 0 : strlen(leftovers.words);
+    if (leftovers.count++ < LEFTOVERS_NAMED) {
+        text_add(&said, said.length == 0 ? "" : ", ");
+        add_name(&said, pid);
+    }
+    text_end(&said);
+}
+
+ASYNC_SAFE const char *cleanup_leftovers(size_t *count)
+{
+    *count = leftovers.count;
+    return leftovers.words;
+}
 
 ASYNC_SAFE static bool told_for_the_first_time(pid_t pid)
 {
@@ -329,6 +371,8 @@ ASYNC_SAFE static bool told_for_the_first_time(pid_t pid)
 /* Send SIGNAL to PID, 0 to none, and note whether that may be done. */
 ASYNC_SAFE static void signal_one(pid_t pid, int signal, struct sight *s)
 {
+    if (signal == SIGKILL && told_for_the_first_time(pid))
+        leftover_note(pid);
     bool refused = kill(pid, signal) < 0 && errno == EPERM;
     if (signal == SIGTERM)
         kill(pid, SIGCONT); /* a process that is stopped would not act on it */
@@ -423,6 +467,7 @@ ASYNC_SAFE static bool reap_until(int64_t ms, int signal, const sigset_t *child,
 ASYNC_SAFE bool cleanup_end_children(int64_t grace_ms, cleanup_meanwhile_fn *meanwhile)
 {
     sigset_t child, before;
+    leftovers.count = 0;
     if (reap_all())
         return true;
     sigemptyset(&child);

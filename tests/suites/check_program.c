@@ -1448,6 +1448,8 @@ TEST_TIMES(nobody_is_left, COUNT(families) * ENDS)
     static const char *const outcomes[] = {" hangup undo=", " ok undo=none",
                                            " error undo=", " timeout undo=", " killed undo="};
     log_wait(s, "%s", outcomes[end]);
+    if (end == END_BY_SUCCESS || end == END_BY_FAILURE)
+        must(log_has(s, " ended what it had left running, "));
     no_process_left();
     must(no_scratch());
     server_stop(s);

@@ -16,7 +16,7 @@ CEILINGS = {
 ROOM_LINES = 1000
 FUNCTION_LINES = 60
 # All of *.c and include/. A ratchet: a commit that adds what is worth it raises it, and says why.
-PRODUCT_LINES = 18675
+PRODUCT_LINES = 18775
 # Of the lines of each .c file, those of comments; a comment beside code counts half.
 COMMENT_SHARE = 0.12
 
