@@ -1715,8 +1715,10 @@ int cleanup_server_open(int state, char token[CLEANUP_TOKEN_SIZE])
         int dir = openat(state, token, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         int lock = dir < 0 ? -1 : openat(dir, "lock", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         if (lock >= 0 && lock_try(lock) && fstat(lock, &now) == 0 && now.st_nlink == 1 &&
-            lock_sign(lock) && fstat(dir, &own_server) == 0)
+            lock_sign(lock) && fstat(dir, &own_server) == 0) {
+            directory_hold(dir);
             return dir; /* the lock's descriptor stays open: to close it would let go of the lock */
+        }
         int saved = errno;
         if (lock >= 0)
             close(lock);
@@ -2201,7 +2203,7 @@ static bool recover_server(const struct cleanup_recovery *r, const char *token)
     }
     bool is_own = known && now.st_dev == own_server.st_dev && now.st_ino == own_server.st_ino;
     char node[NODE_SIZE];
-    bool passes = is_own || !is_any_wanted(r, dir);
+    bool passes = is_own || is_held_without_lock(dir) || !is_any_wanted(r, dir);
     bool foreign = !passes && is_signed_by_another(dir, node);
     if (foreign && r->foreign != NULL)
         r->foreign(token, node);

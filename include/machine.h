@@ -17,8 +17,10 @@
 #ifndef HANGUPD_MACHINE_H
 #define HANGUPD_MACHINE_H
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "ledger.h"
@@ -82,6 +84,27 @@ static bool is_of_another_node(const struct header *h)
 static bool lock_sign(int lock)
 {
     return write_all(lock, own_node, strlen(own_node)) == 0;
+}
+
+/* The file `lock` may go: some clean up by age. So a server also holds its directory, by a
+ * descriptor that its children close. Where that cannot be had, the lock alone has to do. */
+static void directory_hold(int dir)
+{
+    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0)
+        (void)flock(fd, LOCK_SH | LOCK_NB);
+}
+
+/* Returns true if the lock of the server's directory DIR has gone, and somebody holds it. */
+static bool is_held_without_lock(int dir)
+{
+    if (name_is_there(dir, "lock"))
+        return false;
+    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool held = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+    if (fd >= 0)
+        close(fd);
+    return held;
 }
 
 /* Returns true if the server's directory DIR is another node's, with its name in NODE. Not for the

@@ -1173,6 +1173,23 @@ TEST(recover_refuses_what_is_not_its)
     server_stop(s);
 }
 
+/* Somebody cleans up by age, and the file with the server's lock goes. */
+TEST(recover_spares_a_server_that_has_lost_its_lock)
+{
+    struct server *s = things("%s", "");
+    struct working lives = start_working(s, "run1=touch+ran");
+    wait_until(child_count(s->pid) == 1); /* its own recovery has ended */
+    must(unlink(at("state/%.16s/lock", lives.id)) == 0);
+    struct output o = recover("");
+    must_say(o.status == 0 && is_alive(lives.pid) && !exists(at("ran")), "%s", o.text);
+    kill(s->pid, SIGKILL);
+    server_kill(s, SIGKILL);
+    wait_until(!is_alive(lives.pid));
+    close(lives.connection);
+    o = recover("--undo-again 0"); /* nobody holds it any more */
+    must_say(exists(at("ran")) && nothing_in_state(), "%d: %s", o.status, o.text);
+}
+
 static const struct {
     const char *words;
     int status;
