@@ -77,7 +77,8 @@ static const struct scenario {
         IS_IDLE = 32,       /* makes nothing, and so leaves its scratch directory as it was */
         IS_SECOND = 64,     /* its slot has the records of a request that was answered */
         IS_CHANGED = 128,   /* its slot's scratch directory is not as its maker left it */
-        IS_FIRST = 256      /* its slot has no files yet */
+        IS_FIRST = 256,     /* its slot has no files yet */
+        IS_AGAIN = 512      /* its undo command gets a second look */
     } is;
 } scenarios[] = {
     {"whole", "/c?answer=whole", 0},
@@ -92,6 +93,7 @@ static const struct scenario {
     {"changed", "/program", IS_PROGRAM | IS_CHANGED},
     {"first", "/c?answer=whole", IS_FIRST},
     {"first-program", "/program", IS_PROGRAM | IS_FIRST},
+    {"again", "/program", IS_PROGRAM | IS_AGAIN},
 };
 
 static bool is(const struct scenario *s, unsigned flag)
@@ -1191,8 +1193,9 @@ _Noreturn static void server_run(int go)
     setenv("TMPDIR", tmp, 1);
     setenv("SWEEP", here, 1);
     execl(options.server, options.server, "--listen", "127.0.0.1:0", "--listen", "unix:socket",
-          "--state", "state", "--grace", "50ms", "--undo-again", "0", "--pass-env", "SWEEP",
-          "/c=@sweep", options.program, options.idle, NULL);
+          "--state", "state", "--grace", "50ms", "--undo-again",
+          is(trial.scenario, IS_AGAIN) ? "1" : "0", "--pass-env", "SWEEP", "/c=@sweep",
+          options.program, options.idle, NULL);
     _exit(2);
 }
 
@@ -1594,6 +1597,7 @@ _Noreturn static void work(const struct sweep *sweep, const struct scenario *sce
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     enter_directory(number);
     world_make();
+    trial.scenario = scenario;
     server_fresh();
     unsigned long k = options.offset % options.every;
     for (k = (k == 0 ? options.every : k) + number * options.every;
