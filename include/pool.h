@@ -57,11 +57,12 @@ ASYNC_SAFE static int pool_open(const char *path, uid_t owner, struct spot *at)
     if (spot_open(path, at) < 0)
         return -1;
     int fd = open_directory(at->dir, at->name);
-    if (fd >= 0 && fstat(fd, &now) == 0 && now.st_uid == owner)
+    bool looked = fd >= 0 && fstat(fd, &now) == 0;
+    if (looked && now.st_uid == owner)
         return fd;
+    errno = looked || errno == ELOOP || is_not_there(errno) ? ENOENT : errno;
     if (fd >= 0)
-        close(fd);
-    errno = fd >= 0 || errno == ELOOP || is_not_there(errno) ? ENOENT : errno;
+        close_keep_errno(fd);
     close_keep_errno(at->dir);
     return -1;
 }

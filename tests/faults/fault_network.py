@@ -175,7 +175,7 @@ class Server(Daemon):
         return int(self.wait_for(re.escape(f"made {path} pid ") + r"(\d+)")[1])
 
     def wait_outcome(self, path, outcome, seconds=PATIENCE):
-        self.wait_for(f'path={re.escape(path)}[& ].*" .* {outcome}$', seconds)
+        self.wait_for(f'path={re.escape(path)}[& ].*" .* {outcome}( undone=[0-9]+)?$', seconds)
 
     def connections(self):
         """How many are established in the server's namespace, by its own ends."""
