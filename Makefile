@@ -294,8 +294,8 @@ lint-format: need-lint
 	clang-format --dry-run -Werror $(FORMATTED)
 
 lint-tidy: need-lint
-	printf '%s\n' $(SOURCES) | xargs -P "$$(nproc)" -I FILE \
-	    clang-tidy --quiet FILE -- $(language) -Itests/tools $$(pkg-config --cflags check)
+	printf '%s\n' $(SOURCES) | xargs -P "$$(nproc)" -I @ \
+	    clang-tidy --quiet @ -- $(language) -Itests/tools $$(pkg-config --cflags check)
 
 lint-cppcheck: need-lint
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \

@@ -656,7 +656,8 @@ struct cleanup_process *cleanup_look_processes(size_t *count)
     return all;
 }
 
-#define BORN_WITHIN (10 * TICKS_PER_SECOND) /* a server may be stopped in the midst of a fork */
+/* A server may be stopped in the midst of a fork. */
+#define BORN_WITHIN (UINT64_C(10) * TICKS_PER_SECOND)
 
 bool cleanup_is_born(pid_t pid, pid_t parent, uint64_t forked)
 {

@@ -1039,7 +1039,7 @@ TEST(false_word_about_a_body_is_bounded)
     pid_t pid = wait_made(s, at("file"));
     struct slot *slot = slot_with(b, at("file"));
     must(slot != NULL);
-    atomic_store(&slot->room_for, 1000 * 1024);
+    atomic_store(&slot->room_for, UINT64_C(1000) * 1024);
     atomic_store(&slot->room, ROOM_ASKED);
     nudge_as(pid, (uint32_t)(slot - b.slots));
     wait_until(atomic_load(&slot->room) != ROOM_ASKED);

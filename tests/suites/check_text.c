@@ -79,9 +79,12 @@ static const struct {
     /* What would steer a terminal, end a line, or turn the text around. */
     {"\xc2\x9b\xe2\x80\xa8", "\\xc2\\x9b\\xe2\\x80\\xa8", "\\xc2\\x9b\\xe2\\x80\\xa8",
      "\\u009b\\u2028", "\\\\xc2\\\\x9b\\\\xe2\\\\x80\\\\xa8", "\\xc2\\x9b\\xe2\\x80\\xa8"},
-    {"\xe2\x80\xae\xe2\x81\xa9", "\\xe2\\x80\\xae\\xe2\\x81\\xa9", "\\xe2\\x80\\xae\\xe2\\x81\\xa9",
-     "\\u202e\\u2069", "\\\\xe2\\\\x80\\\\xae\\\\xe2\\\\x81\\\\xa9",
-     "\\xe2\\x80\\xae\\xe2\\x81\\xa9"},
+    {"\xe2\x80\xae\xe2\x80\xac", "\\xe2\\x80\\xae\\xe2\\x80\\xac", "\\xe2\\x80\\xae\\xe2\\x80\\xac",
+     "\\u202e\\u202c", "\\\\xe2\\\\x80\\\\xae\\\\xe2\\\\x80\\\\xac",
+     "\\xe2\\x80\\xae\\xe2\\x80\\xac"},
+    {"\xe2\x81\xa6\xe2\x81\xa9", "\\xe2\\x81\\xa6\\xe2\\x81\\xa9", "\\xe2\\x81\\xa6\\xe2\\x81\\xa9",
+     "\\u2066\\u2069", "\\\\xe2\\\\x81\\\\xa6\\\\xe2\\\\x81\\\\xa9",
+     "\\xe2\\x81\\xa6\\xe2\\x81\\xa9"},
 /* No UTF-8: alone, cut, too long for what they are, halves of a pair, beyond the last. */
 #define BYTE_BY_BYTE(text, escaped, twice)                                                         \
     {                                                                                              \

@@ -67,8 +67,8 @@ struct server *server_spawn(const char *program, const char *words, int in, bool
         argv[n++] = (char *)"--state";
         argv[n++] = state;
     }
-    if (*(getenv("SAN") ? getenv("SAN") : "") !=
-        '\0') { /* `hangupd undo` in a program, too, has them */
+    const char *san = getenv("SAN");
+    if (san != NULL && *san != '\0') { /* `hangupd undo` in a program, too, has them */
         argv[n++] = (char *)"--pass-env";
         argv[n++] = (char *)"ASAN_OPTIONS,UBSAN_OPTIONS";
     }
