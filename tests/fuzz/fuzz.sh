@@ -14,6 +14,7 @@ if (($# > 3)); then
 fi
 
 seconds=$1 build=$2 target=$3
+[[ $build == /* ]] || build=$PWD/$build # a target may work in another directory
 name=${target#fuzz_} log=$build/$target.log
 options=(-max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 -print_final_stats=1
     -artifact_prefix="$build/found/$target-")
